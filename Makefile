@@ -1,0 +1,47 @@
+# make demo: sets up, then runs the whole story on an embedded software TPM.   make test: sets up, then tests.
+SHELL := /bin/bash
+PYTHON ?= /usr/bin/python3
+BIN := .venv/bin
+PACKAGES := python3-venv python3-dev gcc pkg-config libtss2-dev swtpm swtpm-tools tpm2-tools sudo
+
+.PHONY: setup demo test lint types contracts unit bench clean
+
+demo: setup
+	@$(BIN)/python docs/demo.py
+
+test: setup lint types contracts unit
+
+lint:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types:
+	$(BIN)/mypy
+
+contracts:
+	$(BIN)/lint-imports --no-cache
+
+unit:
+	$(BIN)/pytest -n 2 --dist worksteal --cov=attestd --cov-report=
+
+bench: setup
+	@$(BIN)/python -m tests.bench
+
+setup: .venv/.packages .venv/.installed
+
+.venv/.packages: Makefile
+	@missing=$$(dpkg-query -W -f='$${db:Status-Status} $${Package}\n' $(PACKAGES) 2>&1 | grep -v '^installed ' || true); \
+	if [ -n "$$missing" ]; then \
+	  if [ "$$(id -u)" != 0 ]; then echo "system packages are missing; as root: apt-get install -y $(PACKAGES)" >&2; exit 1; fi; \
+	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(PACKAGES); \
+	fi
+	@mkdir -p .venv && touch $@
+
+.venv/.installed: pyproject.toml .ci/constraints.txt .venv/.packages
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --disable-pip-version-check -c .ci/constraints.txt pip
+	$(BIN)/pip install -q --disable-pip-version-check -c .ci/constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,53 @@
+"""Every error that attestd raises on purpose: one root, few families.
+
+Caller misuse (`UsageError`) is a different family from hostile or damaged input (`MalformedError`,
+`VerificationError`). Foreign errors are translated once, in the adapter, with `raise ... from`.
+"""
+
+__all__ = [
+    "AttestdError",
+    "MalformedError",
+    "RollbackError",
+    "StoreError",
+    "TpmError",
+    "TpmRefusedError",
+    "TpmUnavailableError",
+    "UsageError",
+    "VerificationError",
+]
+
+
+class AttestdError(Exception):
+    """Root of all errors. The message says what was expected, what was found, and what to do."""
+
+
+class UsageError(AttestdError):
+    """The caller (a person, a configuration, our own code) asked for something that makes no sense."""
+
+
+class MalformedError(AttestdError):
+    """Input from outside does not parse: truncated, over limits, unknown member, trailing bytes."""
+
+
+class VerificationError(AttestdError):
+    """Input from outside parses but does not verify: a signature, a proof, a binding."""
+
+
+class TpmError(AttestdError):
+    """The TPM answered a command with an error that is neither a refusal nor an outage."""
+
+
+class TpmRefusedError(TpmError):
+    """The TPM refused to use a key: its policy does not hold (PCRs, epoch, lease, auth value)."""
+
+
+class TpmUnavailableError(TpmError):
+    """No TPM, no answer within the deadline, or a TPM in lockout or failure mode."""
+
+
+class StoreError(AttestdError):
+    """The audit log or another durable store cannot be read or written."""
+
+
+class RollbackError(StoreError):
+    """The stored log contradicts the TPM or itself: truncated, rolled back, edited, or cloned."""

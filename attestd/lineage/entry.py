@@ -1,0 +1,81 @@
+"""A log entry: what one leaf of the audit log says.
+
+The leaf is the entry's exact bytes: canonical JSON with the members v, type, time, seq, boot, body.
+"""
+
+from enum import StrEnum
+from typing import Any, Final, Literal
+
+from attestd.errors import MalformedError
+from attestd.strict import Strict, Utc, canonical, parse_canonical, parse_time
+
+__all__ = ["MAX_ENTRY_BYTES", "Entry", "EntryType", "format_entry", "parse_entry"]
+
+# C2SP tlog-tiles: the length prefix of an entry in a bundle is a uint16.
+MAX_ENTRY_BYTES: Final = 65_535
+
+
+class EntryType(StrEnum):
+    """What happened."""
+
+    LOG_START = "log.start"
+    AGENT_START = "agent.start"
+    AGENT_STOP = "agent.stop"
+    DECISION_ALLOW = "decision.allow"
+    DECISION_DENY = "decision.deny"
+    DECISION_VOID = "decision.void"
+    DENIALS_AGGREGATED = "denials.aggregated"
+    EXECUTION_START = "execution.start"
+    EXECUTION_EXIT = "execution.exit"
+    EXECUTION_TERMINATED = "execution.terminated"
+    ATTESTATION = "attestation"
+    GOVERNANCE_UPDATE = "governance.update"
+    REVOCATION = "revocation"
+    HOST_REENROLL = "host.reenroll"
+
+
+class Entry(Strict):
+    """One entry of the log.
+
+    Attributes:
+        v: Format version, 1.
+        type: What happened.
+        time: RFC 3339 UTC with six fractional digits; never decreases along the log.
+        seq: The leaf index.
+        boot: The kernel's boot id, as /proc/sys/kernel/random/boot_id spells it.
+        body: What the type defines.
+    """
+
+    v: Literal[1]
+    type: EntryType
+    time: Utc
+    seq: int
+    boot: str
+    body: dict[str, Any]
+
+
+def format_entry(*, type_: EntryType, time: str, seq: int, boot: str, body: dict[str, Any]) -> bytes:
+    """The exact bytes of an entry.
+
+    Raises:
+        MalformedError: The entry is larger than a leaf may be, or has no canonical form.
+    """
+    data = canonical({"v": 1, "type": type_.value, "time": time, "seq": seq, "boot": boot, "body": body})
+    if len(data) > MAX_ENTRY_BYTES:
+        raise MalformedError(f"log entry: {len(data)} bytes, the limit is {MAX_ENTRY_BYTES}")
+    return data
+
+
+def parse_entry(data: bytes) -> Entry:
+    """Parses one entry.
+
+    Raises:
+        MalformedError: Not canonical, unknown type or member, not the time form of entries, negative seq.
+    """
+    entry = parse_canonical(data, Entry, max_bytes=MAX_ENTRY_BYTES, what="log entry")
+    if len(entry.time) != len("2026-01-31T12:00:00.000000Z"):
+        raise MalformedError(f"log entry: time {entry.time!r} has no six fractional digits")
+    parse_time(entry.time)
+    if entry.seq < 0:
+        raise MalformedError(f"log entry: seq {entry.seq} is negative")
+    return entry

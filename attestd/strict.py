@@ -1,0 +1,172 @@
+"""Strict JSON from outside: bounded, no duplicate members, no floats, RFC 8785 where it is signed or hashed.
+
+Types are msgspec structs: unknown members and wrong types are errors there. Everything raises `MalformedError`.
+"""
+
+import json
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, TypeVar
+
+import msgspec
+import rfc8785
+
+from attestd.errors import MalformedError
+
+__all__ = [
+    "Base64Bytes",
+    "HostId",
+    "Sha256Hex",
+    "Strict",
+    "Uint64Hex",
+    "Utc",
+    "canonical",
+    "convert",
+    "format_time",
+    "format_time_us",
+    "parse_canonical",
+    "parse_json",
+    "parse_time",
+]
+
+MAX_SAFE_INTEGER: Final = 2**53 - 1  # RFC 8785 is I-JSON: larger integers change their value elsewhere.
+MAX_DEPTH: Final = 32
+
+Sha256Hex = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+HostId = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+Uint64Hex = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{16}\Z")]
+Utc = Annotated[str, msgspec.Meta(pattern=r"\A\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z\Z")]
+Base64Bytes = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9+/]*={0,2}\Z")]
+
+_UTC_PATTERN: Final = re.compile(r"\A\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z\Z", re.ASCII)
+_T = TypeVar("_T")
+
+
+class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of every JSON structure: immutable, unknown members are errors, absent members are errors."""
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"duplicate member {twice!r}")
+    return members
+
+
+def _no_float(text: str) -> Any:
+    raise ValueError(f"number {text[:40]!r}: only integers are allowed")
+
+
+def _safe_int(text: str) -> int:
+    if len(text) > 17 or abs(int(text)) > MAX_SAFE_INTEGER:
+        raise ValueError(f"integer {text[:40]!r} is beyond 2^53 - 1")
+    return int(text)
+
+
+def _check_depth(value: Any, depth: int = 0) -> None:
+    if depth > MAX_DEPTH:
+        raise ValueError(f"nested deeper than {MAX_DEPTH}")
+    if isinstance(value, dict):
+        for member in value.values():
+            _check_depth(member, depth + 1)
+    elif isinstance(value, list):
+        for member in value:
+            _check_depth(member, depth + 1)
+
+
+def parse_json(data: bytes, *, max_bytes: int, what: str) -> Any:
+    """Parses one JSON value and nothing after it.
+
+    Args:
+        data: UTF-8 bytes from outside.
+        max_bytes: The limit for this kind of input.
+        what: Names the input in errors, for example "artifact".
+
+    Returns:
+        dict, list, str, int, bool or None; never a float.
+
+    Raises:
+        MalformedError: Over the limit, not UTF-8, not JSON, duplicate members, floats, integers beyond
+            2^53 - 1, lone surrogates, nested deeper than 32, trailing bytes.
+    """
+    if len(data) > max_bytes:
+        raise MalformedError(f"{what}: {len(data)} bytes, the limit is {max_bytes}")
+    try:
+        text = data.decode("utf-8")
+        value = json.loads(
+            text,
+            object_pairs_hook=_no_duplicates,
+            parse_float=_no_float,
+            parse_constant=_no_float,
+            parse_int=_safe_int,
+        )
+        _check_depth(value)
+        if "\\u" in text or "\\U" in text:  # Only an escape can smuggle a lone surrogate in.
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except RecursionError as error:
+        raise MalformedError(f"{what}: not acceptable JSON: nested too deeply") from error
+    except ValueError as error:
+        raise MalformedError(f"{what}: not acceptable JSON: {error}") from error
+    return value
+
+
+def convert(value: Any, type_: type[_T], *, what: str) -> _T:
+    """Gives parsed JSON its type.
+
+    Raises:
+        MalformedError: A member is missing, unknown, or of the wrong type; the message has its path.
+    """
+    try:
+        return msgspec.convert(value, type_, strict=True)
+    except msgspec.ValidationError as error:
+        raise MalformedError(f"{what}: {error}") from error
+
+
+def parse_canonical(data: bytes, type_: type[_T], *, max_bytes: int, what: str) -> _T:
+    """Parses JSON that is signed or hashed: it must be in its RFC 8785 form, byte for byte.
+
+    Raises:
+        MalformedError: As `parse_json` and `convert`, or the bytes are not the RFC 8785 form of their value.
+    """
+    value = parse_json(data, max_bytes=max_bytes, what=what)
+    if canonical(value) != data:
+        raise MalformedError(f"{what}: not in RFC 8785 (canonical JSON) form")
+    return convert(value, type_, what=what)
+
+
+def canonical(value: Any) -> bytes:
+    """The RFC 8785 bytes of a struct or of plain JSON values.
+
+    Raises:
+        MalformedError: The value has no such form (a float, an integer beyond 2^53 - 1, a lone surrogate).
+    """
+    try:
+        return rfc8785.dumps(msgspec.to_builtins(value))
+    except (rfc8785.CanonicalizationError, ValueError, TypeError, RecursionError) as error:
+        raise MalformedError(f"no canonical JSON form: {error}") from error
+
+
+def parse_time(text: str) -> datetime:
+    """Parses an RFC 3339 UTC time with `Z` and either no or six fractional digits.
+
+    Raises:
+        MalformedError: Any other form, or not a date.
+    """
+    if not _UTC_PATTERN.match(text):
+        raise MalformedError(f"time {text[:40]!r}: expected RFC 3339 UTC like 2026-01-31T12:00:00Z")
+    try:
+        return datetime.fromisoformat(text[:-1]).replace(tzinfo=UTC)
+    except ValueError as error:
+        raise MalformedError(f"time {text[:40]!r}: {error}") from error
+
+
+def format_time(moment: datetime) -> str:
+    """RFC 3339 UTC, whole seconds: `2026-01-31T12:00:00Z`."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def format_time_us(moment: datetime) -> str:
+    """RFC 3339 UTC with six fractional digits: the form of log entries."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
