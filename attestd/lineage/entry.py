@@ -34,7 +34,7 @@ class EntryType(StrEnum):
     HOST_REENROLL = "host.reenroll"
 
 
-class Entry(Strict):
+class Entry(Strict, frozen=True):
     """One entry of the log.
 
     Attributes:
