@@ -1,0 +1,31 @@
+"""TPM_ALG_ID and TPM_ECC_CURVE values that attestd accepts (TCG Algorithm Registry).
+
+What is not listed is rejected by the parsers, never guessed.
+"""
+
+import hashlib
+from typing import Final
+
+from attestd.errors import UsageError
+
+__all__ = ["HASH_IDS", "HASH_NAMES", "HASH_SIZES", "SIGNING_HASHES", "digest"]
+
+ALG_NULL: Final = 0x0010
+
+HASH_IDS: Final = {"sha1": 0x0004, "sha256": 0x000B, "sha384": 0x000C}
+HASH_NAMES: Final = {number: name for name, number in HASH_IDS.items()}
+HASH_SIZES: Final = {"sha1": 20, "sha256": 32, "sha384": 48}
+
+# SHA-1 stands for PCR banks alone (an IMA list is replayed in its bank): never for a signature or a Name.
+SIGNING_HASHES: Final = frozenset({"sha256", "sha384"})
+
+
+def digest(hash_alg: str, data: bytes) -> bytes:
+    """The digest of `data` with a hash that signatures and Names may use.
+
+    Raises:
+        UsageError: Not such a hash.
+    """
+    if hash_alg not in SIGNING_HASHES:
+        raise UsageError(f"hash {hash_alg!r}: expected one of {sorted(SIGNING_HASHES)}")
+    return hashlib.new(hash_alg, data).digest()
