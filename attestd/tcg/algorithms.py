@@ -8,9 +8,15 @@ from typing import Final
 
 from attestd.errors import UsageError
 
-__all__ = ["HASH_IDS", "HASH_NAMES", "HASH_SIZES", "SIGNING_HASHES", "digest"]
-
+ALG_RSA: Final = 0x0001
+ALG_AES: Final = 0x0006
 ALG_NULL: Final = 0x0010
+ALG_RSASSA: Final = 0x0014
+ALG_RSAES: Final = 0x0015
+ALG_RSAPSS: Final = 0x0016
+ALG_OAEP: Final = 0x0017
+ALG_ECDSA: Final = 0x0018
+ALG_ECC: Final = 0x0023
 
 HASH_IDS: Final = {"sha1": 0x0004, "sha256": 0x000B, "sha384": 0x000C}
 HASH_NAMES: Final = {number: name for name, number in HASH_IDS.items()}

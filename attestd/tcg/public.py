@@ -14,7 +14,22 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from attestd.errors import MalformedError, UsageError, VerificationError
 from attestd.tcg._reader import Reader, sized
-from attestd.tcg.algorithms import ALG_NULL, HASH_IDS, HASH_NAMES, HASH_SIZES, SIGNING_HASHES, digest
+from attestd.tcg.algorithms import (
+    ALG_AES,
+    ALG_ECC,
+    ALG_ECDSA,
+    ALG_NULL,
+    ALG_OAEP,
+    ALG_RSA,
+    ALG_RSAES,
+    ALG_RSAPSS,
+    ALG_RSASSA,
+    HASH_IDS,
+    HASH_NAMES,
+    HASH_SIZES,
+    SIGNING_HASHES,
+    digest,
+)
 
 __all__ = [
     "Attribute",
@@ -29,11 +44,6 @@ __all__ = [
     "require_release_key",
 ]
 
-ALG_RSA: Final = 0x0001
-ALG_ECC: Final = 0x0023
-_ALG_AES: Final = 0x0006
-_ALG_RSASSA, _ALG_RSAES, _ALG_RSAPSS, _ALG_OAEP = 0x0014, 0x0015, 0x0016, 0x0017
-_ALG_ECDSA: Final = 0x0018
 _CURVES: Final[dict[int, type[ec.EllipticCurve]]] = {0x0003: ec.SECP256R1, 0x0004: ec.SECP384R1}
 _CURVE_BYTES: Final = {0x0003: 32, 0x0004: 48}
 _RSA_BITS: Final = frozenset({2048, 3072, 4096})
@@ -68,7 +78,7 @@ _ATTESTATION_KEY: Final = _RELEASE_KEY | Attribute.USER_WITH_AUTH | Attribute.RE
 _AUTHORITY: Final = Attribute.USER_WITH_AUTH | Attribute.SIGN
 
 # TPMS_ECC_PARMS: symmetric NULL, scheme, curve P-256, kdf NULL.
-_P256_ECDSA_SHA256: Final = struct.pack(">HHHHH", ALG_NULL, _ALG_ECDSA, HASH_IDS["sha256"], 0x0003, ALG_NULL)
+_P256_ECDSA_SHA256: Final = struct.pack(">HHHHH", ALG_NULL, ALG_ECDSA, HASH_IDS["sha256"], 0x0003, ALG_NULL)
 _P256_ANY_SCHEME: Final = struct.pack(">HHHH", ALG_NULL, ALG_NULL, 0x0003, ALG_NULL)
 
 
@@ -155,7 +165,7 @@ def parse_public(data: bytes) -> Public:
 
 def _read_ecc(reader: Reader) -> tuple[int, tuple[bytes, ...]]:
     _read_symmetric(reader)
-    _read_scheme(reader, with_hash=frozenset({_ALG_ECDSA}))
+    _read_scheme(reader, with_hash=frozenset({ALG_ECDSA}))
     curve, kdf = reader.unpack(_SYMMETRIC)
     if curve not in _CURVES or kdf != ALG_NULL:
         raise MalformedError(
@@ -167,7 +177,7 @@ def _read_ecc(reader: Reader) -> tuple[int, tuple[bytes, ...]]:
 
 def _read_rsa(reader: Reader) -> tuple[int, tuple[bytes, ...]]:
     _read_symmetric(reader)
-    _read_scheme(reader, with_hash=frozenset({_ALG_RSASSA, _ALG_RSAPSS, _ALG_OAEP}), without=_ALG_RSAES)
+    _read_scheme(reader, with_hash=frozenset({ALG_RSASSA, ALG_RSAPSS, ALG_OAEP}), without=ALG_RSAES)
     bits, exponent = reader.unpack(_RSA_KEY)
     if bits not in _RSA_BITS or exponent not in {0, _RSA_EXPONENT}:  # 0 stands for the default, 65537
         raise MalformedError(f"TPMT_PUBLIC: RSA with {bits} bits, exponent {exponent}")
@@ -181,7 +191,7 @@ def _read_rsa(reader: Reader) -> tuple[int, tuple[bytes, ...]]:
 def _read_symmetric(reader: Reader) -> None:
     """TPMT_SYM_DEF_OBJECT: storage keys (EKs) have AES, signing keys none."""
     algorithm = reader.u16()
-    if algorithm == _ALG_AES:
+    if algorithm == ALG_AES:
         reader.unpack(_SYMMETRIC)  # key bits and mode: bound by the Name, of no consequence to a verifier
     elif algorithm != ALG_NULL:
         raise MalformedError(f"TPMT_PUBLIC: symmetric algorithm {algorithm:#06x}, expected AES or none")
