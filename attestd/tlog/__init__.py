@@ -1,0 +1,1 @@
+"""RFC 6962 Merkle trees, C2SP signed notes, checkpoints, proofs and tiles. Pure."""

@@ -1,0 +1,150 @@
+"""attestd's checkpoints: a C2SP tlog-checkpoint with one extension line, which names the batch that it seals.
+
+    attestd/<host id>/<log id>
+    <size>
+    <base64 root>
+    attestd.batch <first leaf> <release|record> <counter>
+
+Source: https://c2sp.org/tlog-checkpoint. Each checkpoint has exactly one spelling.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from attestd.errors import MalformedError, UsageError
+from attestd.tlog._text import MAX_SIZE, format_base64, parse_base64, parse_decimal
+from attestd.tlog.tree import HASH_SIZE
+
+__all__ = ["Batch", "BatchMode", "Checkpoint", "Origin", "origin", "parse_checkpoint", "parse_origin"]
+
+_ORIGIN: Final = re.compile(r"attestd/([0-9a-f]{64})/([0-9a-z][0-9a-z-]{0,63})\Z")
+_BATCH: Final = re.compile(r"attestd\.batch ([0-9]+) (release|record) ([0-9a-f]{16})\Z")
+
+
+class Origin(NamedTuple):
+    """Whose log, and which of its incarnations."""
+
+    host_id: str
+    log_id: str
+
+
+class BatchMode(StrEnum):
+    """What a batch was sealed for. Only `release` lets a `decision.allow` run."""
+
+    RELEASE = "release"
+    RECORD = "record"
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The leaves [first, the checkpoint's size).
+
+    Attributes:
+        first: The batch's first leaf.
+        mode: What it was sealed for.
+        counter: The TPM's log counter once this batch has been counted.
+    """
+
+    first: int
+    mode: BatchMode
+    counter: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A tree head and its batch. Parsed from a note, it is only as good as the signatures that verified.
+
+    Attributes:
+        origin: `attestd/<host id>/<log id>`.
+        size: The number of leaves.
+        root: The Merkle Tree Hash.
+        batch: The leaves that this checkpoint sealed, at least one.
+    """
+
+    origin: str
+    size: int
+    root: bytes
+    batch: Batch
+
+    def __post_init__(self) -> None:
+        """Refuses what has no text.
+
+        Raises:
+            UsageError: Not an origin, a root of another length, an empty batch, a number out of range.
+        """
+        if not _ORIGIN.match(self.origin):
+            raise UsageError(f"origin {self.origin[:160]!r}: expected attestd/<host id>/<log id>")
+        if len(self.root) != HASH_SIZE:
+            raise UsageError(f"a root of {len(self.root)} bytes, {HASH_SIZE} expected")
+        if not 0 <= self.batch.first < self.size <= MAX_SIZE:
+            raise UsageError(f"no leaf in the batch [{self.batch.first}, {self.size})")
+        if not 0 <= self.batch.counter < 2**64:
+            raise UsageError(f"counter {self.batch.counter} is not of 64 bits")
+
+    def text(self) -> bytes:
+        """The note text: what is signed."""
+        return (
+            f"{self.origin}\n{self.size}\n{format_base64(self.root)}\n"
+            f"attestd.batch {self.batch.first} {self.batch.mode} {self.batch.counter:016x}\n"
+        ).encode("ascii")
+
+
+def parse_checkpoint(text: bytes) -> Checkpoint:
+    """Parses a note text.
+
+    Args:
+        text: The text of a note, final newline included.
+
+    Raises:
+        MalformedError: Anything but the four lines above, or a batch without leaves.
+    """
+    try:
+        lines = text.decode("ascii").split("\n")
+    except UnicodeDecodeError as error:
+        raise MalformedError(f"checkpoint: not ASCII: {error}") from error
+    if len(lines) != 5 or lines[4] or not (batch := _BATCH.match(lines[3])):
+        raise MalformedError("checkpoint: expected origin, size, root, attestd.batch, and nothing else")
+    first, mode, counter = batch.groups()
+    try:
+        return Checkpoint(
+            origin=lines[0],
+            size=parse_decimal(lines[1], what="checkpoint size"),
+            root=parse_base64(lines[2], what="checkpoint root"),
+            batch=Batch(
+                first=parse_decimal(first, what="first leaf of the batch"),
+                mode=BatchMode(mode),
+                counter=int(counter, 16),
+            ),
+        )
+    except UsageError as error:
+        raise MalformedError(f"checkpoint: {error}") from error
+
+
+def origin(host_id: str, log_id: str) -> str:
+    """The origin of a host's log.
+
+    Args:
+        host_id: 64 hex digits.
+        log_id: The incarnation: 1 to 64 of a-z, 0-9 and dash, not starting with a dash.
+
+    Raises:
+        UsageError: Not such ids.
+    """
+    text = f"attestd/{host_id}/{log_id}"
+    if not _ORIGIN.match(text):
+        raise UsageError(f"no origin from host id {host_id[:80]!r} and log id {log_id[:80]!r}")
+    return text
+
+
+def parse_origin(text: str) -> Origin:
+    """Takes an origin apart.
+
+    Raises:
+        MalformedError: Not an attestd origin.
+    """
+    match = _ORIGIN.match(text)
+    if not match:
+        raise MalformedError(f"origin {text[:160]!r}: expected attestd/<host id>/<log id>")
+    return Origin(*match.groups())

@@ -1,0 +1,177 @@
+"""C2SP signed notes: text, a blank line, signature lines; and the verification of one line.
+
+Sources: https://c2sp.org/signed-note, https://c2sp.org/tlog-cosignature. Whose signatures
+count is decided by the caller's keys, never by the note: until one of them verified, the text is hostile.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from attestd.errors import MalformedError, UsageError, VerificationError
+from attestd.tlog._text import MAX_SIZE, format_base64, parse_base64
+from attestd.tlog.vkey import KEY_ID_SIZE, SignatureType, VerifierKey, is_key_name
+
+__all__ = [
+    "MAX_NOTE_BYTES",
+    "NoteSignature",
+    "UntrustedNote",
+    "cosignature_message",
+    "format_note",
+    "parse_note",
+    "verify_cosignature",
+    "verify_ecdsa",
+    "verify_ed25519",
+]
+
+MAX_NOTE_BYTES: Final = 64 * 1024
+MAX_SIGNATURES: Final = 16
+_TIMESTAMP_SIZE: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class NoteSignature:
+    """One signature line.
+
+    Attributes:
+        name: The key's name.
+        key_id: Its 4-byte id, a hint: `VerifierKey` says what it is computed from.
+        payload: The signature itself, of the form that the key's algorithm says.
+    """
+
+    name: str
+    key_id: bytes
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class UntrustedNote:
+    """A note of which no signature has been verified.
+
+    Attributes:
+        text: The signed message, final newline included, the blank line not.
+        signatures: The signature lines, in order.
+    """
+
+    text: bytes
+    signatures: tuple[NoteSignature, ...]
+
+    def signature(self, name: str, key_id: bytes) -> bytes:
+        """The payload of the one line of this key.
+
+        Raises:
+            VerificationError: There is no such line, or more than one: a second could hide behind the first.
+        """
+        lines = [line for line in self.signatures if (line.name, line.key_id) == (name, key_id)]
+        if len(lines) != 1:
+            raise VerificationError(f"note: {len(lines)} signatures by {name}+{key_id.hex()}, 1 expected")
+        return lines[0].payload
+
+
+def parse_note(data: bytes) -> UntrustedNote:
+    """Parses a signed note.
+
+    Args:
+        data: The note, at most 64 KiB and 16 signatures.
+
+    Raises:
+        MalformedError: Not a signed note.
+    """
+    if len(data) > MAX_NOTE_BYTES:
+        raise MalformedError(f"note: {len(data)} bytes, the limit is {MAX_NOTE_BYTES}")
+    if any(byte < 0x20 and byte != 0x0A for byte in set(data)):
+        raise MalformedError("note: has a control character")
+    text, blank, rest = data.rpartition(b"\n\n")
+    if not blank or not rest.endswith(b"\n"):
+        raise MalformedError("note: expected text, a blank line, and signature lines that end in newlines")
+    try:
+        text.decode("utf-8")
+        lines = rest.decode("utf-8")[:-1].split("\n")
+    except UnicodeDecodeError as error:
+        raise MalformedError(f"note: not UTF-8: {error}") from error
+    if len(lines) > MAX_SIGNATURES:
+        raise MalformedError(f"note: {len(lines)} signatures, the limit is {MAX_SIGNATURES}")
+    return UntrustedNote(text + b"\n", tuple(_parse_line(line) for line in lines))
+
+
+def format_note(text: bytes, signatures: Iterable[NoteSignature]) -> bytes:
+    """Writes a note.
+
+    Args:
+        text: What was signed; ends in a newline.
+        signatures: 1 to 16 lines, in this order.
+
+    Raises:
+        UsageError: `parse_note` would not give back just this.
+    """
+    note = UntrustedNote(text, tuple(signatures))
+    lines = [f"— {line.name} {format_base64(line.key_id + line.payload)}\n" for line in note.signatures]
+    data = text + b"\n" + "".join(lines).encode()
+    try:
+        parsed = parse_note(data)
+    except MalformedError as error:
+        raise UsageError(f"not a note that could be read again: {error}") from error
+    if parsed != note:
+        raise UsageError("not a note that could be read again: it would be read as another")
+    return data
+
+
+def verify_ecdsa(note: UntrustedNote, key: VerifierKey) -> None:
+    """Verifies the line of an ECDSA key (type 0x02): DER, over SHA-256 of the text.
+
+    Raises:
+        VerificationError: The key has not exactly one line, or its signature is wrong.
+        UsageError: A key of another type.
+    """
+    key.verify(_payload(note, key, SignatureType.ECDSA), note.text)
+
+
+def verify_ed25519(note: UntrustedNote, key: VerifierKey) -> None:
+    """Verifies the line of an Ed25519 key (type 0x01).
+
+    Raises:
+        VerificationError: The key has not exactly one line, or its signature is wrong.
+        UsageError: A key of another type.
+    """
+    key.verify(_payload(note, key, SignatureType.ED25519), note.text)
+
+
+def verify_cosignature(note: UntrustedNote, key: VerifierKey) -> int:
+    """Verifies the line of a witness (type 0x04).
+
+    Does not check that the text is a checkpoint, nor that the time is not in the future: the caller must.
+
+    Returns:
+        When the witness saw the checkpoint, in seconds since the epoch.
+
+    Raises:
+        VerificationError: The key has not exactly one line, its signature is wrong, or its time beyond 2^63 - 1.
+        UsageError: A key of another type.
+    """
+    payload = _payload(note, key, SignatureType.COSIGNATURE)
+    timestamp = int.from_bytes(payload[:_TIMESTAMP_SIZE], "big")
+    if timestamp > MAX_SIZE:
+        raise VerificationError(f"note: the time of {key.name} is beyond 2^63 - 1")
+    key.verify(payload[_TIMESTAMP_SIZE:], cosignature_message(note.text, timestamp))
+    return timestamp
+
+
+def cosignature_message(text: bytes, timestamp: int) -> bytes:
+    """What a witness signs (tlog-cosignature, Ed25519 signed message)."""
+    return b"cosignature/v1\ntime %d\n%s" % (timestamp, text)
+
+
+def _payload(note: UntrustedNote, key: VerifierKey, expected: SignatureType) -> bytes:
+    if key.algorithm is not expected:
+        raise UsageError(f"{key.name} is a key of type {key.algorithm.name}, not {expected.name}")
+    return note.signature(key.name, key.key_id)
+
+
+def _parse_line(line: str) -> NoteSignature:
+    dash, name, encoded = parts if len(parts := line.split(" ")) == 3 else ("", "", "")
+    if dash != "—" or not is_key_name(name):
+        raise MalformedError(f"note: signature line {line[:80]!r}: expected em dash, key name, base64")
+    value = parse_base64(encoded, what="note signature")
+    if len(value) <= KEY_ID_SIZE:
+        raise MalformedError(f"note: a signature by {name} is empty")
+    return NoteSignature(name, value[:KEY_ID_SIZE], value[KEY_ID_SIZE:])
