@@ -1,0 +1,1 @@
+"""Fetches and publishes governance: the I/O around `attestd.governance`."""

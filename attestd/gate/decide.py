@@ -1,0 +1,145 @@
+"""The release decision. One function; read its docstring as the specification."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from attestd.authorization.artifact import UntrustedArtifact, VerifiedArtifact
+from attestd.codes import Denial, Denied
+from attestd.gate import checks
+from attestd.gate.execution import execution_body
+from attestd.gate.model import CHECKS, Check, Context, Decision, Outcome, Request
+from attestd.governance.platform import PlatformPolicy
+from attestd.lineage.receipt import VerifiedReceipt
+
+__all__ = ["decide"]
+
+_T = TypeVar("_T")
+
+
+class _Record:
+    """Collects the checks in their order; the first that is denied ends the decision."""
+
+    def __init__(self) -> None:
+        self.checks: list[Check] = []
+
+    def run(self, number: int, check: Callable[[], tuple[_T, str]]) -> _T:
+        name = CHECKS[number - 1]
+        try:
+            value, detail = check()
+        except Denied as denied:
+            self.checks.append(Check(number, name, Outcome.REJECTED, denied.denial.sentence))
+            raise
+        self.checks.append(Check(number, name, Outcome.VERIFIED, detail))
+        return value
+
+    def complete(self) -> tuple[Check, ...]:
+        done = len(self.checks)
+        rest = (Check(n + 1, CHECKS[n], Outcome.NOT_EVALUATED, "") for n in range(done, len(CHECKS)))
+        return (*self.checks, *rest)
+
+
+def decide(request: Request, context: Context) -> Decision:
+    """Decides whether an execution may be released.
+
+    In this order; the first failure decides, and every check is recorded:
+
+     1. authorization_present: an artifact was given or installed (`missing_authorization`).
+     2. authorization_form: it parses, strictly (`malformed_authorization`).
+     3. signatures: enough distinct keys that governance trusts for this scope signed it (`invalid_signature`,
+        `insufficient_approvals`; a governance that cannot be loaded is `governance_mismatch`).
+     4. revocation: neither artifact, keys, host, files nor requester is revoked (`revoked`).
+     5. governance: the platform policy, version floor and policy it names are in force (`governance_mismatch`).
+     6. clock: time can be trusted (`clock_untrusted`).
+     7. validity: it is within its validity (`not_yet_valid`, `expired`).
+     8. identity: this host, this requester, these bytes (`identity_mismatch`).
+     9. scope: argv, cwd, user, environment and inputs lie within its scope (`scope_violation`).
+    10. policy: the policy it names permits it (`policy_denied`, `policy_conflict`).
+    11. lineage: the parent's receipt verifies, and no delegation is missing (`lineage_broken`).
+    12. evidence: the TPM's evidence verifies and is fresh enough (`evidence_invalid`, `evidence_stale`,
+        `tpm_unavailable`).
+    13. environment: the measured state is an approved one, the tier is strong enough (`environment_untrusted`).
+    14. mesh: as many verifiers and witnesses as are asked for vouch for it (`mesh_unavailable`).
+    15. conditions: log, TPM and runner are healthy (`audit_unavailable`, `tpm_unavailable`, `agent_unavailable`).
+    16. uses: the artifact is not used up (`uses_exhausted`).
+
+    What it does not do: seal. An allowed decision releases nothing before a receipt exists.
+
+    Args:
+        request: What is asked.
+        context: What it is decided against.
+
+    Returns:
+        The decision; it never raises for anything that a request can contain.
+    """
+    record = _Record()
+    untrusted: UntrustedArtifact | None = None
+    artifact: VerifiedArtifact | None = None
+    platform: PlatformPolicy | None = None
+    rule = ""
+    denial: Denial | None = None
+    try:
+        data = record.run(1, lambda: checks.check_present(request))
+        untrusted = record.run(2, lambda: checks.check_form(data))
+        trust, verified, rule = record.run(3, lambda: checks.check_signatures(untrusted, request, context))
+        statement = verified.statement
+        record.run(4, lambda: checks.check_revocation(verified, request, context, trust))
+        platform = record.run(5, lambda: checks.check_governance(statement, context, trust))
+        record.run(6, lambda: checks.check_condition("clock", context))
+        record.run(7, lambda: checks.check_validity(statement, context))
+        record.run(8, lambda: checks.check_identity(statement, request, context, trust, platform))
+        record.run(9, lambda: checks.check_scope(statement, request, context))
+        record.run(10, lambda: checks.check_policy(statement))
+        record.run(11, lambda: checks.check_lineage(statement, request))
+        appraisal = record.run(12, lambda: checks.check_evidence(statement, context))
+        record.run(13, lambda: checks.check_environment(appraisal, platform, trust, context))
+        record.run(14, lambda: checks.check_mesh(statement, platform, context))
+        record.run(15, lambda: checks.check_conditions(context))
+        record.run(16, lambda: checks.check_uses(verified, context))
+        artifact = verified
+    except Denied as denied:
+        denial = denied.denial
+    recorded = record.complete()
+    body = _body(request, context, untrusted, platform, rule, denial, recorded)
+    return Decision(denial=denial, checks=recorded, artifact=artifact, platform=platform, body=body)
+
+
+def _body(
+    request: Request,
+    context: Context,
+    untrusted: UntrustedArtifact | None,
+    platform: PlatformPolicy | None,
+    rule: str,
+    denial: Denial | None,
+    recorded: tuple[Check, ...],
+) -> dict[str, Any]:
+    statement = None if untrusted is None else untrusted.statement
+    trust = context.trust
+    body: dict[str, Any] = {
+        **execution_body(request.execution),
+        "id": request.id,
+        "artifact": None
+        if request.artifact is None
+        else {
+            "id": None if untrusted is None else untrusted.id,
+            "sha256": hashlib.sha256(request.artifact).hexdigest(),
+        },
+        "attribution": None if statement is None else statement.predicate.attribution,
+        "authority": rule or None,
+        "checks": [
+            {"n": check.number, "name": check.name, "outcome": check.outcome.value, "detail": check.detail}
+            for check in recorded
+        ],
+        "code": None if denial is None else denial.code.value,
+        "governance": None if isinstance(trust, Denial) else {"version": trust.version, "digest": trust.digest},
+        "isolation": context.isolation,
+        "parent": request.parent.leaf if isinstance(request.parent, VerifiedReceipt) else None,
+        "platform": None
+        if platform is None
+        else {"name": platform.name, "version": platform.version, "digest": platform.digest},
+        "requester": {"uid": request.execution.requester_uid},
+        "witness_quorum": 0 if statement is None else statement.predicate.environment.witnesses.quorum,
+    }
+    if denial is not None:
+        body["denial"] = {"sentence": denial.sentence, "hint": denial.hint}
+    return body

@@ -1,0 +1,172 @@
+"""What is about to run, and whether an artifact is about exactly that.
+
+The agent decides by these checks and the runner repeats them on what it sees itself, so they stand here once.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from attestd.authorization.scope import match_argv, match_cwd, match_env, match_uid
+from attestd.authorization.statement import Resource, Statement
+from attestd.codes import Code, Denied
+
+__all__ = ["Execution", "File", "require_binding", "require_scope", "execution_body", "plan_environment"]
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file by the path behind its descriptor and the SHA-256 (hex) of the bytes read from that descriptor."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Execution:
+    """One execution, complete: nothing else reaches the child.
+
+    Attributes:
+        executable: What was asked for: a program, or a script.
+        interpreters: For a script, in the order of its first line (`#!/usr/bin/env X`: env, then X); the last runs.
+        argv: As given; argv[0] is the name the client used.
+        cwd: Absolute path behind the descriptor.
+        uid: The user it runs as.
+        env: The child's whole environment.
+        inputs: The pinned inputs.
+        requester_uid: The user who asks, from the kernel.
+        writable: Paths among the files above that others than root can write.
+    """
+
+    executable: File
+    interpreters: tuple[File, ...]
+    argv: tuple[str, ...]
+    cwd: str
+    uid: int
+    env: Mapping[str, str]
+    inputs: tuple[File, ...]
+    requester_uid: int
+    writable: frozenset[str] = field(default=frozenset())
+
+
+def plan_environment(statement: Statement, offered: Mapping[str, str]) -> dict[str, str]:
+    """The child's environment: what the artifact sets, and what it passes of the client's."""
+    scope = statement.predicate.scope.env
+    passed = {name: offered[name] for name in scope.pass_ if name in offered}
+    return {**passed, **scope.set}
+
+
+def execution_body(execution: Execution) -> dict[str, Any]:
+    """The members of a decision's body that say what runs. Compared as values, so their shape is a contract."""
+    return {
+        "argv": list(execution.argv),
+        "cwd": execution.cwd,
+        "env": dict(execution.env),
+        "executable": _file(execution.executable),
+        "inputs": [_file(item) for item in execution.inputs],
+        "interpreters": [_file(item) for item in execution.interpreters],
+        "uid": execution.uid,
+    }
+
+
+def _file(item: File) -> dict[str, str]:
+    return {"path": item.path, "sha256": item.sha256}
+
+
+def require_binding(statement: Statement, execution: Execution, *, host: str, labels: Mapping[str, str]) -> str:
+    """Checks that the artifact is bound to this host, this requester and these bytes.
+
+    Returns:
+        What was compared, for the record.
+
+    Raises:
+        Denied: `identity_mismatch`.
+    """
+    bindings = statement.predicate.bindings
+    if bindings.hosts and host not in bindings.hosts:
+        raise _mismatch(
+            f"the artifact is bound to {_some(bindings.hosts, 'host')}, this host is {host}",
+            "issue an authorization for this host (attestd authorization issue --host)",
+        )
+    for label, value in bindings.host_labels.items():
+        if labels.get(label) != value:
+            raise _mismatch(
+                f"the artifact is bound to hosts labelled {label}={value}, this host has {labels.get(label)!r}",
+                "run it on a host with that label, or issue an authorization for this host",
+            )
+    if not bindings.hosts and not bindings.host_labels:
+        raise _mismatch("the artifact is bound to no host", "issue an authorization bound to hosts or host labels")
+    if execution.requester_uid not in {requester.uid for requester in bindings.requesters}:
+        raise _mismatch(
+            f"the artifact is bound to requesters with uid"
+            f" {', '.join(str(item.uid) for item in bindings.requesters)}, the requester's uid is"
+            f" {execution.requester_uid}",
+            "issue an authorization for this requester (attestd authorization issue --requester)",
+        )
+    _check_bytes(statement.subject, execution)
+    return f"host {host[:16]}, requester uid {execution.requester_uid}, {execution.executable.path}"
+
+
+def _check_bytes(subjects: tuple[Resource, ...], execution: Execution) -> None:
+    found = (execution.executable, *execution.interpreters)
+    if len(subjects) != len(found):
+        raise _mismatch(
+            f"the artifact pins {len(subjects)} files ({', '.join(item.name for item in subjects)}), running"
+            f" {execution.executable.path} takes {len(found)} ({', '.join(item.path for item in found)})",
+            "issue a new authorization for what the file is now",
+        )
+    for subject, item in zip(subjects, found, strict=True):
+        if subject.name != item.path:
+            raise _mismatch(
+                f"the artifact is for {subject.name}, the file that was opened is {item.path}",
+                "run the authorized file, or issue an authorization for this one",
+            )
+        if subject.digest.sha256 != item.sha256:
+            raise _mismatch(
+                f"{item.path} has SHA-256 {item.sha256}, the artifact is for {subject.digest.sha256}",
+                "the file was changed since it was authorized: review it and issue a new authorization",
+            )
+
+
+def require_scope(statement: Statement, execution: Execution) -> str:
+    """Checks that the execution lies within the artifact's scope.
+
+    Returns:
+        What was compared, for the record.
+
+    Raises:
+        Denied: `scope_violation`.
+    """
+    scope = statement.predicate.scope
+    for mismatch in (
+        match_argv(scope.argv, execution.argv),
+        match_cwd(scope.cwd, execution.cwd),
+        match_uid(scope.uid, execution.uid),
+        match_env(scope.env, execution.env),
+    ):
+        if mismatch is not None:
+            raise _outside(mismatch.sentence)
+    pinned = {item.name: item.digest.sha256 for item in scope.inputs}
+    found = {item.path: item.sha256 for item in execution.inputs}
+    for name, digest in pinned.items():
+        if name not in found:
+            raise _outside(f"input {name} is pinned by the artifact and was not found")
+        if found[name] != digest:
+            raise _outside(f"input {name} has SHA-256 {found[name]}, the artifact pins {digest}")
+    for name in found.keys() - pinned.keys():
+        raise _outside(f"input {name} is not pinned by the artifact")
+    return f"{len(execution.argv)} arguments, cwd {execution.cwd}, uid {execution.uid}, {len(found)} inputs"
+
+
+def _some(values: tuple[str, ...] | list[str], what: str) -> str:
+    return f"{what} {values[0]}" if len(values) == 1 else f"{len(values)} {what}s"
+
+
+def _mismatch(sentence: str, hint: str) -> Denied:
+    return Denied(Code.IDENTITY_MISMATCH, sentence, hint)
+
+
+def _outside(sentence: str) -> Denied:
+    return Denied(
+        Code.SCOPE_VIOLATION, sentence, "run it as it was authorized, or ask for an authorization that covers this"
+    )

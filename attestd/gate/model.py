@@ -1,0 +1,130 @@
+"""The values that the decision takes and gives."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from attestd.appraisal.quote import Appraisal
+from attestd.authorization.artifact import VerifiedArtifact
+from attestd.codes import Denial
+from attestd.gate.execution import Execution
+from attestd.governance.platform import PlatformPolicy
+from attestd.governance.trust import Trust
+from attestd.lineage.entry import EntryType
+from attestd.lineage.receipt import VerifiedReceipt
+
+__all__ = ["CHECKS", "Check", "Context", "Decision", "Mesh", "Outcome", "Request"]
+
+CHECKS: Final = (
+    "authorization_present",
+    "authorization_form",
+    "signatures",
+    "revocation",
+    "governance",
+    "clock",
+    "validity",
+    "identity",
+    "scope",
+    "policy",
+    "lineage",
+    "evidence",
+    "environment",
+    "mesh",
+    "conditions",
+    "uses",
+)
+
+
+class Outcome(StrEnum):
+    """How a check ended."""
+
+    VERIFIED = "verified"
+    REJECTED = "rejected"
+    NOT_EVALUATED = "not_evaluated"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One numbered check as recorded: its place in `CHECKS` plus one, how it ended, what it compared."""
+
+    number: int
+    name: str
+    outcome: Outcome
+    detail: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked.
+
+    Attributes:
+        id: 32 hex digits, random, ours.
+        artifact: The bytes of the artifact; None: none given or installed.
+        execution: What would run, observed from descriptors and kernel credentials.
+        parent: The parent execution's receipt, verified; or the denial that its verification came to; None: no parent.
+    """
+
+    id: str
+    artifact: bytes | None
+    execution: Execution
+    parent: VerifiedReceipt | Denial | None
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """How many distinct mesh nodes vouch for this host now: zero of each on a standalone host."""
+
+    verifiers: int
+    witnesses: int
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the decision is taken against; all of it values.
+
+    Attributes:
+        trust: Verified governance; or the denial that loading it came to.
+        host: This host's id.
+        isolation: `user` when the runner can become another user, else `none`.
+        runner_uid: The user the runner runs as.
+        now: Trusted time.
+        appraisals: By platform policy: the latest appraisal, or the denial that taking evidence came to.
+        mesh: Results of the mesh.
+        conditions: Operational trust conditions by name (`clock`, `log`, `tpm`, `runner`): None when it holds.
+        uses: Uses already charged, by artifact id.
+    """
+
+    trust: Trust | Denial
+    host: str
+    isolation: str
+    runner_uid: int
+    now: datetime
+    appraisals: Mapping[str, Appraisal | Denial]
+    mesh: Mesh
+    conditions: Mapping[str, Denial | None]
+    uses: Callable[[str], int]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The outcome, every check, and what is sealed about it.
+
+    Attributes:
+        denial: None exactly when the execution is allowed.
+        artifact: The verified artifact; set when allowed.
+        platform: The platform policy it was decided under; set when allowed.
+        body: The body of the log entry.
+    """
+
+    denial: Denial | None
+    checks: tuple[Check, ...]
+    artifact: VerifiedArtifact | None
+    platform: PlatformPolicy | None
+    body: Mapping[str, Any]
+
+    @property
+    def entry_type(self) -> EntryType:
+        """The type of the log entry."""
+        return EntryType.DECISION_ALLOW if self.denial is None else EntryType.DECISION_DENY

@@ -1,0 +1,163 @@
+"""`hosts/<host-id>.json`: the host record, in which enrollers say which TPM keys are a host's."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Final, Literal
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from attestd.authorization.dsse import parse_envelope, verify_threshold
+from attestd.errors import MalformedError, VerificationError
+from attestd.governance.authorities import Authorities
+from attestd.strict import Base64Bytes, HostId, Sha256Hex, Strict, Utc, decode_base64, parse_canonical, parse_time
+from attestd.tcg.binding import Purpose, extra_data
+from attestd.tcg.nv import counter_public, nv_name
+from attestd.tcg.public import (
+    Public,
+    host_id,
+    parse_public,
+    require_attestation_key,
+    require_release_key,
+)
+from attestd.tcg.quote import verify_certify
+
+__all__ = ["HOST_RECORD_TYPE", "HostRecord", "VerifiedHost", "parse_host_record"]
+
+HOST_RECORD_TYPE: Final = "application/vnd.attestd.host-record+json"
+MAX_HOST_RECORD_BYTES: Final = 64 * 1024
+
+_Name = Annotated[str, msgspec.Meta(pattern=r"\A000b[0-9a-f]{64}\Z")]
+_Label = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+
+
+class _Ek(Strict, frozen=True):
+    public: Base64Bytes
+    chain_digest: Sha256Hex | None
+
+
+class _Ak(Strict, frozen=True):
+    public: Base64Bytes
+
+
+class _Certify(Strict, frozen=True):
+    attest: Base64Bytes
+    signature: Base64Bytes
+
+
+class _ReleaseKey(Strict, frozen=True):
+    public: Base64Bytes
+    certify: _Certify
+
+
+class _Nv(Strict, frozen=True):
+    epoch: _Name
+    log_counter: _Name
+
+
+class HostRecord(Strict, frozen=True):
+    """The record's exact shape, the payload of its DSSE envelope."""
+
+    v: Literal[1]
+    host: HostId
+    ek: _Ek
+    ak: _Ak
+    release_key: _ReleaseKey
+    nv: _Nv
+    tier: Literal["software", "uncertified", "vtpm", "hardware"]
+    userspace: Literal["none", "encrypted-tpm", "ima-appraise", "verity"]
+    labels: Annotated[dict[_Label, _Label], msgspec.Meta(max_length=64)]
+    not_before: Utc
+    not_after: Utc
+
+
+@dataclass(frozen=True)
+class VerifiedHost:
+    """A host record whose signatures, names and certification hold.
+
+    Attributes:
+        host: The host-id, recomputed from the EK.
+        ak: The attestation key, `ak_spki` its SPKI DER.
+        release_key: The release key, `release_spki` its SPKI DER.
+        enrollers: The key ids that signed the record.
+    """
+
+    host: str
+    ak: ec.EllipticCurvePublicKey
+    ak_spki: bytes
+    ak_name: bytes
+    release_key: ec.EllipticCurvePublicKey
+    release_spki: bytes
+    release_name: bytes
+    tier: str
+    userspace: str
+    labels: Mapping[str, str]
+    not_before: datetime
+    not_after: datetime
+    enrollers: tuple[str, ...]
+
+
+def parse_host_record(data: bytes, *, authorities: Authorities, revoked_keys: Collection[str]) -> VerifiedHost:
+    """Parses and verifies one host record.
+
+    Checks the enrollers' signatures, that the host-id is that of the EK, that AK and release key are exactly of the
+    kind the architecture asks for, that the AK certified the release key under this host's id, and that the NV
+    Names are those of these authorities. Does not check validity in time or revocation: the caller knows the time.
+
+    Raises:
+        MalformedError: Not a host record.
+        VerificationError: One of the above does not hold.
+    """
+    envelope = parse_envelope(data, payload_type=HOST_RECORD_TYPE, max_bytes=MAX_HOST_RECORD_BYTES)
+    keys = [key for key in authorities.enroller_keys if key.key_id not in revoked_keys]
+    if not keys:
+        raise VerificationError("host record: every enroller key is revoked")
+    enrollers = verify_threshold(envelope, keys=keys, threshold=authorities.enroller_threshold)
+    what = "host record"
+    record = parse_canonical(envelope.payload, HostRecord, max_bytes=MAX_HOST_RECORD_BYTES, what=what)
+    ek = parse_public(decode_base64(record.ek.public, what=what))
+    if host_id(ek.raw) != record.host:
+        raise VerificationError(f"{what}: host {record.host} is not the SHA-256 of its EK, {host_id(ek.raw)}")
+    ak = parse_public(decode_base64(record.ak.public, what=what))
+    release = parse_public(decode_base64(record.release_key.public, what=what))
+    require_attestation_key(ak)
+    require_release_key(release, auth_policy=authorities.release_policy)
+    ak_key = _ec_key(ak)
+    verify_certify(
+        ak_public_key=ak_key,
+        attest=decode_base64(record.release_key.certify.attest, what=what),
+        signature=decode_base64(record.release_key.certify.signature, what=what),
+        extra_data=extra_data(Purpose.ENROLL, host_id=record.host, data=release.name),
+        name=release.name,
+    )
+    counter = nv_name(counter_public(written=True)).hex()
+    if record.nv.epoch != authorities.epoch_name.hex() or record.nv.log_counter != counter:
+        raise VerificationError(f"{what}: the NV Names are not those that these authorities imply")
+    return VerifiedHost(
+        host=record.host,
+        ak=ak_key,
+        ak_spki=_spki(ak_key),
+        ak_name=ak.name,
+        release_key=_ec_key(release),
+        release_spki=_spki(_ec_key(release)),
+        release_name=release.name,
+        tier=record.tier,
+        userspace=record.userspace,
+        labels=record.labels,
+        not_before=parse_time(record.not_before),
+        not_after=parse_time(record.not_after),
+        enrollers=enrollers,
+    )
+
+
+def _ec_key(public: Public) -> ec.EllipticCurvePublicKey:
+    key = public.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise MalformedError("host record: AK and release key must be elliptic curve keys")
+    return key
+
+
+def _spki(key: ec.EllipticCurvePublicKey) -> bytes:
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

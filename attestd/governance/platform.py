@@ -1,0 +1,231 @@
+"""`platform/<name>.json`: the platform states that may release, as verifiers appraise and as TPMs enforce them."""
+
+import hashlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Literal
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+
+from attestd.errors import MalformedError, UsageError, VerificationError
+from attestd.governance.authorities import Authorities, TpmAuthority
+from attestd.strict import Base64Bytes, Sha256Hex, Strict, Utc, decode_base64, parse_canonical, parse_time
+from attestd.tcg.pcr import PcrSelection
+from attestd.tcg.policy import REF_PLATFORM, REF_ROOT, approval_message, platform_policy, root_policy
+
+__all__ = [
+    "TIERS",
+    "USERSPACE",
+    "Approval",
+    "PlatformPolicy",
+    "parse_platform_policy",
+]
+
+MAX_PLATFORM_BYTES = 1 << 20
+# Weakest first: a policy's minimum admits itself and what stands right of it.
+TIERS = ("software", "uncertified", "vtpm", "hardware")
+USERSPACE = ("none", "encrypted-tpm", "ima-appraise", "verity")
+
+_Epoch = Annotated[int, msgspec.Meta(ge=0)]
+_Quorum = Annotated[int, msgspec.Meta(ge=0, le=16)]
+_Pcr = Annotated[int, msgspec.Meta(ge=0, le=23)]
+
+
+class _Quorums(Strict, frozen=True):
+    verifiers: _Quorum
+    witnesses: _Quorum
+
+
+class _Reference(Strict, frozen=True):
+    min_tier: Literal["software", "uncertified", "vtpm", "hardware"]
+    pcrs: dict[str, dict[str, list[Sha256Hex]]]
+    quorums: _Quorums
+    userspace: Annotated[list[Literal["none", "encrypted-tpm", "ima-appraise", "verity"]], msgspec.Meta(min_length=1)]
+
+
+class _Approval(Strict, frozen=True):
+    bank: Literal["sha256"]
+    pcrs: Annotated[list[_Pcr], msgspec.Meta(min_length=1, max_length=24)]
+    pcr_digest: Sha256Hex
+    epoch: _Epoch
+    lease_key: None
+    policy_digest: Sha256Hex
+    key_id: Sha256Hex
+    sig: Base64Bytes
+
+
+class _KeyApproval(Strict, frozen=True):
+    key_id: Sha256Hex
+    max_epoch: _Epoch
+    policy_digest: Sha256Hex
+    sig: Base64Bytes
+
+
+class _Lifecycle(Strict, frozen=True):
+    valid_until: Utc | None
+
+
+class PlatformFile(Strict, frozen=True):
+    """The file's exact shape; `PlatformPolicy` is what it means once its approvals are verified."""
+
+    v: Literal[1]
+    name: Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9][a-z0-9._-]{0,63}\Z")]
+    version: Annotated[int, msgspec.Meta(ge=1)]
+    reference: _Reference
+    approvals: Annotated[list[_Approval], msgspec.Meta(min_length=1, max_length=1024)]
+    platform_keys: Annotated[list[_KeyApproval], msgspec.Meta(min_length=1, max_length=64)]
+    lifecycle: _Lifecycle
+    writable: Literal["copy", "refuse"]
+
+
+@dataclass(frozen=True)
+class Approval:
+    """One approved platform state: all that a TPM needs to let the release key sign in it.
+
+    Attributes:
+        selection: The PCRs that were approved.
+        pcr_digest: Their composite (32 bytes).
+        epoch: The state is approved while the epoch index is at most this.
+        policy_digest: What the platform key signed.
+        platform: The platform key, `platform_sig` its DER signature.
+        max_epoch: The platform key is approved while the epoch index is at most this.
+        root: The root key, `root_sig` its DER signature over the platform key's approval.
+    """
+
+    selection: PcrSelection
+    pcr_digest: bytes
+    epoch: int
+    policy_digest: bytes
+    platform: TpmAuthority
+    platform_sig: bytes
+    max_epoch: int
+    root: TpmAuthority
+    root_sig: bytes
+
+
+@dataclass(frozen=True)
+class PlatformPolicy:
+    """A platform policy, every approval's signature verified and digest recomputed.
+
+    Attributes:
+        digest: SHA-256 of the file, hex: what a decision names.
+        selection: The PCRs; one selection for all approvals, so that one quote decides.
+        min_tier, userspace: What kind of evidence is accepted.
+        writable: What happens to files that others than root can write: `copy` or `refuse`.
+    """
+
+    name: str
+    version: int
+    digest: str
+    selection: PcrSelection
+    approvals: tuple[Approval, ...]
+    min_tier: str
+    userspace: tuple[str, ...]
+    verifier_quorum: int
+    witness_quorum: int
+    valid_until: datetime | None
+    writable: str
+
+    def approval_for(self, pcr_digest: bytes, *, epoch: int) -> Approval | None:
+        """The approval of the state with that composite that still holds at that epoch."""
+        return next(
+            (
+                approval
+                for approval in self.approvals
+                if approval.pcr_digest == pcr_digest and epoch <= min(approval.epoch, approval.max_epoch)
+            ),
+            None,
+        )
+
+    def accepts_tier(self, tier: str) -> bool:
+        """Whether evidence rooted like that is strong enough."""
+        return tier in TIERS and TIERS.index(tier) >= TIERS.index(self.min_tier)
+
+
+def parse_platform_policy(
+    data: bytes, *, authorities: Authorities, revoked_keys: Collection[str]
+) -> PlatformPolicy:
+    """Parses a platform policy and verifies each approval in it.
+
+    Does not check `valid_until`: the caller knows the time. Approvals by revoked platform keys are left out.
+
+    Raises:
+        MalformedError: Not that file, or approvals over different PCRs.
+        VerificationError: A policy digest that is not what its members say, a key that is no platform authority
+            or that the root does not approve, a signature that fails.
+    """
+    file = parse_canonical(data, PlatformFile, max_bytes=MAX_PLATFORM_BYTES, what="platform policy")
+    what = f"platform policy {file.name!r}"
+    selections = {_selection(approval, what) for approval in file.approvals}
+    if len(selections) != 1:
+        raise MalformedError(f"{what}: all approvals must be over the same PCRs")
+    root_approvals = {entry.key_id: entry for entry in file.platform_keys}
+    approvals = tuple(
+        _verify(item, root_approvals, authorities, what)
+        for item in file.approvals
+        if item.key_id not in revoked_keys
+    )
+    return PlatformPolicy(
+        name=file.name,
+        version=file.version,
+        digest=hashlib.sha256(data).hexdigest(),
+        selection=selections.pop(),
+        approvals=approvals,
+        min_tier=file.reference.min_tier,
+        userspace=tuple(file.reference.userspace),
+        verifier_quorum=file.reference.quorums.verifiers,
+        witness_quorum=file.reference.quorums.witnesses,
+        valid_until=None if file.lifecycle.valid_until is None else parse_time(file.lifecycle.valid_until),
+        writable=file.writable,
+    )
+
+
+def _verify(item: _Approval, roots: dict[str, _KeyApproval], authorities: Authorities, what: str) -> Approval:
+    platform = authorities.platform.get(item.key_id)
+    if platform is None:
+        raise VerificationError(f"{what}: key {item.key_id} is no platform authority")
+    root_approval = roots.get(item.key_id)
+    if root_approval is None:
+        raise VerificationError(f"{what}: the root does not approve the platform key {item.key_id}")
+    selection = _selection(item, what)
+    pcr_digest = bytes.fromhex(item.pcr_digest)
+    policy = platform_policy(
+        epoch_name=authorities.epoch_name, epoch=item.epoch, selection=selection, pcr_digest=pcr_digest
+    )
+    key_policy = root_policy(
+        platform_name=platform.name, epoch_name=authorities.epoch_name, max_epoch=root_approval.max_epoch
+    )
+    if policy.hex() != item.policy_digest or key_policy.hex() != root_approval.policy_digest:
+        raise VerificationError(f"{what}: a policy digest is not the one its approval describes")
+    platform_sig, root_sig = decode_base64(item.sig, what=what), decode_base64(root_approval.sig, what=what)
+    _verify_signature(platform, platform_sig, approval_message(policy, REF_PLATFORM), f"{what}: platform key")
+    _verify_signature(authorities.root, root_sig, approval_message(key_policy, REF_ROOT), f"{what}: root key")
+    return Approval(
+        selection=selection,
+        pcr_digest=pcr_digest,
+        epoch=item.epoch,
+        policy_digest=policy,
+        platform=platform,
+        platform_sig=platform_sig,
+        max_epoch=root_approval.max_epoch,
+        root=authorities.root,
+        root_sig=root_sig,
+    )
+
+
+def _selection(item: _Approval, what: str) -> PcrSelection:
+    try:
+        return PcrSelection(item.bank, tuple(item.pcrs))
+    except UsageError as error:
+        raise MalformedError(f"{what}: {error}") from error
+
+
+def _verify_signature(authority: TpmAuthority, sig: bytes, message: bytes, what: str) -> None:
+    try:
+        authority.key.verify(sig, message, ec.ECDSA(SHA256()))
+    except InvalidSignature as error:
+        raise VerificationError(f"{what} {authority.key_id}: the signature of an approval does not verify") from error

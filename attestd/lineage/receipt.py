@@ -1,0 +1,206 @@
+"""A receipt: the proof that an entry was sealed, on which TPM, in which platform state.
+
+A receipt is a C2SP tlog-proof whose `extra` carries the entry's exact bytes. For a `decision.allow` it proves
+"sealed for release"; that the command ran is the receipt of `execution.start`.
+"""
+
+import hmac
+from dataclasses import dataclass
+from functools import lru_cache
+
+from attestd.errors import VerificationError
+from attestd.governance.platform import Approval
+from attestd.governance.trust import Trust
+from attestd.lineage.entry import Entry, EntryType, parse_entry
+from attestd.strict import parse_time
+from attestd.tcg.attest import QuoteInfo, UntrustedAttest, parse_attest
+from attestd.tcg.binding import Purpose, extra_data
+from attestd.tcg.quote import split_quote
+from attestd.tcg.signature import parse_signature
+from attestd.tlog.checkpoint import BatchMode, Checkpoint, parse_checkpoint, parse_origin
+from attestd.tlog.note import UntrustedNote, parse_note, verify_ecdsa
+from attestd.tlog.proof import TlogProof, parse_proof
+from attestd.tlog.tree import leaf_hash, verify_inclusion
+from attestd.tlog.vkey import VerifierKey, ecdsa_vkey, tpm_quote_vkey
+
+__all__ = [
+    "UntrustedReceipt",
+    "VerifiedCheckpoint",
+    "VerifiedReceipt",
+    "parse_receipt",
+    "verify_checkpoint",
+    "verify_receipt",
+]
+
+
+@dataclass(frozen=True)
+class UntrustedReceipt:
+    """A receipt that parses. Nothing in it is verified."""
+
+    proof: TlogProof
+    note: UntrustedNote
+    checkpoint: Checkpoint
+    entry: Entry
+    entry_bytes: bytes
+
+
+@dataclass(frozen=True)
+class VerifiedCheckpoint:
+    """A checkpoint whose signature lines verify against one host record.
+
+    Attributes:
+        released: The release key signed it: the TPM held the platform state approved.
+        quote: The TPMS_ATTEST, signature and binding verified; `quote_info` its body.
+    """
+
+    checkpoint: Checkpoint
+    host: str
+    log_id: str
+    released: bool
+    quote: UntrustedAttest
+    quote_info: QuoteInfo
+
+
+@dataclass(frozen=True)
+class VerifiedReceipt:
+    """A receipt that verifies.
+
+    Attributes:
+        leaf: The leaf hash, hex: the id of the decision.
+        approval: For a `decision.allow`, the approved state in which it was sealed.
+    """
+
+    entry: Entry
+    entry_bytes: bytes
+    leaf: str
+    at: VerifiedCheckpoint
+    approval: Approval | None
+
+
+def parse_receipt(data: bytes) -> UntrustedReceipt:
+    """Parses a `.tlog-proof`.
+
+    Raises:
+        MalformedError: Not a receipt.
+        VerificationError: It carries no entry.
+    """
+    proof = parse_proof(data)
+    if proof.extra is None:
+        raise VerificationError("receipt: the proof carries no entry (no extra line)")
+    note = parse_note(proof.checkpoint)
+    return UntrustedReceipt(
+        proof=proof,
+        note=note,
+        checkpoint=parse_checkpoint(note.text),
+        entry=parse_entry(proof.extra),
+        entry_bytes=proof.extra,
+    )
+
+
+def verify_checkpoint(note: UntrustedNote, *, trust: Trust) -> VerifiedCheckpoint:
+    """Verifies the signature lines of a checkpoint against the host record of its origin.
+
+    The quote line must verify always, the release key's exactly when the batch's mode is `release`. What the
+    quote's PCRs must be is for the caller: it depends on the entry. Witness lines are not looked at.
+
+    Raises:
+        MalformedError: The text is no checkpoint, or the quote line holds no quote.
+        VerificationError: No host record for the origin, a line missing or repeated, a signature or its binding to
+            this text does not verify.
+    """
+    checkpoint = parse_checkpoint(note.text)
+    host_id, log_id = parse_origin(checkpoint.origin)
+    host = trust.hosts.get(host_id)
+    if host is None:
+        raise VerificationError(f"checkpoint: no host record for host {host_id}")
+    release_key, quote_key = _vkeys(checkpoint.origin, host.release_spki, host.ak_spki)
+    attest, signature = split_quote(note.signature(quote_key.name, quote_key.key_id))
+    parse_signature(signature).verify(host.ak, attest)
+    quote = parse_attest(attest)
+    if not isinstance(quote.body, QuoteInfo):
+        raise VerificationError(f"checkpoint: the quote line holds a {type(quote.body).__name__}, not a quote")
+    expected = extra_data(Purpose.CHECKPOINT, host_id=host_id, data=note.text)
+    if not hmac.compare_digest(quote.extra_data, expected):
+        raise VerificationError("checkpoint: the quote is over another text (its extraData does not match)")
+    released = checkpoint.batch.mode is BatchMode.RELEASE
+    if released:
+        verify_ecdsa(note, release_key)
+    return VerifiedCheckpoint(
+        checkpoint=checkpoint, host=host_id, log_id=log_id, released=released, quote=quote, quote_info=quote.body
+    )
+
+
+def verify_receipt(receipt: UntrustedReceipt, *, trust: Trust) -> VerifiedReceipt:
+    """Verifies a receipt offline.
+
+    1. The checkpoint's signature lines verify against the host record of its origin.
+    2. The entry's bytes are the leaf at the proof's index, and say so themselves (`seq`).
+    3. The host was enrolled at the entry's time, and is not revoked.
+    For a `decision.allow` also:
+    4. Batch rule: its leaf lies in the batch of this checkpoint, and the batch was sealed for release.
+    5. The quote's selection and composite are an approval of the platform policy version that the entry names.
+    6. No witness quorum was asked for: there are no witness keys in local trust.
+
+    It does not check that the decision's artifact verifies, nor that the command ran: the caller does.
+
+    Raises:
+        MalformedError: The checkpoint or the quote line does not parse.
+        VerificationError: One of the above does not hold.
+    """
+    entry, entry_bytes = receipt.entry, receipt.entry_bytes
+    at = verify_checkpoint(receipt.note, trust=trust)  # 1
+    leaf = leaf_hash(entry_bytes)
+    verify_inclusion(  # 2
+        leaf=leaf,
+        index=receipt.proof.index,
+        size=at.checkpoint.size,
+        proof=receipt.proof.proof,
+        root=at.checkpoint.root,
+    )
+    if entry.seq != receipt.proof.index:
+        raise VerificationError(f"receipt: the entry says seq {entry.seq}, its index is {receipt.proof.index}")
+    host = trust.hosts[at.host]
+    if not host.not_before <= parse_time(entry.time) < host.not_after:  # 3
+        raise VerificationError(f"receipt: at {entry.time} host {at.host} was not enrolled")
+    if at.host in trust.revocations.hosts:
+        raise VerificationError(f"receipt: host {at.host} is revoked")
+    approval = _require_released(entry, at, trust) if entry.type is EntryType.DECISION_ALLOW else None
+    return VerifiedReceipt(entry=entry, entry_bytes=entry_bytes, leaf=leaf.hex(), at=at, approval=approval)
+
+
+def _require_released(entry: Entry, at: VerifiedCheckpoint, trust: Trust) -> Approval:
+    batch = at.checkpoint.batch
+    if not batch.first <= entry.seq < at.checkpoint.size or not at.released:  # 4
+        raise VerificationError(
+            f"receipt: leaf {entry.seq} is not in a batch sealed for release: the checkpoint's batch is"
+            f" [{batch.first}, {at.checkpoint.size}), mode {batch.mode.value}"
+        )
+    named = entry.body.get("platform")
+    witnesses = entry.body.get("witness_quorum")
+    if not isinstance(named, dict) or not isinstance(witnesses, int):
+        raise VerificationError("receipt: the decision names no platform policy or no witness quorum")
+    policy = trust.platform_version(str(named.get("name")), _integer(named.get("version")))
+    if policy is None or policy.digest != named.get("digest"):
+        raise VerificationError(
+            f"receipt: platform policy {named.get('name')!r} version {named.get('version')!r} with digest"
+            f" {named.get('digest')!r} is not in the trust directory"
+        )
+    info = at.quote_info
+    if info.selections != (policy.selection,):  # 5
+        raise VerificationError("receipt: the quote is over other PCRs than the platform policy approves")
+    approval = policy.approval_for(info.pcr_digest, epoch=0)
+    if approval is None:
+        raise VerificationError("receipt: the quoted platform state is no approved one of the policy it names")
+    if witnesses > 0:  # 6
+        raise VerificationError(f"receipt: {witnesses} witnesses must have cosigned; local trust knows none")
+    return approval
+
+
+def _integer(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) else -1
+
+
+@lru_cache(maxsize=1024)
+def _vkeys(origin: str, release_spki: bytes, ak_spki: bytes) -> tuple[VerifierKey, VerifierKey]:
+    """Loading a key costs as much as verifying with it."""
+    return ecdsa_vkey(origin, release_spki), tpm_quote_vkey(origin, ak_spki)
