@@ -1,0 +1,197 @@
+"""`attestd exec` and `attestd check`: ask the agent, then stand in for the command that the runner runs.
+
+Only the requester can open what is to run, so this process opens it (once, never looked up again) and hands over
+descriptors; agent and runner believe descriptors, never names. What is seldom needed is imported where it is needed.
+"""
+
+import _signal  # type: ignore[import-not-found] # `signal` builds enums: as dear as the whole interpreter
+import posix
+from _socket import AF_UNIX, SOCK_STREAM, socket
+
+from attestd.client import EXIT_INTERNAL, EXIT_UNAVAILABLE, EXIT_USAGE, Ended
+from attestd.client.files import find_command, open_cwd, read_file, write_receipt
+from attestd.client.options import HELP, Options, parse
+from attestd.client.where import MAX_SOCKET_PATH_BYTES, agent_socket
+from attestd.wire import MAX_PAYLOAD_BYTES, Frame, FrameReader, Kind, WireError, encode_fields, send_frame
+
+__all__ = ["exactly", "exit_status", "main", "receive", "shown"]
+
+MAX_NEEDS = 16
+DECISION_TIMEOUT_S = 120
+DEFAULT_PATH = b"/bin:/usr/bin"  # what execvp(3) uses without PATH
+
+
+def main(arguments: list[str]) -> int:
+    """Runs `exec` or `check`.
+
+    Args:
+        arguments: As in `sys.argv`, from the word `exec` or `check` on.
+
+    Returns:
+        The exit status: the command's, or one of formats.md's.
+    """
+    # Python would turn an interrupt into a traceback. Until the command runs, the shell's meaning is right.
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    _open_missing_stdio()
+    json = False
+    try:
+        options = parse(arguments)
+        json = options.json
+        if options.help:
+            posix.write(1, HELP.encode())
+            return 0
+        return _run(options)
+    except Ended as end:
+        ended = end
+    from attestd.client.report import report  # noqa: PLC0415 - only when something is to be said
+
+    report(ended, json=json, to=1 if arguments[0] == "check" else 2)
+    return ended.status
+
+
+def _run(options: Options) -> int:
+    authorization = read_file(options.authorization) if options.authorization is not None else b""
+    parent = read_file(options.parent) if options.parent is not None else b""
+    executable = find_command(options.argv[0], posix.environ.get(b"PATH", DEFAULT_PATH))
+    cwd = open_cwd()
+    sock = _connect(agent_socket(options.state_dir, posix.environ, posix.geteuid()))
+    reader = FrameReader(sock)
+    try:
+        request = encode_fields(
+            [options.mode.encode(), _request_options(options), authorization, parent, *options.argv]
+        )
+        if len(request) > MAX_PAYLOAD_BYTES:
+            raise Ended(EXIT_USAGE, f"the request has {len(request)} bytes, the limit is {MAX_PAYLOAD_BYTES}")
+        sock.settimeout(DECISION_TIMEOUT_S)
+        send_frame(sock, Kind.REQUEST, request, [0, 1, 2, cwd, executable])
+        # Loaded while the agent works.
+        from attestd.client.stand_in import StandIn  # noqa: PLC0415
+
+        decision_id = _await_decision(options, sock, reader)
+        if options.mode == "check":
+            return 0
+        sock.settimeout(None)
+        return StandIn(sock, reader, decision_id).run()
+    except (OSError, EOFError, WireError) as error:
+        raise Ended(
+            EXIT_UNAVAILABLE,
+            f"the connection to agent and runner broke: {error}",
+            code="agent_unavailable",
+            hint="the journal of agent and runner says why; `attestd audit tail` says whether the command ran",
+        ) from None
+    finally:
+        reader.close()
+        sock.close()
+
+
+def _request_options(options: Options) -> bytes:
+    words = [f"tty{number}" for number in (0, 1, 2) if posix.isatty(number)]
+    if options.json or options.mode == "check":
+        words.append("json")
+    if options.receipt is not None:
+        words.append("receipt")
+    return ",".join(words).encode()
+
+
+def _await_decision(options: Options, sock: socket, reader: FrameReader) -> bytes:
+    """Answers what the agent asks for, until it has decided.
+
+    Returns:
+        The decision's id, if it allows.
+
+    Raises:
+        Ended: It denies.
+        WireError: It does not speak the protocol.
+    """
+    for _ in range(MAX_NEEDS):
+        frame = receive(reader)
+        if frame.kind == Kind.DECISION:
+            return _decided(options, frame)
+        if frame.kind != Kind.NEED:
+            raise WireError(f"the agent sent {frame.kind!r} instead of a decision")
+        from attestd.client.answer import answer  # noqa: PLC0415 - only scripts, inputs and passed variables
+
+        answer(sock, frame.fields(2 * MAX_NEEDS), options.argv)
+    raise WireError("the agent never came to a decision")
+
+
+def _decided(options: Options, frame: Frame) -> bytes:
+    outcome, status, code, sentence, hint, decision_id, json, receipt = exactly(8, frame)
+    if options.receipt is not None and receipt:
+        # Before the command starts: it may want to name its own receipt as a parent.
+        write_receipt(options.receipt, receipt)
+    if outcome != b"allow":
+        raise Ended(
+            exit_status(status) or EXIT_INTERNAL,
+            shown(sentence),
+            code=shown(code),
+            hint=shown(hint),
+            json=json,
+        )
+    if options.json or options.mode == "check":
+        from attestd.client.report import report_allowed  # noqa: PLC0415 - only when something is to be said
+
+        report_allowed(
+            shown(sentence), json=json if options.json else b"", to=1 if options.mode == "check" else 2
+        )
+    return decision_id
+
+
+def receive(reader: FrameReader) -> Frame:
+    """The next frame; descriptors that no frame but STARTED may carry are closed."""
+    frame = reader.receive()
+    if frame is None:
+        raise WireError("no whole frame on a blocking socket")
+    if frame.kind != Kind.STARTED:
+        frame.close()
+    return frame
+
+
+def exactly(count: int, frame: Frame) -> list[bytes]:
+    """The fields of a frame that must have `count` of them."""
+    fields = frame.fields(count)
+    if len(fields) != count:
+        raise WireError(f"frame {frame.kind!r}: {len(fields)} fields, expected {count}")
+    return fields
+
+
+def exit_status(field: bytes) -> int:
+    """An exit status, 0 to 255."""
+    if not field.isdigit() or len(field) > 3 or int(field) > 255:
+        raise WireError(f"exit status {field[:20]!r}")
+    return int(field)
+
+
+def shown(field: bytes) -> str:
+    """Bytes from outside as text."""
+    return field.decode("utf-8", "backslashreplace")
+
+
+def _open_missing_stdio() -> None:
+    # Otherwise a socket would become descriptor 0, and be handed to the command as its input.
+    for number in (0, 1, 2):
+        try:
+            posix.fstat(number)
+        except OSError:
+            posix.open(b"/dev/null", posix.O_RDWR)
+
+
+def _connect(path: bytes) -> socket:
+    if len(path) > MAX_SOCKET_PATH_BYTES:
+        raise Ended(
+            EXIT_USAGE,
+            f"the agent's socket path has {len(path)} bytes, the limit is {MAX_SOCKET_PATH_BYTES}: {shown(path)}",
+            hint="use a shorter --state-dir, or name the socket with ATTESTD_SOCKET",
+        )
+    sock = socket(AF_UNIX, SOCK_STREAM)
+    try:
+        sock.connect(path)
+    except OSError as error:
+        sock.close()
+        raise Ended(
+            EXIT_UNAVAILABLE,
+            f"no agent answers at {shown(path)}: {error.strerror}",
+            code="agent_unavailable",
+            hint="start one with `attestd serve`, or name its directory with --state-dir or ATTESTD_STATE_DIR",
+        ) from None
+    return sock
