@@ -1,0 +1,1 @@
+"""The authorization artifact: statement, DSSE envelope, scope, containment, issuing. Pure."""

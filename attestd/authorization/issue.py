@@ -1,0 +1,204 @@
+"""Issuing artifacts: a statement with the narrowest values, and its signatures.
+
+Signing keys stay outside: a `Sign` value is asked for a signature and says which key made it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from attestd.authorization.artifact import UntrustedArtifact
+from attestd.authorization.dsse import (
+    MAX_SIGNATURES,
+    PAYLOAD_TYPE,
+    EnvelopeSignature,
+    PublicKey,
+    UntrustedEnvelope,
+    format_envelope,
+    pae,
+)
+from attestd.authorization.pattern import ArgPattern
+from attestd.authorization.statement import (
+    PREDICATE_TYPE,
+    STATEMENT_TYPE,
+    Digest,
+    Resource,
+    Statement,
+    parse_statement,
+)
+from attestd.errors import UsageError
+from attestd.strict import canonical, format_time
+
+__all__ = ["DEFAULT_PATH", "Sign", "approve", "draft_statement", "issue", "resource"]
+
+DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+Sign = Callable[[bytes], tuple[PublicKey, bytes]]
+
+
+def resource(name: str, sha256: str) -> Resource:
+    """A file by its real path and the SHA-256 of its bytes, in hex."""
+    return Resource(name=name, digest=Digest(sha256=sha256))
+
+
+def draft_statement(
+    *,
+    subjects: Sequence[Resource],
+    argv: Sequence[ArgPattern],
+    cwd: str,
+    uid: int,
+    requester_uid: int,
+    host_id: str,
+    platform: str,
+    policy: str,
+    policy_version: int,
+    now: datetime,
+    ttl_s: int,
+    requested_by: str,
+    reason: str = "",
+    on_behalf_of: str | None = None,
+    approved_by: Sequence[str] = (),
+    max_uses: int | None = 1,
+    env_pass: Sequence[str] = (),
+    env_set: Mapping[str, str] | None = None,
+    inputs: Sequence[Resource] = (),
+    policy_digest: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    max_evidence_age_s: int = 60,
+    verifiers: int = 0,
+    witnesses: int = 0,
+    on_trust_loss: str = "kill",
+    recheck_interval_s: int = 30,
+    mesh_grace_s: int = 0,
+) -> Statement:
+    """Writes a statement out in full; what is not given gets the narrowest safe value.
+
+    One host, one requester, one use, cwd and user as they are, an environment of a fixed PATH only, no delegation,
+    no secrets, killed when trust is lost.
+
+    Args:
+        subjects: The executable and, for a script, its interpreters.
+        argv: One pattern an argument.
+        cwd: Real path of the working directory.
+        uid: Who the command runs as.
+        requester_uid: Who may ask.
+        host_id: The one host.
+        platform: Name of the platform policy.
+        policy: Name of the policy.
+        policy_version: The lowest governance version, normally the present one.
+        now: The first moment of validity, aware; fractions of a second are dropped.
+        ttl_s: How long it is valid, in seconds.
+        requested_by: For whom it is issued, in words.
+        reason: Why, in words.
+        on_behalf_of: For whom the requester acts, if for someone else.
+        approved_by: Who approved, in words.
+        max_uses: How many executions, or None for any number.
+        env_pass: Variables taken from the requester.
+        env_set: Variables with their values; PATH is added if it is not there.
+        inputs: Pinned files.
+        policy_digest: Pins the policy's text.
+        metadata: For people and policies.
+        max_evidence_age_s: How old evidence may be, in seconds.
+        verifiers: How many verifiers must have appraised the host.
+        witnesses: How many witnesses must have cosigned the checkpoint.
+        on_trust_loss: "kill" or "report".
+        recheck_interval_s: How often trust is verified again while it runs, in seconds.
+        mesh_grace_s: How long the mesh may be away meanwhile, in seconds.
+
+    Raises:
+        MalformedError: The values make no well-formed statement; the message names the member.
+        UsageError: `now` is not an aware time.
+    """
+    predicate = {
+        "scope": {
+            "argv": list(argv),
+            "cwd": cwd,
+            "uid": uid,
+            "env": {"pass": list(env_pass), "set": {"PATH": DEFAULT_PATH, **(env_set or {})}},
+            "inputs": list(inputs),
+        },
+        "bindings": {"hosts": [host_id], "host_labels": {}, "requesters": [{"uid": requester_uid}]},
+        "environment": {
+            "platform": platform,
+            "max_evidence_age_s": max_evidence_age_s,
+            "verifiers": {"quorum": verifiers},
+            "witnesses": {"quorum": witnesses},
+        },
+        "governance": {
+            "policy": policy,
+            "policy_digest": policy_digest,
+            "min_version": policy_version,
+            "metadata": dict(metadata or {}),
+        },
+        "attribution": {
+            "requested_by": requested_by,
+            "approved_by": list(approved_by),
+            "on_behalf_of": on_behalf_of,
+            "reason": reason,
+        },
+        "validity": {
+            "not_before": format_time(now),
+            "not_after": format_time(now + timedelta(seconds=ttl_s)),
+            "max_uses": max_uses,
+        },
+        "lineage": {"parent": None, "delegate_to": [], "max_depth": 0},
+        "enforcement": {
+            "on_trust_loss": on_trust_loss,
+            "recheck_interval_s": recheck_interval_s,
+            "mesh_grace_s": mesh_grace_s,
+        },
+        "secrets": [],
+        "tool": None,
+    }
+    statement = {
+        "_type": STATEMENT_TYPE,
+        "subject": list(subjects),
+        "predicateType": PREDICATE_TYPE,
+        "predicate": predicate,
+    }
+    # Through the parser that every reader uses: what it would refuse is not issued.
+    return parse_statement(canonical(statement))
+
+
+def issue(statement: Statement, *, signers: Sequence[Sign]) -> bytes:
+    """Signs a statement.
+
+    Args:
+        statement: What is authorized.
+        signers: At least one; distinct keys.
+
+    Returns:
+        The `.auth.json` file.
+
+    Raises:
+        UsageError: No signers, the same key twice, or more than 16.
+        SignatureInvalidError: A signer returned a signature that its key does not verify.
+        MalformedError: The statement was changed into one that does not parse.
+    """
+    return _sign(UntrustedArtifact(UntrustedEnvelope(PAYLOAD_TYPE, canonical(statement), ())), signers)
+
+
+def approve(artifact: UntrustedArtifact, *, signers: Sequence[Sign]) -> bytes:
+    """Adds signatures to an artifact; its id stays. The signatures already there are kept, not verified.
+
+    Raises:
+        UsageError: No signers, a key that signed already, or more than 16 signatures.
+        SignatureInvalidError: A signer returned a signature that its key does not verify.
+    """
+    return _sign(artifact, signers)
+
+
+def _sign(artifact: UntrustedArtifact, signers: Sequence[Sign]) -> bytes:
+    envelope = artifact.envelope
+    if not signers or len(envelope.signatures) + len(signers) > MAX_SIGNATURES:
+        raise UsageError(f"an artifact takes 1 to {MAX_SIGNATURES} signatures")
+    message = pae(envelope.payload_type, envelope.payload)
+    signatures = list(envelope.signatures)
+    for sign in signers:
+        key, signature = sign(message)
+        # A signer that is a faulty device or the wrong key is found now, not on the host that denies.
+        key.verify(message, signature)
+        if key.key_id in {entry.key_id for entry in signatures}:
+            raise UsageError(f"key {key.key_id} signs twice: each key counts once")
+        signatures.append(EnvelopeSignature(key.key_id, signature))
+    return format_envelope(UntrustedEnvelope(envelope.payload_type, envelope.payload, tuple(signatures)))
