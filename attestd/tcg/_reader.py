@@ -8,6 +8,7 @@ from attestd.errors import MalformedError
 __all__ = ["Reader", "sized"]
 
 _U16: Final = struct.Struct(">H")
+_read_u16: Final = _U16.unpack_from
 
 
 class Reader:
@@ -45,20 +46,11 @@ class Reader:
         Raises:
             MalformedError: The structure ends before.
         """
-        value: int = self.unpack(_U16)[0]
-        return value
-
-    def take(self, size: int) -> bytes:
-        """Reads `size` bytes.
-
-        Raises:
-            MalformedError: The structure ends before.
-        """
-        end = self._offset + size
-        if end > len(self._data):
-            raise self._truncated(size)
-        value = self._data[self._offset : end]
-        self._offset = end
+        try:
+            value: int = _read_u16(self._data, self._offset)[0]
+        except struct.error as error:
+            raise self._truncated(_U16.size) from error
+        self._offset += _U16.size
         return value
 
     def sized(self, max_bytes: int) -> bytes:
@@ -70,7 +62,12 @@ class Reader:
         size = self.u16()
         if size > max_bytes:
             raise MalformedError(f"{self._what}: a buffer of {size} bytes, the limit is {max_bytes}")
-        return self.take(size)
+        end = self._offset + size
+        if end > len(self._data):
+            raise self._truncated(size)
+        value = self._data[self._offset : end]
+        self._offset = end
+        return value
 
     def end(self) -> None:
         """Checks that nothing follows.

@@ -1,8 +1,12 @@
-"""What TPMs sign about themselves (TPM 2.0 Part 2, 10.12 TPMS_ATTEST): parsed, not yet believed."""
+"""What TPMs sign about themselves (TPM 2.0 Part 2, 10.12 TPMS_ATTEST): parsed, not yet believed.
+
+The types are msgspec structs, not dataclasses: one is made in a sixth of the time, and a verifier makes five a quote.
+"""
 
 import struct
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from attestd.errors import MalformedError
 from attestd.tcg._reader import Reader
@@ -22,8 +26,7 @@ _MAX_DIGEST: Final = 64
 _MAX_NV_BUFFER: Final = 2048
 
 
-@dataclass(frozen=True, slots=True)
-class ClockInfo:
+class ClockInfo(msgspec.Struct, frozen=True, gc=False):
     """TPMS_CLOCK_INFO. Order two by (reset_count, restart_count, clock), in this order.
 
     Attributes:
@@ -39,24 +42,21 @@ class ClockInfo:
     safe: bool
 
 
-@dataclass(frozen=True, slots=True)
-class QuoteInfo:
+class QuoteInfo(msgspec.Struct, frozen=True, gc=False):
     """TPMS_QUOTE_INFO: the selected PCRs and the digest over their values."""
 
     selections: tuple[PcrSelection, ...]
     pcr_digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class CertifyInfo:
+class CertifyInfo(msgspec.Struct, frozen=True, gc=False):
     """TPMS_CERTIFY_INFO: the Name and Qualified Name of an object that is loaded in the TPM."""
 
     name: bytes
     qualified_name: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class NvCertifyInfo:
+class NvCertifyInfo(msgspec.Struct, frozen=True, gc=False):
     """TPMS_NV_CERTIFY_INFO: what an NV index holds from an offset on."""
 
     index_name: bytes
@@ -64,8 +64,7 @@ class NvCertifyInfo:
     contents: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class UntrustedAttest:
+class UntrustedAttest(msgspec.Struct, frozen=True, gc=False):
     """A parsed TPMS_ATTEST whose signature nobody has verified: see `quote`.
 
     Attributes:

@@ -4,6 +4,7 @@ import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from attestd.errors import MalformedError, UsageError
@@ -88,14 +89,14 @@ def read_selections(reader: Reader) -> tuple[PcrSelection, ...]:
     (count,) = reader.unpack(_LIST)
     if not 1 <= count <= len(HASH_IDS):
         raise MalformedError(f"TPML_PCR_SELECTION: {count} banks, expected 1 to {len(HASH_IDS)}")
-    selections = tuple(_read_selection(reader) for _ in range(count))
-    if len({selection.bank for selection in selections}) != count:
+    selections = tuple([_selection(*reader.unpack(_SELECTION)) for _ in range(count)])
+    if count > 1 and len({selection.bank for selection in selections}) != count:
         raise MalformedError("TPML_PCR_SELECTION: the same bank twice")
     return selections
 
 
-def _read_selection(reader: Reader) -> PcrSelection:
-    algorithm, size, bitmap = reader.unpack(_SELECTION)
+@lru_cache(maxsize=256)  # a fleet quotes few selections; without it this is half the cost of parsing a quote
+def _selection(algorithm: int, size: int, bitmap: bytes) -> PcrSelection:
     bits = int.from_bytes(bitmap, "little")
     if algorithm not in HASH_NAMES or size != 3 or not bits:
         raise MalformedError(
@@ -141,12 +142,16 @@ def composite_of_banks(
     """
     if not banks:
         raise UsageError("a PCR composite of nothing would match every platform")
-    parts: list[bytes] = []
-    for selection, values in banks:
-        if values.keys() != set(selection.pcrs):
-            raise MalformedError(f"PCR values of {sorted(values)}, expected those of {selection}")
-        for pcr in selection.pcrs:
-            if len(values[pcr]) != HASH_SIZES[selection.bank]:
-                raise MalformedError(f"{selection.bank} PCR {pcr}: a value of {len(values[pcr])} bytes")
-            parts.append(values[pcr])
-    return digest(hash_alg, b"".join(parts))
+    return digest(hash_alg, b"".join([_values_of(selection, values) for selection, values in banks]))
+
+
+def _values_of(selection: PcrSelection, values: Mapping[int, bytes]) -> bytes:
+    try:
+        of_bank = [values[pcr] for pcr in selection.pcrs]
+    except KeyError as error:
+        raise MalformedError(f"PCR {error} of {selection} has no value") from error
+    if len(values) != len(of_bank):
+        raise MalformedError(f"PCR values of {sorted(values)}, expected only those of {selection}")
+    if set(map(len, of_bank)) != {HASH_SIZES[selection.bank]}:
+        raise MalformedError(f"PCR values of {selection} that are not {selection.bank} digests")
+    return b"".join(of_bank)

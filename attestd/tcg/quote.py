@@ -6,8 +6,9 @@ That the key is an attestation key of a certain host is not decided here: it is 
 import hmac
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final, TypeVar
+
+import msgspec
 
 from attestd.errors import MalformedError, UsageError, VerificationError
 from attestd.tcg._reader import sized
@@ -37,8 +38,7 @@ _SIZE: Final = struct.Struct(">H")
 _Body = TypeVar("_Body", QuoteInfo, CertifyInfo, NvCertifyInfo)
 
 
-@dataclass(frozen=True, slots=True)
-class VerifiedQuote:
+class VerifiedQuote(msgspec.Struct, frozen=True, gc=False):
     """A quote that verified. Only `verify_quote` makes one.
 
     Attributes:
@@ -56,8 +56,7 @@ class VerifiedQuote:
     pcr_digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class VerifiedCertify:
+class VerifiedCertify(msgspec.Struct, frozen=True, gc=False):
     """A certification that verified: the object is in this TPM. Only `verify_certify` makes one."""
 
     attest: bytes
@@ -66,8 +65,7 @@ class VerifiedCertify:
     qualified_name: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class VerifiedNvCertify:
+class VerifiedNvCertify(msgspec.Struct, frozen=True, gc=False):
     """Certified contents of an NV index. Only `verify_nv_certify` makes one."""
 
     attest: bytes

@@ -1,9 +1,9 @@
 """Signatures made by TPMs (TPM 2.0 Part 2, 11.3.4 TPMT_SIGNATURE) and their verification."""
 
 import struct
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
@@ -32,8 +32,7 @@ _MAX_RSA_BYTES: Final = 512
 _MIN_RSA_BITS: Final = 2048
 
 
-@dataclass(frozen=True, slots=True)
-class EcdsaSignature:
+class EcdsaSignature(msgspec.Struct, frozen=True, gc=False):
     """TPMS_SIGNATURE_ECDSA.
 
     Attributes:
@@ -70,8 +69,7 @@ class EcdsaSignature:
         return _HEAD.pack(ALG_ECDSA, HASH_IDS[self.hash_alg]) + sized(self.r) + sized(self.s)
 
 
-@dataclass(frozen=True, slots=True)
-class RsaSignature:
+class RsaSignature(msgspec.Struct, frozen=True, gc=False):
     """TPMS_SIGNATURE_RSASSA or TPMS_SIGNATURE_RSAPSS.
 
     Attributes:
