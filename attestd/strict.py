@@ -3,15 +3,18 @@
 Types are msgspec structs: unknown members and wrong types are errors there. Everything raises `MalformedError`.
 """
 
+import binascii
 import json
 import re
+from base64 import b64decode, b64encode
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 import rfc8785
 
-from attestd.errors import MalformedError
+from attestd.errors import MalformedError, UsageError
 
 __all__ = [
     "Base64Bytes",
@@ -22,6 +25,7 @@ __all__ = [
     "Utc",
     "canonical",
     "convert",
+    "decode_base64",
     "format_time",
     "format_time_us",
     "parse_canonical",
@@ -31,14 +35,17 @@ __all__ = [
 
 MAX_SAFE_INTEGER: Final = 2**53 - 1  # RFC 8785 is I-JSON: larger integers change their value elsewhere.
 MAX_DEPTH: Final = 32
+_MAX_MESSAGE: Final = 400
 
 Sha256Hex = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 HostId = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 Uint64Hex = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{16}\Z")]
-Utc = Annotated[str, msgspec.Meta(pattern=r"\A\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z\Z")]
+# [0-9], for \d would let the digits of every script through.
+_UTC_FORM: Final = r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{6})?Z\Z"
+Utc = Annotated[str, msgspec.Meta(pattern=_UTC_FORM)]
 Base64Bytes = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9+/]*={0,2}\Z")]
 
-_UTC_PATTERN: Final = re.compile(r"\A\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z\Z", re.ASCII)
+_UTC_PATTERN: Final = re.compile(_UTC_FORM)
 _T = TypeVar("_T")
 
 
@@ -49,9 +56,8 @@ class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"duplicate member {twice!r}")
+        [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"duplicate member {twice[:80]!r}")
     return members
 
 
@@ -74,6 +80,17 @@ def _check_depth(value: Any, depth: int = 0) -> None:
     elif isinstance(value, list):
         for member in value:
             _check_depth(member, depth + 1)
+
+
+def _refuse_floats(value: Any) -> None:
+    if isinstance(value, float):
+        raise TypeError(f"number {value!r}: only integers are allowed")
+    if isinstance(value, dict):
+        for member in value.values():
+            _refuse_floats(member)
+    elif isinstance(value, list | tuple):
+        for member in value:
+            _refuse_floats(member)
 
 
 def parse_json(data: bytes, *, max_bytes: int, what: str) -> Any:
@@ -103,7 +120,7 @@ def parse_json(data: bytes, *, max_bytes: int, what: str) -> Any:
             parse_int=_safe_int,
         )
         _check_depth(value)
-        if "\\u" in text or "\\U" in text:  # Only an escape can smuggle a lone surrogate in.
+        if "\\u" in text:  # Only an escape can smuggle a lone surrogate in.
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError as error:
         raise MalformedError(f"{what}: not acceptable JSON: nested too deeply") from error
@@ -121,7 +138,8 @@ def convert(value: Any, type_: type[_T], *, what: str) -> _T:
     try:
         return msgspec.convert(value, type_, strict=True)
     except msgspec.ValidationError as error:
-        raise MalformedError(f"{what}: {error}") from error
+        # msgspec quotes an unknown member's name in full, and that name comes from outside.
+        raise MalformedError(f"{what}: {str(error)[:_MAX_MESSAGE]}") from error
 
 
 def parse_canonical(data: bytes, type_: type[_T], *, max_bytes: int, what: str) -> _T:
@@ -140,12 +158,31 @@ def canonical(value: Any) -> bytes:
     """The RFC 8785 bytes of a struct or of plain JSON values.
 
     Raises:
-        MalformedError: The value has no such form (a float, an integer beyond 2^53 - 1, a lone surrogate).
+        MalformedError: The value has no such form here (a float, an integer beyond 2^53 - 1, a lone surrogate,
+            bytes, a date, a member name that is no string).
     """
     try:
-        return rfc8785.dumps(msgspec.to_builtins(value))
+        # Bytes and dates pass unchanged, for rfc8785 to refuse: nobody chose a text form for them.
+        plain = msgspec.to_builtins(value, builtin_types=(bytes, bytearray, datetime))
+        _refuse_floats(plain)
+        return rfc8785.dumps(plain)
     except (rfc8785.CanonicalizationError, ValueError, TypeError, RecursionError) as error:
         raise MalformedError(f"no canonical JSON form: {error}") from error
+
+
+def decode_base64(text: str, *, what: str) -> bytes:
+    """Decodes standard base64 in its one canonical spelling.
+
+    Raises:
+        MalformedError: Another alphabet, missing padding, or bits set behind the last byte.
+    """
+    try:
+        data = b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise MalformedError(f"{what}: not base64: {error}") from error
+    if b64encode(data).decode() != text:
+        raise MalformedError(f"{what}: not the canonical base64 of its bytes")
+    return data
 
 
 def parse_time(text: str) -> datetime:
@@ -163,10 +200,24 @@ def parse_time(text: str) -> datetime:
 
 
 def format_time(moment: datetime) -> str:
-    """RFC 3339 UTC, whole seconds: `2026-01-31T12:00:00Z`."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    """RFC 3339 UTC, whole seconds: `2026-01-31T12:00:00Z`.
+
+    Raises:
+        UsageError: The time is naive: it would silently be read in the zone of this machine.
+    """
+    return _utc(moment).isoformat(timespec="seconds") + "Z"
 
 
 def format_time_us(moment: datetime) -> str:
-    """RFC 3339 UTC with six fractional digits: the form of log entries."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    """RFC 3339 UTC with six fractional digits: the form of log entries.
+
+    Raises:
+        UsageError: The time is naive.
+    """
+    return _utc(moment).isoformat(timespec="microseconds") + "Z"
+
+
+def _utc(moment: datetime) -> datetime:
+    if moment.tzinfo is None:
+        raise UsageError(f"time {moment.isoformat()}: expected an aware time")
+    return moment.astimezone(UTC).replace(tzinfo=None)
