@@ -59,7 +59,9 @@ def appraise_quote(
         UsageError: The quote is over other PCRs, or `values` are not what was quoted.
     """
     if quote.selections != (policy.selection,):
-        raise UsageError(f"appraisal: the quote is over {quote.selections}, the policy over {policy.selection}")
+        raise UsageError(
+            f"appraisal: the quote is over {quote.selections}, the policy over {policy.selection}"
+        )
     if composite(policy.selection, values) != quote.pcr_digest:
         raise UsageError("appraisal: the PCR values are not those that were quoted")
     approval = policy.approval_for(quote.pcr_digest, epoch=epoch)
@@ -69,10 +71,13 @@ def appraise_quote(
             f"PCR {index} ({policy.selection.bank}): expected {reference[index].hex()}, found {values[index].hex()}"
             for index in policy.selection.pcrs
             if index in reference and reference[index] != values[index]
-        ) or (
-            f"PCRs {','.join(map(str, policy.selection.pcrs))} hash to {quote.pcr_digest.hex()}, which platform policy"
-            f" {policy.name!r} version {policy.version} does not approve at epoch {epoch}",
         )
+    if approval is None and not findings:
+        finding = (
+            f"{policy.selection} hashes to {quote.pcr_digest.hex()}, which version {policy.version} of platform"
+            f" policy {policy.name!r} does not approve at epoch {epoch}"
+        )
+        findings = (finding,)
     return Appraisal(
         policy=policy,
         approval=approval,

@@ -88,7 +88,9 @@ def _require_safe(status: os.stat_result, path: Path, owners: Collection[int]) -
         allowed = " or ".join(str(uid) for uid in sorted(owners))
         raise VerificationError(f"{path}: owned by uid {status.st_uid}, expected {allowed}: chown it")
     if status.st_mode & 0o022:
-        raise VerificationError(f"{path}: mode {stat.S_IMODE(status.st_mode):04o}: others can write: chmod go-w")
+        raise VerificationError(
+            f"{path}: mode {stat.S_IMODE(status.st_mode):04o}: others can write: chmod go-w"
+        )
 
 
 def _read(descriptor: int, path: Path) -> bytes:

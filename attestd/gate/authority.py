@@ -37,10 +37,10 @@ def verify_authorization(
     keys = [key for key in rule.keys if key.key_id not in trust.revocations.keys]
     revoked = {key.key_id for key in rule.keys} & trust.revocations.keys
     claimed = {signature.key_id for signature in untrusted.envelope.signatures}
-    if revoked & claimed and len(keys) < rule.threshold or not keys:
+    if not keys or (revoked & claimed and len(keys) < rule.threshold):
         raise Denied(
             Code.REVOKED,
-            f"the artifact is signed by key {sorted(revoked)[0]}, which is revoked",
+            f"the artifact is signed by key {min(revoked)}, which is revoked",
             "ask for a new authorization signed by a key in force",
         )
     try:
@@ -49,7 +49,7 @@ def verify_authorization(
         if revoked & claimed:
             raise Denied(
                 Code.REVOKED,
-                f"the artifact is signed by key {sorted(revoked & claimed)[0]}, which is revoked",
+                f"the artifact is signed by key {min(revoked & claimed)}, which is revoked",
                 "ask for a new authorization signed by a key in force",
             ) from error
         raise Denied(

@@ -18,7 +18,9 @@ from attestd.governance.trust import Trust
 from attestd.lineage.entry import EntryType
 from attestd.strict import parse_time
 
+
 def check_present(request: Request) -> tuple[bytes, str]:
+    """Check 1."""
     if request.artifact is None:
         raise Denied(
             Code.MISSING_AUTHORIZATION,
@@ -29,11 +31,14 @@ def check_present(request: Request) -> tuple[bytes, str]:
 
 
 def check_form(data: bytes) -> tuple[UntrustedArtifact, str]:
+    """Check 2."""
     try:
         untrusted = parse_artifact(data)
     except MalformedError as error:
         raise Denied(
-            Code.MALFORMED_AUTHORIZATION, str(error), "ask the authority for the artifact again; it must not be edited"
+            Code.MALFORMED_AUTHORIZATION,
+            str(error),
+            "ask the authority for the artifact again; it must not be edited",
         ) from error
     return untrusted, f"artifact {untrusted.id}"
 
@@ -41,6 +46,7 @@ def check_form(data: bytes) -> tuple[UntrustedArtifact, str]:
 def check_signatures(
     untrusted: UntrustedArtifact | None, request: Request, context: Context
 ) -> tuple[tuple[Trust, VerifiedArtifact, str], str]:
+    """Check 3."""
     trust = context.trust
     if isinstance(trust, Denial):
         raise Denied(trust.code, trust.sentence, trust.hint)
@@ -53,7 +59,10 @@ def check_signatures(
     return (trust, verified, rule.name), detail
 
 
-def check_revocation(artifact: VerifiedArtifact, request: Request, context: Context, trust: Trust) -> tuple[None, str]:
+def check_revocation(
+    artifact: VerifiedArtifact, request: Request, context: Context, trust: Trust
+) -> tuple[None, str]:
+    """Check 4."""
     revoked = trust.revocations
     execution = request.execution
     files = (execution.executable, *execution.interpreters, *execution.inputs)
@@ -70,6 +79,7 @@ def check_revocation(artifact: VerifiedArtifact, request: Request, context: Cont
 
 
 def check_governance(statement: Statement, context: Context, trust: Trust) -> tuple[PlatformPolicy, str]:
+    """Check 5."""
     governance, environment = statement.predicate.governance, statement.predicate.environment
     hint = "update this host's governance metadata, or ask for an authorization under the one in force"
     if trust.version < governance.min_version:
@@ -90,7 +100,9 @@ def check_governance(statement: Statement, context: Context, trust: Trust) -> tu
         )
     platform = trust.platforms.get(environment.platform)
     if platform is None:
-        raise Denied(Code.GOVERNANCE_MISMATCH, f"platform policy {environment.platform!r} is not in force here", hint)
+        raise Denied(
+            Code.GOVERNANCE_MISMATCH, f"platform policy {environment.platform!r} is not in force here", hint
+        )
     if platform.valid_until is not None and context.now >= platform.valid_until:
         raise Denied(
             Code.GOVERNANCE_MISMATCH,
@@ -107,6 +119,7 @@ def check_governance(statement: Statement, context: Context, trust: Trust) -> tu
 
 
 def check_condition(name: str, context: Context) -> tuple[None, str]:
+    """Check 6, and one of those that check 15 goes through."""
     if name not in context.conditions:
         raise Denied(Code.INTERNAL_ERROR, f"the condition {name!r} was not evaluated", "report this")
     found = context.conditions[name]
@@ -116,6 +129,7 @@ def check_condition(name: str, context: Context) -> tuple[None, str]:
 
 
 def check_validity(statement: Statement, context: Context) -> tuple[None, str]:
+    """Check 7."""
     validity = statement.predicate.validity
     if context.now < parse_time(validity.not_before):
         raise Denied(
@@ -135,13 +149,14 @@ def check_validity(statement: Statement, context: Context) -> tuple[None, str]:
 def check_identity(
     statement: Statement, request: Request, context: Context, trust: Trust, platform: PlatformPolicy
 ) -> tuple[None, str]:
+    """Check 8."""
     execution = request.execution
     host = trust.hosts[context.host]
     detail = require_binding(statement, execution, host=context.host, labels=host.labels)
     if execution.writable and platform.writable == "refuse":
         raise Denied(
             Code.IDENTITY_MISMATCH,
-            f"{sorted(execution.writable)[0]} can be changed by others than root, which platform policy"
+            f"{min(execution.writable)} can be changed by others than root, which platform policy"
             f" {platform.name!r} refuses",
             "install it owned by root and writable by root only",
         )
@@ -149,6 +164,7 @@ def check_identity(
 
 
 def check_scope(statement: Statement, request: Request, context: Context) -> tuple[None, str]:
+    """Check 9."""
     detail = require_scope(statement, request.execution)
     if context.isolation != "user" and request.execution.uid != context.runner_uid:
         raise Denied(
@@ -160,6 +176,7 @@ def check_scope(statement: Statement, request: Request, context: Context) -> tup
 
 
 def check_policy(statement: Statement) -> tuple[None, str]:
+    """Check 10."""
     predicate = statement.predicate
     for what, value in (("secrets", predicate.secrets), ("tool", predicate.tool)):
         if value:
@@ -172,6 +189,7 @@ def check_policy(statement: Statement) -> tuple[None, str]:
 
 
 def check_lineage(statement: Statement, request: Request) -> tuple[None, str]:
+    """Check 11."""
     lineage = statement.predicate.lineage
     if lineage.parent is not None:
         raise Denied(
@@ -193,6 +211,7 @@ def check_lineage(statement: Statement, request: Request) -> tuple[None, str]:
 
 
 def check_evidence(statement: Statement, context: Context) -> tuple[Appraisal, str]:
+    """Check 12."""
     name = statement.predicate.environment.platform
     appraisal = context.appraisals.get(name)
     if appraisal is None:
@@ -215,10 +234,13 @@ def check_evidence(statement: Statement, context: Context) -> tuple[Appraisal, s
 def check_environment(
     appraisal: Appraisal, platform: PlatformPolicy, trust: Trust, context: Context
 ) -> tuple[None, str]:
+    """Check 13."""
     host = trust.hosts[context.host]
     if appraisal.policy.digest != platform.digest:
         raise Denied(
-            Code.EVIDENCE_INVALID, "the evidence was appraised under another platform policy version", "try again"
+            Code.EVIDENCE_INVALID,
+            "the evidence was appraised under another platform policy version",
+            "try again",
         )
     if appraisal.approval is None:
         raise Denied(
@@ -237,6 +259,7 @@ def check_environment(
 
 
 def check_mesh(statement: Statement, platform: PlatformPolicy, context: Context) -> tuple[None, str]:
+    """Check 14."""
     environment = statement.predicate.environment
     for what, needed, found in (
         ("verifiers", max(environment.verifiers.quorum, platform.verifier_quorum), context.mesh.verifiers),
@@ -248,16 +271,21 @@ def check_mesh(statement: Statement, platform: PlatformPolicy, context: Context)
                 f"{needed} {what} must vouch for this host, {found} do",
                 "connect this host to a controller, or ask for an authorization that needs none",
             )
-    return None, "no mesh is asked for" if not context.mesh.verifiers else f"{context.mesh.verifiers} verifiers"
+    return (
+        None,
+        "no mesh is asked for" if not context.mesh.verifiers else f"{context.mesh.verifiers} verifiers",
+    )
 
 
 def check_conditions(context: Context) -> tuple[None, str]:
+    """Check 15."""
     for name in ("log", "tpm", "runner"):
         check_condition(name, context)
     return None, "log, TPM and runner are healthy"
 
 
 def check_uses(artifact: VerifiedArtifact, context: Context) -> tuple[None, str]:
+    """Check 16."""
     allowed = artifact.statement.predicate.validity.max_uses
     if allowed is None:
         return None, "unlimited"

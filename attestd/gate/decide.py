@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from attestd.authorization.artifact import UntrustedArtifact, VerifiedArtifact
@@ -100,21 +101,16 @@ def decide(request: Request, context: Context) -> Decision:
     except Denied as denied:
         denial = denied.denial
     recorded = record.complete()
-    body = _body(request, context, untrusted, platform, rule, denial, recorded)
-    return Decision(denial=denial, checks=recorded, artifact=artifact, platform=platform, body=body)
+    decided = Decision(denial=denial, checks=recorded, artifact=artifact, platform=platform, body={})
+    body = _body(request, context, decided, untrusted=untrusted, rule=rule)
+    return replace(decided, body=body)
 
 
 def _body(
-    request: Request,
-    context: Context,
-    untrusted: UntrustedArtifact | None,
-    platform: PlatformPolicy | None,
-    rule: str,
-    denial: Denial | None,
-    recorded: tuple[Check, ...],
+    request: Request, context: Context, decided: Decision, *, untrusted: UntrustedArtifact | None, rule: str
 ) -> dict[str, Any]:
     statement = None if untrusted is None else untrusted.statement
-    trust = context.trust
+    trust, denial, platform = context.trust, decided.denial, decided.platform
     body: dict[str, Any] = {
         **execution_body(request.execution),
         "id": request.id,
@@ -128,10 +124,12 @@ def _body(
         "authority": rule or None,
         "checks": [
             {"n": check.number, "name": check.name, "outcome": check.outcome.value, "detail": check.detail}
-            for check in recorded
+            for check in decided.checks
         ],
         "code": None if denial is None else denial.code.value,
-        "governance": None if isinstance(trust, Denial) else {"version": trust.version, "digest": trust.digest},
+        "governance": None
+        if isinstance(trust, Denial)
+        else {"version": trust.version, "digest": trust.digest},
         "isolation": context.isolation,
         "parent": request.parent.leaf if isinstance(request.parent, VerifiedReceipt) else None,
         "platform": None

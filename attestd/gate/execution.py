@@ -7,11 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from attestd.authorization.scope import match_argv, match_cwd, match_env, match_uid
+from attestd.authorization.scope import (
+    ScopeMismatch,
+    match_argv,
+    match_cwd,
+    match_env,
+    match_inputs,
+    match_uid,
+)
 from attestd.authorization.statement import Resource, Statement
 from attestd.codes import Code, Denied
 
-__all__ = ["Execution", "File", "require_binding", "require_scope", "execution_body", "plan_environment"]
+__all__ = ["Execution", "File", "execution_body", "plan_environment", "require_binding", "require_scope"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +80,9 @@ def _file(item: File) -> dict[str, str]:
     return {"path": item.path, "sha256": item.sha256}
 
 
-def require_binding(statement: Statement, execution: Execution, *, host: str, labels: Mapping[str, str]) -> str:
+def require_binding(
+    statement: Statement, execution: Execution, *, host: str, labels: Mapping[str, str]
+) -> str:
     """Checks that the artifact is bound to this host, this requester and these bytes.
 
     Returns:
@@ -95,7 +104,9 @@ def require_binding(statement: Statement, execution: Execution, *, host: str, la
                 "run it on a host with that label, or issue an authorization for this host",
             )
     if not bindings.hosts and not bindings.host_labels:
-        raise _mismatch("the artifact is bound to no host", "issue an authorization bound to hosts or host labels")
+        raise _mismatch(
+            "the artifact is bound to no host", "issue an authorization bound to hosts or host labels"
+        )
     if execution.requester_uid not in {requester.uid for requester in bindings.requesters}:
         raise _mismatch(
             f"the artifact is bound to requesters with uid"
@@ -138,24 +149,19 @@ def require_scope(statement: Statement, execution: Execution) -> str:
         Denied: `scope_violation`.
     """
     scope = statement.predicate.scope
-    for mismatch in (
-        match_argv(scope.argv, execution.argv),
-        match_cwd(scope.cwd, execution.cwd),
-        match_uid(scope.uid, execution.uid),
-        match_env(scope.env, execution.env),
-    ):
-        if mismatch is not None:
-            raise _outside(mismatch.sentence)
-    pinned = {item.name: item.digest.sha256 for item in scope.inputs}
-    found = {item.path: item.sha256 for item in execution.inputs}
-    for name, digest in pinned.items():
-        if name not in found:
-            raise _outside(f"input {name} is pinned by the artifact and was not found")
-        if found[name] != digest:
-            raise _outside(f"input {name} has SHA-256 {found[name]}, the artifact pins {digest}")
-    for name in found.keys() - pinned.keys():
-        raise _outside(f"input {name} is not pinned by the artifact")
-    return f"{len(execution.argv)} arguments, cwd {execution.cwd}, uid {execution.uid}, {len(found)} inputs"
+    try:
+        match_argv(scope.argv, execution.argv)
+        match_cwd(scope.cwd, execution.cwd)
+        match_uid(scope.uid, execution.uid)
+        match_env(scope.env, execution.env)
+        match_inputs(scope.inputs, {item.path: item.sha256 for item in execution.inputs})
+    except ScopeMismatch as error:
+        raise Denied(
+            Code.SCOPE_VIOLATION,
+            str(error),
+            "run it as it was authorized, or ask for an authorization that covers this",
+        ) from error
+    return f"{len(execution.argv)} arguments, cwd {execution.cwd}, uid {execution.uid}, {len(execution.inputs)} inputs"
 
 
 def _some(values: tuple[str, ...] | list[str], what: str) -> str:
@@ -164,9 +170,3 @@ def _some(values: tuple[str, ...] | list[str], what: str) -> str:
 
 def _mismatch(sentence: str, hint: str) -> Denied:
     return Denied(Code.IDENTITY_MISMATCH, sentence, hint)
-
-
-def _outside(sentence: str) -> Denied:
-    return Denied(
-        Code.SCOPE_VIOLATION, sentence, "run it as it was authorized, or ask for an authorization that covers this"
-    )

@@ -8,7 +8,7 @@ from attestd.authorization.artifact import VerifiedArtifact, parse_artifact
 from attestd.codes import Code, Denied
 from attestd.errors import MalformedError, VerificationError
 from attestd.gate.authority import verify_authorization
-from attestd.gate.execution import Execution, require_binding, require_scope, execution_body
+from attestd.gate.execution import Execution, execution_body, require_binding, require_scope
 from attestd.governance.trust import Trust
 from attestd.lineage.entry import EntryType
 from attestd.lineage.receipt import VerifiedReceipt, parse_receipt, verify_receipt
@@ -106,9 +106,13 @@ def _receipt(data: bytes, trust: Trust) -> VerifiedReceipt:
 def _require_here_and_now(verified: VerifiedReceipt, *, host_id: str, boot: str, now: datetime) -> None:
     entry = verified.entry
     if entry.type is not EntryType.DECISION_ALLOW:
-        raise _refused(Code.EVIDENCE_INVALID, f"a receipt for decision.allow is needed, this is for {entry.type.value}")
+        raise _refused(
+            Code.EVIDENCE_INVALID, f"a receipt for decision.allow is needed, this is for {entry.type.value}"
+        )
     if verified.at.host != host_id:
-        raise _refused(Code.IDENTITY_MISMATCH, f"the receipt is of host {verified.at.host}, this host is {host_id}")
+        raise _refused(
+            Code.IDENTITY_MISMATCH, f"the receipt is of host {verified.at.host}, this host is {host_id}"
+        )
     if entry.boot != boot:
         raise _refused(Code.IDENTITY_MISMATCH, f"the receipt is of boot {entry.boot}, this boot is {boot}")
     age = now - parse_time(entry.time)
@@ -123,7 +127,9 @@ def _require_still_approved(verified: VerifiedReceipt, trust: Trust) -> None:
     named = verified.entry.body.get("platform")
     current = trust.platforms.get(_text(named.get("name"))) if isinstance(named, dict) else None
     if current is None or verified.approval is None:
-        raise _refused(Code.GOVERNANCE_MISMATCH, "the platform policy that the receipt names is no longer in force")
+        raise _refused(
+            Code.GOVERNANCE_MISMATCH, "the platform policy that the receipt names is no longer in force"
+        )
     if current.approval_for(verified.approval.pcr_digest, epoch=trust.revocations.epoch) is None:
         raise _refused(
             Code.ENVIRONMENT_UNTRUSTED,
@@ -184,4 +190,6 @@ def _text(value: object) -> str:
 
 
 def _refused(code: Code, sentence: str) -> Denied:
-    return Denied(code, f"the runner refuses: {sentence}", "see attestd why with the decision's id, and the agent's log")
+    return Denied(
+        code, f"the runner refuses: {sentence}", "see attestd why with the decision's id, and the agent's log"
+    )

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from attestd.authorization.dsse import PublicKey
 from attestd.errors import MalformedError
@@ -85,7 +86,9 @@ class AuthorityRule:
         """Whether this rule speaks about running that executable as that user."""
         if self.uids is not None and uid not in self.uids:
             return False
-        return any(executable.startswith(path) if path.endswith("/") else executable == path for path in self.paths)
+        return any(
+            executable.startswith(path) if path.endswith("/") else executable == path for path in self.paths
+        )
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,7 @@ def _absolute(rule: _Rule) -> tuple[str, ...]:
 
 
 def _load(key_id: str, spki: str) -> PublicKey:
-    key = PublicKey.from_der(decode_base64(spki, what="authorities.json: key"))
+    key = PublicKey(decode_base64(spki, what="authorities.json: key"))
     if key.key_id != key_id:
         raise MalformedError(f"authorities.json: key {key_id} has the id {key.key_id}")
     return key
@@ -180,13 +183,15 @@ def _named(ids: list[str], keys: Mapping[str, PublicKey], threshold: int, what: 
     if unknown:
         raise MalformedError(f"authorities.json: {what} names the unknown key {unknown[0]}")
     if len(set(ids)) != len(ids) or threshold > len(ids):
-        raise MalformedError(f"authorities.json: {what} asks for {threshold} of {len(set(ids))} distinct keys")
+        raise MalformedError(
+            f"authorities.json: {what} asks for {threshold} of {len(set(ids))} distinct keys"
+        )
     return tuple(keys[key_id] for key_id in ids)
 
 
 def _tpm_authority(key_id: str, keys: Mapping[str, PublicKey], what: str) -> TpmAuthority:
     (named,) = _named([key_id], keys, 1, f"TPM authority {what!r}")
-    key = named.key
+    key = load_der_public_key(named.spki_der)
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise MalformedError(f"authorities.json: TPM authority {what!r} must be an ECDSA P-256 key")
     return TpmAuthority(key_id=key_id, public=parse_public(authority_public(key)), key=key)

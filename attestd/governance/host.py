@@ -12,7 +12,16 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from attestd.authorization.dsse import parse_envelope, verify_threshold
 from attestd.errors import MalformedError, VerificationError
 from attestd.governance.authorities import Authorities
-from attestd.strict import Base64Bytes, HostId, Sha256Hex, Strict, Utc, decode_base64, parse_canonical, parse_time
+from attestd.strict import (
+    Base64Bytes,
+    HostId,
+    Sha256Hex,
+    Strict,
+    Utc,
+    decode_base64,
+    parse_canonical,
+    parse_time,
+)
 from attestd.tcg.binding import Purpose, extra_data
 from attestd.tcg.nv import counter_public, nv_name
 from attestd.tcg.public import (
@@ -99,7 +108,9 @@ class VerifiedHost:
     enrollers: tuple[str, ...]
 
 
-def parse_host_record(data: bytes, *, authorities: Authorities, revoked_keys: Collection[str]) -> VerifiedHost:
+def parse_host_record(
+    data: bytes, *, authorities: Authorities, revoked_keys: Collection[str]
+) -> VerifiedHost:
     """Parses and verifies one host record.
 
     Checks the enrollers' signatures, that the host-id is that of the EK, that AK and release key are exactly of the

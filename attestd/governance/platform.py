@@ -44,7 +44,9 @@ class _Reference(Strict, frozen=True):
     min_tier: Literal["software", "uncertified", "vtpm", "hardware"]
     pcrs: dict[str, dict[str, list[Sha256Hex]]]
     quorums: _Quorums
-    userspace: Annotated[list[Literal["none", "encrypted-tpm", "ima-appraise", "verity"]], msgspec.Meta(min_length=1)]
+    userspace: Annotated[
+        list[Literal["none", "encrypted-tpm", "ima-appraise", "verity"]], msgspec.Meta(min_length=1)
+    ]
 
 
 class _Approval(Strict, frozen=True):
@@ -228,4 +230,6 @@ def _verify_signature(authority: TpmAuthority, sig: bytes, message: bytes, what:
     try:
         authority.key.verify(sig, message, ec.ECDSA(SHA256()))
     except InvalidSignature as error:
-        raise VerificationError(f"{what} {authority.key_id}: the signature of an approval does not verify") from error
+        raise VerificationError(
+            f"{what} {authority.key_id}: the signature of an approval does not verify"
+        ) from error

@@ -116,7 +116,9 @@ def parse_trust(files: Mapping[str, bytes]) -> Trust:
     if not platforms or not hosts:
         raise MalformedError("trust: at least one platform policy and one host record are needed")
     return Trust(
-        version=authorities.version + revocations.version + sum(policy.version for policy in platforms.values()),
+        version=authorities.version
+        + revocations.version
+        + sum(policy.version for policy in platforms.values()),
         digest=hashlib.sha256(
             canonical({name: hashlib.sha256(data).hexdigest() for name, data in files.items()})
         ).hexdigest(),

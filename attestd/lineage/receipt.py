@@ -118,7 +118,9 @@ def verify_checkpoint(note: UntrustedNote, *, trust: Trust) -> VerifiedCheckpoin
     parse_signature(signature).verify(host.ak, attest)
     quote = parse_attest(attest)
     if not isinstance(quote.body, QuoteInfo):
-        raise VerificationError(f"checkpoint: the quote line holds a {type(quote.body).__name__}, not a quote")
+        raise VerificationError(
+            f"checkpoint: the quote line holds a {type(quote.body).__name__}, not a quote"
+        )
     expected = extra_data(Purpose.CHECKPOINT, host_id=host_id, data=note.text)
     if not hmac.compare_digest(quote.extra_data, expected):
         raise VerificationError("checkpoint: the quote is over another text (its extraData does not match)")
@@ -126,7 +128,12 @@ def verify_checkpoint(note: UntrustedNote, *, trust: Trust) -> VerifiedCheckpoin
     if released:
         verify_ecdsa(note, release_key)
     return VerifiedCheckpoint(
-        checkpoint=checkpoint, host=host_id, log_id=log_id, released=released, quote=quote, quote_info=quote.body
+        checkpoint=checkpoint,
+        host=host_id,
+        log_id=log_id,
+        released=released,
+        quote=quote,
+        quote_info=quote.body,
     )
 
 
@@ -158,7 +165,9 @@ def verify_receipt(receipt: UntrustedReceipt, *, trust: Trust) -> VerifiedReceip
         root=at.checkpoint.root,
     )
     if entry.seq != receipt.proof.index:
-        raise VerificationError(f"receipt: the entry says seq {entry.seq}, its index is {receipt.proof.index}")
+        raise VerificationError(
+            f"receipt: the entry says seq {entry.seq}, its index is {receipt.proof.index}"
+        )
     host = trust.hosts[at.host]
     if not host.not_before <= parse_time(entry.time) < host.not_after:  # 3
         raise VerificationError(f"receipt: at {entry.time} host {at.host} was not enrolled")
@@ -190,7 +199,9 @@ def _require_released(entry: Entry, at: VerifiedCheckpoint, trust: Trust) -> App
         raise VerificationError("receipt: the quote is over other PCRs than the platform policy approves")
     approval = policy.approval_for(info.pcr_digest, epoch=0)
     if approval is None:
-        raise VerificationError("receipt: the quoted platform state is no approved one of the policy it names")
+        raise VerificationError(
+            "receipt: the quoted platform state is no approved one of the policy it names"
+        )
     if witnesses > 0:  # 6
         raise VerificationError(f"receipt: {witnesses} witnesses must have cosigned; local trust knows none")
     return approval

@@ -1,0 +1,146 @@
+"""Where things live: as a service, or all below one state directory; and the configuration that is read there."""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from attestd.client.where import MAX_SOCKET_PATH_BYTES, state_dir
+from attestd.errors import StoreError, UsageError
+from attestd.strict import Strict
+
+__all__ = ["Configuration", "Layout", "find_layout", "load_configuration"]
+
+MAX_CONFIGURATION_BYTES: Final = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Layout:
+    """All paths of one installation.
+
+    Attributes:
+        system: The service's places; otherwise all is below one directory.
+        trust: What agent, runner and verifiers read.
+        authority: Keys of local authorities; the agent never reads it.
+        agent: The agent's state: log, keys, installed authorizations.
+        runner: The runner's own records.
+        tpm: The embedded software TPM's state.
+    """
+
+    system: bool
+    configuration: Path
+    trust: Path
+    authority: Path
+    agent: Path
+    runner: Path
+    tpm: Path
+    agent_socket: Path
+    runner_socket: Path
+
+    @property
+    def log(self) -> Path:
+        """The audit log."""
+        return self.agent / "log.db"
+
+    @property
+    def keys(self) -> Path:
+        """The TPM key blobs and auth values: useless on another TPM, secret on this one."""
+        return self.agent / "keys.json"
+
+    @property
+    def host(self) -> Path:
+        """Which host this is, as the runner knows it: pinned at init, in the runner's own directory."""
+        return self.runner / "host.json"
+
+    @property
+    def authorizations(self) -> Path:
+        """Installed artifacts, below it one directory a user and one for all."""
+        return self.agent / "authorizations"
+
+    def require_short_sockets(self) -> None:
+        """Socket paths that the kernel would refuse.
+
+        Raises:
+            UsageError: A path over 107 bytes.
+        """
+        for path in (self.agent_socket, self.runner_socket):
+            if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+                raise UsageError(
+                    f"socket path {path} has {len(os.fsencode(path))} bytes, Unix sockets allow"
+                    f" {MAX_SOCKET_PATH_BYTES}: choose a shorter --state-dir"
+                )
+
+
+def find_layout(explicit: str | None) -> Layout:
+    """The layout for this user: `--state-dir`, else `ATTESTD_STATE_DIR`, else the user's own, else the system's."""
+    chosen = state_dir(os.fsencode(explicit) if explicit else None, dict(os.environb), os.geteuid())
+    if chosen is None:
+        state = Path("/var/lib/attestd")
+        return Layout(
+            system=True,
+            configuration=Path("/etc/attestd/attestd.toml"),
+            trust=Path("/etc/attestd/trust"),
+            authority=Path("/etc/attestd/authority"),
+            agent=state,
+            runner=Path("/var/lib/attestd-runner"),
+            tpm=state / "tpm",
+            agent_socket=Path("/run/attestd/agent.sock"),
+            runner_socket=Path("/run/attestd-runner/runner.sock"),
+        )
+    top = Path(os.fsdecode(chosen)).absolute()
+    return Layout(
+        system=False,
+        configuration=top / "attestd.toml",
+        trust=top / "trust",
+        authority=top / "authority",
+        agent=top / "agent",
+        runner=top / "runner",
+        tpm=top / "tpm",
+        agent_socket=top / "run" / "agent.sock",
+        runner_socket=top / "run" / "runner.sock",
+    )
+
+
+class Configuration(Strict, frozen=True):
+    """`attestd.toml`. Environment variables `ATTESTD_<NAME>` override it; options override both.
+
+    Attributes:
+        tpm: `embedded`, or a TCTI string such as `device:/dev/tpmrm0`.
+        tpm_deadline_s: How long one TPM command may take before the TPM counts as unavailable.
+        evidence_interval_s: How often the agent takes fresh evidence on its own.
+        max_batch: How many entries one checkpoint may seal.
+    """
+
+    tpm: str = "embedded"
+    tpm_deadline_s: int = 10
+    evidence_interval_s: int = 30
+    max_batch: int = 256
+
+
+def load_configuration(path: Path, environ: Mapping[str, str]) -> Configuration:
+    """Reads the configuration; a missing file means defaults.
+
+    Raises:
+        UsageError: Not TOML, an unknown name, a value of the wrong type.
+        StoreError: It cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_CONFIGURATION_BYTES + 1)
+    except FileNotFoundError:
+        data = b""
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error
+    try:
+        values: dict[str, Any] = tomllib.loads(data.decode("utf-8"))
+        for field in Configuration.__struct_fields__:
+            text = environ.get(f"ATTESTD_{field.upper()}")
+            if text is not None:
+                values[field] = text if field == "tpm" else int(text)
+        return msgspec.convert(values, Configuration, strict=True)
+    except (ValueError, msgspec.ValidationError) as error:
+        raise UsageError(f"{path}: {error}") from error
