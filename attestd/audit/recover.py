@@ -1,0 +1,180 @@
+"""What must hold between log and TPM before an agent serves: "Sealing", step 6.
+
+The log counter and the TPM's clock cannot be taken back with the disk: they are what a restored copy betrays itself by.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from attestd.audit.keys import LogKeys, VerifiedCheckpoint
+from attestd.audit.sealing_tpm import SealingTpm
+from attestd.audit.store import LogStore
+from attestd.errors import MalformedError, RollbackError, VerificationError
+from attestd.lineage.entry import EntryType, parse_entry
+from attestd.tcg.attest import ClockInfo
+from attestd.tlog.tree import leaf_hash
+
+__all__ = ["MAX_COUNTER_JUMP", "Recovery", "recover", "settle_counter", "unsettled_allows", "void_body"]
+
+# TPM 2.0 Part 1, 37.2.7 (orderly NV counters): after a disorderly reset the TPM skips to the end of the interval.
+MAX_COUNTER_JUMP: Final = 255
+
+_REMEDY: Final = "keep this directory as evidence, and start a new log: `attestd init` on the cleared host; see docs/operations.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What `recover` found; all of it is good to go on with.
+
+    Attributes:
+        counter: The TPM's log counter, from which the sealer goes on.
+        voids: Allows that were sealed but never released, for their counter step was missing: the caller lets the
+            runner burn them, and seals a `decision.void` for each (`void_body`).
+        notes: What an auditor should read in the log, for the body of `agent.start`.
+    """
+
+    counter: int
+    voids: tuple[int, ...]
+    notes: tuple[str, ...]
+
+
+def recover(store: LogStore, tpm: SealingTpm, keys: LogKeys, *, clock: ClockInfo) -> Recovery:
+    """Checks a stored log against its TPM, and finishes what a crash interrupted.
+
+    1. The log ends with a checkpoint, whose row, text and tree agree.
+    2. The last checkpoint's signatures verify.
+    3. The TPM's clock is not before that checkpoint's quote, by (resetCount, restartCount, clock) in this order.
+    4. The log counter equals the checkpoint's; or is one below: a crash after the commit, so it is stepped once
+       and the batch's allows are void; or is ahead by at most one orderly interval after a TPM reset or restart.
+
+    Does not read the leaves before the last batch: `verify_log` does, in the background. Does not know what the
+    runner ran of the last batches: see `unsettled_allows`.
+
+    Args:
+        store: The log, opened to append.
+        tpm: Its TPM.
+        keys: The keys of that TPM.
+        clock: The TPM's clock now.
+
+    Raises:
+        RollbackError: One of the checks fails; says what was found, and the remedy.
+        StoreError: The log cannot be read.
+        TpmError: The TPM does not answer as it should.
+    """
+    last = _verified_end(store, keys)  # 1, 2
+    notes = _check_clock(last.clock, clock)  # 3
+    recorded, actual = last.checkpoint.batch.counter, tpm.read_counter()  # 4
+    was_reset = (clock.reset_count, clock.restart_count) != (last.clock.reset_count, last.clock.restart_count)
+    if was_reset and 0 < actual - recorded <= MAX_COUNTER_JUMP:
+        notes.append(f"log counter went from {recorded} to {actual} in a TPM reset without orderly shutdown")
+        return Recovery(actual, (), tuple(notes))
+    settle_counter(tpm, recorded=recorded)
+    if actual == recorded:
+        return Recovery(recorded, (), tuple(notes))
+    batch = last.checkpoint.batch
+    notes.append(
+        f"batch [{batch.first}, {last.checkpoint.size}) was committed but not counted: its allows are void"
+    )
+    return Recovery(recorded, tuple(_allows(store, batch.first, last.checkpoint.size)), tuple(notes))
+
+
+def settle_counter(tpm: SealingTpm, *, recorded: int) -> int:
+    """Brings the log counter to the value of the last checkpoint, which it may be one short of.
+
+    Raises:
+        RollbackError: It has any other value.
+    """
+    actual = tpm.read_counter()
+    if actual == recorded - 1:
+        actual = tpm.step_counter()
+    if actual != recorded:
+        what = (
+            "rolled back, or another copy of it is in use" if actual > recorded else "not of this TPM counter"
+        )
+        raise RollbackError(
+            f"the last checkpoint says log counter {recorded}, the TPM says {actual}: the log was {what}; {_REMEDY}"
+        )
+    return actual
+
+
+def unsettled_allows(store: LogStore, *, since: str) -> list[int]:
+    """Allows of which the log does not say whether they ran: a crash may have come between sealing and release.
+
+    The caller asks the runner about each (it burns what has not run), and seals a `decision.void` for the burned.
+
+    Args:
+        store: The log.
+        since: Log time (six fractional digits) before which no receipt can still be accepted by the runner.
+
+    Raises:
+        StoreError: The log cannot be read.
+    """
+    allows: set[int] = set()
+    settled: set[int] = set()
+    stop = store.size
+    while stop and (checkpoint := store.checkpoint_covering(stop - 1)):
+        for seq, data in store.entries(checkpoint.first, stop):
+            entry = parse_entry(data)
+            if entry.type is EntryType.DECISION_ALLOW:
+                allows.add(seq)
+            elif entry.type in {EntryType.DECISION_VOID, EntryType.EXECUTION_START}:
+                settled.add(entry.body["seq"])
+            last_time = entry.time
+        if last_time < since:
+            break
+        stop = checkpoint.first
+    return sorted(allows - settled)
+
+
+def void_body(store: LogStore, seq: int, *, reason: str) -> Mapping[str, Any]:
+    """The body of the `decision.void` for an allow: its seq, its id, and why it was not released."""
+    return {"seq": seq, "id": leaf_hash(store.entry(seq)).hex(), "reason": reason}
+
+
+def _verified_end(store: LogStore, keys: LogKeys) -> VerifiedCheckpoint:
+    frontier, stored = store.tail().frontier, store.last_checkpoint()
+    if stored is None:
+        raise RollbackError(
+            f"the audit log is empty, but `init` seals its first entry: it was truncated; {_REMEDY}"
+        )
+    try:
+        last = keys.verify(stored.note)
+    except (MalformedError, VerificationError) as error:
+        raise RollbackError(f"the last checkpoint does not verify: {error}; {_REMEDY}") from error
+    checkpoint = last.checkpoint
+    row = (stored.size, stored.first, stored.mode, stored.counter)
+    if row != (checkpoint.size, checkpoint.batch.first, checkpoint.batch.mode, checkpoint.batch.counter):
+        raise RollbackError(f"the last checkpoint's row {row} is not what its signed text says; {_REMEDY}")
+    if frontier.root() != checkpoint.root:
+        raise RollbackError(
+            f"the stored tree of {frontier.size} leaves has root {frontier.root().hex()}, the last checkpoint "
+            f"signs {checkpoint.root.hex()}: nodes were edited; {_REMEDY}"
+        )
+    return last
+
+
+def _check_clock(then: ClockInfo, now: ClockInfo) -> list[str]:
+    if now.reset_count < then.reset_count:
+        raise RollbackError(
+            f"the TPM's reset count went from {then.reset_count} to {now.reset_count}: the TPM was cleared, "
+            "its keys are gone; enrol this host again with `attestd init`"
+        )
+    order_then = (then.reset_count, then.restart_count, then.clock)
+    order_now = (now.reset_count, now.restart_count, now.clock)
+    if order_now < order_then:
+        raise RollbackError(
+            f"the TPM's (reset count, restart count, clock) went back from {order_then} to {order_now}: "
+            f"the TPM's state was restored from a copy; {_REMEDY}"
+        )
+    return (
+        []
+        if now.safe
+        else ["the TPM does not vouch for its clock (safe = 0): it lost power without shutdown"]
+    )
+
+
+def _allows(store: LogStore, start: int, stop: int) -> list[int]:
+    return [
+        seq for seq, data in store.entries(start, stop) if parse_entry(data).type is EntryType.DECISION_ALLOW
+    ]

@@ -1,0 +1,233 @@
+"""The log's SQLite file: its schema, and the three ways to get a connection to it.
+
+Append-only is in the schema: a trigger aborts each UPDATE and DELETE, and each INSERT that would replace a row.
+"""
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from typing import Final
+from urllib.parse import quote
+
+from attestd.errors import RollbackError, StoreError
+
+__all__ = ["create", "open_log", "open_log_readonly"]
+
+APPLICATION_ID: Final = 0x61747464  # "attd", see file(1)
+BUSY_TIMEOUT_S: Final = 5.0
+
+_TABLES: Final = {
+    "log": """CREATE TABLE log (
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        origin TEXT NOT NULL,
+        host_id TEXT NOT NULL,
+        log_id TEXT NOT NULL,
+        created TEXT NOT NULL
+    ) STRICT""",
+    "leaves": """CREATE TABLE leaves (
+        seq INTEGER PRIMARY KEY,
+        entry BLOB NOT NULL CHECK (length(entry) BETWEEN 2 AND 65535)
+    ) STRICT""",
+    # Roots of complete subtrees; level 0 is the leaf hashes, by which decisions are found.
+    "nodes": """CREATE TABLE nodes (
+        level INTEGER NOT NULL,
+        idx INTEGER NOT NULL,
+        hash BLOB NOT NULL CHECK (length(hash) = 32),
+        PRIMARY KEY (level, idx)
+    ) STRICT, WITHOUT ROWID""",
+    # One batch each: the leaves [first, size). The counter is 16 hex digits: SQLite has no unsigned 64-bit integer.
+    "checkpoints": """CREATE TABLE checkpoints (
+        size INTEGER PRIMARY KEY,
+        first INTEGER NOT NULL CHECK (first < size),
+        mode TEXT NOT NULL CHECK (mode IN ('release', 'record')),
+        counter TEXT NOT NULL CHECK (length(counter) = 16),
+        note BLOB NOT NULL
+    ) STRICT""",
+    # Use n of an artifact went to the decision.allow at seq.
+    "charges": """CREATE TABLE charges (
+        artifact TEXT NOT NULL,
+        n INTEGER NOT NULL CHECK (n >= 1),
+        seq INTEGER NOT NULL,
+        PRIMARY KEY (artifact, n)
+    ) STRICT, WITHOUT ROWID""",
+    # What the runner spooled is sealed once, however often it is delivered.
+    "spooled": """CREATE TABLE spooled (
+        source TEXT NOT NULL,
+        id INTEGER NOT NULL,
+        seq INTEGER NOT NULL,
+        PRIMARY KEY (source, id)
+    ) STRICT, WITHOUT ROWID""",
+}
+
+_INDEXES: Final = {
+    "leaf_by_hash": "CREATE INDEX leaf_by_hash ON nodes (hash) WHERE level = 0",
+    "charge_by_seq": "CREATE UNIQUE INDEX charge_by_seq ON charges (seq)",
+}
+
+_KEYS: Final = {
+    "log": ("id",),
+    "leaves": ("seq",),
+    "nodes": ("level", "idx"),
+    "checkpoints": ("size",),
+    "charges": ("artifact", "n"),
+    "spooled": ("source", "id"),
+}
+
+
+def _triggers() -> dict[str, str]:
+    triggers = {}
+    for table, key in _KEYS.items():
+        for verb in ("UPDATE", "DELETE"):
+            name = f"{table}_no_{verb.lower()}"
+            triggers[name] = (
+                f"CREATE TRIGGER {name} BEFORE {verb} ON {table} "
+                f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
+            )
+        # INSERT OR REPLACE deletes without asking the DELETE trigger (unless recursive_triggers is on).
+        same = " AND ".join(f"{column} = NEW.{column}" for column in key)
+        name = f"{table}_no_replace"
+        triggers[name] = (
+            f"CREATE TRIGGER {name} BEFORE INSERT ON {table} "  # noqa: S608 - names from the table above
+            f"WHEN EXISTS (SELECT 1 FROM {table} WHERE {same}) "
+            f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
+        )
+    return triggers
+
+
+_OBJECTS: Final = {**_TABLES, **_INDEXES, **_triggers()}
+SCHEMA_VERSION: Final = 1
+
+
+def create(path: str, *, origin: str, host_id: str, log_id: str, created: str) -> None:
+    """Creates an empty log; the file appears whole or not at all, and an existing one is never touched.
+
+    Args:
+        path: Where; its directory exists.
+        origin: The checkpoint origin, `attestd/<host-id>/<log-id>`.
+        host_id: 64 hex digits.
+        log_id: This incarnation of the host's log.
+        created: RFC 3339 UTC.
+
+    Raises:
+        StoreError: The file exists, or cannot be written.
+    """
+    draft = f"{path}.new"
+    with _translated(f"cannot create the audit log {path}"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(draft)  # left by a crash of an earlier `create`
+        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        connection = sqlite3.connect(draft)
+        try:
+            connection.execute("PRAGMA synchronous = FULL")
+            _migrate(connection)
+            connection.execute(
+                "INSERT INTO log (id, origin, host_id, log_id, created) VALUES (1, ?, ?, ?, ?)",
+                (origin, host_id, log_id, created),
+            )
+            connection.commit()
+            connection.execute("PRAGMA journal_mode = WAL")
+        finally:
+            connection.close()
+        os.link(draft, path)  # unlike rename: fails if a log is there
+        os.unlink(draft)
+        _sync_directory(os.path.dirname(path) or ".")
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    # Imported here, not by everyone who opens a log: it costs 0.1 s and some megabytes.
+    from sqlite_utils import Database, Migrations  # noqa: PLC0415
+
+    migrations = Migrations("attestd.audit")
+
+    @migrations()
+    def v1(db: Database) -> None:
+        for statement in _OBJECTS.values():
+            db.execute(statement)
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    migrations.apply(Database(connection, execute_plugins=False))  # plugins are code from anywhere
+
+
+def open_log(path: str) -> sqlite3.Connection:
+    """Opens a log to read and append.
+
+    The connection may move between threads but must not be used by two at once.
+
+    Raises:
+        StoreError: Not there, not readable, not an attestd log, or of another schema version.
+        RollbackError: The schema was edited, for example an append-only trigger dropped.
+    """
+    return _open(path, "rw")
+
+
+def open_log_readonly(path: str) -> sqlite3.Connection:
+    """Opens a log to read; a running agent may append meanwhile.
+
+    Raises:
+        StoreError: Not there, not readable, not an attestd log, or of another schema version.
+        RollbackError: The schema was edited, for example an append-only trigger dropped.
+    """
+    return _open(path, "ro")
+
+
+def _open(path: str, mode: str) -> sqlite3.Connection:
+    with _translated(f"cannot open the audit log {path}"):
+        connection = sqlite3.connect(
+            f"file:{quote(os.path.abspath(path))}?mode={mode}",
+            uri=True,
+            timeout=BUSY_TIMEOUT_S,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        try:
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA trusted_schema = OFF")
+            connection.execute("PRAGMA recursive_triggers = ON")
+            _check_schema(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def _check_schema(connection: sqlite3.Connection, path: str) -> None:
+    application_id = connection.execute("PRAGMA application_id").fetchone()[0]
+    if application_id != APPLICATION_ID:
+        raise StoreError(f"{path} is not an attestd audit log (application id {application_id:#x})")
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version != SCHEMA_VERSION:
+        raise StoreError(f"{path} has schema version {version}, this attestd reads version {SCHEMA_VERSION}")
+    # A trigger of someone else's would run in our transactions; one of ours may be missing.
+    found = dict(
+        connection.execute(
+            "SELECT name, sql FROM sqlite_schema"
+            " WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND tbl_name <> '_sqlite_migrations'"
+        )
+    )
+    if found != _OBJECTS:
+        differing = sorted(
+            name for name in found.keys() | _OBJECTS.keys() if found.get(name) != _OBJECTS.get(name)
+        )
+        raise RollbackError(
+            f"{path}: the schema was edited ({', '.join(differing)}): restore it from a backup"
+        )
+    if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        raise RollbackError(f"{path}: the journal mode was changed from WAL: restore it from a backup")
+
+
+@contextlib.contextmanager
+def _translated(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise StoreError(f"{what}: {error}") from error
+
+
+def _sync_directory(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

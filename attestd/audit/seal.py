@@ -1,0 +1,385 @@
+"""Sealing: what is decided becomes a leaf under a TPM-signed checkpoint before anything is released.
+
+This is "Sealing" of the architecture, steps 1 to 4, in its order and with its numbers. `CRASH_POINTS` are the places
+where a crash leaves a different state behind; `recover` knows each of them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+
+from attestd.audit.keys import LogKeys
+from attestd.audit.recover import settle_counter
+from attestd.audit.sealing_tpm import QuoteEvidence, SealingTpm
+from attestd.audit.store import LogStore, SealedBatch, Spooled, Tail
+from attestd.codes import Code, Denial
+from attestd.errors import (
+    AttestdError,
+    MalformedError,
+    RollbackError,
+    TpmError,
+    TpmRefusedError,
+    UsageError,
+)
+from attestd.lineage.entry import MAX_ENTRY_BYTES, EntryType, format_entry
+from attestd.strict import format_time_us
+from attestd.tcg.binding import Purpose, extra_data
+from attestd.tcg.quote import join_quote
+from attestd.tlog.checkpoint import Batch, BatchMode, Checkpoint
+from attestd.tlog.note import NoteSignature, format_note
+from attestd.tlog.proof import TlogProof, format_proof
+from attestd.tlog.tree import Frontier, Node, inclusion_proof, leaf_hash
+
+__all__ = ["CRASH_POINTS", "MAX_BODY_BYTES", "Charge", "Pending", "SealResult", "Sealed", "Sealer"]
+
+CRASH_POINTS: Final = ("charged", "release_signed", "quoted", "committed", "stepped")
+
+# Leaves room for the entry's other members, and for the code, sentence and hint by which an allow becomes a denial.
+MAX_BODY_BYTES: Final = MAX_ENTRY_BYTES - 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """One use of an artifact, which may be used `max_uses` times (None: without limit)."""
+
+    artifact_id: str
+    max_uses: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An entry that waits to be sealed.
+
+    Attributes:
+        type: What happened.
+        body: What the type defines.
+        charge: The use that a `decision.allow` costs; of no other type.
+        to_denial: Gives the body of the `decision.deny` that a `decision.allow` becomes if its uses are exhausted
+            or the TPM refuses. Must not raise.
+        spooled: Where it was spooled, so that it is sealed once.
+    """
+
+    type: EntryType
+    body: Mapping[str, Any]
+    charge: Charge | None = None
+    to_denial: Callable[[Denial], Mapping[str, Any]] | None = None
+    spooled: Spooled | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses what could not be sealed: here it concerns one request, in the batch it would concern all.
+
+        Raises:
+            UsageError: An allow without charge or `to_denial`, or another type with them.
+            MalformedError: The body is larger than MAX_BODY_BYTES, or is not JSON.
+        """
+        allow = self.type is EntryType.DECISION_ALLOW
+        if (self.charge is not None) != allow or (self.to_denial is not None) != allow:
+            raise UsageError(
+                f"{self.type}: charge and to_denial belong to a decision.allow, and to nothing else"
+            )
+        try:
+            size = len(msgspec.json.encode(self.body))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise MalformedError(f"the body of a {self.type} is not JSON: {error}") from error
+        if size > MAX_BODY_BYTES:
+            raise MalformedError(f"the body of a {self.type} has {size} bytes, the limit is {MAX_BODY_BYTES}")
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """What a pending entry became.
+
+    Attributes:
+        seq: The leaf index.
+        type: As asked for, or `decision.deny` where a `decision.allow` could not be.
+        entry: The leaf's exact bytes.
+        leaf_hash: The id of a decision, as bytes.
+        denial: Why an allow became a denial, else None.
+    """
+
+    seq: int
+    type: EntryType
+    entry: bytes
+    leaf_hash: bytes
+    denial: Denial | None
+
+
+@dataclass(frozen=True, slots=True)
+class SealResult:
+    """A sealed batch. To have one is to have passed step 4: receipts may be handed out.
+
+    Attributes:
+        sealed: One for each pending entry, in order.
+        checkpoint: What was signed.
+        note: The signed checkpoint.
+        quote: The TPM's quote over it.
+        unreleased: Allows of an earlier batch that was committed although sealing it raised: the caller released
+            none of them, lets the runner burn them, and seals a `decision.void` for each.
+    """
+
+    sealed: tuple[Sealed, ...]
+    checkpoint: Checkpoint
+    note: bytes
+    quote: QuoteEvidence
+    unreleased: tuple[int, ...]
+    _nodes: Mapping[tuple[int, int], bytes]
+
+    def receipt(self, index: int) -> bytes:
+        """The receipt of `sealed[index]`: a tlog-proof with this checkpoint."""
+        sealed = self.sealed[index]
+        proof = inclusion_proof(sealed.seq, self.checkpoint.size, lambda level, idx: self._nodes[level, idx])
+        return format_proof(TlogProof(sealed.entry, sealed.seq, tuple(proof), self.note))
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A pending entry with its outcome so far: `charge` is the use's number, if it is an allow."""
+
+    type: EntryType
+    body: Mapping[str, Any]
+    charge: tuple[str, int] | None = None
+    denial: Denial | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Tree:
+    """The log with a batch of drafts, in memory."""
+
+    drafts: Sequence[_Draft]
+    entries: list[bytes]
+    leaf_hashes: list[bytes]
+    frontier: Frontier
+    nodes: list[Node]
+    checkpoint: Checkpoint
+    time: str
+
+
+class Sealer:
+    """Seals batches, one at a time, from one thread at a time.
+
+    If `seal` raises, nothing of its batch may be released; the next call finds out how far the failed one came.
+    A `RollbackError` is final: give up this sealer, and serve again only after `recover`.
+    """
+
+    def __init__(
+        self,
+        store: LogStore,
+        tpm: SealingTpm,
+        keys: LogKeys,
+        *,
+        counter: int,
+        crash_point: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Takes over a log.
+
+        Args:
+            store: The log, opened to append.
+            tpm: Its TPM, with the approval in force.
+            keys: The keys with which that TPM signs.
+            counter: The TPM's log counter, as `recover` found it; for a new log, as it is.
+            crash_point: Called at each of `CRASH_POINTS`, for tests.
+
+        Raises:
+            UsageError: The keys are another log's.
+            RollbackError: The log does not end with a checkpoint.
+            StoreError: The log cannot be read.
+        """
+        if keys.origin != store.origin:
+            raise UsageError(f"keys of {keys.origin} cannot seal {store.origin}")
+        self._store, self._tpm, self._keys = store, tpm, keys
+        self._tail = store.tail()
+        self._counter = counter
+        self._crash_point = crash_point
+        self._in_flight: _Tree | None = None
+        self._unreleased: list[int] = []
+
+    def seal(self, pendings: Sequence[Pending], *, now: datetime, boot: str) -> SealResult:
+        """Seals one batch, whose decisions are all of one platform policy version.
+
+        Args:
+            pendings: What waits; at least one.
+            now: The time, trusted by the caller; if the log is ahead of it, the log's last time is used.
+            boot: The kernel's boot id.
+
+        Raises:
+            TpmUnavailableError: The TPM does not answer.
+            TpmError: It answers, but not with what it should.
+            StoreError: The log cannot be written.
+            RollbackError: The counter, or the stored log, is not where it must be.
+        """
+        if not pendings:
+            raise UsageError("nothing to seal")
+        if self._in_flight:  # The last call raised, maybe after its commit.
+            self._settle(self._in_flight)
+
+        # 1. Charge the uses, and compute the new root in memory. The checkpoint names the batch and the counter's
+        #    value plus one. The release key signs it if some decision allows, then the attestation key quotes it.
+        drafts = self._charge(pendings)
+        time = max(format_time_us(now), self._tail.time)
+        tree = self._grow(drafts, time=time, boot=boot)
+        self._crash_point("charged")
+        try:
+            note, quote = self._sign(tree.checkpoint)
+        except TpmRefusedError as refusal:
+            # 2. Each allow becomes a denial; the leaves are rebuilt and sealed by the quote alone. (A signature
+            #    that the release key made before the quote showed another state is dropped: no receipt without
+            #    an approved quote over the same text is valid.)
+            drafts = _deny_allows(pendings, drafts, refusal)
+            tree = self._grow(drafts, time=time, boot=boot)
+            note, quote = self._sign(tree.checkpoint)
+
+        # 3. Leaves, nodes, charges and checkpoint in one transaction. From here until it has returned nobody
+        #    knows whether the batch is in the log: `_settle` and `recover` find out.
+        self._in_flight = tree
+        self._commit(pendings, tree, note)
+        self._crash_point("committed")
+
+        # 4. Step the counter. Only then may anyone see a receipt.
+        expected = tree.checkpoint.batch.counter
+        counter = self._tpm.step_counter()
+        if counter != expected:
+            raise RollbackError(
+                f"the TPM's log counter went to {counter}, the checkpoint says {expected}: someone else steps it, "
+                "or another copy of this log is in use"
+            )
+        self._crash_point("stepped")
+        return self._finish(tree, note, quote)
+
+    def _charge(self, pendings: Sequence[Pending]) -> list[_Draft]:
+        drafts: list[_Draft] = []
+        uses: dict[str, int] = {}
+        for pending in pendings:
+            charge = pending.charge
+            if charge is None:
+                drafts.append(_Draft(pending.type, pending.body))
+                continue
+            used = uses.setdefault(charge.artifact_id, self._store.uses(charge.artifact_id))
+            if charge.max_uses is not None and used >= charge.max_uses:
+                drafts.append(_deny(pending, _exhausted(charge, used)))
+                continue
+            uses[charge.artifact_id] = used + 1
+            drafts.append(_Draft(pending.type, pending.body, (charge.artifact_id, used + 1)))
+        return drafts
+
+    def _grow(self, drafts: Sequence[_Draft], *, time: str, boot: str) -> _Tree:
+        frontier = self._tail.frontier
+        first = frontier.size
+        entries = [
+            format_entry(type_=draft.type, time=time, seq=seq, boot=boot, body=dict(draft.body))
+            for seq, draft in enumerate(drafts, first)
+        ]
+        leaf_hashes = [leaf_hash(entry) for entry in entries]
+        grown, nodes = frontier.append(leaf_hashes)
+        mode = BatchMode.RELEASE if any(draft.charge for draft in drafts) else BatchMode.RECORD
+        checkpoint = Checkpoint(
+            origin=self._keys.origin,
+            size=grown.size,
+            root=grown.root(),
+            batch=Batch(first=first, mode=mode, counter=self._counter + 1),
+        )
+        return _Tree(drafts, entries, leaf_hashes, grown, nodes, checkpoint, time)
+
+    def _sign(self, checkpoint: Checkpoint) -> tuple[bytes, QuoteEvidence]:
+        text, keys = checkpoint.text(), self._keys
+        release = checkpoint.batch.mode is BatchMode.RELEASE
+        lines = []
+        if release:
+            lines.append(NoteSignature(keys.origin, keys.release.key_id, self._tpm.sign_release(text)))
+            self._crash_point("release_signed")
+        quote = self._tpm.quote(extra_data(Purpose.CHECKPOINT, host_id=keys.host_id, data=text))
+        self._crash_point("quoted")
+        if release and not quote.approved:
+            raise TpmRefusedError("the quote shows PCRs that are not the approved ones")
+        payload = join_quote(quote.attest, quote.signature)
+        try:
+            note = format_note(text, [*lines, NoteSignature(keys.origin, keys.attestation.key_id, payload)])
+            keys.verify(note)  # A fault of the TPM must not become a log that nothing can be appended to.
+        except AttestdError as error:
+            raise TpmError(f"the TPM's signatures over the checkpoint do not verify: {error}") from error
+        return note, quote
+
+    def _commit(self, pendings: Sequence[Pending], tree: _Tree, note: bytes) -> None:
+        first = tree.checkpoint.batch.first
+        self._store.commit(
+            SealedBatch(
+                checkpoint=tree.checkpoint,
+                note=note,
+                entries=tree.entries,
+                nodes=tree.nodes,
+                charges=[
+                    (*draft.charge, seq) for seq, draft in enumerate(tree.drafts, first) if draft.charge
+                ],
+                spooled=[(item.spooled, seq) for seq, item in enumerate(pendings, first) if item.spooled],
+            )
+        )
+
+    def _finish(self, tree: _Tree, note: bytes, quote: QuoteEvidence) -> SealResult:
+        """The batch is sealed: the next one continues from it."""
+        before = self._tail.frontier
+        self._tail = Tail(tree.frontier, tree.time)
+        self._counter = tree.checkpoint.batch.counter
+        self._in_flight = None
+        unreleased, self._unreleased = tuple(self._unreleased), []
+        sealed = (
+            Sealed(seq, draft.type, entry, hash_, draft.denial)
+            for seq, draft, entry, hash_ in zip(
+                range(before.size, tree.frontier.size),
+                tree.drafts,
+                tree.entries,
+                tree.leaf_hashes,
+                strict=True,
+            )
+        )
+        nodes = _frontier_nodes(before) | {(node.level, node.index): node.hash for node in tree.nodes}
+        return SealResult(tuple(sealed), tree.checkpoint, note, quote, unreleased, nodes)
+
+    def _settle(self, tree: _Tree) -> None:
+        """Finds out how far a call came that raised: as `recover` does after a crash."""
+        tail = self._store.tail()
+        first = tree.checkpoint.batch.first
+        if tail.frontier == tree.frontier:
+            self._counter = settle_counter(self._tpm, recorded=tree.checkpoint.batch.counter)
+            self._unreleased += [seq for seq, draft in enumerate(tree.drafts, first) if draft.charge]
+        elif tail.frontier != self._tail.frontier:
+            raise RollbackError("the stored log changed under the sealer: another process writes to it")
+        self._tail, self._in_flight = tail, None
+
+
+def _deny_allows(
+    pendings: Sequence[Pending], drafts: Sequence[_Draft], refusal: TpmRefusedError
+) -> list[_Draft]:
+    denial = Denial(
+        Code.ENVIRONMENT_UNTRUSTED,
+        f"expected the TPM to release in an approved platform state, found that it refuses: {refusal}",
+        "`attestd platform show` compares the PCRs with the approved ones; an authority can approve this state",
+    )
+    return [
+        _deny(pending, denial) if draft.charge else draft
+        for pending, draft in zip(pendings, drafts, strict=True)
+    ]
+
+
+def _deny(pending: Pending, denial: Denial) -> _Draft:
+    if pending.to_denial is None:
+        raise UsageError(f"a {pending.type} cannot become a denial")
+    return _Draft(EntryType.DECISION_DENY, pending.to_denial(denial), denial=denial)
+
+
+def _exhausted(charge: Charge, used: int) -> Denial:
+    return Denial(
+        Code.USES_EXHAUSTED,
+        f"expected at most {charge.max_uses} uses of artifact {charge.artifact_id}, found {used} already sealed",
+        "ask the authority for a new authorization: `attestd authorization issue --help`",
+    )
+
+
+def _frontier_nodes(frontier: Frontier) -> dict[tuple[int, int], bytes]:
+    """The frontier's hashes by where they stand in the tree: level `l` for each 1 bit `l` of its size."""
+    levels = [level for level in range(frontier.size.bit_length() - 1, -1, -1) if frontier.size >> level & 1]
+    return {
+        (level, (frontier.size >> level) - 1): hash_
+        for level, hash_ in zip(levels, frontier.hashes, strict=True)
+    }

@@ -1,0 +1,339 @@
+"""The log as stored: what the sealer commits, and what everyone reads."""
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, Self
+
+from attestd.audit.schema import open_log, open_log_readonly
+from attestd.errors import RollbackError, StoreError, UsageError
+from attestd.lineage.entry import parse_entry
+from attestd.tlog.checkpoint import BatchMode, Checkpoint
+from attestd.tlog.proof import TlogProof, format_proof
+from attestd.tlog.tree import Frontier, Node, inclusion_proof
+
+__all__ = ["LogStore", "SealedBatch", "Spooled", "StoredCheckpoint", "Tail"]
+
+_CHUNK: Final = 4096
+
+
+class Connection(Protocol):
+    """The part of `sqlite3.Connection` that is used here, so that tests can make every write fail."""
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ..., /) -> sqlite3.Cursor:
+        """Runs one statement."""
+
+    def executemany(self, sql: str, parameters: Any, /) -> sqlite3.Cursor:
+        """Runs one statement for each row."""
+
+    def close(self) -> None:
+        """Closes the connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spooled:
+    """Names one thing that another process spooled for the log: (source, id) is sealed at most once."""
+
+    source: str
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class SealedBatch:
+    """What one transaction commits.
+
+    Attributes:
+        checkpoint: Of the log with this batch; its batch line names the first leaf, mode and counter.
+        note: The signed checkpoint.
+        entries: The new leaves.
+        nodes: The tree nodes that they complete, leaf hashes included.
+        charges: (artifact id, number of the use, seq).
+        spooled: (what was spooled, seq).
+    """
+
+    checkpoint: Checkpoint
+    note: bytes
+    entries: Sequence[bytes]
+    nodes: Sequence[Node]
+    charges: Sequence[tuple[str, int, int]] = ()
+    spooled: Sequence[tuple[Spooled, int]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCheckpoint:
+    """A row of the checkpoints: the batch is the leaves [first, size)."""
+
+    size: int
+    first: int
+    mode: BatchMode
+    counter: int
+    note: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """What the next batch continues.
+
+    Attributes:
+        frontier: The tree.
+        time: Of the last entry, or "" if there is none.
+    """
+
+    frontier: Frontier
+    time: str
+
+
+class LogStore:
+    """One log's file. Not for use by two threads at once; readers open their own.
+
+    Attributes:
+        origin: The checkpoint origin, also the name of the keys that sign.
+        host_id: 64 hex digits.
+        log_id: The log's incarnation.
+        created: RFC 3339 UTC.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        """Takes a connection from `attestd.audit.schema`, and owns it from now on."""
+        self._connection = connection
+        row = self._row("SELECT origin, host_id, log_id, created FROM log")
+        if row is None:
+            raise RollbackError("the audit log does not say whose it is: its row in table log is gone")
+        self.origin, self.host_id, self.log_id, self.created = (str(value) for value in row)
+
+    @classmethod
+    def open(cls, path: str, *, readonly: bool = False) -> Self:
+        """Opens a log.
+
+        Raises:
+            StoreError: Not there, not readable, not an attestd log, or of another schema version.
+            RollbackError: The schema was edited.
+        """
+        return cls(open_log_readonly(path) if readonly else open_log(path))
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._connection.close()
+
+    # What the sealer uses.
+
+    def tail(self) -> Tail:
+        """Where the log ends.
+
+        Raises:
+            RollbackError: Leaves that no checkpoint covers, or fewer leaves than the last one covers: one
+                transaction writes both, so this is tampering, never a crash.
+            StoreError: The log cannot be read.
+        """
+        row = self._row("SELECT max(seq) FROM leaves")
+        leaves = 0 if row is None or row[0] is None else int(row[0]) + 1
+        size = self.size
+        if leaves != size:
+            raise RollbackError(
+                f"the audit log has {leaves} leaves, its last checkpoint covers {size}: rows were deleted or added"
+            )
+        time = parse_entry(self.entry(size - 1)).time if size else ""
+        return Tail(Frontier.load(size, self.node), time)
+
+    def commit(self, batch: SealedBatch) -> None:
+        """Appends one batch: leaves, nodes, charges and checkpoint in one transaction, durable on return.
+
+        Raises:
+            StoreError: It failed, **or may have**: whether the batch is in the log only `tail` can tell. Also if
+                the log does not end where the batch begins: another process has appended.
+        """
+        checkpoint, first = batch.checkpoint, batch.checkpoint.batch.first
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._require_end(first, checkpoint.size - len(batch.entries))
+            many = self._connection.executemany
+            many("INSERT INTO leaves (seq, entry) VALUES (?, ?)", enumerate(batch.entries, first))
+            many("INSERT INTO nodes (level, idx, hash) VALUES (?, ?, ?)", batch.nodes)
+            many("INSERT INTO charges (artifact, n, seq) VALUES (?, ?, ?)", batch.charges)
+            many(
+                "INSERT INTO spooled (source, id, seq) VALUES (?, ?, ?)",
+                [(item.source, item.id, seq) for item, seq in batch.spooled],
+            )
+            self._connection.execute(
+                "INSERT INTO checkpoints (size, first, mode, counter, note) VALUES (?, ?, ?, ?, ?)",
+                (
+                    checkpoint.size,
+                    first,
+                    checkpoint.batch.mode,
+                    f"{checkpoint.batch.counter:016x}",
+                    batch.note,
+                ),
+            )
+            self._connection.execute("COMMIT")
+        except (sqlite3.Error, StoreError) as error:
+            with contextlib.suppress(
+                sqlite3.Error
+            ):  # after a COMMIT that failed there may be nothing to roll back
+                self._connection.execute("ROLLBACK")
+            raise StoreError(f"cannot append to the audit log: {error}") from error
+
+    def uses(self, artifact_id: str) -> int:
+        """How often an artifact was charged.
+
+        Raises:
+            StoreError: The log cannot be read.
+        """
+        row = self._row("SELECT max(n) FROM charges WHERE artifact = ?", artifact_id)
+        return 0 if row is None or row[0] is None else int(row[0])
+
+    def spooled(self, item: Spooled) -> int | None:
+        """The leaf that something spooled became, None if it is not sealed yet.
+
+        Raises:
+            StoreError: The log cannot be read.
+        """
+        row = self._row("SELECT seq FROM spooled WHERE source = ? AND id = ?", item.source, item.id)
+        return None if row is None else int(row[0])
+
+    # What readers use.
+
+    @property
+    def size(self) -> int:
+        """The number of leaves that checkpoints cover."""
+        checkpoint = self.last_checkpoint()
+        return checkpoint.size if checkpoint else 0
+
+    def node(self, level: int, index: int) -> bytes:
+        """The root of a complete subtree: a `tlog.tree.NodeSource`.
+
+        Raises:
+            RollbackError: It is not stored.
+            StoreError: The log cannot be read.
+        """
+        row = self._row("SELECT hash FROM nodes WHERE level = ? AND idx = ?", level, index)
+        if row is None:
+            raise RollbackError(
+                f"the audit log's tree has no node {index} at level {level}: rows were deleted"
+            )
+        return bytes(row[0])
+
+    def nodes(self, level: int, start: int, stop: int) -> list[Node]:
+        """The stored nodes of one level with start <= index < stop, in order.
+
+        Raises:
+            StoreError: The log cannot be read.
+        """
+        query = "SELECT level, idx, hash FROM nodes WHERE level = ? AND idx >= ? AND idx < ? ORDER BY idx"
+        return [Node._make(row) for row in self._rows(query, level, start, stop)]
+
+    def entry(self, seq: int) -> bytes:
+        """The exact bytes of one entry.
+
+        Raises:
+            UsageError: There is no such entry.
+            StoreError: The log cannot be read.
+        """
+        row = self._row("SELECT entry FROM leaves WHERE seq = ?", seq)
+        if row is None:
+            raise UsageError(f"the audit log has no entry {seq}, it has {self.size} entries")
+        return bytes(row[0])
+
+    def entries(self, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
+        """(seq, entry) of the leaves [start, stop), in order, however many there are: memory stays bounded.
+
+        Raises:
+            StoreError: The log cannot be read.
+        """
+        while start < stop:
+            query = "SELECT seq, entry FROM leaves WHERE seq >= ? AND seq < ? ORDER BY seq LIMIT ?"
+            rows = self._rows(query, start, stop, _CHUNK)
+            if not rows:
+                return
+            yield from rows
+            start = rows[-1][0] + 1
+
+    def find(self, leaf_hash: bytes) -> int | None:
+        """The seq of the entry with this leaf hash, None if there is none.
+
+        Raises:
+            StoreError: The log cannot be read.
+        """
+        row = self._row("SELECT idx FROM nodes WHERE level = 0 AND hash = ?", leaf_hash)
+        return None if row is None else int(row[0])
+
+    def last_checkpoint(self) -> StoredCheckpoint | None:
+        """The newest checkpoint, None in a log that has none yet.
+
+        Raises:
+            StoreError: The log cannot be read.
+        """
+        return self._checkpoint("ORDER BY size DESC LIMIT 1")
+
+    def checkpoint_covering(self, seq: int) -> StoredCheckpoint | None:
+        """The first checkpoint that covers an entry: the one of its batch.
+
+        Raises:
+            StoreError: The log cannot be read.
+        """
+        return self._checkpoint("WHERE size > ? ORDER BY size LIMIT 1", seq)
+
+    def checkpoints(self, start: int = 0, stop: int | None = None) -> Iterator[StoredCheckpoint]:
+        """The checkpoints with start < size <= stop, oldest first.
+
+        Raises:
+            StoreError: The log cannot be read.
+        """
+        last = self.size if stop is None else stop
+        while checkpoint := self._checkpoint(
+            "WHERE size > ? AND size <= ? ORDER BY size LIMIT 1", start, last
+        ):
+            yield checkpoint
+            start = checkpoint.size
+
+    def charges(self, start: int, stop: int) -> list[tuple[int, str, int]]:
+        """(seq, artifact id, number of the use) charged to the leaves [start, stop), in order.
+
+        Raises:
+            StoreError: The log cannot be read.
+        """
+        return self._rows(
+            "SELECT seq, artifact, n FROM charges WHERE seq >= ? AND seq < ? ORDER BY seq", start, stop
+        )
+
+    def receipt(self, seq: int) -> bytes:
+        """The receipt of one entry: a tlog-proof with the checkpoint of its batch.
+
+        Raises:
+            UsageError: There is no such entry.
+            StoreError: The log cannot be read.
+        """
+        entry, checkpoint = self.entry(seq), self.checkpoint_covering(seq)
+        if checkpoint is None:
+            raise RollbackError(f"no checkpoint covers entry {seq}")
+        proof = inclusion_proof(seq, checkpoint.size, self.node)
+        return format_proof(TlogProof(extra=entry, index=seq, proof=tuple(proof), checkpoint=checkpoint.note))
+
+    def _require_end(self, *sizes: int) -> None:
+        row = self._row("SELECT max(seq) + 1 FROM leaves")
+        found = 0 if row is None or row[0] is None else int(row[0])
+        if {found} != set(sizes):
+            raise StoreError(f"the log has {found} leaves, the batch was made for one of {sizes}")
+
+    def _checkpoint(self, clause: str, *parameters: Any) -> StoredCheckpoint | None:
+        row = self._row(f"SELECT size, first, mode, counter, note FROM checkpoints {clause}", *parameters)  # noqa: S608
+        if row is None:
+            return None
+        try:
+            return StoredCheckpoint(
+                int(row[0]), int(row[1]), BatchMode(row[2]), int(row[3], 16), bytes(row[4])
+            )
+        except ValueError as error:
+            raise RollbackError(f"the checkpoint of size {row[0]} was edited: {error}") from error
+
+    def _row(self, sql: str, *parameters: Any) -> Any:
+        try:
+            return self._connection.execute(sql, parameters).fetchone()
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot read the audit log: {error}") from error
+
+    def _rows(self, sql: str, *parameters: Any) -> list[Any]:
+        try:
+            return self._connection.execute(sql, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot read the audit log: {error}") from error
