@@ -11,27 +11,22 @@ __all__ = ["is_name", "refusal"]
 
 # Neither from the requester nor from the artifact.
 _NEVER_PREFIXES: Final = (
-    "LD_",  # ld.so
-    "DYLD_",
-    "GLIBC_",  # GLIBC_TUNABLES
-    "MALLOC_",
-    "PYTHON",
-    "PERL5",
-    "RUBY",
-    "GEM_",
-    "BUNDLE_",
-    "NODE_",
-    "NPM_CONFIG_",
-    "npm_config_",
-    "JDK_",
-    "JAVA_",
-    "_JAVA_",
-    "DOTNET_",
-    "CORECLR_",
-    "COMPlus_",
-    "LUA_",
     "BASH_",  # BASH_ENV, BASH_FUNC_*, BASH_LOADABLES_PATH
-    "GIT_",  # GIT_SSH_COMMAND, GIT_CONFIG_*, GIT_EXTERNAL_DIFF
+    "BUNDLE_",
+    "COMPlus_",
+    "CORECLR_",
+    "DOTNET_",
+    "DYLD_",
+    "GEM_",
+    "GIT_CONFIG",
+    "GLIBC_",  # GLIBC_TUNABLES
+    "LD_",  # LD_PRELOAD, LD_LIBRARY_PATH, LD_AUDIT
+    "LUA_",
+    "NPM_CONFIG_",
+    "PERL5",
+    "PYTHON",
+    "RUBY",
+    "npm_config_",
 )
 _NEVER: Final = frozenset(
     {
@@ -40,19 +35,28 @@ _NEVER: Final = frozenset(
         "ENV",
         "GCONV_PATH",
         "GETCONF_DIR",
+        "GIT_ASKPASS",
+        "GIT_EXEC_PATH",
+        "GIT_EXTERNAL_DIFF",
+        "GIT_PROXY_COMMAND",
+        "GIT_SSH",
+        "GIT_SSH_COMMAND",
+        "GIT_TEMPLATE_DIR",
         "HOSTALIASES",
         "IFS",
+        "JAVA_OPTS",
+        "JAVA_TOOL_OPTIONS",
+        "JDK_JAVA_OPTIONS",
         "LOCALDOMAIN",
         "LOCPATH",
         "MAKEFLAGS",
-        "NIS_PATH",
         "NLSPATH",
+        "NODE_OPTIONS",
+        "NODE_PATH",
         "OPENSSL_CONF",
         "OPENSSL_ENGINES",
         "OPENSSL_MODULES",
         "PERLLIB",
-        "PERL_MB_OPT",
-        "PERL_MM_OPT",
         "PERL_UNICODE",
         "PHPRC",
         "PHP_INI_SCAN_DIR",
@@ -64,6 +68,19 @@ _NEVER: Final = frozenset(
         "SSLKEYLOGFILE",
         "TCLLIBPATH",
         "ZDOTDIR",
+        "_JAVA_OPTIONS",
+    }
+)
+# Members of the families above that load nothing; an artifact may want them.
+_HARMLESS: Final = frozenset(
+    {
+        "PYTHONDONTWRITEBYTECODE",
+        "PYTHONHASHSEED",
+        "PYTHONIOENCODING",
+        "PYTHONNOUSERSITE",
+        "PYTHONSAFEPATH",
+        "PYTHONUNBUFFERED",
+        "PYTHONUTF8",
     }
 )
 # Where programs look for other programs and for their configuration: the artifact may fix them, the requester not.
@@ -71,10 +88,13 @@ _FIXED_ONLY: Final = frozenset(
     {
         "BROWSER",
         "EDITOR",
+        "GIT_EDITOR",
+        "GIT_PAGER",
         "HOME",
+        "JAVA_HOME",
         "KUBECONFIG",
-        "LESSOPEN",
         "LESSCLOSE",
+        "LESSOPEN",
         "PAGER",
         "PATH",
         "SHELL",
@@ -105,6 +125,8 @@ def refusal(name: str, *, fixed: bool) -> str | None:
     """
     if not is_name(name):
         return f"{name[:80]!r} is not a portable variable name"
+    if fixed and name in _HARMLESS:
+        return None
     if name in _NEVER or name.startswith(_NEVER_PREFIXES):
         return f"{name} changes what code runs"
     if name in _FIXED_ONLY and not fixed:
