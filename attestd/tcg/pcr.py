@@ -119,30 +119,36 @@ def selection_from_text(text: str) -> PcrSelection:
 
 
 def composite(selection: PcrSelection, values: Mapping[int, bytes], *, hash_alg: str = "sha256") -> bytes:
-    """The pcrDigest of one bank: see `composite_of_banks`."""
-    return composite_of_banks([(selection, values)], hash_alg=hash_alg)
+    """The pcrDigest that TPM2_Quote and TPM2_PolicyPCR compute (TPM 2.0 Part 1, 17.6), of one bank.
+
+    Args:
+        selection: The PCRs.
+        values: The values of exactly these PCRs. A value that is not selected is an error: it would look
+            attested and is not.
+        hash_alg: The hash of the signing key's scheme, or of the policy session: not that of the bank.
+
+    Returns:
+        The digest over the values, ascending by PCR.
+
+    Raises:
+        MalformedError: Values are missing, not selected, or not of the bank's digest size.
+        UsageError: `hash_alg` is not `sha256` or `sha384`.
+    """
+    return digest(hash_alg, _values_of(selection, values))
 
 
 def composite_of_banks(
     banks: Sequence[tuple[PcrSelection, Mapping[int, bytes]]], *, hash_alg: str = "sha256"
 ) -> bytes:
-    """The pcrDigest that TPM2_Quote and TPM2_PolicyPCR compute (TPM 2.0 Part 1, 17.6).
-
-    Args:
-        banks: Each selection, in the order of the quote, with the values of exactly its PCRs. A value that is
-            not selected is an error: it would look attested and is not.
-        hash_alg: The hash of the signing key's scheme, or of the policy session: not that of the bank.
-
-    Returns:
-        The digest over the values, ascending by PCR, bank after bank.
+    """The pcrDigest of several banks: as `composite`, bank after bank in the order of the quote.
 
     Raises:
-        MalformedError: Values are missing, not selected, or not of the bank's digest size.
-        UsageError: `hash_alg` is not `sha256` or `sha384`; no banks.
+        MalformedError: As `composite`.
+        UsageError: As `composite`; no banks.
     """
     if not banks:
         raise UsageError("a PCR composite of nothing would match every platform")
-    return digest(hash_alg, b"".join([_values_of(selection, values) for selection, values in banks]))
+    return digest(hash_alg, b"".join(_values_of(selection, values) for selection, values in banks))
 
 
 def _values_of(selection: PcrSelection, values: Mapping[int, bytes]) -> bytes:

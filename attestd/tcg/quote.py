@@ -32,6 +32,7 @@ __all__ = [
     "verify_certify",
     "verify_nv_certify",
     "verify_quote",
+    "verify_quote_of_any_state",
 ]
 
 _SIZE: Final = struct.Struct(">H")
@@ -39,14 +40,15 @@ _Body = TypeVar("_Body", QuoteInfo, CertifyInfo, NvCertifyInfo)
 
 
 class VerifiedQuote(msgspec.Struct, frozen=True, gc=False):
-    """A quote that verified. Only `verify_quote` makes one.
+    """A quote that verified. Only `verify_quote` and `verify_quote_of_any_state` make one.
 
     Attributes:
         attest: The TPMS_ATTEST that was signed.
         clock: The TPM's clock and reset counts at that moment.
         firmware_version: The vendor's number.
-        selections: The PCRs, by bank: those that the verifier asked for.
+        selections: The quoted PCRs, by bank.
         pcr_digest: The composite of their values.
+        hash_alg: The hash of the signature's scheme, with which the composite was computed.
     """
 
     attest: bytes
@@ -54,6 +56,7 @@ class VerifiedQuote(msgspec.Struct, frozen=True, gc=False):
     firmware_version: int
     selections: tuple[PcrSelection, ...]
     pcr_digest: bytes
+    hash_alg: str
 
 
 class VerifiedCertify(msgspec.Struct, frozen=True, gc=False):
@@ -116,19 +119,48 @@ def verify_quote(
     selections = selection if isinstance(selection, tuple) else (selection,)
     if not selections or (values is None) == (pcr_digest is None):
         raise UsageError("a quote is verified against a selection and either PCR values or their digest")
-    untrusted, hash_alg = _verify_signed(ak_public_key, attest, signature, extra_data)  # 1, 2, 3
-    body = _body(untrusted, QuoteInfo)  # 2
-    if body.selections != selections:  # 4
-        raise VerificationError(f"the quote is over {_show(body.selections)}, expected {_show(selections)}")
+    quote = verify_quote_of_any_state(  # 1, 2, 3
+        ak_public_key=ak_public_key, attest=attest, signature=signature, extra_data=extra_data
+    )
+    if quote.selections != selections:  # 4
+        raise VerificationError(f"the quote is over {_show(quote.selections)}, expected {_show(selections)}")
     if values is not None:
         if len(selections) != 1:
             raise UsageError("PCR values of several banks: give their composite as pcr_digest")
-        pcr_digest = composite(selections[0], values, hash_alg=hash_alg)
-    if not pcr_digest or not hmac.compare_digest(body.pcr_digest, pcr_digest):  # 5
-        raise VerificationError(
-            f"the quoted PCR composite is {body.pcr_digest.hex()}, expected {(pcr_digest or b'').hex()}"
-        )
-    return VerifiedQuote(attest, untrusted.clock, untrusted.firmware_version, selections, body.pcr_digest)
+        pcr_digest = composite(selections[0], values, hash_alg=quote.hash_alg)
+    if not pcr_digest or not hmac.compare_digest(quote.pcr_digest, pcr_digest):  # 5
+        expected = (pcr_digest or b"").hex()
+        raise VerificationError(f"the quoted PCR composite is {quote.pcr_digest.hex()}, expected {expected}")
+    return quote
+
+
+def verify_quote_of_any_state(
+    *, ak_public_key: VerifyingKey, attest: bytes, signature: bytes, extra_data: bytes
+) -> VerifiedQuote:
+    """Verifies who quoted, for what, and when: checks 1 to 3 of `verify_quote`, whatever the state was.
+
+    For quotes that prove which state there was, such as that of a checkpoint in mode `record`. Whoever goes on to
+    trust the state must compare `selections` and `pcr_digest` with an approval: nothing here did.
+
+    Args:
+        ak_public_key: The attestation key, loaded once for many quotes.
+        attest: TPMS_ATTEST.
+        signature: TPMT_SIGNATURE.
+        extra_data: The whole of what must have been signed: `binding.extra_data`.
+
+    Returns:
+        What the TPM says, verified.
+
+    Raises:
+        MalformedError: Attestation or signature do not parse.
+        VerificationError: Signature, type or extraData differ.
+        UsageError: Empty `extra_data`.
+    """
+    untrusted, hash_alg = _verify_signed(ak_public_key, attest, signature, extra_data)
+    body = _body(untrusted, QuoteInfo)
+    return VerifiedQuote(
+        attest, untrusted.clock, untrusted.firmware_version, body.selections, body.pcr_digest, hash_alg
+    )
 
 
 def verify_certify(
