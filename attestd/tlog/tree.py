@@ -92,7 +92,8 @@ class Frontier:
         row, index, level = list(leaf_hashes), self.size, 0
         size = index + len(row)
         while row:
-            nodes += map(Node, repeat(level), count(index), row)
+            # Nodes made without a Python call each, which would cost as much as their hashes.
+            nodes += map(tuple.__new__, repeat(Node), zip(repeat(level), count(index), row, strict=False))
             if index & 1:
                 row.insert(0, complete.pop())
             if len(row) & 1:
