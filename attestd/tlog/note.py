@@ -1,7 +1,7 @@
 """C2SP signed notes: text, a blank line, signature lines; and the verification of one line.
 
-Sources: https://c2sp.org/signed-note, https://c2sp.org/tlog-cosignature. Whose signatures
-count is decided by the caller's keys, never by the note: until one of them verified, the text is hostile.
+Sources: https://c2sp.org/signed-note, https://c2sp.org/tlog-cosignature. Whose signatures count is decided by the
+caller's keys, never by the note: until one of them verified, the text is hostile.
 """
 
 from collections.abc import Iterable
@@ -106,7 +106,7 @@ def format_note(text: bytes, signatures: Iterable[NoteSignature]) -> bytes:
     """
     note = UntrustedNote(text, tuple(signatures))
     lines = [f"— {line.name} {format_base64(line.key_id + line.payload)}\n" for line in note.signatures]
-    data = text + b"\n" + "".join(lines).encode()
+    data = text + b"\n" + "".join(lines).encode("utf-8", "surrogatepass")
     try:
         parsed = parse_note(data)
     except MalformedError as error:
@@ -168,10 +168,10 @@ def _payload(note: UntrustedNote, key: VerifierKey, expected: SignatureType) -> 
 
 
 def _parse_line(line: str) -> NoteSignature:
-    dash, name, encoded = parts if len(parts := line.split(" ")) == 3 else ("", "", "")
-    if dash != "—" or not is_key_name(name):
+    parts = line.split(" ")
+    if len(parts) != 3 or parts[0] != "—" or not is_key_name(parts[1]):
         raise MalformedError(f"note: signature line {line[:80]!r}: expected em dash, key name, base64")
-    value = parse_base64(encoded, what="note signature")
+    name, value = parts[1], parse_base64(parts[2], what="note signature")
     if len(value) <= KEY_ID_SIZE:
         raise MalformedError(f"note: a signature by {name} is empty")
     return NoteSignature(name, value[:KEY_ID_SIZE], value[KEY_ID_SIZE:])

@@ -197,6 +197,7 @@ def test_the_last_blank_line_separates():
         (b"no newline", [NoteSignature("n", b"1234", b"s")]),
         (b"tab\t\n", [NoteSignature("n", b"1234", b"s")]),
         (TEXT, [NoteSignature("n n", b"1234", b"s")]),
+        (TEXT, [NoteSignature("\ud800", b"1234", b"s")]),
         (TEXT, [NoteSignature("n", b"1234", b"")]),
         (TEXT, [NoteSignature("n", b"123", b"ss")]),
         (TEXT, [NoteSignature("n", b"1234", b"s")] * 17),
