@@ -1,0 +1,390 @@
+"""`Tpm`: everything that attestd asks of a TPM, for one thread at a time."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Final, Self
+
+from attestd.errors import TpmError, TpmUnavailableError, UsageError
+from attestd.tcg.algorithms import HASH_IDS
+from attestd.tcg.nv import COUNTER_INDEX, EPOCH_INDEX, counter_public, epoch_public, nv_name
+from attestd.tcg.pcr import PcrSelection, marshal_selections
+from attestd.tcg.public import parse_public
+from attestd.tpm import capabilities, nv
+from attestd.tpm._channel import Channel
+from attestd.tpm._commands import Answer, Cc, password, sized, u16, u32
+from attestd.tpm._tcti import Tcti
+from attestd.tpm.capabilities import TpmProperties, read_properties
+from attestd.tpm.endorsement import EndorsementKey, endorsement_key
+from attestd.tpm.keys import (
+    AuthValues,
+    KeyBlobs,
+    LoadedKey,
+    certify,
+    create_keys,
+    load_keys,
+    signed_structure,
+)
+from attestd.tpm.release import Armed, ReleaseApproval, arm, sign_release
+
+__all__ = ["Tpm"]
+
+_MAX_ARMED: Final = 8
+_PCR_READ_ATTEMPTS: Final = 8
+_SCHEME_NULL: Final = u16(0x0010)
+_FULL_TEST, _STATE_CLEAR = b"\x01", u16(0x0000)
+
+
+class Tpm:
+    """A connection to a TPM. Not thread-safe: `TpmOwner` gives it a thread.
+
+    Loads nothing but attestation key and release key, and flushes only what it loaded. All methods that reach the
+    TPM raise `TpmRefusedError` (a policy, an auth value or a signature does not hold), `TpmUnavailableError` (no
+    answer, lockout, failure, no free slots) or `TpmError` (anything else), with the TPM's own words and code.
+    """
+
+    def __init__(
+        self, tcti: str, *, exclusive: bool = False, on_close: Callable[[], None] | None = None
+    ) -> None:
+        """Connects.
+
+        Args:
+            tcti: A tpm2-tss TCTI string, such as `device:/dev/tpmrm0` or `swtpm:path=/run/x/sock`.
+            exclusive: The TPM is ours alone and has no resource manager: flushes what a predecessor that was
+                killed left loaded. Never for a TPM with other users.
+            on_close: Called once, when the connection is closed.
+
+        Raises:
+            UsageError: Not a TCTI string.
+            TpmUnavailableError: There is no TPM at its end.
+        """
+        self._channel = Channel(Tcti(tcti))
+        self._on_close = on_close
+        self._ak: LoadedKey | None = None
+        self._release: LoadedKey | None = None
+        self._counter_auth: bytes | None = None
+        self._armed: dict[ReleaseApproval, Armed] = {}
+        if exclusive:
+            self._flush_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection has failed: only a new one will work."""
+        return self._channel.is_lost
+
+    def close(self) -> None:
+        """Flushes our keys and disconnects. Never fails: there is nothing left to do about it."""
+        self.unload_keys()
+        self._channel.close()
+        if self._on_close is not None:
+            on_close, self._on_close = self._on_close, None
+            on_close()
+
+    # Keys
+
+    def endorsement_key(self) -> EndorsementKey:
+        """Reads the EK that the TPM's certificate is for (TCG EK Credential Profile, templates L-2 and L-1).
+
+        Returns:
+            P-256 if there is a certificate for it, else RSA-2048 if there is one for that, else P-256 without.
+
+        Raises:
+            TpmError: The certificate is damaged, or for another key.
+        """
+        return endorsement_key(self._channel)
+
+    def create_keys(self, *, root_name: bytes, auth_values: AuthValues) -> KeyBlobs:
+        """Makes an attestation key and a release key inside the TPM. Neither is loaded.
+
+        Args:
+            root_name: The Name of the root authority's key: the release key signs under `release_policy` of it.
+            auth_values: What using the keys will take, besides.
+
+        Returns:
+            The keys as they are stored.
+        """
+        return create_keys(self._channel, root_name=root_name, auth_values=auth_values)
+
+    def load_keys(self, blobs: KeyBlobs, auth_values: AuthValues) -> None:
+        """Loads both keys, for as long as the connection lasts; instead of those loaded before.
+
+        Raises:
+            TpmError: The blobs are of another TPM, or of this one before it was cleared.
+            MalformedError: The public areas do not parse.
+        """
+        self.unload_keys()
+        self._ak, self._release = load_keys(self._channel, blobs, auth_values)
+        self._counter_auth = auth_values.counter
+
+    def unload_keys(self) -> None:
+        """Flushes both keys."""
+        for key in (self._ak, self._release):
+            if key is not None:
+                self._channel.flush(key.handle)
+        self._ak = self._release = None
+        self._armed.clear()
+
+    def certify_release_key(self, extra_data: bytes) -> tuple[bytes, bytes]:
+        """The attestation key's word that the release key lives in this TPM (Part 3, 18.2 TPM2_Certify).
+
+        Args:
+            extra_data: `tcg.extra_data` of purpose `enroll`.
+
+        Returns:
+            TPMS_ATTEST and TPMT_SIGNATURE.
+        """
+        return certify(self._channel, _loaded(self._release), _loaded(self._ak), _bound(extra_data))
+
+    # PCRs
+
+    def quote(
+        self, selections: PcrSelection | Sequence[PcrSelection], extra_data: bytes
+    ) -> tuple[bytes, bytes]:
+        """The attestation key's word on PCRs, clock and reset counts (Part 3, 18.4 TPM2_Quote).
+
+        Args:
+            selections: The PCRs, of one bank or several.
+            extra_data: `tcg.extra_data`: never bytes that a caller chose.
+
+        Returns:
+            TPMS_ATTEST and TPMT_SIGNATURE.
+        """
+        key = _loaded(self._ak)
+        answer = self._channel.run(
+            Cc.QUOTE,
+            handles=u32(key.handle),
+            auth=password(key.auth_value),
+            params=sized(_bound(extra_data)) + _SCHEME_NULL + marshal_selections(_tuple(selections)),
+        )
+        return signed_structure(answer)
+
+    def read_pcrs(self, selection: PcrSelection) -> dict[int, bytes]:
+        """Reads PCRs as they were at one moment (Part 3, 22.4 TPM2_PCR_Read).
+
+        A response holds at most eight values: reads again from the start when a PCR was extended in between.
+
+        Raises:
+            TpmUnavailableError: PCRs were extended during every attempt.
+            TpmError: The TPM does not have such a bank or PCR.
+        """
+        for attempt in range(_PCR_READ_ATTEMPTS):
+            values = self._read_pcrs_once(selection)
+            if values is not None:
+                return values
+            time.sleep(0.001 * 2**attempt)
+        raise TpmUnavailableError(f"PCRs {selection} were extended during each of {_PCR_READ_ATTEMPTS} reads")
+
+    def _read_pcrs_once(self, selection: PcrSelection) -> dict[int, bytes] | None:
+        values: dict[int, bytes] = {}
+        counters: set[int] = set()
+        while missing := tuple(pcr for pcr in selection.pcrs if pcr not in values):
+            wanted = PcrSelection(selection.bank, missing)
+            answer = self._channel.run(Cc.PCR_READ, params=wanted.marshal())
+            counters.add(answer.number(4))  # pcrUpdateCounter
+            if len(counters) > 1:
+                return None
+            bitmap = _bitmap(answer)
+            count = answer.number(4)
+            read = [pcr for pcr in missing if bitmap >> pcr & 1]
+            if not read or count != len(read):
+                raise TpmError(f"the TPM has no PCRs {wanted}")
+            values.update((pcr, answer.sized()) for pcr in read)
+        return values
+
+    def extend(self, pcr: int, digests: Mapping[str, bytes]) -> None:
+        """Extends a PCR (Part 3, 22.2 TPM2_PCR_Extend).
+
+        Args:
+            pcr: Its index.
+            digests: A digest for each bank, by the bank's hash.
+
+        Raises:
+            UsageError: An unknown bank, or none.
+        """
+        if not digests or not set(digests) <= set(HASH_IDS):
+            raise UsageError(f"PCR banks {sorted(digests)}: expected some of {sorted(HASH_IDS)}")
+        values = b"".join(u16(HASH_IDS[bank]) + value for bank, value in digests.items())
+        self._channel.run(Cc.PCR_EXTEND, handles=u32(pcr), auth=password(), params=u32(len(digests)) + values)
+
+    # Release
+
+    def sign_release(self, digest: bytes, approval: ReleaseApproval) -> bytes:
+        """Signs with the release key, if the TPM finds the platform in the approved state.
+
+        Architecture, "Release policy". A PCR extended while the policy runs (IMA does so at each exec) is no
+        refusal: up to eight attempts, each with a fresh session.
+
+        Args:
+            digest: SHA-256 of the note text.
+            approval: The state, and the authorities' signatures. Verified by the TPM at its first use; epoch and
+                PCRs are compared each time.
+
+        Returns:
+            The DER ECDSA signature.
+
+        Raises:
+            TpmRefusedError: The epoch is over, PCRs differ, an approval's signature or the auth value is wrong.
+        """
+        key = _loaded(self._release)
+        armed = self._armed.get(approval)
+        if armed is None:
+            armed = arm(self._channel, approval, epoch_name=self._epoch_name())
+            if len(self._armed) >= _MAX_ARMED:
+                del self._armed[next(iter(self._armed))]
+            self._armed[approval] = armed
+        return sign_release(self._channel, armed, key, digest)
+
+    # NV: epoch and log counter
+
+    def define_epoch(self, authority_public: bytes) -> None:
+        """Defines the epoch index under its authority; does nothing where that is done.
+
+        Raises:
+            TpmError: There is another index at its handle.
+        """
+        name = parse_public(authority_public).name
+        nv.define(self._channel, epoch_public(name, written=False))
+
+    def init_epoch(self, epoch: int, *, authority_public: bytes, sign: Callable[[bytes], bytes]) -> None:
+        """The epoch's first write. Its authority signs now: a signature of before a redefinition does not serve.
+
+        Args:
+            epoch: The first epoch.
+            authority_public: TPMT_PUBLIC of the epoch authority.
+            sign: From a message to the authority's DER ECDSA-SHA256 signature over it.
+
+        Raises:
+            TpmRefusedError: Not that authority's signature, or the epoch has been written before.
+        """
+        nv.init_epoch(self._channel, epoch, authority_public=authority_public, sign=sign)
+
+    def bump_epoch(self, epoch: int, *, authority_public: bytes, signature: bytes) -> None:
+        """Moves the epoch up: what was approved for earlier epochs is over.
+
+        Args:
+            epoch: The new epoch.
+            authority_public: TPMT_PUBLIC of the epoch authority.
+            signature: Its DER ECDSA-SHA256 signature over `approval_message(epoch_set_policy(...),
+                REF_EPOCH_SET)`, the same for every host.
+
+        Raises:
+            TpmRefusedError: Not above the present epoch, or not that authority's signature.
+        """
+        nv.bump_epoch(self._channel, epoch, authority_public=authority_public, signature=signature)
+
+    def read_epoch(self) -> int:
+        """The present epoch.
+
+        Raises:
+            TpmError: Not defined, or never written.
+        """
+        return nv.read_number(self._channel, EPOCH_INDEX)
+
+    def define_counter(self, auth_value: bytes) -> None:
+        """Defines the log counter, and steps it for the first time; does nothing where that is done.
+
+        Args:
+            auth_value: `AuthValues.counter`.
+
+        Raises:
+            TpmError: There is another index at its handle.
+            TpmRefusedError: It is there, with another auth value.
+        """
+        self._counter_auth = auth_value
+        if nv.read_name(self._channel, COUNTER_INDEX) == nv_name(counter_public(written=True)):
+            return
+        nv.define(self._channel, counter_public(written=False), auth_value=auth_value)
+        self.step_counter()
+
+    def step_counter(self) -> int:
+        """Steps the log counter by one; returns its value then."""
+        return nv.step_counter(self._channel, self._counter_secret())
+
+    def read_counter(self) -> int:
+        """The log counter.
+
+        Raises:
+            TpmError: Not defined, or never stepped.
+        """
+        return nv.read_number(self._channel, COUNTER_INDEX, auth_value=self._counter_secret())
+
+    def _counter_secret(self) -> bytes:
+        if self._counter_auth is None:
+            raise UsageError("no auth value for the log counter: load the keys first")
+        return self._counter_auth
+
+    def nv_name(self, index: int) -> bytes | None:
+        """The Name of an NV index; None where it is not defined."""
+        return nv.read_name(self._channel, index)
+
+    def undefine(self, index: int) -> None:
+        """Removes an NV index: for deprovisioning, and for what a broken `init` left."""
+        self._armed.clear()
+        nv.undefine(self._channel, index)
+
+    def _epoch_name(self) -> bytes:
+        name = nv.read_name(self._channel, EPOCH_INDEX)
+        if name is None:
+            raise TpmError(
+                f"the epoch index {EPOCH_INDEX:#010x} is not defined: provision this TPM (attestd init)"
+            )
+        return name
+
+    # Condition
+
+    def properties(self) -> TpmProperties:
+        """The TPM's identity and condition."""
+        return read_properties(self._channel)
+
+    def self_test(self) -> None:
+        """Has the TPM test itself in full (Part 3, 10.2 TPM2_SelfTest).
+
+        Raises:
+            TpmUnavailableError: It fails, and is now in failure mode.
+        """
+        self._channel.run(Cc.SELF_TEST, params=_FULL_TEST)
+
+    def shutdown(self) -> None:
+        """Prepares a TPM that is ours alone for its end (Part 3, 9.4 TPM2_Shutdown): counters are saved."""
+        self.unload_keys()
+        self._channel.run(Cc.SHUTDOWN, params=_STATE_CLEAR)
+
+    def _flush_all(self) -> None:
+        for kind in (capabilities.TRANSIENT, capabilities.LOADED_SESSIONS, capabilities.SAVED_SESSIONS):
+            for handle in capabilities.handles(self._channel, kind):
+                self._channel.flush(handle)
+
+
+def _bitmap(answer: Answer) -> int:
+    """The PCRs of a TPML_PCR_SELECTION of one bank; none where the TPM does not have the bank."""
+    bits = 0
+    for _ in range(answer.number(4)):
+        answer.take(2)
+        bits |= int.from_bytes(answer.take(answer.number(1)), "little")
+    return bits
+
+
+def _loaded(key: LoadedKey | None) -> LoadedKey:
+    if key is None:
+        raise UsageError("the keys are not loaded")
+    return key
+
+
+def _bound(extra_data: bytes) -> bytes:
+    if len(extra_data) != 32:
+        raise UsageError(
+            f"extraData of {len(extra_data)} bytes: the attestation key signs over tcg.extra_data only"
+        )
+    return extra_data
+
+
+def _tuple(selections: PcrSelection | Sequence[PcrSelection]) -> tuple[PcrSelection, ...]:
+    return (selections,) if isinstance(selections, PcrSelection) else tuple(selections)

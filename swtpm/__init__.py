@@ -1,0 +1,1 @@
+"""Software TPMs: provisioning of swtpm state with an endorsement key and certificates."""
