@@ -95,7 +95,7 @@ class Connection:
         add, remove = (
             (loop.add_writer, loop.remove_writer) if write else (loop.add_reader, loop.remove_reader)
         )
-        add(self._sock, lambda: ready.done() or ready.set_result(None))
+        add(self._sock, lambda: None if ready.done() else ready.set_result(None))
         try:
             await ready
         finally:

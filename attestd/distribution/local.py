@@ -9,7 +9,7 @@ from typing import Final
 from attestd.errors import MalformedError, StoreError, VerificationError
 from attestd.governance.trust import Trust, parse_trust
 
-__all__ = ["load_trust", "read_trust_files", "write_atomic"]
+__all__ = ["TrustDirectory", "load_trust", "read_trust_files", "write_atomic"]
 
 MAX_FILES: Final = 4096
 MAX_FILE_BYTES: Final = 16 << 20
@@ -29,6 +29,57 @@ def load_trust(directory: Path, *, owners: Collection[int]) -> Trust:
         MalformedError: What is in it does not parse.
     """
     return parse_trust(read_trust_files(directory, owners=owners))
+
+
+class TrustDirectory:
+    """A trust directory that is read again when something in it changed.
+
+    Verifying everything takes some milliseconds, looking whether it changed some microseconds: so each decision can
+    be against what is on disk now.
+    """
+
+    def __init__(self, directory: Path, *, owners: Collection[int]) -> None:
+        """Names the directory; nothing is read yet."""
+        self.directory = directory
+        self._owners = owners
+        self._seen: tuple[object, ...] | None = None
+        self._trust: Trust | None = None
+
+    def current(self) -> Trust:
+        """What the directory says now.
+
+        Raises:
+            StoreError, VerificationError, MalformedError: As `load_trust`; what was trusted before is dropped.
+        """
+        seen = _fingerprint(self.directory)
+        if self._trust is None or seen != self._seen:
+            self._trust = None
+            self._trust = load_trust(self.directory, owners=self._owners)
+            self._seen = seen
+        return self._trust
+
+
+def _fingerprint(directory: Path) -> tuple[object, ...]:
+    """Changes with every change below a directory: inode and ctime, which nobody can set, of all there is."""
+    found: list[object] = []
+    pending = [os.fspath(directory)]
+    try:
+        while pending and len(found) <= MAX_FILES:
+            path = pending.pop()
+            status = os.lstat(path)
+            found.append((path, status.st_ino, status.st_ctime_ns, status.st_size))
+            with os.scandir(path) as entries:
+                for entry in sorted(entries, key=lambda entry: entry.name):
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(entry.path)
+                    else:
+                        status = entry.stat(follow_symlinks=False)
+                        found.append((entry.path, status.st_ino, status.st_ctime_ns, status.st_size))
+    except OSError as error:
+        raise StoreError(
+            f"trust directory {directory}: {error.strerror}; initialise the host with attestd init"
+        ) from error
+    return tuple(found)
 
 
 def read_trust_files(directory: Path, *, owners: Collection[int]) -> dict[str, bytes]:

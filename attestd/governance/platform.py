@@ -1,7 +1,7 @@
 """`platform/<name>.json`: the platform states that may release, as verifiers appraise and as TPMs enforce them."""
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Literal
@@ -29,6 +29,8 @@ MAX_PLATFORM_BYTES = 1 << 20
 # Weakest first: a policy's minimum admits itself and what stands right of it.
 TIERS = ("software", "uncertified", "vtpm", "hardware")
 USERSPACE = ("none", "encrypted-tpm", "ima-appraise", "verity")
+
+_PCR_NAMES = frozenset(str(index) for index in range(24))
 
 _Epoch = Annotated[int, msgspec.Meta(ge=0)]
 _Quorum = Annotated[int, msgspec.Meta(ge=0, le=16)]
@@ -115,6 +117,7 @@ class PlatformPolicy:
 
     Attributes:
         digest: SHA-256 of the file, hex: what a decision names.
+        values: Allowed values of the selection's bank by PCR: what they explain, the approvals decide.
         selection: The PCRs; one selection for all approvals, so that one quote decides.
         min_tier, userspace: What kind of evidence is accepted.
         writable: What happens to files that others than root can write: `copy` or `refuse`.
@@ -127,6 +130,7 @@ class PlatformPolicy:
     approvals: tuple[Approval, ...]
     min_tier: str
     userspace: tuple[str, ...]
+    values: Mapping[int, tuple[bytes, ...]]
     verifier_quorum: int
     witness_quorum: int
     valid_until: datetime | None
@@ -142,6 +146,14 @@ class PlatformPolicy:
             ),
             None,
         )
+
+    def reference(self) -> Mapping[int, bytes]:
+        """PCR values that are allowed, one an index: they explain a difference, they decide nothing."""
+        return {
+            index: allowed[-1]
+            for index, allowed in self.values.items()
+            if allowed and index in self.selection.pcrs
+        }
 
     def accepts_tier(self, tier: str) -> bool:
         """Whether evidence rooted like that is strong enough."""
@@ -165,6 +177,7 @@ def parse_platform_policy(
     selections = {_selection(approval, what) for approval in file.approvals}
     if len(selections) != 1:
         raise MalformedError(f"{what}: all approvals must be over the same PCRs")
+    (selection,) = selections
     root_approvals = {entry.key_id: entry for entry in file.platform_keys}
     approvals = tuple(
         _verify(item, root_approvals, authorities, what)
@@ -175,10 +188,11 @@ def parse_platform_policy(
         name=file.name,
         version=file.version,
         digest=hashlib.sha256(data).hexdigest(),
-        selection=selections.pop(),
+        selection=selection,
         approvals=approvals,
         min_tier=file.reference.min_tier,
         userspace=tuple(file.reference.userspace),
+        values=_values(file, selection.bank, what),
         verifier_quorum=file.reference.quorums.verifiers,
         witness_quorum=file.reference.quorums.witnesses,
         valid_until=None if file.lifecycle.valid_until is None else parse_time(file.lifecycle.valid_until),
@@ -217,6 +231,15 @@ def _verify(item: _Approval, roots: dict[str, _KeyApproval], authorities: Author
         root=authorities.root,
         root_sig=root_sig,
     )
+
+
+def _values(file: PlatformFile, bank: str, what: str) -> dict[int, tuple[bytes, ...]]:
+    values: dict[int, tuple[bytes, ...]] = {}
+    for index, allowed in file.reference.pcrs.get(bank, {}).items():
+        if index not in _PCR_NAMES:
+            raise MalformedError(f"{what}: {index!r} is no PCR index")
+        values[int(index)] = tuple(bytes.fromhex(value) for value in allowed)
+    return values
 
 
 def _selection(item: _Approval, what: str) -> PcrSelection:

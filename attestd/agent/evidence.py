@@ -1,0 +1,138 @@
+"""Keeps evidence fresh: the agent quotes itself, verifies it as anyone would, and appraises it."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Final
+
+from attestd.agent.tpm_port import RawEvidence, TpmPort
+from attestd.appraisal.quote import Appraisal, appraise_quote
+from attestd.codes import Code, Denial
+from attestd.errors import MalformedError, TpmError, UsageError, VerificationError
+from attestd.governance.platform import PlatformPolicy
+from attestd.governance.trust import Trust
+from attestd.tcg.attest import ClockInfo, QuoteInfo, UntrustedAttest, parse_attest
+from attestd.tcg.binding import Purpose, extra_data
+from attestd.tcg.pcr import composite
+from attestd.tcg.quote import verify_quote
+
+__all__ = ["EvidenceKeeper"]
+
+_ATTEMPTS: Final = 4
+# Evidence is renewed when half of what an artifact allows has passed, so that a decision seldom waits for it.
+_HALF: Final = 2
+
+
+class EvidenceKeeper:
+    """The latest appraisal for each platform policy. Used from the agent's loop only."""
+
+    def __init__(self, port: TpmPort, *, now: Callable[[], datetime]) -> None:
+        """Takes the TPM and trusted time; holds no evidence yet."""
+        self._port, self._now = port, now
+        self._latest: dict[str, Appraisal | Denial] = {}
+        self._clock: ClockInfo | None = None
+        self._lock = asyncio.Lock()
+
+    def latest(self) -> dict[str, Appraisal | Denial]:
+        """By platform policy name: the appraisal, or the denial that taking evidence came to."""
+        return dict(self._latest)
+
+    async def ensure(self, policy: PlatformPolicy, *, trust: Trust, max_age_s: int) -> None:
+        """Takes evidence if there is none, or it is too old, or it was appraised under another policy version."""
+        if self._is_fresh(policy, trust, max_age_s):
+            return
+        async with self._lock:
+            if not self._is_fresh(policy, trust, max_age_s):
+                self._latest[policy.name] = await self._take(policy, trust)
+
+    def sealed(self, quote: UntrustedAttest) -> None:
+        """A checkpoint's quote is evidence as well: it renews what it confirms and drops what it contradicts."""
+        if not isinstance(quote.body, QuoteInfo):
+            return
+        for name, found in list(self._latest.items()):
+            if not isinstance(found, Appraisal) or quote.body.selections != (found.policy.selection,):
+                continue
+            if (
+                quote.body.pcr_digest == found.pcr_digest
+                and found.clock.reset_count == quote.clock.reset_count
+            ):
+                self._latest[name] = Appraisal(
+                    found.policy, found.approval, found.findings, found.pcr_digest, quote.clock, self._now()
+                )
+            else:
+                del self._latest[name]
+
+    def _is_fresh(self, policy: PlatformPolicy, trust: Trust, max_age_s: int) -> bool:
+        found = self._latest.get(policy.name)
+        if not isinstance(found, Appraisal) or found.policy.digest != policy.digest:
+            return False
+        still = policy.approval_for(found.pcr_digest, epoch=trust.revocations.epoch)
+        age = self._now() - found.at
+        return still is found.approval and timedelta(0) <= age <= timedelta(seconds=max_age_s) / _HALF
+
+    async def _take(self, policy: PlatformPolicy, trust: Trust) -> Appraisal | Denial:
+        try:
+            for _ in range(_ATTEMPTS):
+                raw = await asyncio.wrap_future(self._port.evidence(policy.selection))
+                appraisal = self._appraise(raw, policy, trust)
+                if appraisal is not None:
+                    return appraisal
+        except TpmError as error:
+            return Denial(Code.TPM_UNAVAILABLE, f"no evidence could be taken: {error}", "see attestd doctor")
+        except (MalformedError, VerificationError, UsageError) as error:
+            return Denial(
+                Code.EVIDENCE_INVALID, f"the TPM's quote does not verify: {error}", "see attestd doctor"
+            )
+        return Denial(
+            Code.EVIDENCE_INVALID,
+            f"PCRs {policy.selection} changed during each of {_ATTEMPTS} quotes",
+            "find out what extends them; PCRs that change at run time do not belong into an approval",
+        )
+
+    def _appraise(self, raw: RawEvidence, policy: PlatformPolicy, trust: Trust) -> Appraisal | Denial | None:
+        host = trust.hosts.get(self._port.host)
+        if host is None:
+            return Denial(
+                Code.GOVERNANCE_MISMATCH,
+                f"there is no host record for {self._port.host}",
+                "see attestd doctor",
+            )
+        untrusted = _composite_of(raw)
+        if composite(policy.selection, raw.values) != untrusted:
+            return (
+                None  # A PCR changed between quote and read: take both again, and never compare them apart.
+            )
+        quote = verify_quote(
+            ak_public_key=host.ak,
+            attest=raw.attest,
+            signature=raw.signature,
+            extra_data=extra_data(Purpose.EVIDENCE, host_id=host.host, data=raw.challenge),
+            selection=policy.selection,
+            values=raw.values,
+        )
+        if self._clock is not None and _order(quote.clock) < _order(self._clock):
+            return Denial(
+                Code.EVIDENCE_STALE,
+                f"the TPM's clock went back from {_order(self._clock)} to {_order(quote.clock)}",
+                "the TPM's state was restored from a copy: keep it as evidence and enrol the host again",
+            )
+        self._clock = quote.clock
+        return appraise_quote(
+            quote,
+            policy=policy,
+            reference=policy.reference(),
+            values=raw.values,
+            epoch=trust.revocations.epoch,
+            at=self._now(),
+        )
+
+
+def _composite_of(raw: RawEvidence) -> bytes:
+    body = parse_attest(raw.attest).body
+    if not isinstance(body, QuoteInfo):
+        raise VerificationError("the TPM did not answer with a quote")
+    return body.pcr_digest
+
+
+def _order(clock: ClockInfo) -> tuple[int, int, int]:
+    return clock.reset_count, clock.restart_count, clock.clock

@@ -1,0 +1,192 @@
+"""Group commit: concurrent requests share a checkpoint. One thread seals; the TPM's own thread signs."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from attestd.agent.tpm_port import TpmPort
+from attestd.audit.seal import Pending, Sealed, Sealer, SealResult
+from attestd.codes import Code, Denial
+from attestd.errors import AttestdError, RollbackError, StoreError, TpmError, UsageError
+from attestd.governance.platform import Approval, PlatformPolicy
+
+__all__ = ["Receipt", "SealService", "sealing_denial"]
+
+LAZY_S: Final = 1.0
+MAX_WAITING: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A sealed entry: what it became, and on demand its tlog-proof."""
+
+    sealed: Sealed
+    _result: SealResult
+    _index: int
+
+    def to_bytes(self) -> bytes:
+        """The `.tlog-proof`."""
+        return self._result.receipt(self._index)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    pending: Pending
+    platform: PlatformPolicy | None
+    approval: Approval | None
+    future: "Future[Receipt]" = field(default_factory=Future)
+
+
+class SealService:
+    """Collects entries and seals them in batches, in a thread of its own.
+
+    A batch holds decisions of one platform policy version; entries that belong to none go along with any. Entries
+    that are in no hurry wait up to 1 s for company.
+    """
+
+    def __init__(
+        self,
+        sealer: Sealer,
+        port: TpmPort,
+        *,
+        max_batch: int,
+        now: Callable[[], datetime],
+        boot: str,
+        on_sealed: Callable[[SealResult], None],
+    ) -> None:
+        """Takes over a sealer; `start` starts it.
+
+        Args:
+            sealer: The log's one sealer.
+            port: Its TPM; told before each batch which approval it is for.
+            max_batch: Entries a checkpoint.
+            now: Trusted time.
+            boot: The boot id.
+            on_sealed: Called in the sealing thread after each batch, before anyone gets a receipt of it.
+        """
+        self._sealer, self._port, self._max_batch = sealer, port, max_batch
+        self._now, self._boot, self._on_sealed = now, boot, on_sealed
+        self._urgent: deque[_Waiting] = deque()
+        self._lazy: deque[_Waiting] = deque()
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._fatal: RollbackError | None = None
+        self._thread = threading.Thread(target=self._run, name="seal", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    @property
+    def fatal(self) -> RollbackError | None:
+        """Why nothing can be sealed any more, if so: the log contradicts its TPM."""
+        return self._fatal
+
+    def submit(
+        self,
+        pending: Pending,
+        *,
+        platform: PlatformPolicy | None = None,
+        approval: Approval | None = None,
+        lazy: bool = False,
+    ) -> "Future[Receipt]":
+        """Hands in an entry.
+
+        Args:
+            pending: The entry.
+            platform: For a decision that allows: the platform policy it was decided under.
+            approval: The approved state the evidence showed.
+            lazy: It may wait for company, up to 1 s.
+
+        Returns:
+            Its receipt; or the StoreError, TpmError or RollbackError for which it was not sealed.
+        """
+        waiting = _Waiting(pending, platform, approval)
+        with self._changed:
+            if self._fatal is not None or self._stopping or len(self._urgent) >= MAX_WAITING:
+                reason = self._fatal or StoreError(
+                    "the agent is stopping" if self._stopping else "too many wait"
+                )
+                waiting.future.set_exception(reason)
+                return waiting.future
+            (self._lazy if lazy else self._urgent).append(waiting)
+            self._changed.notify()
+        return waiting.future
+
+    def stop(self) -> None:
+        """Seals what waits, then ends the thread."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while batch := self._next_batch():
+            self._seal(batch)
+
+    def _next_batch(self) -> list[_Waiting]:
+        with self._changed:
+            while not self._urgent and not self._stopping:
+                # Lazy entries that are there when the wait ends have waited long enough.
+                if not self._changed.wait(LAZY_S if self._lazy else None) and self._lazy:
+                    break
+            batch: list[_Waiting] = []
+            rest: deque[_Waiting] = deque()
+            key = next((item.platform.digest for item in self._urgent if item.platform), None)
+            for item in self._urgent:
+                fits = item.platform is None or item.platform.digest == key
+                (batch if fits and len(batch) < self._max_batch else rest).append(item)
+            while self._lazy and len(batch) < self._max_batch:
+                batch.append(self._lazy.popleft())
+            self._urgent = rest
+            return batch
+
+    def _seal(self, batch: Sequence[_Waiting]) -> None:
+        named = next((item for item in batch if item.platform), None)
+        try:
+            self._port.expect(named.platform if named else None, named.approval if named else None)
+            result = self._sealer.seal([item.pending for item in batch], now=self._now(), boot=self._boot)
+            self._on_sealed(result)
+        except AttestdError as error:
+            self._fail(batch, error)
+        except Exception as error:  # noqa: BLE001 - the edge of the thread: a bug must deny, not end sealing unseen
+            self._fail(batch, StoreError(f"sealing failed: {type(error).__name__}: {error}"))
+        else:
+            for index, item in enumerate(batch):
+                item.future.set_result(Receipt(result.sealed[index], result, index))
+
+    def _fail(self, batch: Sequence[_Waiting], error: AttestdError) -> None:
+        if isinstance(error, RollbackError):
+            with self._changed:
+                self._fatal = error
+                batch = [*batch, *self._urgent, *self._lazy]
+                self._urgent.clear()
+                self._lazy.clear()
+        for item in batch:
+            item.future.set_exception(error)
+
+
+def sealing_denial(error: BaseException) -> Denial:
+    """The denial that a failure to seal comes to: nothing is released that is not recorded."""
+    if isinstance(error, TpmError):
+        return Denial(
+            Code.TPM_UNAVAILABLE,
+            f"the decision could not be sealed: {error}",
+            "see attestd doctor; then try again",
+        )
+    if isinstance(error, (StoreError, UsageError)):
+        return Denial(
+            Code.AUDIT_UNAVAILABLE,
+            f"the decision could not be sealed: {error}",
+            "see attestd doctor; then try again",
+        )
+    return Denial(
+        Code.INTERNAL_ERROR,
+        f"the decision could not be sealed: {type(error).__name__}",
+        "see the agent's log",
+    )
