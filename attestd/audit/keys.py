@@ -5,7 +5,8 @@ from typing import cast
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
-from attestd.errors import VerificationError
+from attestd.audit.store import StoredCheckpoint
+from attestd.errors import MalformedError, RollbackError, VerificationError
 from attestd.tcg.attest import ClockInfo, QuoteInfo, parse_attest
 from attestd.tcg.binding import Purpose, extra_data
 from attestd.tcg.quote import split_quote, verify_quote
@@ -13,7 +14,7 @@ from attestd.tlog.checkpoint import BatchMode, Checkpoint, parse_checkpoint, par
 from attestd.tlog.note import parse_note, verify_ecdsa
 from attestd.tlog.vkey import VerifierKey, ecdsa_vkey, tpm_quote_vkey
 
-__all__ = ["LogKeys", "VerifiedCheckpoint"]
+__all__ = ["LogKeys", "VerifiedCheckpoint", "clock_order"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,3 +99,26 @@ class LogKeys:
             pcr_digest=parsed.body.pcr_digest,
         )
         return VerifiedCheckpoint(checkpoint, verified.clock, verified.pcr_digest)
+
+    def verify_stored(self, stored: StoredCheckpoint) -> VerifiedCheckpoint:
+        """Verifies a checkpoint as the log holds it: its signatures, and that its row says what was signed.
+
+        Raises:
+            RollbackError: It is not so.
+        """
+        try:
+            verified = self.verify(stored.note)
+        except (MalformedError, VerificationError) as error:
+            raise RollbackError(f"the checkpoint of size {stored.size} does not verify: {error}") from error
+        signed = verified.checkpoint
+        row = (stored.size, stored.first, stored.mode, stored.counter)
+        if row != (signed.size, signed.batch.first, signed.batch.mode, signed.batch.counter):
+            raise RollbackError(
+                f"the checkpoint of size {stored.size} signs other values than its row has: {row}"
+            )
+        return verified
+
+
+def clock_order(clock: ClockInfo) -> tuple[int, int, int]:
+    """What orders two moments of one TPM: resets, then restarts, then milliseconds."""
+    return clock.reset_count, clock.restart_count, clock.clock

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from attestd.audit.keys import LogKeys, VerifiedCheckpoint
+from attestd.audit.keys import LogKeys, VerifiedCheckpoint, clock_order
 from attestd.audit.sealing_tpm import SealingTpm
 from attestd.audit.store import LogStore
-from attestd.errors import MalformedError, RollbackError, VerificationError
+from attestd.errors import RollbackError
 from attestd.lineage.entry import EntryType, parse_entry
 from attestd.tcg.attest import ClockInfo
 from attestd.tlog.tree import leaf_hash
@@ -65,7 +65,7 @@ def recover(store: LogStore, tpm: SealingTpm, keys: LogKeys, *, clock: ClockInfo
     last = _verified_end(store, keys)  # 1, 2
     notes = _check_clock(last.clock, clock)  # 3
     recorded, actual = last.checkpoint.batch.counter, tpm.read_counter()  # 4
-    was_reset = (clock.reset_count, clock.restart_count) != (last.clock.reset_count, last.clock.restart_count)
+    was_reset = clock_order(clock)[:2] != clock_order(last.clock)[:2]
     if was_reset and 0 < actual - recorded <= MAX_COUNTER_JUMP:
         notes.append(f"log counter went from {recorded} to {actual} in a TPM reset without orderly shutdown")
         return Recovery(actual, (), tuple(notes))
@@ -138,14 +138,8 @@ def _verified_end(store: LogStore, keys: LogKeys) -> VerifiedCheckpoint:
         raise RollbackError(
             f"the audit log is empty, but `init` seals its first entry: it was truncated; {_REMEDY}"
         )
-    try:
-        last = keys.verify(stored.note)
-    except (MalformedError, VerificationError) as error:
-        raise RollbackError(f"the last checkpoint does not verify: {error}; {_REMEDY}") from error
+    last = keys.verify_stored(stored)
     checkpoint = last.checkpoint
-    row = (stored.size, stored.first, stored.mode, stored.counter)
-    if row != (checkpoint.size, checkpoint.batch.first, checkpoint.batch.mode, checkpoint.batch.counter):
-        raise RollbackError(f"the last checkpoint's row {row} is not what its signed text says; {_REMEDY}")
     if frontier.root() != checkpoint.root:
         raise RollbackError(
             f"the stored tree of {frontier.size} leaves has root {frontier.root().hex()}, the last checkpoint "
@@ -160,11 +154,9 @@ def _check_clock(then: ClockInfo, now: ClockInfo) -> list[str]:
             f"the TPM's reset count went from {then.reset_count} to {now.reset_count}: the TPM was cleared, "
             "its keys are gone; enrol this host again with `attestd init`"
         )
-    order_then = (then.reset_count, then.restart_count, then.clock)
-    order_now = (now.reset_count, now.restart_count, now.clock)
-    if order_now < order_then:
+    if clock_order(now) < clock_order(then):
         raise RollbackError(
-            f"the TPM's (reset count, restart count, clock) went back from {order_then} to {order_now}: "
+            f"the TPM's (resets, restarts, clock) went back from {clock_order(then)} to {clock_order(now)}: "
             f"the TPM's state was restored from a copy; {_REMEDY}"
         )
     return (

@@ -1,0 +1,282 @@
+"""Verification of a whole stored log, rebuilt from its rows.
+
+The log is cut into segments at checkpoints. Each is verified from the state that the rows claim at its start
+(`_Edge`); then each claim is compared with what verifying the segment before it gave. So segments need no order, and
+several processes can share the work.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+from multiprocessing import get_context
+from operator import itemgetter
+from typing import Final, Literal
+
+import msgspec
+
+from attestd.audit.keys import LogKeys, clock_order
+from attestd.audit.store import LogStore, StoredCheckpoint
+from attestd.errors import MalformedError, RollbackError, UsageError
+from attestd.lineage.entry import EntryType, parse_entry
+from attestd.strict import parse_time
+from attestd.tlog.checkpoint import BatchMode
+from attestd.tlog.tree import Frontier, leaf_hash
+
+__all__ = ["LogReport", "verify_log"]
+
+_SEGMENT: Final = 32_768
+
+
+@dataclass(frozen=True, slots=True)
+class _Edge:
+    """What the log says up to a checkpoint: all that verifying what follows it depends on."""
+
+    frontier: Frontier = Frontier()  # noqa: RUF009 - frozen
+    time: str = ""
+    counter: int = -1
+    clock: tuple[int, int, int] = (0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class LogReport:
+    """A log that verified, up to `size`. Only `verify_log` makes one.
+
+    Attributes:
+        size: The number of leaves.
+        root: The tree's root.
+        checkpoints: How many there are.
+        types: How many entries there are of each type.
+        time: Of the last entry.
+    """
+
+    size: int
+    root: bytes
+    checkpoints: int
+    types: Mapping[EntryType, int]
+    time: str
+    _edge: _Edge
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    start: _Edge
+    end: _Edge
+    checkpoints: int
+    types: Counter[EntryType]
+
+
+def verify_log(
+    path: str,
+    keys: LogKeys,
+    *,
+    since: LogReport | None = None,
+    processes: int = 1,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> LogReport:
+    """Verifies a log, in bounded memory. A running agent may append meanwhile: what it adds later is not read.
+
+    1. Each checkpoint is this log's, its signatures verify, and its row says what its text says.
+    2. Batches follow each other without gap or overlap; counters rise; the TPM's clock does not go back.
+    3. Each leaf is an entry of a known type, at its own seq, not earlier than the one before.
+    4. An allow is in a batch of mode `release`, and a use of its artifact was charged for it, and for nothing else.
+    5. The leaves hash to the stored nodes, and these to the root that the checkpoint signs.
+    6. No row is left over: no node, charge or spool mark that the leaves do not explain.
+
+    Does not check: that the log is the newest (`recover` does, with the TPM; so do witnesses), the quoted PCRs,
+    and that bodies are what their types define.
+
+    Args:
+        path: The log's file.
+        keys: The keys that sealed it.
+        since: An earlier report on this log, to go on from; None verifies it all.
+        processes: How many processes share the work.
+        progress: Called now and then with (leaves verified, leaves in all).
+
+    Returns:
+        What was verified.
+
+    Raises:
+        RollbackError: The first thing that does not hold.
+        StoreError: The log cannot be read.
+        UsageError: `since` is of another log, or `processes` below 1.
+    """
+    store = LogStore.open(path, readonly=True)
+    try:
+        if keys.origin != store.origin:
+            raise UsageError(f"keys of {keys.origin} do not verify {store.origin}")
+        edge = since._edge if since else _Edge()  # noqa: SLF001 - of the same module
+        checkpoints = since.checkpoints if since else 0
+        types = Counter(since.types) if since else Counter()
+        size = store.tail().frontier.size
+        for segment in _segments(path, keys, list(_cuts(store, edge.frontier.size, size)), processes):
+            if segment.start != edge:
+                raise RollbackError(
+                    f"the stored tree, times or counters at size {segment.start.frontier.size} are not those of "
+                    "the leaves before it"
+                )
+            edge, checkpoints, types = segment.end, checkpoints + segment.checkpoints, types + segment.types
+            progress(edge.frontier.size, size)
+        if edge.frontier.size != size:
+            raise RollbackError(
+                f"the audit log has {size} leaves, no more than {edge.frontier.size} were there before"
+            )
+        if stray := store.find_stray():  # 6
+            raise RollbackError(f"the audit log has rows that its leaves do not explain: {stray}")
+        return LogReport(size, edge.frontier.root(), checkpoints, types, edge.time, edge)
+    finally:
+        store.close()
+
+
+def _cuts(store: LogStore, start: int, size: int) -> Iterator[tuple[int, int]]:
+    while start < size:
+        checkpoint = store.checkpoint_covering(min(start + _SEGMENT, size) - 1)
+        stop = checkpoint.size if checkpoint else size
+        yield start, stop
+        start = stop
+
+
+def _segments(path: str, keys: LogKeys, cuts: list[tuple[int, int]], processes: int) -> Iterator[_Segment]:
+    if processes == 1 or len(cuts) < processes:
+        yield from (_verify_segment(path, keys, start, stop) for start, stop in cuts)
+        return
+    # Not forked: the caller may have threads, and locks that they hold.
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(_verify_segment, path, keys, start, stop) for start, stop in cuts]
+        try:
+            for future in futures:
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _verify_segment(path: str, keys: LogKeys, start: int, stop: int) -> _Segment:
+    store = LogStore.open(path, readonly=True)
+    try:
+        before = edge = _claimed_edge(store, keys, start)
+        count, types = 0, Counter[EntryType]()
+        for stored in store.checkpoints(start, stop):
+            edge = _verify_batch(store, keys, edge, stored, types)
+            count += 1
+        return _Segment(before, edge, count, types)
+    finally:
+        store.close()
+
+
+def _claimed_edge(store: LogStore, keys: LogKeys, size: int) -> _Edge:
+    """What the rows say about the log of this size; whether it is true shows in the segment that ends here."""
+    if size == 0:
+        return _Edge()
+    stored = store.checkpoint_covering(size - 1)
+    if stored is None or stored.size != size:
+        raise UsageError(f"no checkpoint of size {size} in this log: the earlier report is of another one")
+    clock = clock_order(keys.verify_stored(stored).clock)
+    time = parse_entry(store.entry(size - 1)).time
+    return _Edge(Frontier.load(size, store.node), time, stored.counter, clock)
+
+
+def _verify_batch(
+    store: LogStore, keys: LogKeys, edge: _Edge, stored: StoredCheckpoint, types: Counter[EntryType]
+) -> _Edge:
+    what = f"the checkpoint of size {stored.size}"
+    verified = keys.verify_stored(stored)  # 1
+    clock, frontier, time = clock_order(verified.clock), edge.frontier, edge.time
+    if stored.first != frontier.size:  # 2
+        raise RollbackError(
+            f"{what} seals from leaf {stored.first}, the one before it ends at {frontier.size}"
+        )
+    if stored.counter <= edge.counter:
+        raise RollbackError(f"{what} has log counter {stored.counter}, the one before it {edge.counter}")
+    if clock < edge.clock:
+        raise RollbackError(f"{what} was quoted at TPM clock {clock}, the one before it at {edge.clock}")
+    while frontier.size < stored.size:
+        start = frontier.size
+        entries = store.entry_chunk(start, stored.size)
+        time, found = _verify_entries(entries, start, time)  # 3
+        types.update(found)
+        if EntryType.DECISION_ALLOW in found and stored.mode is not BatchMode.RELEASE:  # 4
+            raise RollbackError(f"{what} has mode {stored.mode}, but a decision.allow in its batch")
+        _verify_charges(store, entries, start, found)
+        frontier = _verify_nodes(store, frontier, entries)  # 5
+    if frontier.root() != verified.checkpoint.root:
+        raise RollbackError(
+            f"{what} signs root {verified.checkpoint.root.hex()}, not the leaves' {frontier.root().hex()}"
+        )
+    return _Edge(frontier, time, stored.counter, clock)
+
+
+class _Head(msgspec.Struct, forbid_unknown_fields=True):
+    """An entry but for its body, which may be anything: for speed, where `parse_entry` is for certainty."""
+
+    body: msgspec.Raw
+    boot: str
+    seq: int
+    time: str
+    type: EntryType
+    v: Literal[1]
+
+
+_decode_head: Final = msgspec.json.Decoder(_Head).decode
+
+
+def _verify_entries(entries: list[bytes], start: int, time: str) -> tuple[str, list[EntryType]]:
+    """Check 3, at the price of a few hashes a leaf; returns the last time, and each entry's type."""
+    types = []
+    for seq, entry in enumerate(entries, start):
+        head = _read_head(entry, seq)
+        if head.seq != seq:
+            raise RollbackError(f"entry {seq} says that it is entry {head.seq}")
+        if head.time != time:
+            if head.time < time:
+                raise RollbackError(f"entry {seq} is of {head.time}, the one before it of {time}")
+            time = head.time
+            _require_time(seq, time)
+        types.append(head.type)
+    return time, types
+
+
+def _read_head(entry: bytes, seq: int) -> _Head:
+    try:
+        head = _decode_head(entry)
+        end = f',"boot":"{head.boot}","seq":{head.seq},"time":"{head.time}","type":"{head.type}","v":1}}'
+        # The canonical form has no other bytes than these. Where it does, as in a boot id with escapes, parse in full.
+        if entry != b'{"body":' + bytes(head.body) + end.encode():
+            parse_entry(entry)
+    except (msgspec.DecodeError, UnicodeError, MalformedError) as error:
+        raise RollbackError(f"entry {seq} is not an entry: {error}") from error
+    return head
+
+
+def _require_time(seq: int, time: str) -> None:
+    try:
+        parse_time(time)
+    except MalformedError as error:
+        raise RollbackError(f"entry {seq}: {error}") from error
+    if len(time) != len("2026-01-31T12:00:00.000000Z"):
+        raise RollbackError(f"entry {seq}: time {time} has no six fractional digits")
+
+
+def _verify_charges(store: LogStore, entries: list[bytes], start: int, types: list[EntryType]) -> None:
+    allows = [seq for seq, type_ in enumerate(types, start) if type_ is EntryType.DECISION_ALLOW]
+    charges = store.charges(start, start + len(entries))
+    if [seq for seq, _, _ in charges] != allows:
+        differing = min({seq for seq, _, _ in charges} ^ set(allows))
+        raise RollbackError(
+            f"entry {differing}: each decision.allow is charged to an artifact, and nothing else is"
+        )
+    for seq, artifact, _ in charges:
+        if artifact.encode() not in entries[seq - start]:
+            raise RollbackError(f"entry {seq} is charged to artifact {artifact}, which it does not name")
+
+
+def _verify_nodes(store: LogStore, frontier: Frontier, entries: list[bytes]) -> Frontier:
+    start, stop = frontier.size, frontier.size + len(entries)
+    frontier, nodes = frontier.append([leaf_hash(entry) for entry in entries])
+    for level, group in groupby(nodes, key=itemgetter(0)):
+        computed = [node.hash for node in group]
+        if store.nodes(level, start >> level, stop >> level) != computed:
+            raise RollbackError(
+                f"the stored tree is not that of the leaves from {start} to {stop}, at level {level}"
+            )
+    return frontier
