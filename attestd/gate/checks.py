@@ -151,6 +151,8 @@ def check_identity(
 ) -> tuple[None, str]:
     """Check 8."""
     execution = request.execution
+    if request.observation is not None:
+        raise Denied(request.observation.code, request.observation.sentence, request.observation.hint)
     host = trust.hosts[context.host]
     detail = require_binding(statement, execution, host=context.host, labels=host.labels)
     if execution.writable and platform.writable == "refuse":

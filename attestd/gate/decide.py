@@ -1,21 +1,26 @@
 """The release decision. One function; read its docstring as the specification."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from attestd.authorization.artifact import UntrustedArtifact, VerifiedArtifact
-from attestd.codes import Denial, Denied
+from attestd.codes import Code, Denial, Denied
 from attestd.gate import checks
 from attestd.gate.execution import execution_body
 from attestd.gate.model import CHECKS, Check, Context, Decision, Outcome, Request
 from attestd.governance.platform import PlatformPolicy
 from attestd.lineage.receipt import VerifiedReceipt
 
-__all__ = ["decide"]
+__all__ = ["as_denied", "decide"]
 
 _T = TypeVar("_T")
+
+
+# Which check a denial that comes after the decision belongs to: the TPM decides about the environment once more, and
+# the sealer about uses. A failure to seal belongs to none.
+_LATE_CHECKS: Final = {Code.ENVIRONMENT_UNTRUSTED: "environment", Code.USES_EXHAUSTED: "uses"}
 
 
 class _Record:
@@ -141,3 +146,28 @@ def _body(
     if denial is not None:
         body["denial"] = {"sentence": denial.sentence, "hint": denial.hint}
     return body
+
+
+def as_denied(body: Mapping[str, Any], denial: Denial) -> dict[str, Any]:
+    """The body of an allowed decision after sealing it for release was refused.
+
+    Args:
+        body: The body of the `decision.allow` that does not come to be.
+        denial: Why.
+
+    Returns:
+        The body of the `decision.deny`: the same, with the check that now rejects.
+    """
+    late = _LATE_CHECKS.get(denial.code)
+    checks = [
+        {**check, "outcome": Outcome.REJECTED.value, "detail": denial.sentence}
+        if check["name"] == late
+        else check
+        for check in body["checks"]
+    ]
+    return {
+        **body,
+        "checks": checks,
+        "code": denial.code.value,
+        "denial": {"sentence": denial.sentence, "hint": denial.hint},
+    }

@@ -3,9 +3,10 @@
 The agent decides by these checks and the runner repeats them on what it sees itself, so they stand here once.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from attestd.authorization.scope import (
     ScopeMismatch,
@@ -17,8 +18,13 @@ from attestd.authorization.scope import (
 )
 from attestd.authorization.statement import Resource, Statement
 from attestd.codes import Code, Denied
+from attestd.strict import canonical
 
 __all__ = ["Execution", "File", "execution_body", "plan_environment", "require_binding", "require_scope"]
+
+
+# Two of these, and all else that a decision says, fit into a leaf.
+MAX_INLINE_BYTES: Final = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +72,22 @@ def plan_environment(statement: Statement, offered: Mapping[str, str]) -> dict[s
 def execution_body(execution: Execution) -> dict[str, Any]:
     """The members of a decision's body that say what runs. Compared as values, so their shape is a contract."""
     return {
-        "argv": list(execution.argv),
+        "argv": _bounded(list(execution.argv)),
         "cwd": execution.cwd,
-        "env": dict(execution.env),
+        "env": _bounded(dict(execution.env)),
         "executable": _file(execution.executable),
         "inputs": [_file(item) for item in execution.inputs],
         "interpreters": [_file(item) for item in execution.interpreters],
         "uid": execution.uid,
     }
+
+
+def _bounded(value: list[str] | dict[str, str]) -> list[str] | dict[str, str] | dict[str, str | int]:
+    """A leaf has at most 65,535 bytes (tlog-tiles), a command line up to 1 MiB: large ones are sealed as digests."""
+    data = canonical(value)
+    if len(data) <= MAX_INLINE_BYTES:
+        return value
+    return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
 
 
 def _file(item: File) -> dict[str, str]:

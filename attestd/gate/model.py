@@ -63,12 +63,14 @@ class Request:
         id: 32 hex digits, random, ours.
         artifact: The bytes of the artifact; None: none given or installed.
         execution: What would run, observed from descriptors and kernel credentials.
+        observation: Why what would run could not be observed, if so: then `execution` stands for nothing.
         parent: The parent execution's receipt, verified; or the denial that its verification came to; None: no parent.
     """
 
     id: str
     artifact: bytes | None
     execution: Execution
+    observation: Denial | None
     parent: VerifiedReceipt | Denial | None
 
 

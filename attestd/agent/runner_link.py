@@ -1,0 +1,128 @@
+"""The agent's side of the runner's socket: one connection a request; nothing it says is needed to keep the runner safe."""
+
+import asyncio
+import json
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from attestd.agent.connection import Connection
+from attestd.codes import Code, Denial
+from attestd.errors import MalformedError, StoreError
+from attestd.strict import parse_json
+from attestd.wire import Kind, WireError, encode_fields
+
+__all__ = ["Execute", "RunnerLink", "Spooled"]
+
+TIMEOUT_S: Final = 30.0
+SPOOL_MAX: Final = 64
+MAX_SPOOLED_BYTES: Final = 128 * 1024
+
+
+@dataclass(frozen=True)
+class Execute:
+    """All that the runner gets of one execution: what it does not verify itself, it does not believe.
+
+    Attributes:
+        options: `tty0`, `tty1`, `tty2` where the client's stdio is a terminal.
+        descriptors: The client's socket, stdin, stdout, stderr, cwd, executable, interpreters, inputs.
+    """
+
+    receipt: bytes
+    artifact: bytes
+    options: bytes
+    interpreters: int
+    inputs: int
+    env: Sequence[tuple[str, str]]
+    argv: Sequence[str]
+    descriptors: Sequence[int]
+
+    def payload(self) -> bytes:
+        """The fields of the frame."""
+        env = [f"{name}={value}".encode() for name, value in self.env]
+        counts = [str(count).encode() for count in (self.interpreters, self.inputs, len(env))]
+        argv = [argument.encode() for argument in self.argv]
+        return encode_fields([self.receipt, self.artifact, self.options, *counts, *env, *argv])
+
+
+@dataclass(frozen=True)
+class Spooled:
+    """Something that the runner wants in the log."""
+
+    id: int
+    type: str
+    body: dict[str, Any]
+
+
+class RunnerLink:
+    """Asks the runner. Every method raises StoreError when there is no runner or it does not answer as it should."""
+
+    def __init__(self, path: Path) -> None:
+        """Names the runner's socket."""
+        self._path = path
+
+    async def execute(self, execute: Execute) -> Denial | None:
+        """Hands over an execution; None once the runner has durably claimed it, else why it refuses."""
+        kind, fields = await self._ask(Kind.EXECUTE, execute.payload(), list(execute.descriptors))
+        if kind == Kind.ACCEPTED:
+            return None
+        try:
+            code, sentence, hint = (field.decode() for field in fields)
+            return Denial(Code(code), sentence, hint)
+        except ValueError as error:
+            raise StoreError(f"the runner refused in a way that does not parse: {error}") from error
+
+    async def forfeit(self, log_id: str, seq: int) -> bool:
+        """Burns a receipt that will not be used; False: too late, it was claimed."""
+        _, fields = await self._ask(Kind.FORFEIT, encode_fields([log_id.encode(), str(seq).encode()]))
+        if fields not in ([b"burned"], [b"ran"]):
+            raise StoreError("the runner answered a forfeit in a way that does not parse")
+        return fields == [b"burned"]
+
+    async def spool(self) -> list[Spooled]:
+        """What waits for the log, oldest first."""
+        _, fields = await self._ask(Kind.SPOOL, encode_fields([str(SPOOL_MAX).encode()]))
+        try:
+            items = [parse_json(field, max_bytes=MAX_SPOOLED_BYTES, what="spooled entry") for field in fields]
+            return [Spooled(int(item["id"]), str(item["type"]), dict(item["body"])) for item in items]
+        except (MalformedError, KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"the runner's spool does not parse: {error}") from error
+
+    async def acknowledge(self, up_to: int) -> None:
+        """Everything up to this id is in the log."""
+        await self._ask(Kind.ACKNOWLEDGE, encode_fields([str(up_to).encode()]))
+
+    async def info(self) -> dict[str, Any]:
+        """Isolation, user, version, pid, trust digest, what runs."""
+        _, fields = await self._ask(Kind.INFO, b"")
+        try:
+            value = json.loads(fields[0])
+        except (IndexError, ValueError) as error:
+            raise StoreError(f"the runner's information does not parse: {error}") from error
+        if not isinstance(value, dict):
+            raise StoreError("the runner's information does not parse: expected an object")
+        return value
+
+    async def _ask(
+        self, kind: bytes, payload: bytes, descriptors: list[int] | None = None
+    ) -> tuple[bytes, list[bytes]]:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        sock.setblocking(False)
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                await asyncio.get_running_loop().sock_connect(sock, str(self._path))
+        except (OSError, TimeoutError) as error:
+            sock.close()
+            raise StoreError(f"the runner at {self._path} does not answer: {error}") from error
+        connection = Connection(sock)
+        try:
+            await connection.send(kind, payload, descriptors)
+            frame = await connection.receive(timeout_s=TIMEOUT_S)
+            frame.close()  # The runner sends no descriptors to the agent.
+            return frame.kind, frame.fields(SPOOL_MAX)
+        except (OSError, EOFError, TimeoutError, WireError) as error:
+            raise StoreError(f"the runner at {self._path} broke off: {error!r}") from error
+        finally:
+            connection.close()
