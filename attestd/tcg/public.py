@@ -113,7 +113,7 @@ class Public:
         """Loads the key; do it once for many verifications.
 
         Raises:
-            MalformedError: The point is not on its curve, or the modulus is not acceptable.
+            MalformedError: The point is not on its curve.
         """
         numbers = [int.from_bytes(number, "big") for number in self.unique]
         try:
@@ -142,6 +142,8 @@ def parse_public(data: bytes) -> Public:
     """
     reader = Reader(data, "TPMT_PUBLIC")
     key_type, name_alg_id, attributes = reader.unpack(_HEAD)
+    if key_type not in _READERS:
+        raise MalformedError(f"TPMT_PUBLIC: type {key_type:#06x}, expected an ECC or RSA key")
     name_alg = HASH_NAMES.get(name_alg_id, "")
     if name_alg not in SIGNING_HASHES:
         raise MalformedError(f"TPMT_PUBLIC: nameAlg {name_alg_id:#06x}, expected SHA-256 or SHA-384")
@@ -153,12 +155,7 @@ def parse_public(data: bytes) -> Public:
             f"TPMT_PUBLIC: authPolicy of {len(auth_policy)} bytes is not a {name_alg} digest"
         )
     start = reader.offset
-    if key_type == ALG_ECC:
-        end, unique = _read_ecc(reader)
-    elif key_type == ALG_RSA:
-        end, unique = _read_rsa(reader)
-    else:
-        raise MalformedError(f"TPMT_PUBLIC: type {key_type:#06x}, expected an ECC or RSA key")
+    end, unique = _READERS[key_type](reader)
     reader.end()
     return Public(data, key_type, name_alg, Attribute(attributes), auth_policy, data[start:end], unique)
 
@@ -183,8 +180,8 @@ def _read_rsa(reader: Reader) -> tuple[int, tuple[bytes, ...]]:
         raise MalformedError(f"TPMT_PUBLIC: RSA with {bits} bits, exponent {exponent}")
     end = reader.offset
     modulus = reader.sized(bits // 8)
-    if len(modulus) != bits // 8 or not modulus[0] & 0x80:
-        raise MalformedError(f"TPMT_PUBLIC: the modulus has not {bits} bits")
+    if len(modulus) != bits // 8 or not modulus[0] & 0x80 or not modulus[-1] & 1:
+        raise MalformedError(f"TPMT_PUBLIC: the modulus is not an odd number of {bits} bits")
     return end, (modulus,)
 
 
@@ -205,6 +202,9 @@ def _read_scheme(reader: Reader, *, with_hash: frozenset[int], without: int = AL
             raise MalformedError(f"TPMT_PUBLIC: scheme hash {hash_id:#06x}, expected SHA-256 or SHA-384")
     elif scheme not in {ALG_NULL, without}:
         raise MalformedError(f"TPMT_PUBLIC: scheme {scheme:#06x} is not one of this key type")
+
+
+_READERS: Final = {ALG_ECC: _read_ecc, ALG_RSA: _read_rsa}
 
 
 def host_id(ek_public: bytes) -> str:
