@@ -72,14 +72,12 @@ def _safe_int(text: str) -> int:
 
 
 def _check_depth(value: Any, depth: int = 0) -> None:
-    if depth > MAX_DEPTH:
+    if not isinstance(value, dict | list):
+        return
+    if depth == MAX_DEPTH:
         raise ValueError(f"nested deeper than {MAX_DEPTH}")
-    if isinstance(value, dict):
-        for member in value.values():
-            _check_depth(member, depth + 1)
-    elif isinstance(value, list):
-        for member in value:
-            _check_depth(member, depth + 1)
+    for member in value.values() if isinstance(value, dict) else value:
+        _check_depth(member, depth + 1)
 
 
 def _refuse_floats(value: Any) -> None:

@@ -115,22 +115,23 @@ def _form(pattern: ArgPattern) -> _Form:
 
 def matches(pattern: ArgPattern, value: str) -> bool:
     """Whether the pattern allows the argument."""
-    match _form(pattern):
-        case str() as exact:
-            return value == exact
-        case _OneOf(values):
-            return value in values
-        case _Between(low, high):
+    form = _form(pattern)
+    match form:
+        case str():
+            return value == form
+        case _OneOf():
+            return value in form.values
+        case _Between():
             number = _integer(value)
-            return number is not None and low <= number <= high
-        case _Prefixed(prefix, charset, most):
-            rest = value[len(prefix) :]
+            return number is not None and form.low <= number <= form.high
+        case _:
+            rest = value[len(form.prefix) :]
             return (
-                value.startswith(prefix)
-                and len(rest) <= most
-                and CHARSETS[charset].issuperset(rest)
+                value.startswith(form.prefix)
+                and len(rest) <= form.most
+                and CHARSETS[form.charset].issuperset(rest)
                 and ".." not in value
-                and (prefix.startswith("-") or not value.startswith("-"))
+                and (form.prefix.startswith("-") or not value.startswith("-"))
             )
 
 
@@ -169,34 +170,39 @@ def contains(parent: ArgPattern, child: ArgPattern) -> bool:
 
 def _few_values(pattern: ArgPattern) -> list[str] | None:
     """Every value that the pattern allows, or None if they could be more than a one_of can list."""
-    match _form(pattern):
-        case str() as exact:
-            return [exact]
-        case _OneOf(values):
-            return list(values)
+    form = _form(pattern)
+    match form:
+        case str():
+            return [form]
+        case _OneOf():
+            return list(form.values)
         case _Between(low, high):
             return [str(number) for number in range(low, high + 1)] if high - low < MAX_CHOICES else None
-        case _Prefixed(prefix, charset, most):
+        case _:
+            members, counts = sorted(CHARSETS[form.charset]), range(form.most + 1)
             # The smallest class has 10 characters: with three free ones there are over a thousand values.
-            if most > 2 or sum(len(CHARSETS[charset]) ** count for count in range(most + 1)) > MAX_CHOICES:
+            if form.most > 2 or sum(len(members) ** count for count in counts) > MAX_CHOICES:
                 return None
-            rests = (itertools.product(sorted(CHARSETS[charset]), repeat=count) for count in range(most + 1))
-            all_values = (prefix + "".join(rest) for rest in itertools.chain.from_iterable(rests))
-            return [value for value in all_values if matches(pattern, value)]
+            rests = itertools.chain.from_iterable(
+                itertools.product(members, repeat=count) for count in counts
+            )
+            values = (form.prefix + "".join(rest) for rest in rests)
+            return [value for value in values if matches(pattern, value)]
 
 
 def describe(pattern: ArgPattern) -> str:
     """The pattern in words, for denials and `inspect`."""
-    match _form(pattern):
-        case str() as exact:
-            return quote(exact)
+    form = _form(pattern)
+    match form:
+        case str():
+            return quote(form)
         case _OneOf(values):
             shown = ", ".join(quote(value) for value in values[:8])
             return f"one of {shown}" + (f" and {len(values) - 8} more" if len(values) > 8 else "")
         case _Between(low, high):
             return f"an integer from {low} to {high}"
-        case _Prefixed(prefix, charset, most):
-            return f"{quote(prefix)} and then at most {most} characters of class {charset!r}"
+        case _:
+            return f"{quote(form.prefix)} and then at most {form.most} characters of class {form.charset!r}"
 
 
 def quote(value: str) -> str:

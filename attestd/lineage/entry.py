@@ -58,8 +58,10 @@ def format_entry(*, type_: EntryType, time: str, seq: int, boot: str, body: dict
     """The exact bytes of an entry.
 
     Raises:
-        MalformedError: The entry is larger than a leaf may be, or has no canonical form.
+        MalformedError: What `parse_entry` would refuse: time form, negative seq, too large for a leaf, or no
+            canonical form.
     """
+    _require_position(time, seq)
     data = canonical({"v": 1, "type": type_.value, "time": time, "seq": seq, "boot": boot, "body": body})
     if len(data) > MAX_ENTRY_BYTES:
         raise MalformedError(f"log entry: {len(data)} bytes, the limit is {MAX_ENTRY_BYTES}")
@@ -73,9 +75,13 @@ def parse_entry(data: bytes) -> Entry:
         MalformedError: Not canonical, unknown type or member, not the time form of entries, negative seq.
     """
     entry = parse_canonical(data, Entry, max_bytes=MAX_ENTRY_BYTES, what="log entry")
-    if len(entry.time) != len("2026-01-31T12:00:00.000000Z"):
-        raise MalformedError(f"log entry: time {entry.time!r} has no six fractional digits")
-    parse_time(entry.time)
-    if entry.seq < 0:
-        raise MalformedError(f"log entry: seq {entry.seq} is negative")
+    _require_position(entry.time, entry.seq)
     return entry
+
+
+def _require_position(time: str, seq: int) -> None:
+    if len(time) != len("2026-01-31T12:00:00.000000Z"):
+        raise MalformedError(f"log entry: time {time[:40]!r} has no six fractional digits")
+    parse_time(time)
+    if seq < 0:
+        raise MalformedError(f"log entry: seq {seq} is negative")

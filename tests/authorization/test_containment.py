@@ -9,7 +9,7 @@ from attestd.authorization.scope import ScopeMismatch, match_argv, match_env, ma
 from attestd.authorization.statement import Scope, Statement, parse_statement
 from attestd.strict import canonical
 from tests.authorization.builders import HOST, OTHER_HOST, golden, put, sha256
-from tests.authorization.test_pattern import PATTERNS
+from tests.authorization.test_pattern import PATTERNS, candidates
 
 
 def parse(document: dict[str, Any]) -> Statement:
@@ -286,10 +286,7 @@ def test_what_a_child_allows_its_parent_allows(outer, inner, data):
     # Often equal in most members, or containment would hardly ever hold.
     mixed = {name: data.draw(st.sampled_from([outer[name], inner[name]])) for name in outer}
     child = parse(put(child_document(), "scope", mixed))
-    argv = [
-        data.draw(st.text("-019a./", max_size=4) | PATTERNS.filter(lambda p: isinstance(p, str)))
-        for _ in mixed["argv"]
-    ]
+    argv = [data.draw(st.sampled_from(candidates(pattern))) for pattern in child.predicate.scope.argv]
     env = data.draw(st.dictionaries(_NAMES, st.sampled_from("xy"), max_size=3))
     inputs = data.draw(_FILES)
     if not widenings(parent, child) and allows(child.predicate.scope, argv, env, inputs):
