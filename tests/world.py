@@ -592,6 +592,7 @@ class World:
             id="00112233445566778899aabbccddeeff",
             artifact=self.artifact() if artifact is None else artifact,
             execution=self.execution(),
+            observation=None,
             parent=None,
         )
         return replace(request, **changes)

@@ -15,7 +15,8 @@ from attestd.authorization.artifact import UntrustedArtifact, parse_artifact
 from attestd.authorization.issue import DEFAULT_PATH
 from attestd.codes import Code, Denial, Denied
 from attestd.errors import AttestdError, MalformedError, StoreError, VerificationError
-from attestd.gate.decide import as_denied, decide
+from attestd.gate.body import as_denied
+from attestd.gate.decide import decide
 from attestd.gate.execution import Execution, File, plan_environment
 from attestd.gate.model import Decision, Request
 from attestd.gate.script import FIRST_BYTES, Shebang, is_script, parse_shebang

@@ -21,11 +21,11 @@ def verify_authorization(
         uid: The user it would run as.
 
     Returns:
-        The verified artifact and the rule.
+        The artifact, verified with keys that are in force, and the rule.
 
     Raises:
         Denied: `invalid_signature` (also: no authority for this scope), `insufficient_approvals`, `revoked` (the
-            threshold is only missed because a signing key is revoked).
+            threshold is missed only because signing keys are revoked).
     """
     rule = trust.authorities.rule_for(executable=executable, uid=uid)
     if rule is None:
@@ -34,24 +34,9 @@ def verify_authorization(
             f"no authority may authorize {executable} as uid {uid} on this host",
             "governance must name an authority for this scope",
         )
-    keys = [key for key in rule.keys if key.key_id not in trust.revocations.keys]
-    revoked = {key.key_id for key in rule.keys} & trust.revocations.keys
-    claimed = {signature.key_id for signature in untrusted.envelope.signatures}
-    if not keys or (revoked & claimed and len(keys) < rule.threshold):
-        raise Denied(
-            Code.REVOKED,
-            f"the artifact is signed by key {min(revoked)}, which is revoked",
-            "ask for a new authorization signed by a key in force",
-        )
     try:
-        return verify_artifact(untrusted, keys=keys, threshold=rule.threshold), rule
+        signed = verify_artifact(untrusted, keys=rule.keys, threshold=rule.threshold)
     except SignatureInvalidError as error:
-        if revoked & claimed:
-            raise Denied(
-                Code.REVOKED,
-                f"the artifact is signed by key {min(revoked & claimed)}, which is revoked",
-                "ask for a new authorization signed by a key in force",
-            ) from error
         raise Denied(
             Code.INVALID_SIGNATURE,
             f"rule {rule.name!r}: {error}",
@@ -63,3 +48,14 @@ def verify_authorization(
             f"rule {rule.name!r}: {error}",
             "ask further authorities to approve it (attestd authorization approve)",
         ) from error
+    revoked = trust.revocations.keys.intersection(signed.key_ids)
+    if not revoked:
+        return signed, rule
+    if len(signed.key_ids) - len(revoked) < rule.threshold:
+        raise Denied(
+            Code.REVOKED,
+            f"the artifact is signed by key {min(revoked)}, which is revoked",
+            "ask for a new authorization signed by a key in force",
+        )
+    in_force = [key for key in rule.keys if key.key_id not in revoked]
+    return verify_artifact(untrusted, keys=in_force, threshold=rule.threshold), rule

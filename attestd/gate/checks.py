@@ -13,10 +13,19 @@ from attestd.errors import MalformedError
 from attestd.gate.authority import verify_authorization
 from attestd.gate.execution import require_binding, require_scope
 from attestd.gate.model import Context, Request
+from attestd.gate.requirements import (
+    require_governance,
+    require_no_chain,
+    require_not_revoked,
+    require_policy,
+    require_quorums,
+    require_strength,
+    require_unchangeable,
+    require_validity,
+)
 from attestd.governance.platform import PlatformPolicy
 from attestd.governance.trust import Trust
 from attestd.lineage.entry import EntryType
-from attestd.strict import parse_time
 
 
 def check_present(request: Request) -> tuple[bytes, str]:
@@ -63,58 +72,12 @@ def check_revocation(
     artifact: VerifiedArtifact, request: Request, context: Context, trust: Trust
 ) -> tuple[None, str]:
     """Check 4."""
-    revoked = trust.revocations
-    execution = request.execution
-    files = (execution.executable, *execution.interpreters, *execution.inputs)
-    found = (
-        ("artifact", artifact.id, artifact.id in revoked.artifacts),
-        ("host", context.host, context.host in revoked.hosts),
-        ("requester uid", str(execution.requester_uid), execution.requester_uid in revoked.requesters),
-        *((f"file {item.path}, SHA-256", item.sha256, item.sha256 in revoked.subjects) for item in files),
-    )
-    for what, value, is_revoked in found:
-        if is_revoked:
-            raise Denied(Code.REVOKED, f"{what} {value} is revoked", "ask the authority that revoked it")
-    return None, f"revocations version {revoked.version}"
+    return None, require_not_revoked(artifact.id, request.execution, host=context.host, trust=trust)
 
 
 def check_governance(statement: Statement, context: Context, trust: Trust) -> tuple[PlatformPolicy, str]:
     """Check 5."""
-    governance, environment = statement.predicate.governance, statement.predicate.environment
-    hint = "update this host's governance metadata, or ask for an authorization under the one in force"
-    if trust.version < governance.min_version:
-        raise Denied(
-            Code.GOVERNANCE_MISMATCH,
-            f"the artifact needs governance version {governance.min_version}, this host has {trust.version}",
-            hint,
-        )
-    if governance.policy not in trust.policies:
-        raise Denied(Code.GOVERNANCE_MISMATCH, f"policy {governance.policy!r} is not in force here", hint)
-    digest = trust.policies[governance.policy]
-    if governance.policy_digest is not None and governance.policy_digest != digest:
-        raise Denied(
-            Code.GOVERNANCE_MISMATCH,
-            f"the artifact is for policy {governance.policy!r} with digest {governance.policy_digest}, here it has"
-            f" {digest or 'none (built in)'}",
-            hint,
-        )
-    platform = trust.platforms.get(environment.platform)
-    if platform is None:
-        raise Denied(
-            Code.GOVERNANCE_MISMATCH, f"platform policy {environment.platform!r} is not in force here", hint
-        )
-    if platform.valid_until is not None and context.now >= platform.valid_until:
-        raise Denied(
-            Code.GOVERNANCE_MISMATCH,
-            f"platform policy {platform.name!r} version {platform.version} was valid until {platform.valid_until}",
-            "approve the platform again (attestd platform approve)",
-        )
-    host = trust.hosts.get(context.host)
-    if host is None or not host.not_before <= context.now < host.not_after:
-        found = "none" if host is None else f"valid from {host.not_before} until {host.not_after}"
-        raise Denied(
-            Code.GOVERNANCE_MISMATCH, f"a valid record of host {context.host} is needed, found: {found}", hint
-        )
+    platform = require_governance(statement, trust=trust, host=context.host, now=context.now)
     return platform, f"version {trust.version}, platform {platform.name!r} version {platform.version}"
 
 
@@ -130,38 +93,18 @@ def check_condition(name: str, context: Context) -> tuple[None, str]:
 
 def check_validity(statement: Statement, context: Context) -> tuple[None, str]:
     """Check 7."""
-    validity = statement.predicate.validity
-    if context.now < parse_time(validity.not_before):
-        raise Denied(
-            Code.NOT_YET_VALID,
-            f"the artifact is valid from {validity.not_before}, trusted time is {context.now:%Y-%m-%dT%H:%M:%SZ}",
-            "wait, or ask for an authorization that is valid now",
-        )
-    if context.now >= parse_time(validity.not_after):
-        raise Denied(
-            Code.EXPIRED,
-            f"the artifact was valid until {validity.not_after}, trusted time is {context.now:%Y-%m-%dT%H:%M:%SZ}",
-            "ask for a new authorization (attestd authorization issue)",
-        )
-    return None, f"until {validity.not_after}"
+    return None, require_validity(statement, now=context.now, tolerance=timedelta(0))
 
 
 def check_identity(
     statement: Statement, request: Request, context: Context, trust: Trust, platform: PlatformPolicy
 ) -> tuple[None, str]:
     """Check 8."""
-    execution = request.execution
     if request.observation is not None:
         raise Denied(request.observation.code, request.observation.sentence, request.observation.hint)
-    host = trust.hosts[context.host]
-    detail = require_binding(statement, execution, host=context.host, labels=host.labels)
-    if execution.writable and platform.writable == "refuse":
-        raise Denied(
-            Code.IDENTITY_MISMATCH,
-            f"{min(execution.writable)} can be changed by others than root, which platform policy"
-            f" {platform.name!r} refuses",
-            "install it owned by root and writable by root only",
-        )
+    labels = trust.hosts[context.host].labels
+    detail = require_binding(statement, request.execution, host=context.host, labels=labels)
+    require_unchangeable(request.execution, platform)
     return None, detail
 
 
@@ -179,26 +122,12 @@ def check_scope(statement: Statement, request: Request, context: Context) -> tup
 
 def check_policy(statement: Statement) -> tuple[None, str]:
     """Check 10."""
-    predicate = statement.predicate
-    for what, value in (("secrets", predicate.secrets), ("tool", predicate.tool)):
-        if value:
-            raise Denied(
-                Code.POLICY_DENIED,
-                f"the artifact asks for {what}, which no policy on this host permits",
-                f"ask for an authorization without {what}",
-            )
-    return None, f"{predicate.governance.policy!r}: authorities and scope decide"
+    return None, require_policy(statement)
 
 
 def check_lineage(statement: Statement, request: Request) -> tuple[None, str]:
     """Check 11."""
-    lineage = statement.predicate.lineage
-    if lineage.parent is not None:
-        raise Denied(
-            Code.LINEAGE_BROKEN,
-            f"the artifact was issued under {lineage.parent}, and the chain to it is missing",
-            "give the artifact together with its chain",
-        )
+    require_no_chain(statement)
     if isinstance(request.parent, Denial):
         raise Denied(request.parent.code, request.parent.sentence, request.parent.hint)
     if request.parent is None:
@@ -237,7 +166,6 @@ def check_environment(
     appraisal: Appraisal, platform: PlatformPolicy, trust: Trust, context: Context
 ) -> tuple[None, str]:
     """Check 13."""
-    host = trust.hosts[context.host]
     if appraisal.policy.digest != platform.digest:
         raise Denied(
             Code.EVIDENCE_INVALID,
@@ -250,33 +178,14 @@ def check_environment(
             "the platform is in no approved state: " + "; ".join(appraisal.findings),
             "boot the approved state, or have an authority approve this one (attestd platform approve)",
         )
-    if not platform.accepts_tier(host.tier) or host.userspace not in platform.userspace:
-        raise Denied(
-            Code.ENVIRONMENT_UNTRUSTED,
-            f"platform policy {platform.name!r} asks for tier {platform.min_tier} and user space"
-            f" {' or '.join(platform.userspace)}, this host has {host.tier} and {host.userspace}",
-            "run it on a host with a stronger root of trust",
-        )
-    return None, f"composite {appraisal.pcr_digest.hex()}, tier {host.tier}, user space {host.userspace}"
+    strength = require_strength(platform, trust.hosts[context.host])
+    return None, f"composite {appraisal.pcr_digest.hex()}, {strength}"
 
 
 def check_mesh(statement: Statement, platform: PlatformPolicy, context: Context) -> tuple[None, str]:
     """Check 14."""
-    environment = statement.predicate.environment
-    for what, needed, found in (
-        ("verifiers", max(environment.verifiers.quorum, platform.verifier_quorum), context.mesh.verifiers),
-        ("witnesses", max(environment.witnesses.quorum, platform.witness_quorum), context.mesh.witnesses),
-    ):
-        if found < needed:
-            raise Denied(
-                Code.MESH_UNAVAILABLE,
-                f"{needed} {what} must vouch for this host, {found} do",
-                "connect this host to a controller, or ask for an authorization that needs none",
-            )
-    return (
-        None,
-        "no mesh is asked for" if not context.mesh.verifiers else f"{context.mesh.verifiers} verifiers",
-    )
+    mesh = context.mesh
+    return None, require_quorums(statement, platform, verifiers=mesh.verifiers, witnesses=mesh.witnesses)
 
 
 def check_conditions(context: Context) -> tuple[None, str]:

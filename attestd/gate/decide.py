@@ -1,26 +1,21 @@
 """The release decision. One function; read its docstring as the specification."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from attestd.authorization.artifact import UntrustedArtifact, VerifiedArtifact
-from attestd.codes import Code, Denial, Denied
+from attestd.codes import Denial, Denied
 from attestd.gate import checks
-from attestd.gate.execution import execution_body
+from attestd.gate.body import checks_body, decided_body, denial_body, governance_body
 from attestd.gate.model import CHECKS, Check, Context, Decision, Outcome, Request
+from attestd.gate.requirements import witness_quorum
 from attestd.governance.platform import PlatformPolicy
 from attestd.lineage.receipt import VerifiedReceipt
 
-__all__ = ["as_denied", "decide"]
+__all__ = ["decide"]
 
 _T = TypeVar("_T")
-
-
-# Which check a denial that comes after the decision belongs to: the TPM decides about the environment once more, and
-# the sealer about uses. A failure to seal belongs to none.
-_LATE_CHECKS: Final = {Code.ENVIRONMENT_UNTRUSTED: "environment", Code.USES_EXHAUSTED: "uses"}
 
 
 class _Record:
@@ -82,12 +77,14 @@ def decide(request: Request, context: Context) -> Decision:
     untrusted: UntrustedArtifact | None = None
     artifact: VerifiedArtifact | None = None
     platform: PlatformPolicy | None = None
-    rule = ""
+    authority: str | None = None
     denial: Denial | None = None
     try:
         data = record.run(1, lambda: checks.check_present(request))
         untrusted = record.run(2, lambda: checks.check_form(data))
-        trust, verified, rule = record.run(3, lambda: checks.check_signatures(untrusted, request, context))
+        trust, verified, authority = record.run(
+            3, lambda: checks.check_signatures(untrusted, request, context)
+        )
         statement = verified.statement
         record.run(4, lambda: checks.check_revocation(verified, request, context, trust))
         platform = record.run(5, lambda: checks.check_governance(statement, context, trust))
@@ -107,67 +104,33 @@ def decide(request: Request, context: Context) -> Decision:
         denial = denied.denial
     recorded = record.complete()
     decided = Decision(denial=denial, checks=recorded, artifact=artifact, platform=platform, body={})
-    body = _body(request, context, decided, untrusted=untrusted, rule=rule)
+    body = _body(request, context, decided, untrusted=untrusted, authority=authority)
     return replace(decided, body=body)
 
 
 def _body(
-    request: Request, context: Context, decided: Decision, *, untrusted: UntrustedArtifact | None, rule: str
-) -> dict[str, Any]:
-    statement = None if untrusted is None else untrusted.statement
-    trust, denial, platform = context.trust, decided.denial, decided.platform
+    request: Request,
+    context: Context,
+    decided: Decision,
+    *,
+    untrusted: UntrustedArtifact | None,
+    authority: str | None,
+) -> Mapping[str, Any]:
+    denial, platform = decided.denial, decided.platform
+    witnesses = 0 if untrusted is None or platform is None else witness_quorum(untrusted.statement, platform)
     body: dict[str, Any] = {
-        **execution_body(request.execution),
+        **decided_body(
+            request.execution,
+            artifact=request.artifact,
+            untrusted=untrusted,
+            authority=authority,
+            witness_quorum=witnesses,
+            code=None if denial is None else denial.code,
+            isolation=context.isolation,
+        ),
+        **governance_body(context.trust, platform),
         "id": request.id,
-        "artifact": None
-        if request.artifact is None
-        else {
-            "id": None if untrusted is None else untrusted.id,
-            "sha256": hashlib.sha256(request.artifact).hexdigest(),
-        },
-        "attribution": None if statement is None else statement.predicate.attribution,
-        "authority": rule or None,
-        "checks": [
-            {"n": check.number, "name": check.name, "outcome": check.outcome.value, "detail": check.detail}
-            for check in decided.checks
-        ],
-        "code": None if denial is None else denial.code.value,
-        "governance": None
-        if isinstance(trust, Denial)
-        else {"version": trust.version, "digest": trust.digest},
-        "isolation": context.isolation,
         "parent": request.parent.leaf if isinstance(request.parent, VerifiedReceipt) else None,
-        "platform": None
-        if platform is None
-        else {"name": platform.name, "version": platform.version, "digest": platform.digest},
-        "requester": {"uid": request.execution.requester_uid},
-        "witness_quorum": 0 if statement is None else statement.predicate.environment.witnesses.quorum,
+        "checks": checks_body(decided.checks),
     }
-    if denial is not None:
-        body["denial"] = {"sentence": denial.sentence, "hint": denial.hint}
-    return body
-
-
-def as_denied(body: Mapping[str, Any], denial: Denial) -> dict[str, Any]:
-    """The body of an allowed decision after sealing it for release was refused.
-
-    Args:
-        body: The body of the `decision.allow` that does not come to be.
-        denial: Why.
-
-    Returns:
-        The body of the `decision.deny`: the same, with the check that now rejects.
-    """
-    late = _LATE_CHECKS.get(denial.code)
-    checks = [
-        {**check, "outcome": Outcome.REJECTED.value, "detail": denial.sentence}
-        if check["name"] == late
-        else check
-        for check in body["checks"]
-    ]
-    return {
-        **body,
-        "checks": checks,
-        "code": denial.code.value,
-        "denial": {"sentence": denial.sentence, "hint": denial.hint},
-    }
+    return body if denial is None else {**body, "denial": denial_body(denial)}

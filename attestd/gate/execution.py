@@ -3,10 +3,9 @@
 The agent decides by these checks and the runner repeats them on what it sees itself, so they stand here once.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from attestd.authorization.scope import (
     ScopeMismatch,
@@ -18,13 +17,9 @@ from attestd.authorization.scope import (
 )
 from attestd.authorization.statement import Resource, Statement
 from attestd.codes import Code, Denied
-from attestd.strict import canonical
+from attestd.errors import MalformedError
 
 __all__ = ["Execution", "File", "execution_body", "plan_environment", "require_binding", "require_scope"]
-
-
-# Two of these, and all else that a decision says, fit into a leaf.
-MAX_INLINE_BYTES: Final = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +34,9 @@ class File:
 class Execution:
     """One execution, complete: nothing else reaches the child.
 
+    What cannot be recorded cannot be decided: every string must have a UTF-8 form and no NUL byte, as log entries and
+    execve ask, and argv must not be empty.
+
     Attributes:
         executable: What was asked for: a program, or a script.
         interpreters: For a script, in the order of its first line (`#!/usr/bin/env X`: env, then X); the last runs.
@@ -49,6 +47,9 @@ class Execution:
         inputs: The pinned inputs.
         requester_uid: The user who asks, from the kernel.
         writable: Paths among the files above that others than root can write.
+
+    Raises:
+        MalformedError: A string that is none.
     """
 
     executable: File
@@ -61,6 +62,16 @@ class Execution:
     requester_uid: int
     writable: frozenset[str] = field(default=frozenset())
 
+    def __post_init__(self) -> None:
+        files = (self.executable, *self.interpreters, *self.inputs)
+        texts = (*self.argv, self.cwd, *self.env, *self.env.values(), *(item.path for item in files))
+        try:
+            data = "".join(texts).encode()
+        except UnicodeEncodeError as error:
+            raise MalformedError("execution: an argument, variable or path is not UTF-8") from error
+        if not self.argv or b"\0" in data:
+            raise MalformedError("execution: no arguments at all, or a NUL byte in one")
+
 
 def plan_environment(statement: Statement, offered: Mapping[str, str]) -> dict[str, str]:
     """The child's environment: what the artifact sets, and what it passes of the client's."""
@@ -72,22 +83,14 @@ def plan_environment(statement: Statement, offered: Mapping[str, str]) -> dict[s
 def execution_body(execution: Execution) -> dict[str, Any]:
     """The members of a decision's body that say what runs. Compared as values, so their shape is a contract."""
     return {
-        "argv": _bounded(list(execution.argv)),
+        "argv": list(execution.argv),
         "cwd": execution.cwd,
-        "env": _bounded(dict(execution.env)),
+        "env": dict(execution.env),
         "executable": _file(execution.executable),
         "inputs": [_file(item) for item in execution.inputs],
         "interpreters": [_file(item) for item in execution.interpreters],
         "uid": execution.uid,
     }
-
-
-def _bounded(value: list[str] | dict[str, str]) -> list[str] | dict[str, str] | dict[str, str | int]:
-    """A leaf has at most 65,535 bytes (tlog-tiles), a command line up to 1 MiB: large ones are sealed as digests."""
-    data = canonical(value)
-    if len(data) <= MAX_INLINE_BYTES:
-        return value
-    return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
 
 
 def _file(item: File) -> dict[str, str]:
@@ -168,7 +171,7 @@ def require_scope(statement: Statement, execution: Execution) -> str:
         match_cwd(scope.cwd, execution.cwd)
         match_uid(scope.uid, execution.uid)
         match_env(scope.env, execution.env)
-        match_inputs(scope.inputs, {item.path: item.sha256 for item in execution.inputs})
+        match_inputs(scope.inputs, _by_path(execution.inputs))
     except ScopeMismatch as error:
         raise Denied(
             Code.SCOPE_VIOLATION,
@@ -176,6 +179,16 @@ def require_scope(statement: Statement, execution: Execution) -> str:
             "run it as it was authorized, or ask for an authorization that covers this",
         ) from error
     return f"{len(execution.argv)} arguments, cwd {execution.cwd}, uid {execution.uid}, {len(execution.inputs)} inputs"
+
+
+def _by_path(inputs: tuple[File, ...]) -> dict[str, str]:
+    found = {item.path: item.sha256 for item in inputs}
+    if len(found) != len(inputs):
+        # Mount namespaces make two files of one path: only one of them would be compared.
+        raise ScopeMismatch(
+            f"inputs: expected each path once, found {len(inputs)} files of {len(found)} paths"
+        )
+    return found
 
 
 def _some(values: tuple[str, ...] | list[str], what: str) -> str:

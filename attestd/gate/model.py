@@ -116,7 +116,7 @@ class Decision:
     Attributes:
         denial: None exactly when the execution is allowed.
         artifact: The verified artifact; set when allowed.
-        platform: The platform policy it was decided under; set when allowed.
+        platform: The platform policy it was decided under; set when check 5 held.
         body: The body of the log entry.
     """
 

@@ -1,24 +1,42 @@
 """What the runner believes: a receipt, an artifact, and what it sees itself. Nothing that the agent says."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from attestd.authorization.artifact import VerifiedArtifact, parse_artifact
+from attestd.authorization.artifact import UntrustedArtifact, parse_artifact
+from attestd.authorization.pattern import quote
 from attestd.codes import Code, Denied
 from attestd.errors import MalformedError, VerificationError
 from attestd.gate.authority import verify_authorization
-from attestd.gate.execution import Execution, execution_body, require_binding, require_scope
+from attestd.gate.body import decided_body
+from attestd.gate.execution import Execution, require_binding, require_scope
+from attestd.gate.requirements import (
+    require_governance,
+    require_no_chain,
+    require_not_revoked,
+    require_policy,
+    require_quorums,
+    require_strength,
+    require_unchangeable,
+    require_validity,
+    witness_quorum,
+)
+from attestd.governance.platform import Approval, PlatformPolicy
 from attestd.governance.trust import Trust
-from attestd.lineage.entry import EntryType
 from attestd.lineage.receipt import VerifiedReceipt, parse_receipt, verify_receipt
-from attestd.strict import parse_time
+from attestd.strict import canonical, parse_time
 
 __all__ = ["MAX_RECEIPT_AGE", "VerifiedRelease", "verify_release"]
 
 MAX_RECEIPT_AGE: Final = timedelta(seconds=60)
 # The wall clock may lag behind the log's time by this much before a receipt seems to come from the future.
 CLOCK_TOLERANCE: Final = timedelta(seconds=5)
+
+_REQUEST_ID: Final = re.compile(r"\A[0-9a-f]{32}\Z")
+_ABSENT: Final = "(nothing)"
 
 
 @dataclass(frozen=True)
@@ -55,13 +73,16 @@ def verify_release(
 
     1. The receipt verifies: signatures, inclusion, batch rule, approved platform state.
     2. It is for a `decision.allow` of this host, this boot, and not older than 60 s.
-    3. The platform state it was sealed in is approved now, not only when the policy it names was written.
-    4. The artifact is the one that the leaf names, and enough authorities in force signed it.
-    5. Neither artifact, host, files nor requester is revoked, and the artifact is valid now.
+    3. The artifact is the one that the leaf names, and enough authorities in force signed it.
+    4. It is in force: nothing it is about is revoked, governance is what it asks for, it is valid now, no policy
+       denies it, no chain is missing.
+    5. The state that the receipt shows is approved now, by the very platform policy that the artifact names; the
+       host is as strong, and as many others vouch for it, as that policy and the artifact ask.
     6. What is about to run lies within the artifact.
-    7. What is about to run is, member by member, what the leaf says.
+    7. What is about to run is, member by member, what the leaf says, and so is the artifact.
 
     It does not check that the receipt was not used before, nor `max_uses`: that takes the runner's own durable record.
+    It cannot check the leaf's `checks`, `governance` and `parent`: they are the agent's word.
 
     Args:
         receipt: `.tlog-proof` bytes, from the agent.
@@ -76,45 +97,67 @@ def verify_release(
     Raises:
         Denied: One of the above does not hold.
     """
-    verified = _receipt(receipt, trust)  # 1
-    body = verified.entry.body
-    _require_here_and_now(verified, host_id=host_id, boot=boot, now=now)  # 2
-    _require_still_approved(verified, trust)  # 3
-    authorized = _artifact(artifact, body, execution, trust)  # 4
-    _require_in_force(authorized, execution, trust, host_id=host_id, now=now)  # 5
-    require_binding(authorized.statement, execution, host=host_id, labels=trust.hosts[host_id].labels)  # 6
-    require_scope(authorized.statement, execution)
-    _require_same(body, execution, isolation)  # 7
+    verified, sealed_in = _receipt(receipt, trust)  # 1, 2
+    _require_here_and_now(verified, host_id=host_id, boot=boot, now=now)
+    body, host = verified.entry.body, trust.hosts[host_id]
+    untrusted = _artifact(artifact, body)  # 3
+    authorized, rule = verify_authorization(
+        untrusted, trust=trust, executable=execution.executable.path, uid=execution.uid
+    )
+    statement = authorized.statement
+    require_not_revoked(authorized.id, execution, host=host_id, trust=trust)  # 4
+    platform = require_governance(statement, trust=trust, host=host_id, now=now)
+    require_validity(statement, now=now, tolerance=CLOCK_TOLERANCE)
+    require_policy(statement)
+    require_no_chain(statement)
+    _require_approved(sealed_in, platform, body, trust)  # 5
+    require_strength(platform, host)
+    require_quorums(statement, platform, verifiers=0, witnesses=0)  # nobody can vouch before there is a mesh
+    require_binding(statement, execution, host=host_id, labels=host.labels)  # 6
+    require_unchangeable(execution, platform)
+    require_scope(statement, execution)
+    expected = decided_body(
+        execution,
+        artifact=artifact,
+        untrusted=untrusted,
+        authority=rule.name,
+        witness_quorum=witness_quorum(statement, platform),
+        code=None,
+        isolation=isolation,
+    )
+    _require_same(body, expected)  # 7
     return VerifiedRelease(
         log_id=verified.at.log_id,
         seq=verified.entry.seq,
         leaf=verified.leaf,
         artifact_id=authorized.id,
-        max_uses=authorized.statement.predicate.validity.max_uses,
-        request_id=_text(body.get("id")),
-        on_trust_loss=authorized.statement.predicate.enforcement.on_trust_loss,
+        max_uses=statement.predicate.validity.max_uses,
+        request_id=_request_id(body),
+        on_trust_loss=statement.predicate.enforcement.on_trust_loss,
     )
 
 
-def _receipt(data: bytes, trust: Trust) -> VerifiedReceipt:
+def _receipt(data: bytes, trust: Trust) -> tuple[VerifiedReceipt, Approval]:
     try:
-        return verify_receipt(parse_receipt(data), trust=trust)
+        verified = verify_receipt(parse_receipt(data), trust=trust)
     except (MalformedError, VerificationError) as error:
         raise _refused(Code.EVIDENCE_INVALID, str(error)) from error
+    if verified.approval is None:
+        found = verified.entry.type.value
+        raise _refused(Code.EVIDENCE_INVALID, f"a receipt for decision.allow is needed, this is for {found}")
+    return verified, verified.approval
 
 
 def _require_here_and_now(verified: VerifiedReceipt, *, host_id: str, boot: str, now: datetime) -> None:
     entry = verified.entry
-    if entry.type is not EntryType.DECISION_ALLOW:
-        raise _refused(
-            Code.EVIDENCE_INVALID, f"a receipt for decision.allow is needed, this is for {entry.type.value}"
-        )
     if verified.at.host != host_id:
         raise _refused(
             Code.IDENTITY_MISMATCH, f"the receipt is of host {verified.at.host}, this host is {host_id}"
         )
     if entry.boot != boot:
-        raise _refused(Code.IDENTITY_MISMATCH, f"the receipt is of boot {entry.boot}, this boot is {boot}")
+        raise _refused(
+            Code.IDENTITY_MISMATCH, f"the receipt is of boot {quote(entry.boot)}, this boot is {boot}"
+        )
     age = now - parse_time(entry.time)
     if not -CLOCK_TOLERANCE <= age <= MAX_RECEIPT_AGE:
         raise _refused(
@@ -123,22 +166,7 @@ def _require_here_and_now(verified: VerifiedReceipt, *, host_id: str, boot: str,
         )
 
 
-def _require_still_approved(verified: VerifiedReceipt, trust: Trust) -> None:
-    named = verified.entry.body.get("platform")
-    current = trust.platforms.get(_text(named.get("name"))) if isinstance(named, dict) else None
-    if current is None or verified.approval is None:
-        raise _refused(
-            Code.GOVERNANCE_MISMATCH, "the platform policy that the receipt names is no longer in force"
-        )
-    if current.approval_for(verified.approval.pcr_digest, epoch=trust.revocations.epoch) is None:
-        raise _refused(
-            Code.ENVIRONMENT_UNTRUSTED,
-            f"the platform state of the receipt is no longer approved (policy {current.name!r} version"
-            f" {current.version}, epoch {trust.revocations.epoch})",
-        )
-
-
-def _artifact(data: bytes, body: dict[str, Any], execution: Execution, trust: Trust) -> VerifiedArtifact:
+def _artifact(data: bytes, body: Mapping[str, Any]) -> UntrustedArtifact:
     try:
         untrusted = parse_artifact(data)
     except MalformedError as error:
@@ -146,47 +174,46 @@ def _artifact(data: bytes, body: dict[str, Any], execution: Execution, trust: Tr
     named = body.get("artifact")
     if not isinstance(named, dict) or named.get("id") != untrusted.id:
         raise _refused(Code.IDENTITY_MISMATCH, f"the receipt is for another artifact than {untrusted.id}")
-    authorized, _ = verify_authorization(
-        untrusted, trust=trust, executable=execution.executable.path, uid=execution.uid
-    )
-    return authorized
+    return untrusted
 
 
-def _require_in_force(
-    artifact: VerifiedArtifact, execution: Execution, trust: Trust, *, host_id: str, now: datetime
+def _require_approved(
+    sealed_in: Approval, platform: PlatformPolicy, body: Mapping[str, Any], trust: Trust
 ) -> None:
-    revoked = trust.revocations
-    files = (execution.executable, *execution.interpreters, *execution.inputs)
-    if (
-        artifact.id in revoked.artifacts
-        or host_id in revoked.hosts
-        or execution.requester_uid in revoked.requesters
-        or any(item.sha256 in revoked.subjects for item in files)
+    # The receipt was verified against the policy that the leaf names, in the version of then: a leaf that names a
+    # laxer policy than the artifact does must not pass, nor one in a state that is no longer approved.
+    if body["platform"].get("name") != platform.name:
+        raise _refused(
+            Code.GOVERNANCE_MISMATCH,
+            f"the artifact is for platform policy {platform.name!r}, the leaf for another",
+        )
+    epoch = trust.revocations.epoch
+    if sealed_in.selection != platform.selection or not platform.approval_for(
+        sealed_in.pcr_digest, epoch=epoch
     ):
-        raise _refused(Code.REVOKED, "artifact, host, requester or a file is revoked")
-    validity = artifact.statement.predicate.validity
-    if now < parse_time(validity.not_before) - CLOCK_TOLERANCE:
-        raise _refused(Code.NOT_YET_VALID, f"the artifact is valid from {validity.not_before}")
-    if now >= parse_time(validity.not_after):
-        raise _refused(Code.EXPIRED, f"the artifact was valid until {validity.not_after}")
+        raise _refused(
+            Code.ENVIRONMENT_UNTRUSTED,
+            f"the platform state of the receipt is no longer approved (policy {platform.name!r} version"
+            f" {platform.version}, epoch {epoch})",
+        )
 
 
-def _require_same(body: dict[str, Any], execution: Execution, isolation: str) -> None:
-    expected = {
-        **execution_body(execution),
-        "isolation": isolation,
-        "requester": {"uid": execution.requester_uid},
-    }
+def _require_same(body: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     for member, value in expected.items():
-        if body.get(member) != value:
+        # Compared as bytes: to Python 1 and True are the same.
+        found, wanted = canonical(body.get(member, _ABSENT)), canonical(value)
+        if found != wanted:
             raise _refused(
                 Code.IDENTITY_MISMATCH,
-                f"the receipt says {member} {body.get(member)!r}, what is about to run has {value!r}",
+                f"the receipt says {member} {quote(found.decode())}, the runner sees {quote(wanted.decode())}",
             )
 
 
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
+def _request_id(body: Mapping[str, Any]) -> str:
+    request_id = body.get("id")
+    if not isinstance(request_id, str) or not _REQUEST_ID.match(request_id):
+        raise _refused(Code.EVIDENCE_INVALID, "the decision has no request id of 32 hex digits")
+    return request_id
 
 
 def _refused(code: Code, sentence: str) -> Denied:

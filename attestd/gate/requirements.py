@@ -1,0 +1,208 @@
+"""What agent and runner both require of an artifact whose signatures hold. Here once, so that they cannot differ.
+
+`gate.checks` gives each its number in the decision; `gate.release` repeats them on what the runner sees itself. What
+both require of the execution stands in `gate.execution`. Each raises `Denied`; what it returns is for the record.
+"""
+
+from datetime import datetime, timedelta
+
+from attestd.authorization.statement import Statement
+from attestd.codes import Code, Denied
+from attestd.gate.execution import Execution
+from attestd.governance.host import VerifiedHost
+from attestd.governance.platform import PlatformPolicy
+from attestd.governance.trust import Trust
+from attestd.strict import parse_time
+
+__all__ = [
+    "require_governance",
+    "require_no_chain",
+    "require_not_revoked",
+    "require_policy",
+    "require_quorums",
+    "require_strength",
+    "require_unchangeable",
+    "require_validity",
+    "witness_quorum",
+]
+
+
+def require_not_revoked(artifact: str, execution: Execution, *, host: str, trust: Trust) -> str:
+    """Neither artifact, host, requester nor a file is revoked. Keys are not looked at: `verify_authorization` does.
+
+    Raises:
+        Denied: `revoked`.
+    """
+    revoked = trust.revocations
+    files = (execution.executable, *execution.interpreters, *execution.inputs)
+    found = (
+        ("artifact", artifact, artifact in revoked.artifacts),
+        ("host", host, host in revoked.hosts),
+        ("requester uid", str(execution.requester_uid), execution.requester_uid in revoked.requesters),
+        *((f"file {item.path}, SHA-256", item.sha256, item.sha256 in revoked.subjects) for item in files),
+    )
+    for what, value, is_revoked in found:
+        if is_revoked:
+            raise Denied(Code.REVOKED, f"{what} {value} is revoked", "ask the authority that revoked it")
+    return f"revocations version {revoked.version}"
+
+
+def require_governance(statement: Statement, *, trust: Trust, host: str, now: datetime) -> PlatformPolicy:
+    """Version floor, policy, platform policy and host record that the artifact needs are in force.
+
+    Returns:
+        The platform policy that the artifact names.
+
+    Raises:
+        Denied: `governance_mismatch`.
+    """
+    governance, environment = statement.predicate.governance, statement.predicate.environment
+    hint = "update this host's governance metadata, or ask for an authorization under the one in force"
+    if trust.version < governance.min_version:
+        raise _mismatch(
+            f"the artifact needs governance version {governance.min_version}, this host has {trust.version}",
+            hint,
+        )
+    if governance.policy not in trust.policies:
+        raise _mismatch(f"policy {governance.policy!r} is not in force here", hint)
+    digest = trust.policies[governance.policy]
+    if governance.policy_digest is not None and governance.policy_digest != digest:
+        raise _mismatch(
+            f"the artifact is for policy {governance.policy!r} with digest {governance.policy_digest}, here it has"
+            f" {digest or 'none (built in)'}",
+            hint,
+        )
+    platform = trust.platforms.get(environment.platform)
+    if platform is None:
+        raise _mismatch(f"platform policy {environment.platform!r} is not in force here", hint)
+    if platform.valid_until is not None and now >= platform.valid_until:
+        raise _mismatch(
+            f"platform policy {platform.name!r} version {platform.version} was valid until {platform.valid_until}",
+            "approve the platform again (attestd platform approve)",
+        )
+    record = trust.hosts.get(host)
+    if record is None or not record.not_before <= now < record.not_after:
+        found = "none" if record is None else f"valid from {record.not_before} until {record.not_after}"
+        raise _mismatch(f"a valid record of host {host} is needed, found: {found}", hint)
+    return platform
+
+
+def require_validity(statement: Statement, *, now: datetime, tolerance: timedelta) -> str:
+    """It is within its validity.
+
+    Args:
+        statement: The artifact's statement.
+        now: Trusted time, or the wall clock.
+        tolerance: How far the wall clock may lag behind trusted time; zero for trusted time.
+
+    Raises:
+        Denied: `not_yet_valid`, `expired`.
+    """
+    validity = statement.predicate.validity
+    if now < parse_time(validity.not_before) - tolerance:
+        raise Denied(
+            Code.NOT_YET_VALID,
+            f"the artifact is valid from {validity.not_before}, it is {now:%Y-%m-%dT%H:%M:%SZ}",
+            "wait, or ask for an authorization that is valid now",
+        )
+    if now >= parse_time(validity.not_after):
+        raise Denied(
+            Code.EXPIRED,
+            f"the artifact was valid until {validity.not_after}, it is {now:%Y-%m-%dT%H:%M:%SZ}",
+            "ask for a new authorization (attestd authorization issue)",
+        )
+    return f"until {validity.not_after}"
+
+
+def require_unchangeable(execution: Execution, platform: PlatformPolicy) -> None:
+    """Where the platform policy says `writable: refuse`, only root can write to the files.
+
+    Raises:
+        Denied: `identity_mismatch`.
+    """
+    if execution.writable and platform.writable == "refuse":
+        raise Denied(
+            Code.IDENTITY_MISMATCH,
+            f"{min(execution.writable)} can be changed by others than root, which platform policy"
+            f" {platform.name!r} refuses",
+            "install it owned by root and writable by root only",
+        )
+
+
+def require_policy(statement: Statement) -> str:
+    """The policy that the artifact names permits it; the built-in one permits neither secrets nor tool calls.
+
+    Raises:
+        Denied: `policy_denied`.
+    """
+    predicate = statement.predicate
+    for what, value in (("secrets", predicate.secrets), ("tool", predicate.tool)):
+        if value:
+            raise Denied(
+                Code.POLICY_DENIED,
+                f"the artifact asks for {what}, which no policy on this host permits",
+                f"ask for an authorization without {what}",
+            )
+    return f"{predicate.governance.policy!r}: authorities and scope decide"
+
+
+def require_no_chain(statement: Statement) -> None:
+    """It was not issued under another artifact, for then the chain to that one would be needed.
+
+    Raises:
+        Denied: `lineage_broken`.
+    """
+    parent = statement.predicate.lineage.parent
+    if parent is not None:
+        raise Denied(
+            Code.LINEAGE_BROKEN,
+            f"the artifact was issued under {parent}, and the chain to it is missing",
+            "give the artifact together with its chain",
+        )
+
+
+def require_strength(platform: PlatformPolicy, host: VerifiedHost) -> str:
+    """The host's evidence is rooted, and its user space protected, as the platform policy asks.
+
+    Raises:
+        Denied: `environment_untrusted`.
+    """
+    if not platform.accepts_tier(host.tier) or host.userspace not in platform.userspace:
+        raise Denied(
+            Code.ENVIRONMENT_UNTRUSTED,
+            f"platform policy {platform.name!r} asks for tier {platform.min_tier} and user space"
+            f" {' or '.join(platform.userspace)}, this host has {host.tier} and {host.userspace}",
+            "run it on a host with a stronger root of trust",
+        )
+    return f"tier {host.tier}, user space {host.userspace}"
+
+
+def require_quorums(statement: Statement, platform: PlatformPolicy, *, verifiers: int, witnesses: int) -> str:
+    """As many verifiers and witnesses vouch for the host as artifact and platform policy ask, whichever asks more.
+
+    Raises:
+        Denied: `mesh_unavailable`.
+    """
+    needed = max(statement.predicate.environment.verifiers.quorum, platform.verifier_quorum)
+    for what, quorum, found in (
+        ("verifiers", needed, verifiers),
+        ("witnesses", witness_quorum(statement, platform), witnesses),
+    ):
+        if found < quorum:
+            raise Denied(
+                Code.MESH_UNAVAILABLE,
+                f"{quorum} {what} must vouch for this host, {found} do",
+                "connect this host to a controller, or ask for an authorization that needs none",
+            )
+    return (
+        f"{verifiers} verifiers, {witnesses} witnesses" if verifiers or witnesses else "no mesh is asked for"
+    )
+
+
+def witness_quorum(statement: Statement, platform: PlatformPolicy) -> int:
+    """How many witnesses must cosign the checkpoint: what a decision says, and its receipt must show."""
+    return max(statement.predicate.environment.witnesses.quorum, platform.witness_quorum)
+
+
+def _mismatch(sentence: str, hint: str) -> Denied:
+    return Denied(Code.GOVERNANCE_MISMATCH, sentence, hint)
