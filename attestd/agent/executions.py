@@ -220,9 +220,14 @@ def _take(asked: _Asked, need: str, answer: bytes, frame: Frame) -> None:
         asked.missing[need] = answer[1:200].decode("utf-8", "backslashreplace")
     elif kind == "env":
         try:
-            asked.env[name] = answer[1:].decode("utf-8")
+            value = answer[1:].decode("utf-8")
         except UnicodeDecodeError:
             asked.missing[need] = "its value is not UTF-8"
+            return
+        if "\0" in value:
+            asked.missing[need] = "its value has a NUL byte"
+            return
+        asked.env[name] = value
     else:
         if not frame.descriptors:
             raise WireError("an answer without its descriptor")
