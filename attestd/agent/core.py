@@ -1,0 +1,206 @@
+"""What all requests of one agent share: trust, evidence, time, log, runner."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from attestd.agent.clock import TrustedClock
+from attestd.agent.denials import DenialMeter
+from attestd.agent.evidence import EvidenceKeeper
+from attestd.agent.installed import InstalledArtifacts
+from attestd.agent.runner_link import RunnerLink, Spooled
+from attestd.agent.sealing import Receipt, SealService
+from attestd.agent.tpm_port import TpmPort
+from attestd.appraisal.quote import Appraisal
+from attestd.audit.recover import void_body
+from attestd.audit.seal import Pending
+from attestd.audit.store import LogStore
+from attestd.audit.store import Spooled as SpoolId
+from attestd.authorization.statement import Statement
+from attestd.codes import Code, Denial
+from attestd.distribution.local import TrustDirectory
+from attestd.errors import AttestdError, MalformedError, StoreError, VerificationError
+from attestd.gate.model import Context, Mesh
+from attestd.governance.platform import PlatformPolicy
+from attestd.governance.trust import Trust
+from attestd.lineage.entry import EntryType
+from attestd.paths import Layout
+
+__all__ = ["Core"]
+
+DEFAULT_MAX_AGE_S: Final = 60
+_SPOOLED_TYPES: Final = frozenset(
+    {
+        EntryType.EXECUTION_START,
+        EntryType.EXECUTION_EXIT,
+        EntryType.EXECUTION_TERMINATED,
+        EntryType.DECISION_VOID,
+    }
+)
+
+
+@dataclass
+class Core:
+    """One agent's parts. Used from its loop only; what is slow or blocks is awaited.
+
+    Attributes:
+        store: The log, opened to read.
+        runner_info: What the runner said of itself last; empty until it did.
+        releases: Executions handed to the runner since the start.
+    """
+
+    layout: Layout
+    host: str
+    boot: str
+    trust_directory: TrustDirectory
+    port: TpmPort
+    store: LogStore
+    seals: SealService
+    evidence: EvidenceKeeper
+    clock: TrustedClock
+    runner: RunnerLink
+    installed: InstalledArtifacts
+    log: logging.Logger
+    denials: DenialMeter = field(default_factory=lambda: DenialMeter(time.monotonic))
+    runner_info: dict[str, Any] = field(default_factory=dict)
+    releases: int = 0
+    _governance: str = ""
+
+    def trust(self) -> Trust | Denial:
+        """What is trusted now; a directory that does not verify is a denial of everything."""
+        try:
+            return self.trust_directory.current()
+        except (StoreError, VerificationError, MalformedError) as error:
+            return Denial(
+                Code.GOVERNANCE_MISMATCH,
+                f"the trust directory does not verify: {error}",
+                "see attestd doctor",
+            )
+
+    def context(self) -> Context:
+        """What a decision is taken against, as of now."""
+        moment = self.clock.read()
+        return Context(
+            trust=self.trust(),
+            host=self.host,
+            isolation=str(self.runner_info.get("isolation", "none")),
+            runner_uid=int(self.runner_info.get("uid", -1)),
+            now=moment.now,
+            appraisals=self.evidence.latest(),
+            mesh=Mesh(verifiers=0, witnesses=0),
+            conditions={
+                "clock": moment.denial,
+                "log": self._log_condition(),
+                "tpm": self._tpm_condition(),
+                "runner": self._runner_condition(),
+            },
+            uses=self.store.uses,
+        )
+
+    async def refresh_evidence(self, statement: Statement | None) -> None:
+        """Takes evidence for the platform policy that an artifact names, unless there is fresh one."""
+        trust = self.trust()
+        if statement is None or isinstance(trust, Denial):
+            return
+        environment = statement.predicate.environment
+        policy = trust.platforms.get(environment.platform)
+        if policy is not None:
+            await self.evidence.ensure(policy, trust=trust, max_age_s=environment.max_evidence_age_s)
+
+    async def seal(
+        self, pending: Pending, *, platform: PlatformPolicy | None = None, lazy: bool = False
+    ) -> Receipt:
+        """Seals one entry.
+
+        Raises:
+            StoreError, TpmError, RollbackError: It is not sealed; nothing may be released.
+        """
+        approval = None
+        if platform is not None:
+            found = self.evidence.latest().get(platform.name)
+            approval = found.approval if isinstance(found, Appraisal) else None
+        future = self.seals.submit(pending, platform=platform, approval=approval, lazy=lazy)
+        return await asyncio.wrap_future(future)
+
+    async def void(self, seq: int, reason: str) -> None:
+        """Burns a sealed allow at the runner, and records that nothing ran; unless something did."""
+        try:
+            if not await self.runner.forfeit(self.store.log_id, seq):
+                return
+            body = dict(void_body(self.store, seq, reason=reason[:1024]))
+            await self.seal(Pending(EntryType.DECISION_VOID, body), lazy=True)
+        except AttestdError as error:
+            # The next start finds the allow without an outcome, and asks the runner again.
+            self.log.warning("seq %d could not be made void: %s", seq, error)
+
+    async def drain_spool(self) -> int:
+        """Moves what the runner spooled into the log; returns how many entries."""
+        moved = 0
+        while items := await self.runner.spool():
+            waiting = [self._seal_spooled(item) for item in items if self._is_new(item)]
+            await asyncio.gather(*waiting)
+            await self.runner.acknowledge(items[-1].id)
+            moved += len(items)
+        return moved
+
+    async def flush_denials(self) -> None:
+        """Seals the aggregated denials that are due, one leaf a user."""
+        for body in self.denials.drain():
+            try:
+                await self.seal(Pending(EntryType.DENIALS_AGGREGATED, body), lazy=True)
+            except AttestdError as error:
+                self.denials.restore(body)
+                self.log.warning("denials of uid %s could not be sealed yet: %s", body["uid"], error)
+
+    async def note_governance(self) -> None:
+        """Records that trust changed: which version decisions are under from here on."""
+        trust = self.trust()
+        digest = trust.digest if isinstance(trust, Trust) else ""
+        if digest and digest != self._governance:
+            first, self._governance = not self._governance, digest
+            if isinstance(trust, Trust) and not first:
+                body: Mapping[str, Any] = {"version": trust.version, "digest": digest}
+                await self.seal(Pending(EntryType.GOVERNANCE_UPDATE, body), lazy=True)
+
+    def now(self) -> datetime:
+        """Trusted time."""
+        return self.clock.read().now
+
+    def _spool_id(self, item: Spooled) -> SpoolId:
+        return SpoolId(source=str(self.runner_info.get("spool", "runner")), id=item.id)
+
+    def _is_new(self, item: Spooled) -> bool:
+        return self.store.spooled(self._spool_id(item)) is None
+
+    async def _seal_spooled(self, item: Spooled) -> Receipt:
+        type_ = next((allowed for allowed in _SPOOLED_TYPES if allowed == item.type), None)
+        if type_ is None:
+            raise StoreError(f"the runner spooled a {item.type!r}")
+        return await self.seal(Pending(type_, item.body, spooled=self._spool_id(item)), lazy=True)
+
+    def _log_condition(self) -> Denial | None:
+        fatal = self.seals.fatal
+        if fatal is None:
+            return None
+        return Denial(Code.AUDIT_UNAVAILABLE, f"the audit log is not sound: {fatal}", "see attestd doctor")
+
+    def _tpm_condition(self) -> Denial | None:
+        wedged = self.port.owner.wedged_s
+        if not wedged:
+            return None
+        return Denial(
+            Code.TPM_UNAVAILABLE, f"the TPM has not answered for {wedged:.0f} s", "see attestd doctor"
+        )
+
+    def _runner_condition(self) -> Denial | None:
+        if self.runner_info:
+            return None
+        return Denial(
+            Code.AGENT_UNAVAILABLE,
+            f"the runner at {self.layout.runner_socket} does not answer",
+            "start it (systemctl start attestd-runner); see attestd doctor",
+        )
