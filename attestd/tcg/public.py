@@ -50,7 +50,7 @@ _RSA_BITS: Final = frozenset({2048, 3072, 4096})
 _RSA_EXPONENT: Final = 65537
 
 _HEAD: Final = struct.Struct(">HHI")
-_SYMMETRIC: Final = struct.Struct(">HH")
+_TWO_U16: Final = struct.Struct(">HH")
 _RSA_KEY: Final = struct.Struct(">HI")
 
 
@@ -163,7 +163,7 @@ def parse_public(data: bytes) -> Public:
 def _read_ecc(reader: Reader) -> tuple[int, tuple[bytes, ...]]:
     _read_symmetric(reader)
     _read_scheme(reader, with_hash=frozenset({ALG_ECDSA}))
-    curve, kdf = reader.unpack(_SYMMETRIC)
+    curve, kdf = reader.unpack(_TWO_U16)
     if curve not in _CURVES or kdf != ALG_NULL:
         raise MalformedError(
             f"TPMT_PUBLIC: curve {curve:#06x}, kdf {kdf:#06x}: expected P-256 or P-384, no kdf"
@@ -189,7 +189,7 @@ def _read_symmetric(reader: Reader) -> None:
     """TPMT_SYM_DEF_OBJECT: storage keys (EKs) have AES, signing keys none."""
     algorithm = reader.u16()
     if algorithm == ALG_AES:
-        reader.unpack(_SYMMETRIC)  # key bits and mode: bound by the Name, of no consequence to a verifier
+        reader.unpack(_TWO_U16)  # key bits and mode: bound by the Name, of no consequence to a verifier
     elif algorithm != ALG_NULL:
         raise MalformedError(f"TPMT_PUBLIC: symmetric algorithm {algorithm:#06x}, expected AES or none")
 
@@ -210,8 +210,12 @@ _READERS: Final = {ALG_ECC: _read_ecc, ALG_RSA: _read_rsa}
 def host_id(ek_public: bytes) -> str:
     """A host's identity: SHA-256 of its EK's public area, in hex; never chosen.
 
+    Does not check that the area is the one that the TPM made: credential activation proves the key alone, and an
+    area with another policy around the same key is another id. An enroller compares the area with the templates
+    it knows, and admits a key (SPKI) once.
+
     Args:
-        ek_public: TPMT_PUBLIC. The parse refuses other encodings: one EK has one id.
+        ek_public: TPMT_PUBLIC; a TPM2B_PUBLIC does not parse.
 
     Raises:
         MalformedError: As `parse_public`.

@@ -12,6 +12,8 @@ from tests.tcg import build
 
 KEY = build.key(99)
 MESSAGE = b"what was signed"
+RFC_6979 = ec.ECDSA(hashes.SHA256(), deterministic_signing=True)
+DER = KEY.sign(MESSAGE, RFC_6979)
 ECDSA = build.ecdsa(KEY, MESSAGE)
 
 
@@ -118,9 +120,8 @@ def test_numbers_out_of_range_do_not_verify(number):
 
 
 def test_der_goes_both_ways():
-    der = KEY.sign(MESSAGE, ec.ECDSA(hashes.SHA256(), deterministic_signing=True))
-    assert ecdsa_from_der(der).der() == der
-    assert ecdsa_from_der(der).marshal() == ECDSA
+    assert ecdsa_from_der(DER).der() == DER
+    assert ecdsa_from_der(DER).marshal() == ECDSA
 
 
 @pytest.mark.parametrize(
@@ -128,8 +129,8 @@ def test_der_goes_both_ways():
     [
         b"",
         b"\x30\x00",
-        KEY.sign(MESSAGE, ec.ECDSA(hashes.SHA256())) + b"\0",
-        build.key(5, ec.SECP384R1()).sign(MESSAGE, ec.ECDSA(hashes.SHA256())),
+        DER + b"\0",
+        build.key(5, ec.SECP384R1()).sign(MESSAGE, RFC_6979),
         bytes.fromhex("30060201ff020101"),
     ],
 )
