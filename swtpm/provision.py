@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from swtpm.daemon import TOOLS_PATH, Daemon, SwtpmError, tool
 
@@ -20,6 +20,7 @@ __all__ = ["PCR_BANKS", "SwtpmError", "provision"]
 
 PCR_BANKS: Final = ("sha1", "sha256", "sha384")
 _CERTIFICATE_INDEX: Final = 0x01C0000A  # P-256 EK certificate (TCG EK Credential Profile, 2.2.1.4)
+_NV_CHUNK: Final = 512
 _TIMEOUT_S: Final = 60.0
 _MODEL: Final = (
     "--platform-manufacturer",
@@ -99,36 +100,42 @@ def _setup(state: Path, config: Path, identity: str) -> None:
 def _add_p256(state: Path, work: Path, authority: Path, identity: str) -> None:
     # Asking for an index that is not there is no error to print.
     os.environ.setdefault("TSS2_LOG", "all+NONE")
-    from tpm2_pytss import ESAPI, ESYS_TR  # noqa: PLC0415 (takes 0.1 s, needed once in a host's life)
-    from tpm2_pytss.constants import TPM2_ALG, TPMA_NV  # noqa: PLC0415
-    from tpm2_pytss.types import TPM2B_NV_PUBLIC, TPMS_NV_PUBLIC  # noqa: PLC0415
+    from tpm2_pytss import ESAPI, ESYS_TR, TSS2_Exception  # noqa: PLC0415 (takes 0.1 s, needed once in a host's life)
     from tpm2_pytss.utils import NVReadEK, create_ek_template  # noqa: PLC0415
 
-    with _running(state) as tcti, ESAPI(tcti) as tpm:
-        _, template = create_ek_template("EK-ECC256", NVReadEK(tpm))
-        handle, public, *_ = tpm.create_primary(None, template, ESYS_TR.ENDORSEMENT)
-        tpm.flush_context(handle)
-        point = public.publicArea.unique.ecc
-        certificate = _certificate(bytes(point.x), bytes(point.y), work, authority, identity)
-        attributes = (
-            TPMA_NV.PPWRITE | TPMA_NV.WRITEDEFINE | TPMA_NV.PPREAD | TPMA_NV.OWNERREAD | TPMA_NV.AUTHREAD
-            | TPMA_NV.NO_DA | TPMA_NV.PLATFORMCREATE
-        )  # fmt: skip
-        index = tpm.nv_define_space(
-            None,
-            TPM2B_NV_PUBLIC(
-                TPMS_NV_PUBLIC(
-                    nvIndex=_CERTIFICATE_INDEX,
-                    nameAlg=TPM2_ALG.SHA256,
-                    attributes=attributes,
-                    dataSize=len(certificate),
-                )
-            ),
-            auth_handle=ESYS_TR.PLATFORM,
-        )
-        for offset in range(0, len(certificate), 512):
-            tpm.nv_write(index, certificate[offset : offset + 512], offset, auth_handle=ESYS_TR.PLATFORM)
-        tpm.nv_write_lock(index, auth_handle=ESYS_TR.PLATFORM)
+    try:
+        with _running(state) as tcti, ESAPI(tcti) as tpm:
+            _, template = create_ek_template("EK-ECC256", NVReadEK(tpm))
+            handle, public, *_ = tpm.create_primary(None, template, ESYS_TR.ENDORSEMENT)
+            tpm.flush_context(handle)
+            point = public.publicArea.unique.ecc
+            x, y = (bytes(coordinate).rjust(32, b"\0") for coordinate in (point.x, point.y))
+            _put_certificate(tpm, _certificate(x, y, work, authority, identity))
+    except TSS2_Exception as error:
+        raise SwtpmError(f"the new software TPM: {error}") from error
+
+
+def _put_certificate(tpm: Any, certificate: bytes) -> None:
+    """Writes and locks the profile's NV index, with the attributes that swtpm_setup gives its own."""
+    from tpm2_pytss import ESYS_TR  # noqa: PLC0415 (as above)
+    from tpm2_pytss.constants import TPM2_ALG, TPMA_NV  # noqa: PLC0415
+    from tpm2_pytss.types import TPM2B_NV_PUBLIC, TPMS_NV_PUBLIC  # noqa: PLC0415
+
+    attributes = (
+        TPMA_NV.PPWRITE | TPMA_NV.WRITEDEFINE | TPMA_NV.PPREAD | TPMA_NV.OWNERREAD | TPMA_NV.AUTHREAD
+        | TPMA_NV.NO_DA | TPMA_NV.PLATFORMCREATE
+    )  # fmt: skip
+    public = TPMS_NV_PUBLIC(
+        nvIndex=_CERTIFICATE_INDEX,
+        nameAlg=TPM2_ALG.SHA256,
+        attributes=attributes,
+        dataSize=len(certificate),
+    )
+    index = tpm.nv_define_space(None, TPM2B_NV_PUBLIC(public), auth_handle=ESYS_TR.PLATFORM)
+    for offset in range(0, len(certificate), _NV_CHUNK):
+        chunk = certificate[offset : offset + _NV_CHUNK]
+        tpm.nv_write(index, chunk, offset, auth_handle=ESYS_TR.PLATFORM)
+    tpm.nv_write_lock(index, auth_handle=ESYS_TR.PLATFORM)
 
 
 def _certificate(x: bytes, y: bytes, work: Path, authority: Path, identity: str) -> bytes:
@@ -147,9 +154,8 @@ def _certificate(x: bytes, y: bytes, work: Path, authority: Path, identity: str)
 @contextlib.contextmanager
 def _running(state: Path) -> Iterator[str]:
     """Runs swtpm on the state; yields its TCTI string."""
-    with tempfile.TemporaryDirectory(
-        prefix="attestd-"
-    ) as short:  # a Unix socket's path has at most 107 bytes
+    # Not below the state directory: a socket's path has at most 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="attestd-") as short:
         daemon = Daemon(Path(short))
         daemon.start(state)
         try:

@@ -6,33 +6,47 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import Final, Protocol
 
 from attestd.errors import TpmError, TpmUnavailableError
 from attestd.tpm._codes import RESUBMIT, Rc, base, error_of
 from attestd.tpm._commands import HEADER_SIZE, Answer, Cc, Hierarchy, build, sized, u16, u32
-from attestd.tpm._tcti import Tcti
 
-__all__ = ["Channel", "Session"]
+__all__ = ["Channel", "Session", "Transport"]
 
 _SHA256: Final = 0x000B
 _ALG_NULL: Final = 0x0010
 _NONCE_SIZE: Final = 16
 _RESUBMISSIONS: Final = 10
 _HMAC_SESSION, _POLICY_SESSION = 0x00, 0x01
+_ACRONYMS: Final = frozenset({"NV", "PCR", "OR"})
 _END_SESSION: Final = b"\0"  # TPMA_SESSION without continueSession: success ends it, no flush needed
+
+
+class Transport(Protocol):
+    """What carries commands to a TPM: `Tcti`, or what tests put before one."""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it has failed: only a new one will work."""
+
+    def exchange(self, command: bytes) -> bytes:
+        """Sends a command and waits for its response; raises `TpmUnavailableError`."""
+
+    def close(self) -> None:
+        """Disconnects."""
 
 
 class Channel:
     """A TPM as a function from commands to answers, for one thread."""
 
-    def __init__(self, tcti: Tcti) -> None:
-        self._tcti = tcti
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
 
     @property
     def is_lost(self) -> bool:
         """Whether the connection has failed."""
-        return self._tcti.is_lost
+        return self._transport.is_lost
 
     def attempt(self, command: bytes) -> tuple[int, bytes]:
         """Runs a command; again, with growing pauses (2 s in all), while the TPM asks to be asked later.
@@ -44,7 +58,7 @@ class Channel:
             TpmUnavailableError: No answer.
         """
         for attempt in range(_RESUBMISSIONS):
-            response = self._tcti.exchange(command)
+            response = self._transport.exchange(command)
             code = int.from_bytes(response[6:HEADER_SIZE], "big")
             if not code or base(code) not in RESUBMIT:
                 break
@@ -118,7 +132,7 @@ class Channel:
 
     def close(self) -> None:
         """Disconnects."""
-        self._tcti.close()
+        self._transport.close()
 
 
 class Session:
@@ -182,6 +196,7 @@ def _hmac(key: bytes, *parts: bytes) -> bytes:
 
 
 def _name(code: Cc) -> str:
-    return "TPM2_" + "".join(
-        word if word in {"NV", "PCR", "OR"} else word.capitalize() for word in code.name.split("_")
-    )
+    """The command as the specification spells it, for example TPM2_NV_Read or TPM2_PolicyPCR."""
+    words = code.name.split("_")
+    prefix = words.pop(0) + "_" if words[0] in _ACRONYMS else ""
+    return "TPM2_" + prefix + "".join(word if word in _ACRONYMS else word.capitalize() for word in words)

@@ -75,7 +75,7 @@ _FULL: Final = frozenset(
 _OUTAGES: Final = (
     frozenset({Rc.INITIALIZE, Rc.FAILURE, Rc.LOCKOUT, Rc.CANCELED, Rc.NV_UNAVAILABLE}) | RESUBMIT | _FULL
 )
-_HINTS: Final = {
+_HINTS: Final[dict[int, str]] = {
     Rc.LOCKOUT: "the TPM is in lockout after failed authorizations: wait, or reset it with the lockout auth value",
     Rc.FAILURE: "the TPM is in failure mode: power-cycle the machine",
     Rc.INITIALIZE: "the TPM was reset and not started",
@@ -100,7 +100,7 @@ def error_of(code: int, what: str, *, refusals: frozenset[Rc] = frozenset()) -> 
         refusals: Codes that are a refusal for this command, besides those that always are.
     """
     number = base(code)
-    hint = _FULL_HINT if number in _FULL else _HINTS.get(number)  # type: ignore[call-overload]
+    hint = _FULL_HINT if number in _FULL else _HINTS.get(number)
     message = f"{what}: {describe(code)}" + (f": {hint}" if hint else "")
     if number in _REFUSALS or number in refusals:
         return TpmRefusedError(message)

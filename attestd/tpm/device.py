@@ -11,7 +11,7 @@ from attestd.tcg.nv import COUNTER_INDEX, EPOCH_INDEX, counter_public, epoch_pub
 from attestd.tcg.pcr import PcrSelection, marshal_selections
 from attestd.tcg.public import parse_public
 from attestd.tpm import capabilities, nv
-from attestd.tpm._channel import Channel
+from attestd.tpm._channel import Channel, Transport
 from attestd.tpm._commands import Answer, Cc, password, sized, u16, u32
 from attestd.tpm._tcti import Tcti
 from attestd.tpm.capabilities import TpmProperties, read_properties
@@ -44,12 +44,13 @@ class Tpm:
     """
 
     def __init__(
-        self, tcti: str, *, exclusive: bool = False, on_close: Callable[[], None] | None = None
+        self, tcti: str | Transport, *, exclusive: bool = False, on_close: Callable[[], None] | None = None
     ) -> None:
         """Connects.
 
         Args:
-            tcti: A tpm2-tss TCTI string, such as `device:/dev/tpmrm0` or `swtpm:path=/run/x/sock`.
+            tcti: A tpm2-tss TCTI string, such as `device:/dev/tpmrm0` or `swtpm:path=/run/x/sock`; or
+                an open transport.
             exclusive: The TPM is ours alone and has no resource manager: flushes what a predecessor that was
                 killed left loaded. Never for a TPM with other users.
             on_close: Called once, when the connection is closed.
@@ -58,14 +59,18 @@ class Tpm:
             UsageError: Not a TCTI string.
             TpmUnavailableError: There is no TPM at its end.
         """
-        self._channel = Channel(Tcti(tcti))
+        self._channel = Channel(Tcti(tcti) if isinstance(tcti, str) else tcti)
         self._on_close = on_close
         self._ak: LoadedKey | None = None
         self._release: LoadedKey | None = None
         self._counter_auth: bytes | None = None
         self._armed: dict[ReleaseApproval, Armed] = {}
         if exclusive:
-            self._flush_all()
+            try:
+                self._flush_all()
+            except BaseException:
+                self._channel.close()
+                raise
 
     def __enter__(self) -> Self:
         return self

@@ -165,7 +165,7 @@ def _sign(channel: Channel, session: Session, key: LoadedKey, digest: bytes) -> 
     code, response = channel.attempt(build(Cc.SIGN, handles=u32(key.handle), auth=auth, params=params))
     if code:
         return code, b""
-    answer = Answer(response, 14)
+    answer = Answer(response, HEADER_SIZE + 4)
     signature = read_ecdsa(answer)
     session.accept(Cc.SIGN, answer, signature, key.auth_value)
     inner = Answer(signature, 4)
