@@ -1,0 +1,217 @@
+"""`attestd-runner`: executes what receipts prove. One process, one thread; a unit of its own, as root."""
+
+import argparse
+import fcntl
+import os
+import pwd
+import resource
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Final, Literal, NoReturn
+
+from attestd.codes import EXIT_STATUS, EXIT_USAGE, Code
+from attestd.errors import AttestdError, StoreError, UsageError
+from attestd.runner.cgroup import find_parent
+from attestd.runner.claims import Claims
+from attestd.runner.loop import Loop
+from attestd.runner.recover import recover
+from attestd.runner.server import Server, Settings
+from attestd.strict import HostId, Strict, convert, parse_json
+
+__all__ = ["main"]
+
+_LISTEN_FDS_START: Final = 3  # sd_listen_fds(3)
+_MAX_SOCKET_PATH_BYTES: Final = 107
+_MAX_DESCRIPTORS: Final = 8192
+_DESCRIPTORS_A_COMMAND: Final = 5
+_OTHER_DESCRIPTORS: Final = 512
+
+
+class PinnedHost(Strict, frozen=True):
+    """`host.json` in the runner's own directory: which host this is, pinned at init."""
+
+    v: Literal[1]
+    host: HostId
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}\n")
+
+
+def main() -> int:
+    """Runs until SIGTERM.
+
+    Returns:
+        0; 64 for misuse; 1 if it cannot start; 70 for a bug.
+    """
+    options = _parse_options()
+    try:
+        _serve(options)
+    except UsageError as error:
+        _log(str(error))
+        return EXIT_USAGE
+    except (AttestdError, OSError) as error:
+        _log(f"cannot start: {error}")
+        return 1
+    except Exception as error:  # noqa: BLE001 - the edge of the process: it ends, and says why in one line
+        _log(f"internal error: {type(error).__name__}: {error}")
+        return EXIT_STATUS[Code.INTERNAL_ERROR]
+    return 0
+
+
+def _parse_options() -> argparse.Namespace:
+    parser = _Parser(
+        prog="attestd-runner",
+        description="Executes what attestd's receipts prove, and nothing else.",
+        epilog="Example: attestd-runner --state-dir /var/lib/attestd-runner --trust /etc/attestd/trust"
+        " --socket /run/attestd-runner/runner.sock --agent-uid 998",
+    )
+    parser.add_argument("--state-dir", type=Path, required=True, help="the runner's own records (0700)")
+    parser.add_argument(
+        "--trust", type=Path, required=True, help="trust directory; as root it must be root's"
+    )
+    parser.add_argument("--socket", type=Path, help="where to listen, unless systemd hands over a socket")
+    parser.add_argument("--agent-uid", type=int, help="the agent's user, who may connect besides root")
+    return parser.parse_args()
+
+
+def _serve(options: argparse.Namespace) -> None:
+    _fill_stdio()
+    _own_directory(options.state_dir)
+    lock = _lock(options.state_dir)
+    claims = Claims(options.state_dir / "runner.db")
+    loop = Loop()
+    wakeup = _catch_signals(loop)
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    watched = recover(claims, loop, boot=boot, log=_log)
+    listener = _listen(options.socket, options.agent_uid)
+    uid = os.geteuid()
+    settings = Settings(
+        trust=options.trust,
+        trust_owners={0, uid},
+        peers={0, uid} | ({options.agent_uid} if options.agent_uid is not None else set()),
+        host_id=_pinned_host(options.state_dir),
+        boot=boot,
+        isolation="user" if uid == 0 else "none",
+        cgroups=find_parent(),
+        max_running=_raise_descriptor_limit(limit),
+        descriptor_limit=limit,
+    )
+    server = Server(settings, listener, claims=claims, loop=loop, log=_log)
+    _notify("READY=1")
+    _log(f"ready: isolation {settings.isolation}, {watched} commands of an earlier runner still run")
+    try:
+        loop.run()
+    finally:
+        server.close()
+        claims.close()
+        listener.close()
+        for descriptor in (*wakeup, lock):
+            os.close(descriptor)
+
+
+def _fill_stdio() -> None:
+    # Descriptors 0, 1, 2 must be taken: a request's must never land there.
+    while (descriptor := os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+
+
+def _own_directory(path: Path) -> None:
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = path.lstat()
+    if status.st_uid != os.geteuid() or status.st_mode & 0o077 or not path.is_dir() or path.is_symlink():
+        raise UsageError(f"{path}: expected a directory of uid {os.geteuid()} with mode 0700")
+
+
+def _lock(directory: Path) -> int:
+    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UsageError(f"{directory}: another runner is using it") from None
+    return descriptor
+
+
+def _catch_signals(loop: Loop) -> tuple[int, int]:
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: loop.stop())
+    # A closed terminal must not end what outlives its starter; commands get the default back.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def drain() -> None:
+        os.read(reader, 64)
+
+    loop.watch(reader, drain)
+    return reader, writer
+
+
+def _listen(path: Path | None, agent_uid: int | None) -> socket.socket:
+    if os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ.get("LISTEN_FDS") == "1":
+        os.set_inheritable(_LISTEN_FDS_START, False)
+        return socket.socket(fileno=_LISTEN_FDS_START)
+    if path is None:
+        raise UsageError("--socket is needed: systemd handed over no socket")
+    if len(os.fsencode(path)) > _MAX_SOCKET_PATH_BYTES:
+        raise UsageError(
+            f"socket path {path} is over {_MAX_SOCKET_PATH_BYTES} bytes: choose a shorter directory"
+        )
+    # The lock on the state directory is ours: a socket that is still there belongs to nobody.
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(mask)
+    if agent_uid is not None and os.geteuid() == 0:
+        os.chown(path, 0, pwd.getpwuid(agent_uid).pw_gid)
+        path.chmod(0o660)
+    listener.listen(64)
+    return listener
+
+
+def _pinned_host(directory: Path) -> str:
+    path = directory / "host.json"
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise UsageError(f"{path} is missing: initialise the host with attestd init") from None
+    what = str(path)
+    return convert(parse_json(data, max_bytes=4096, what=what), PinnedHost, what=what).host
+
+
+def _raise_descriptor_limit(limit: tuple[int, int]) -> int:
+    soft, hard = limit
+    wanted = _MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MAX_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if wanted < _OTHER_DESCRIPTORS * 2:
+        raise StoreError(f"{wanted} descriptors are allowed, at least {_OTHER_DESCRIPTORS * 2} are needed")
+    return (wanted - _OTHER_DESCRIPTORS) // _DESCRIPTORS_A_COMMAND
+
+
+def _notify(state: str) -> None:
+    """sd_notify(3)."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.sendto(state.encode(), address.replace("@", "\0", 1) if address[0] == "@" else address)
+
+
+def _log(line: str) -> None:
+    text = "".join(character if character.isprintable() else f"\\x{ord(character):02x}" for character in line)
+    sys.stderr.write(f"attestd-runner: {text}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""A cgroup (v2) of its own for each execution, where the runner may make one: all of it can be ended, and be told."""
+
+import os
+from pathlib import Path
+
+__all__ = ["Cgroup", "find_parent"]
+
+
+def find_parent() -> Path | None:
+    """The runner's own cgroup, if it may make children there; else None, and executions share the runner's."""
+    try:
+        own = next(
+            line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")
+        )
+        mounts = (line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines())
+        # proc_pid_mountinfo(5): the mount point is field 5, the type the first one after the separator.
+        mount = next(fields[4] for fields in mounts if fields[fields.index("-") + 1] == "cgroup2")
+    except (OSError, StopIteration):
+        return None
+    parent = Path(mount + own.rstrip("/"))
+    return parent if os.access(parent, os.W_OK) else None
+
+
+class Cgroup:
+    """One execution's cgroup."""
+
+    def __init__(self, path: Path) -> None:
+        """Takes over an existing cgroup."""
+        self.path = path
+
+    @classmethod
+    def create(cls, parent: Path | None, name: str, pid: int) -> "Cgroup | None":
+        """Makes a cgroup and moves a process there; None if that is not possible here."""
+        if parent is None:
+            return None
+        cgroup = cls(parent / name)
+        try:
+            cgroup.path.mkdir()
+            (cgroup.path / "cgroup.procs").write_text(str(pid))
+        except OSError:
+            cgroup.remove()
+            return None
+        return cgroup
+
+    def kill(self) -> bool:
+        """Kills every process in it (Linux 5.14); False if that is not possible."""
+        try:
+            (self.path / "cgroup.kill").write_text("1")
+        except OSError:
+            return False
+        return True
+
+    def remove(self) -> None:
+        """Removes it; with processes left in it (a daemon that the command started) it stays."""
+        try:
+            self.path.rmdir()
+        except OSError:
+            return

@@ -1,0 +1,225 @@
+"""The runner's own durable record: what was released once, how often, and what is still to be told to the log.
+
+A receipt is used up by its row here, committed (fsync) before anything runs. Nothing in this file trusts the agent.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from attestd.codes import Code, Denied
+from attestd.errors import StoreError
+from attestd.gate.release import VerifiedRelease
+from attestd.lineage.entry import EntryType
+from attestd.strict import canonical
+
+__all__ = ["Claims", "Spooled", "Unfinished"]
+
+_APPLICATION_ID: Final = 0x61747264
+_SCHEMA: Final = """
+CREATE TABLE claims (
+    log_id TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('claimed', 'started', 'ended', 'void', 'forfeited')),
+    time TEXT NOT NULL,
+    reference TEXT NOT NULL,
+    process TEXT,
+    PRIMARY KEY (log_id, seq)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX unfinished ON claims (state) WHERE state IN ('claimed', 'started');
+CREATE TABLE uses (artifact TEXT PRIMARY KEY, count INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE spool (id INTEGER PRIMARY KEY AUTOINCREMENT, type TEXT NOT NULL, body BLOB NOT NULL) STRICT;
+PRAGMA user_version = 1;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Spooled:
+    """Something that belongs in the log and is not known to be there."""
+
+    id: int
+    type: EntryType
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A claim that was neither ended nor void when the runner stopped.
+
+    Attributes:
+        reference: The members that join entries to the decision: request, log_id, seq, leaf, artifact.
+        process: What `record_started` was given; None if the claim never came that far.
+    """
+
+    log_id: str
+    seq: int
+    reference: dict[str, Any]
+    process: dict[str, Any] | None
+
+
+class Claims:
+    """One SQLite file, one writer."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the record, or creates it.
+
+        Raises:
+            StoreError: It cannot be opened, or is something else.
+        """
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                self._db.executescript(f"BEGIN; PRAGMA application_id = {_APPLICATION_ID}; {_SCHEMA} COMMIT;")
+            elif version != 1 or self._db.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
+                raise StoreError(f"{path}: not a runner's record of version 1")
+        except sqlite3.Error as error:
+            raise StoreError(f"{path}: {error}") from error
+
+    def close(self) -> None:
+        """Closes the record."""
+        self._db.close()
+
+    def claim(self, release: VerifiedRelease, reference: dict[str, Any], *, now: str) -> None:
+        """Uses up a receipt, and one use of its artifact; durable when it returns.
+
+        Args:
+            release: What may run.
+            reference: Members of every entry about it.
+            now: When, for people.
+
+        Raises:
+            Denied: `identity_mismatch`: the receipt was used or forfeited. `uses_exhausted`: the artifact's uses are.
+            StoreError: It could not be recorded; nothing may run.
+        """
+        with self._transaction():
+            if self._state(release.log_id, release.seq) is not None:
+                raise Denied(
+                    Code.IDENTITY_MISMATCH,
+                    f"the receipt of leaf {release.seq} was used before, or given up",
+                    "every execution needs a decision of its own",
+                )
+            row = self._db.execute(
+                "SELECT count FROM uses WHERE artifact = ?", (release.artifact_id,)
+            ).fetchone()
+            used = 0 if row is None else row[0]
+            if release.max_uses is not None and used >= release.max_uses:
+                raise Denied(
+                    Code.USES_EXHAUSTED,
+                    f"the artifact may be used {release.max_uses} times, the runner counts {used}",
+                    "ask for a new authorization",
+                )
+            self._db.execute(
+                "INSERT INTO claims VALUES (?, ?, 'claimed', ?, ?, NULL)",
+                (release.log_id, release.seq, now, canonical(reference).decode()),
+            )
+            self._db.execute(
+                "INSERT INTO uses VALUES (?, 1) ON CONFLICT (artifact) DO UPDATE SET count = count + 1",
+                (release.artifact_id,),
+            )
+
+    def forfeit(self, log_id: str, seq: int, *, now: str) -> bool:
+        """Makes sure that a receipt never runs.
+
+        Returns:
+            True if it never can; False if it was claimed before.
+
+        Raises:
+            StoreError: It could not be recorded.
+        """
+        with self._transaction():
+            state = self._state(log_id, seq)
+            if state is None:
+                self._db.execute(
+                    "INSERT INTO claims VALUES (?, ?, 'forfeited', ?, '{}', NULL)", (log_id, seq, now)
+                )
+            return state in (None, "forfeited")
+
+    def record_started(self, log_id: str, seq: int, *, process: dict[str, Any], body: dict[str, Any]) -> None:
+        """Records that a claim is about to run: committed before it does, so a claim without it never ran.
+
+        Raises:
+            StoreError: It could not be recorded; nothing may run.
+        """
+        with self._transaction():
+            self._db.execute(
+                "UPDATE claims SET state = 'started', process = ? WHERE log_id = ? AND seq = ?",
+                (canonical(process).decode(), log_id, seq),
+            )
+            self._spool(EntryType.EXECUTION_START, body)
+
+    def record_end(self, log_id: str, seq: int, *, type_: EntryType, body: dict[str, Any]) -> None:
+        """Records how a claim ended: `execution.exit`, or `decision.void` if it never started.
+
+        Raises:
+            StoreError: It could not be recorded.
+        """
+        state = "void" if type_ is EntryType.DECISION_VOID else "ended"
+        with self._transaction():
+            self._db.execute("UPDATE claims SET state = ? WHERE log_id = ? AND seq = ?", (state, log_id, seq))
+            self._spool(type_, body)
+
+    def unfinished(self) -> list[Unfinished]:
+        """Claims that were running, or about to, when the last runner stopped.
+
+        Raises:
+            StoreError: The record cannot be read.
+        """
+        with self._transaction():
+            rows = self._db.execute(
+                "SELECT log_id, seq, reference, process FROM claims WHERE state IN ('claimed', 'started')"
+            ).fetchall()
+        return [
+            Unfinished(log_id, seq, json.loads(reference), None if process is None else json.loads(process))
+            for log_id, seq, reference, process in rows
+        ]
+
+    def spooled(self, limit: int) -> list[Spooled]:
+        """The oldest entries that the log is not known to have.
+
+        Raises:
+            StoreError: The record cannot be read.
+        """
+        with self._transaction():
+            rows = self._db.execute(
+                "SELECT id, type, body FROM spool ORDER BY id LIMIT ?", (limit,)
+            ).fetchall()
+        return [Spooled(id_, EntryType(type_), json.loads(body)) for id_, type_, body in rows]
+
+    def acknowledge(self, up_to: int) -> None:
+        """Forgets entries that are in the log. Ids are never used again.
+
+        Raises:
+            StoreError: It could not be recorded.
+        """
+        with self._transaction():
+            self._db.execute("DELETE FROM spool WHERE id <= ?", (up_to,))
+
+    def _state(self, log_id: str, seq: int) -> str | None:
+        row = self._db.execute(
+            "SELECT state FROM claims WHERE log_id = ? AND seq = ?", (log_id, seq)
+        ).fetchone()
+        return None if row is None else str(row[0])
+
+    def _spool(self, type_: EntryType, body: dict[str, Any]) -> None:
+        self._db.execute("INSERT INTO spool (type, body) VALUES (?, ?)", (type_.value, canonical(body)))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise StoreError(f"the runner's record: {error}") from error

@@ -1,0 +1,118 @@
+"""Files whose bytes can no longer change between the check and the use."""
+
+import fcntl
+import os
+import stat
+from dataclasses import dataclass, replace
+from typing import Final
+
+from attestd.codes import Code, Denied
+from attestd.observe import Observed, observe_file, sha256_of
+
+__all__ = ["Held", "hold_file", "is_firm_path"]
+
+# One slow request must not stop signals and exit statuses of all others for long: that is what these bound.
+MAX_FILE_BYTES: Final = 1 << 30
+MAX_COPY_BYTES: Final = 256 << 20
+# Scripts and inputs keep their number in the child, as /proc/self/fd/N: beyond those that shells use themselves.
+FIRST_HELD: Final = 64
+_CHUNK: Final = 1 << 20
+_SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_MFD_EXEC: Final = 0x10  # Linux 6.3; not in Python 3.11
+_HINT: Final = "install it owned by root and writable by root only"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A file as observed, and the descriptor to use it by."""
+
+    observed: Observed
+    descriptor: int
+
+
+def hold_file(descriptor: int) -> Held:
+    """Observes a file. What others than root can write is copied to sealed memory, and the copy is used.
+
+    Args:
+        descriptor: Open for reading; stays the caller's.
+
+    Returns:
+        The observation, with the original's path, and a new descriptor, close-on-exec, that the caller must close.
+
+    Raises:
+        Denied: `identity_mismatch`: as `observe_file`; too large; or it changed meanwhile.
+        OSError: No memory, no descriptors.
+    """
+    size = os.fstat(descriptor).st_size
+    if size > MAX_FILE_BYTES:
+        raise _mismatch(f"the file has {size} bytes, the limit is {MAX_FILE_BYTES}")
+    observed = observe_file(descriptor)
+    # nosuid: a file system that a user mounted (FUSE, removable media) may show files as root's that are not.
+    if os.fstatvfs(descriptor).f_flag & os.ST_NOSUID:
+        observed = replace(observed, writable=True)
+    if not observed.writable:
+        return Held(observed, fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, FIRST_HELD))
+    copy = _sealed_copy(descriptor, observed.path)
+    if sha256_of(copy) != observed.sha256:
+        os.close(copy)
+        raise _mismatch(f"{observed.path} changed while it was read")
+    return Held(observed, copy)
+
+
+def is_firm_path(path: str, descriptor: int) -> bool:
+    """Whether a path will name the same file for whoever opens it later, unless root changes that.
+
+    Args:
+        path: Absolute, without symbolic links.
+        descriptor: The file. It may come from another mount namespace, where the path means something else.
+    """
+    try:
+        here, there = os.lstat(path), os.fstat(descriptor)
+        if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
+            return False
+        directory = path
+        while directory != "/":
+            directory = os.path.dirname(directory)
+            status = os.lstat(directory)
+            # In a sticky directory (/tmp) nobody but root can replace what is root's.
+            if status.st_uid != 0 or (status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX):
+                return False
+    except OSError:
+        return False
+    return True
+
+
+def _sealed_copy(descriptor: int, path: str) -> int:
+    writer = _create_memfd(os.path.basename(path))
+    try:
+        position = 0
+        while chunk := os.pread(descriptor, _CHUNK, position):
+            position += len(chunk)
+            if position > MAX_COPY_BYTES:
+                raise _mismatch(f"{path} can be changed by others than root, and is too large to be copied")
+            view = memoryview(chunk)
+            while view:
+                view = view[os.write(writer, view) :]
+        os.fchmod(writer, 0o555)
+        fcntl.fcntl(writer, fcntl.F_ADD_SEALS, _SEALS)
+        # Read-only, and the writer closed below: while one is open, executing it is "text file busy".
+        reader = os.open(f"/proc/self/fd/{writer}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return fcntl.fcntl(reader, fcntl.F_DUPFD_CLOEXEC, FIRST_HELD)
+        finally:
+            os.close(reader)
+    finally:
+        os.close(writer)
+
+
+def _create_memfd(name: str) -> int:
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    name = name.encode()[:100].decode("utf-8", "ignore")
+    try:
+        return os.memfd_create(name, flags | _MFD_EXEC)
+    except OSError:  # before Linux 6.3 the flag is unknown, and its effect the only one
+        return os.memfd_create(name, flags)
+
+
+def _mismatch(sentence: str) -> Denied:
+    return Denied(Code.IDENTITY_MISMATCH, sentence, _HINT)

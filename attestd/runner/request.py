@@ -1,0 +1,302 @@
+"""An agent's request to execute: taken apart, observed, verified. What comes out may run, once."""
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from attestd.codes import Code, Denied
+from attestd.errors import MalformedError, VerificationError
+from attestd.gate.execution import Execution, File
+from attestd.gate.release import VerifiedRelease, verify_release
+from attestd.gate.script import Shebang, is_script, parse_shebang
+from attestd.governance.trust import Trust
+from attestd.lineage.receipt import parse_receipt
+from attestd.observe import observe_directory, read_start
+from attestd.runner.hold import Held, hold_file, is_firm_path
+from attestd.runner.launch import Command, find_user
+from attestd.wire import Credentials, Frame, WireError
+
+__all__ = ["Here", "Release", "peer_of", "verify_request"]
+
+MAX_FIELDS: Final = 65_536
+_UCRED: Final = struct.Struct("=iII")
+_SEE_AGENT: Final = "see the agent's journal"
+
+
+@dataclass(frozen=True)
+class Here:
+    """What the runner knows of itself, from nobody else.
+
+    Attributes:
+        trust: Loaded and verified by the runner.
+        host_id: Which host this is.
+        boot: This boot's id.
+        now: The wall clock.
+        isolation: `user` if the runner can become another user, else `none`.
+    """
+
+    trust: Trust
+    host_id: str
+    boot: str
+    now: datetime
+    isolation: str
+
+
+@dataclass(frozen=True)
+class Release:
+    """A verified execution. The descriptors in `command` are closed when its context is left.
+
+    Attributes:
+        requester: The process that connected to the agent: only it may give the go.
+    """
+
+    verified: VerifiedRelease
+    command: Command
+    requester: Credentials
+
+
+@dataclass(frozen=True)
+class _Request:
+    receipt: bytes
+    artifact: bytes
+    env: dict[str, str]
+    argv: tuple[str, ...]
+    client: int
+    stdio: tuple[int, int, int]
+    cwd: int
+    executable: int
+    interpreters: list[int]
+    inputs: list[int]
+
+
+@contextmanager
+def verify_request(frame: Frame, here: Here, *, descriptor_limit: tuple[int, int]) -> Iterator[Release]:
+    """Verifies a request to execute.
+
+    1. It has the form of one.
+    2. Who asks: the kernel's credentials of the client's connection.
+    3. What would run: every descriptor's path and bytes; what others than root can write is copied to sealed memory
+       and run from there. Whether it is a script its own verified bytes say.
+    4. `gate.release.verify_release` holds for exactly that.
+    5. The platform policy admits files that others than root can write, if there are any.
+    6. The user exists, and the runner can become that user.
+    7. Pinned inputs cannot change after this: they are root's, under a path that only root can change, or the
+       command gets them as descriptors.
+
+    Args:
+        frame: The request; its descriptors stay the caller's.
+        here: What the runner knows.
+        descriptor_limit: RLIMIT_NOFILE for the command.
+
+    Raises:
+        Denied: One of these does not hold.
+        WireError: 1.
+        OSError: No memory, no descriptors.
+    """
+    request = _parse(frame)  # 1
+    requester = peer_of(request.client)  # 2
+    with ExitStack() as stack:
+        executable = _hold(stack, request.executable)  # 3
+        interpreters = [_hold(stack, descriptor) for descriptor in request.interpreters]
+        shebang = _read_shebang(executable, interpreters)
+        inputs = [_hold(stack, descriptor) for descriptor in request.inputs]
+        uid, platform = _claimed(request.receipt)
+        execution = Execution(
+            executable=_file(executable),
+            interpreters=tuple(_file(item) for item in interpreters),
+            argv=request.argv,
+            cwd=observe_directory(request.cwd),
+            uid=uid,
+            env=request.env,
+            inputs=tuple(_file(item) for item in inputs),
+            requester_uid=requester.uid,
+            writable=frozenset(
+                item.observed.path for item in (executable, *interpreters, *inputs) if item.observed.writable
+            ),
+        )
+        verified = verify_release(  # 4
+            receipt=request.receipt,
+            artifact=request.artifact,
+            execution=execution,
+            trust=here.trust,
+            host_id=here.host_id,
+            boot=here.boot,
+            now=here.now,
+            isolation=here.isolation,
+        )
+        _require_writable_allowed(execution, here.trust, platform)  # 5
+        user = find_user(execution.uid)  # 6
+        argv, keep = _arguments(execution, shebang, executable, inputs)  # 7
+        command = Command(
+            program=(interpreters[-1] if interpreters else executable).descriptor,
+            argv=argv,
+            env=request.env,
+            cwd=request.cwd,
+            stdio=request.stdio,
+            keep=keep,
+            user=user,
+            terminal=None,
+            descriptor_limit=descriptor_limit,
+        )
+        yield Release(verified, command, requester)
+
+
+def peer_of(descriptor: int) -> Credentials:
+    """Who connected a Unix socket, as the kernel recorded it then.
+
+    Raises:
+        Denied: `identity_mismatch`: not a connected Unix stream socket.
+    """
+    try:
+        with socket.socket(fileno=os.dup(descriptor)) as sock:
+            if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
+                raise _mismatch("the client's descriptor is no Unix stream socket")
+            return Credentials(
+                *_UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+            )
+    except OSError as error:
+        raise _mismatch(f"the client's descriptor is no connected socket: {error.strerror}") from error
+
+
+def _parse(frame: Frame) -> _Request:
+    fields, descriptors = frame.fields(MAX_FIELDS), frame.descriptors
+    if len(fields) < 6:
+        raise WireError(f"execute: {len(fields)} fields, expected at least 6")
+    receipt, artifact, _options = fields[:3]
+    interpreters, inputs, variables = (_count(field) for field in fields[3:6])
+    texts = [_text(field) for field in fields[6:]]
+    if len(texts) <= variables:
+        raise WireError("execute: no argv")
+    if len(descriptors) != 6 + interpreters + inputs:
+        raise WireError(f"execute: {len(descriptors)} descriptors, expected {6 + interpreters + inputs}")
+    env: dict[str, str] = {}
+    for text in texts[:variables]:
+        name, separator, value = text.partition("=")
+        if not name or not separator or name in env:
+            raise WireError(f"execute: environment variable {name!r} is malformed or there twice")
+        env[name] = value
+    client, stdin, stdout, stderr, cwd, executable = descriptors[:6]
+    return _Request(
+        receipt=receipt,
+        artifact=artifact,
+        env=env,
+        argv=tuple(texts[variables:]),
+        client=client,
+        stdio=(stdin, stdout, stderr),
+        cwd=cwd,
+        executable=executable,
+        interpreters=descriptors[6 : 6 + interpreters],
+        inputs=descriptors[6 + interpreters :],
+    )
+
+
+def _count(field: bytes) -> int:
+    if not field.isdigit() or len(field) > 5:
+        raise WireError(f"execute: count {field[:20]!r}")
+    return int(field)
+
+
+def _text(field: bytes) -> str:
+    try:
+        text = field.decode("utf-8")
+    except UnicodeDecodeError:
+        raise WireError("execute: a field is not UTF-8") from None
+    if "\0" in text:
+        raise WireError("execute: a field holds a NUL")
+    return text
+
+
+def _hold(stack: ExitStack, descriptor: int) -> Held:
+    held = hold_file(descriptor)
+    stack.callback(os.close, held.descriptor)
+    return held
+
+
+def _file(held: Held) -> File:
+    return File(held.observed.path, held.observed.sha256)
+
+
+def _read_shebang(executable: Held, interpreters: list[Held]) -> Shebang | None:
+    try:
+        shebang = parse_shebang(read_start(executable.descriptor))
+    except MalformedError as error:
+        raise _mismatch(f"{executable.observed.path}: {error}") from error
+    needed = 0 if shebang is None else shebang.interpreters
+    if needed != len(interpreters):
+        raise _mismatch(
+            f"{executable.observed.path} takes {needed} interpreters, the agent handed over {len(interpreters)}"
+        )
+    for interpreter in interpreters:
+        if is_script(read_start(interpreter.descriptor)):
+            raise _mismatch(f"the interpreter {interpreter.observed.path} is itself a script")
+    return shebang
+
+
+def _claimed(receipt: bytes) -> tuple[int, str]:
+    """The user and the platform policy that the receipt's entry names: `verify_release` compares both."""
+    try:
+        body: dict[str, Any] = parse_receipt(receipt).entry.body
+    except (MalformedError, VerificationError) as error:
+        raise Denied(Code.EVIDENCE_INVALID, f"the receipt does not parse: {error}", _SEE_AGENT) from error
+    uid, platform = body.get("uid"), body.get("platform")
+    if not isinstance(uid, int) or not isinstance(platform, dict):
+        raise Denied(Code.EVIDENCE_INVALID, "the receipt names no user or no platform policy", _SEE_AGENT)
+    return uid, str(platform.get("name"))
+
+
+def _require_writable_allowed(execution: Execution, trust: Trust, platform: str) -> None:
+    if execution.writable and trust.platforms[platform].writable != "copy":
+        raise Denied(
+            Code.IDENTITY_MISMATCH,
+            f"{min(execution.writable)} can be changed by others than root, which platform policy"
+            f" {platform!r} refuses",
+            "install it owned by root and writable by root only",
+        )
+
+
+def _arguments(
+    execution: Execution, shebang: Shebang | None, executable: Held, inputs: list[Held]
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """What the program gets as argv, and the descriptors that argv names."""
+    keep: list[int] = []
+    by_name: dict[str, str] = {}
+    for item in inputs:
+        path = item.observed.path
+        if not item.observed.writable and is_firm_path(path, item.descriptor):
+            continue
+        if not any(_names(argument, path, execution.cwd) for argument in execution.argv[1:]):
+            raise Denied(
+                Code.SCOPE_VIOLATION,
+                f"input {path} can be changed by others than root after the check, and the command line does not"
+                " name it, so the command cannot be given a copy",
+                "name it on the command line, or install it owned by root, in directories of root",
+            )
+        keep.append(item.descriptor)
+        by_name[path] = f"/proc/self/fd/{item.descriptor}"
+    rest = tuple(
+        next((by_name[path] for path in by_name if _names(argument, path, execution.cwd)), argument)
+        for argument in execution.argv[1:]
+    )
+    if shebang is None:
+        return (execution.argv[0], *rest), tuple(keep)
+    return (
+        (*shebang.argv, f"/proc/self/fd/{executable.descriptor}", *rest),
+        (executable.descriptor, *keep),
+    )
+
+
+def _names(argument: str, path: str, cwd: str) -> bool:
+    return argument == path or os.path.normpath(os.path.join(cwd, argument)) == path
+
+
+def _mismatch(sentence: str) -> Denied:
+    return Denied(
+        Code.IDENTITY_MISMATCH,
+        sentence,
+        "see the agent's journal: what it hands over must be what it decided",
+    )

@@ -1,0 +1,314 @@
+"""The runner's socket: requests of the agent, each answered by one frame."""
+
+import contextlib
+import os
+import secrets
+import socket
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import attestd
+from attestd.codes import Code, Denial, Denied
+from attestd.distribution.local import read_trust_files
+from attestd.errors import AttestdError, StoreError
+from attestd.governance.trust import Trust, parse_trust
+from attestd.runner.claims import Claims
+from attestd.runner.execution import Claimed, Running
+from attestd.runner.loop import Loop
+from attestd.runner.request import Here, Release, peer_of, verify_request
+from attestd.runner.terminal import open_terminal
+from attestd.strict import canonical, format_time_us
+from attestd.wire import Frame, FrameReader, Kind, WireError, encode_fields, send_frame
+
+__all__ = ["Server", "Settings"]
+
+MAX_PEERS: Final = 16
+# A reply must fit the socket's buffer: the runner waits for nobody to read.
+MAX_REPLY_BYTES: Final = 96 * 1024
+MAX_SPOOLED: Final = 256
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a runner is started with.
+
+    Attributes:
+        trust: The trust directory.
+        trust_owners: The users that may own it: root, and without root the runner's own.
+        peers: The users that may connect.
+        host_id: Which host this is.
+        boot: This boot's id.
+        isolation: `user` if the runner is root, else `none`.
+        cgroups: Where cgroups can be made, or None.
+        max_running: How many executions there are descriptors for.
+        descriptor_limit: RLIMIT_NOFILE as the runner was given it, and gives it to commands.
+    """
+
+    trust: Path
+    trust_owners: Collection[int]
+    peers: Collection[int]
+    host_id: str
+    boot: str
+    isolation: str
+    cgroups: Path | None
+    max_running: int
+    descriptor_limit: tuple[int, int]
+
+
+class _Peer:
+    """One connection of the agent."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.reader = FrameReader(sock)
+
+
+class Server:
+    """Accepts connections and answers requests; holds all executions."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        listener: socket.socket,
+        *,
+        claims: Claims,
+        loop: Loop,
+        log: Callable[[str], None],
+    ) -> None:
+        """Prepares to serve.
+
+        Args:
+            settings: What the runner was started with.
+            listener: A listening Unix stream socket.
+            claims: The durable record.
+            loop: Calls back.
+            log: Takes one line for the journal.
+        """
+        self._settings = settings
+        self._listener = listener
+        self._claims = claims
+        self._loop = loop
+        self._log = log
+        self._peers: set[_Peer] = set()
+        self._running: set[Running] = set()
+        self._trust_files: dict[str, bytes] = {}
+        self._trust: Trust | None = None
+        self._answers: dict[bytes, Callable[[Frame], tuple[bytes, list[bytes]]]] = {
+            Kind.FORFEIT: self._forfeit,
+            Kind.SPOOL: self._spool,
+            Kind.ACKNOWLEDGE: self._acknowledge,
+            Kind.INFO: self._info,
+        }
+        listener.setblocking(False)
+        loop.watch(listener.fileno(), self._on_connection)
+
+    def close(self) -> None:
+        """Stops serving; what has not started never will."""
+        self._loop.forget(self._listener.fileno())
+        for running in list(self._running):
+            running.abandon()
+        for peer in list(self._peers):
+            self._drop(peer)
+
+    # -- connections -----------------------------------------------------------------------------------------------
+
+    def _on_connection(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except OSError:
+            return
+        try:
+            uid = peer_of(sock.fileno()).uid
+            if uid not in self._settings.peers or len(self._peers) >= MAX_PEERS:
+                self._log(f"connection of uid {uid} refused")
+                sock.close()
+                return
+        except Denied:
+            sock.close()
+            return
+        sock.setblocking(False)
+        peer = _Peer(sock)
+        self._peers.add(peer)
+        self._loop.watch(sock.fileno(), lambda: self._on_request(peer))
+
+    def _on_request(self, peer: _Peer) -> None:
+        try:
+            frame = peer.reader.receive()
+            if frame is not None:
+                try:
+                    self._answer(peer, frame)
+                finally:
+                    frame.close()
+        except EOFError:
+            self._drop(peer)
+        except (WireError, OSError) as error:
+            self._log(f"connection dropped: {error}")
+            self._drop(peer)
+        except Exception as error:  # noqa: BLE001 - the edge of a request: it gets no answer, which is a refusal
+            self._log(f"request failed: {type(error).__name__}: {error}")
+            self._drop(peer)
+
+    def _drop(self, peer: _Peer) -> None:
+        self._loop.forget(peer.sock.fileno())
+        peer.reader.close()
+        peer.sock.close()
+        self._peers.discard(peer)
+
+    def _answer(self, peer: _Peer, frame: Frame) -> None:
+        if frame.kind == Kind.EXECUTE:
+            self._execute(peer, frame)
+            return
+        answer = self._answers.get(frame.kind)
+        if answer is None:
+            raise WireError(f"frame {frame.kind!r}")
+        kind, fields = answer(frame)
+        send_frame(peer.sock, kind, encode_fields(fields))
+
+    # -- executions ------------------------------------------------------------------------------------------------
+
+    def _execute(self, peer: _Peer, frame: Frame) -> None:
+        denial = self._try_execute(peer, frame)
+        if denial is not None:
+            fields = [denial.code.encode(), denial.sentence.encode(), denial.hint.encode()]
+            send_frame(peer.sock, Kind.REJECTED, encode_fields(fields))
+
+    def _try_execute(self, peer: _Peer, frame: Frame) -> Denial | None:
+        try:
+            with self._released(frame) as (release, claimed):
+                with contextlib.suppress(OSError):  # an agent that went away meanwhile stops nothing
+                    send_frame(peer.sock, Kind.ACCEPTED)
+                self._begin(frame, release, claimed)
+        except Denied as denied:
+            return denied.denial
+        except StoreError as error:
+            return Denial(Code.AUDIT_UNAVAILABLE, str(error), "see the runner's journal and its disk")
+        except Exception as error:  # noqa: BLE001 - the edge of a request: it is refused, and said
+            correlation = secrets.token_hex(4)
+            self._log(f"request {correlation}: {type(error).__name__}: {error}")
+            return Denial(
+                Code.INTERNAL_ERROR, f"the runner failed ({correlation})", "see the runner's journal"
+            )
+        return None
+
+    @contextlib.contextmanager
+    def _released(self, frame: Frame) -> Iterator[tuple[Release, Claimed]]:
+        """Verifies a request, then uses up its receipt: in this order, and durably, before anybody is told."""
+        most = self._settings.max_running
+        if len(self._running) >= most:
+            raise Denied(
+                Code.AGENT_UNAVAILABLE, f"{most} commands are running, the most there may be", "wait"
+            )
+        now = datetime.now(UTC)
+        settings = self._settings
+        here = Here(self._load_trust(), settings.host_id, settings.boot, now, settings.isolation)
+        with verify_request(frame, here, descriptor_limit=settings.descriptor_limit) as release:
+            verified = release.verified
+            reference = {
+                "artifact": verified.artifact_id,
+                "leaf": verified.leaf,
+                "log_id": verified.log_id,
+                "request": verified.request_id,
+                "seq": verified.seq,
+            }
+            self._claims.claim(verified, reference, now=format_time_us(now))
+            facts = {"isolation": settings.isolation, "uid": release.command.user.uid}
+            yield (
+                release,
+                Claimed(verified.log_id, verified.seq, verified.leaf, release.requester, reference, facts),
+            )
+
+    def _begin(self, frame: Frame, release: Release, claimed: Claimed) -> None:
+        command, master = release.command, None
+        client = socket.socket(fileno=frame.descriptors.pop(0))
+        running = Running(
+            claimed,
+            loop=self._loop,
+            claims=self._claims,
+            client=client,
+            boot=self._settings.boot,
+            log=self._log,
+            on_end=self._running.discard,
+        )
+        self._running.add(running)
+        terminals = [descriptor for descriptor in command.stdio if os.isatty(descriptor)]
+        slave = None
+        try:
+            if terminals:
+                # Looked at here, not believed: the command must never hold the requester's own terminal.
+                master, slave = open_terminal(terminals[0], command.user)
+                stdin, stdout, stderr = (slave if n in terminals else n for n in command.stdio)
+                command = replace(command, stdio=(stdin, stdout, stderr), terminal=slave)
+        except OSError as error:
+            running.cancel(f"no terminal: {error.strerror}")
+        else:
+            running.begin(command, master=master, cgroups=self._settings.cgroups)
+        finally:
+            if slave is not None:
+                os.close(slave)
+
+    def _load_trust(self) -> Trust:
+        settings = self._settings
+        try:
+            files = read_trust_files(settings.trust, owners=settings.trust_owners)
+            if self._trust is None or files != self._trust_files:
+                self._trust = None
+                self._trust, self._trust_files = parse_trust(files), files
+        except AttestdError as error:
+            raise Denied(Code.GOVERNANCE_MISMATCH, str(error), "attestd doctor") from error
+        return self._trust
+
+    # -- the other requests ----------------------------------------------------------------------------------------
+
+    def _forfeit(self, frame: Frame) -> tuple[bytes, list[bytes]]:
+        fields = frame.fields(2)
+        if len(fields) != 2:
+            raise WireError("forfeit: expected log id and seq")
+        burned = self._claims.forfeit(
+            fields[0].decode("utf-8", "replace"), _number(fields[1]), now=format_time_us(datetime.now(UTC))
+        )
+        return Kind.FORFEITED, [b"burned" if burned else b"ran"]
+
+    def _spool(self, frame: Frame) -> tuple[bytes, list[bytes]]:
+        fields = frame.fields(1)
+        limit = min(_number(fields[0]) if fields else MAX_SPOOLED, MAX_SPOOLED)
+        reply: list[bytes] = []
+        size = 0
+        for item in self._claims.spooled(limit):
+            data = canonical({"id": item.id, "type": item.type.value, "body": item.body})
+            size += len(data) + 4
+            if reply and size > MAX_REPLY_BYTES:
+                break
+            reply.append(data)
+        return Kind.SPOOLED, reply
+
+    def _acknowledge(self, frame: Frame) -> tuple[bytes, list[bytes]]:
+        fields = frame.fields(1)
+        if not fields:
+            raise WireError("acknowledge: expected an id")
+        self._claims.acknowledge(_number(fields[0]))
+        return Kind.ACKNOWLEDGED, []
+
+    def _info(self, frame: Frame) -> tuple[bytes, list[bytes]]:
+        frame.fields(0)
+        try:
+            digest: str | None = self._load_trust().digest
+        except Denied:
+            digest = None
+        info = {
+            "isolation": self._settings.isolation,
+            "pid": os.getpid(),
+            "running": len(self._running),
+            "trust": digest,
+            "uid": os.geteuid(),
+            "version": attestd.__version__,
+        }
+        return Kind.INFORMED, [canonical(info)]
+
+
+def _number(field: bytes) -> int:
+    if not field.isdigit() or len(field) > 15:
+        raise WireError(f"number {field[:20]!r}")
+    return int(field)
