@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import rfc8785
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attestd.errors import MalformedError, UsageError
@@ -115,6 +115,7 @@ def test_messages_do_not_repeat_what_came_from_outside_at_length():
 
 
 @given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+@settings(deadline=None)
 def test_parse_json_raises_nothing_else(data):
     try:
         value = parse(data)
@@ -217,6 +218,7 @@ _JSON = st.recursive(
 
 
 @given(_JSON)
+@settings(deadline=None)
 def test_canonical_is_rfc8785_and_is_read_back(value):
     data = canonical(value)
     assert data == rfc8785.dumps(value)
@@ -255,6 +257,7 @@ def test_string_forms(type_, good, bad):
 
 
 @given(st.binary(max_size=40))
+@settings(deadline=None)
 def test_base64_is_read_back(data):
     assert decode_base64(base64.b64encode(data).decode(), what="b") == data
 
@@ -284,6 +287,7 @@ def test_other_zones_are_written_in_utc():
 
 
 @given(st.datetimes(timezones=st.just(UTC)))
+@settings(deadline=None)
 def test_every_time_is_read_back(moment):
     assert parse_time(format_time_us(moment)) == moment
     assert parse_time(format_time(moment)) == moment.replace(microsecond=0)

@@ -6,14 +6,12 @@ expected, what was found. Gate and runner call the same functions.
 
 from collections.abc import Mapping, Sequence
 
-from attestd.authorization.pattern import ArgPattern, contains, describe, matches, quote
+from attestd.authorization.pattern import ArgPattern, describe, matches, quote
 from attestd.authorization.statement import Env, Resource
 from attestd.errors import VerificationError
 
 __all__ = [
     "ScopeMismatch",
-    "contains",
-    "describe",
     "match_argv",
     "match_cwd",
     "match_env",

@@ -1,7 +1,7 @@
 import dataclasses
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attestd.authorization.artifact import (
@@ -87,6 +87,7 @@ def test_the_limit_of_a_file():
 
 
 @given(st.data())
+@settings(deadline=None)
 def test_one_changed_byte_never_verifies_as_something_else(data):
     changed = bytearray(FILE)
     at = data.draw(st.integers(0, len(changed) - 1))

@@ -1,7 +1,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attestd.authorization.containment import widenings
@@ -281,6 +281,7 @@ def allows(scope: Scope, argv: list[str], env: dict[str, str], inputs: dict[str,
 
 
 @given(_SCOPES, _SCOPES, st.data())
+@settings(deadline=None)
 def test_what_a_child_allows_its_parent_allows(outer, inner, data):
     parent = parse(put(parent_document(), "scope", outer))
     # Often equal in most members, or containment would hardly ever hold.
@@ -294,6 +295,7 @@ def test_what_a_child_allows_its_parent_allows(outer, inner, data):
 
 
 @given(_ENV, _ENV)
+@settings(deadline=None)
 def test_environment_containment_is_exact(outer, inner):
     """Over every environment of three names and two values."""
     parent = parse(put(parent_document(), "scope.env", outer))

@@ -1,7 +1,7 @@
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attestd.authorization.pattern import (
@@ -151,6 +151,7 @@ def test_matches(allowing, inside, outside):
 
 
 @given(st.text())
+@settings(deadline=None)
 def test_no_text_makes_matching_fail(text):
     for allowing, _, _ in ALLOWS:
         assert matches(allowing, text) in {True, False}
@@ -267,6 +268,7 @@ def candidates(allowing: ArgPattern) -> list[str]:
 
 
 @given(PATTERNS, PATTERNS)
+@settings(deadline=None)
 def test_containment_is_exact(parent, child):
     """Sound: what the child allows the parent allows. Complete: if not contained, a value shows it."""
     allowed = candidates(child)
@@ -275,11 +277,13 @@ def test_containment_is_exact(parent, child):
 
 
 @given(PATTERNS)
+@settings(deadline=None)
 def test_containment_is_reflexive(same):
     assert contains(same, same)
 
 
 @given(PATTERNS, PATTERNS, PATTERNS)
+@settings(deadline=None)
 def test_containment_is_transitive(outer, middle, inner):
     if contains(outer, middle) and contains(middle, inner):
         assert contains(outer, inner)

@@ -2,7 +2,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attestd.authorization.statement import Statement, artifact_id, parse_statement
@@ -87,12 +87,14 @@ def test_bytes_that_are_not_canonical_are_malformed():
 
 
 @given(st.binary(max_size=100))
+@settings(deadline=None)
 def test_bytes_from_anywhere_raise_nothing_else(data):
     with pytest.raises(MalformedError):
         parse_statement(data)
 
 
 @given(st.data())
+@settings(deadline=None)
 def test_one_changed_byte_is_malformed_or_another_statement(data):
     payload = bytearray(canonical(golden()))
     at = data.draw(st.integers(0, len(payload) - 1))

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attestd.errors import MalformedError
@@ -99,6 +99,7 @@ def test_a_body_without_canonical_form_is_not_written():
 
 
 @given(st.binary(max_size=100))
+@settings(deadline=None)
 def test_bytes_from_anywhere_raise_nothing_else(data):
     with pytest.raises(MalformedError):
         parse_entry(data)
