@@ -51,6 +51,7 @@ class Core:
         store: The log, opened to read.
         runner_info: What the runner said of itself last; empty until it did.
         releases: Executions handed to the runner since the start.
+        verified: How far the log was verified last, when, and what was wrong with it.
     """
 
     layout: Layout
@@ -68,6 +69,7 @@ class Core:
     denials: DenialMeter = field(default_factory=lambda: DenialMeter(time.monotonic))
     runner_info: dict[str, Any] = field(default_factory=dict)
     releases: int = 0
+    verified: dict[str, Any] = field(default_factory=dict)
     _governance: str = ""
 
     def trust(self) -> Trust | Denial:

@@ -1,0 +1,235 @@
+"""What the command line asks a running agent: one JSON request, one JSON response."""
+
+import asyncio
+import hashlib
+import os
+from base64 import b64encode
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import Any, Final
+
+import attestd
+from attestd.agent.core import Core
+from attestd.agent.sealing import Receipt
+from attestd.appraisal.quote import Appraisal
+from attestd.audit.seal import Pending
+from attestd.codes import Denial
+from attestd.errors import AttestdError, MalformedError, UsageError
+from attestd.governance.trust import Trust
+from attestd.lineage.entry import EntryType, parse_entry
+from attestd.strict import decode_base64, format_time, parse_json
+from attestd.tcg.algorithms import HASH_SIZES
+from attestd.tcg.binding import Purpose, extra_data
+
+__all__ = ["serve_operation"]
+
+MAX_REQUEST_BYTES: Final = 1 << 20
+MAX_CHALLENGE_BYTES: Final = 1024
+EXTENDABLE: Final = range(24)
+
+_Operation = Callable[[Core, int, dict[str, Any]], Awaitable[dict[str, Any]]]
+
+
+async def serve_operation(payload: bytes, uid: int, core: Core) -> dict[str, Any]:
+    """Runs one operation.
+
+    Args:
+        payload: The JSON request: `{"op": NAME, ...}`.
+        uid: Who asks, from the kernel.
+        core: The agent.
+
+    Returns:
+        `{"ok": {...}}`, or `{"error": {"kind", "message"}}`: kind is `usage`, `malformed`, `forbidden`, `failed`.
+    """
+    try:
+        request = parse_json(payload, max_bytes=MAX_REQUEST_BYTES, what="request")
+        if not isinstance(request, dict) or request.get("op") not in _OPERATIONS:
+            raise UsageError(f"unknown operation; known: {', '.join(sorted(_OPERATIONS))}")
+        return {"ok": await _OPERATIONS[request["op"]](core, uid, request)}
+    except PermissionError as error:
+        return _error("forbidden", str(error))
+    except UsageError as error:
+        return _error("usage", str(error))
+    except MalformedError as error:
+        return _error("malformed", str(error))
+    except AttestdError as error:
+        return _error("failed", str(error))
+
+
+def _error(kind: str, message: str) -> dict[str, Any]:
+    return {"error": {"kind": kind, "message": message}}
+
+
+def _require_admin(uid: int, what: str) -> None:
+    if uid not in (0, os.geteuid()):
+        raise PermissionError(f"{what}: only root and the agent's own user may (uid {uid} asked)")
+
+
+def _text(request: dict[str, Any], name: str) -> str:
+    value = request.get(name)
+    if not isinstance(value, str):
+        raise UsageError(f"{name!r} is needed, as text")
+    return value
+
+
+async def _status(core: Core, uid: int, _: dict[str, Any]) -> dict[str, Any]:
+    trust = core.trust()
+    moment = core.clock.read()
+    last = core.store.last_checkpoint()
+    try:
+        properties = await asyncio.wrap_future(core.port.other(lambda tpm: tpm.properties()))
+        tpm: dict[str, Any] = asdict(properties)
+        tpm["firmware"] = f"{properties.firmware:016x}"
+    except AttestdError as error:
+        tpm = {"error": str(error)}
+    return {
+        "agent": {
+            "version": attestd.__version__,
+            "pid": os.getpid(),
+            "uid": os.geteuid(),
+            "host": core.host,
+            "boot": core.boot,
+            "releases": core.releases,
+            "asked_by": uid,
+        },
+        "runner": core.runner_info,
+        "tpm": tpm,
+        "log": {
+            "origin": core.store.origin,
+            "size": core.store.size,
+            "last_time": parse_entry(core.store.entry(core.store.size - 1)).time,
+            "last_mode": last.mode.value if last else None,
+            "counter": f"{last.counter:016x}" if last else None,
+            "fatal": str(core.seals.fatal) if core.seals.fatal else None,
+            "verified": core.verified,
+            "path": str(core.layout.log),
+        },
+        "governance": {"error": trust.sentence}
+        if isinstance(trust, Denial)
+        else _governance(trust, core.host),
+        "platforms": {name: _appraisal(found) for name, found in core.evidence.latest().items()},
+        "clock": {
+            "trusted": format_time(moment.now),
+            "problem": moment.denial.sentence if moment.denial else None,
+        },
+        "conditions": {
+            name: None
+            if denial is None
+            else {"code": denial.code, "sentence": denial.sentence, "hint": denial.hint}
+            for name, denial in core.context().conditions.items()
+        },
+    }
+
+
+def _governance(trust: Trust, host: str) -> dict[str, Any]:
+    record = trust.hosts.get(host)
+    return {
+        "version": trust.version,
+        "digest": trust.digest,
+        "epoch": trust.revocations.epoch,
+        "platforms": {name: policy.version for name, policy in trust.platforms.items()},
+        "tier": record.tier if record else None,
+        "userspace": record.userspace if record else None,
+        "host_record_until": format_time(record.not_after) if record else None,
+    }
+
+
+def _appraisal(found: Appraisal | Denial) -> dict[str, Any]:
+    if isinstance(found, Denial):
+        return {"state": "no evidence", "findings": [found.sentence]}
+    return {
+        "state": "approved" if found.approval else "not approved",
+        "findings": list(found.findings),
+        "pcr_digest": found.pcr_digest.hex(),
+        "at": format_time(found.at),
+    }
+
+
+async def _decision(core: Core, uid: int, request: dict[str, Any]) -> dict[str, Any]:
+    wanted = _text(request, "id")
+    if wanted.isdigit() and len(wanted) < 19:
+        seq: int | None = int(wanted)
+    elif len(wanted) == 64:
+        try:
+            seq = core.store.find(bytes.fromhex(wanted))
+        except ValueError as error:
+            raise UsageError(f"{wanted!r} is neither a decision's id nor a leaf's number") from error
+    else:
+        raise UsageError(f"{wanted[:80]!r} is neither a decision's id (64 hex digits) nor a leaf's number")
+    if seq is None or seq >= core.store.size:
+        raise UsageError(f"there is no entry {wanted} in the log")
+    data = core.store.entry(seq)
+    requester = parse_entry(data).body.get("requester")
+    own = isinstance(requester, dict) and requester.get("uid") == uid
+    if not own:
+        _require_admin(uid, "entries of other users")
+    return {"seq": seq, "entry": data.decode("utf-8"), "receipt": core.store.receipt(seq).decode("ascii")}
+
+
+async def _quote(core: Core, _: int, request: dict[str, Any]) -> dict[str, Any]:
+    challenge = decode_base64(_text(request, "challenge"), what="challenge")
+    if not 1 <= len(challenge) <= MAX_CHALLENGE_BYTES:
+        raise UsageError(f"the challenge must have 1 to {MAX_CHALLENGE_BYTES} bytes, it has {len(challenge)}")
+    trust = core.trust()
+    if isinstance(trust, Denial):
+        raise UsageError(trust.sentence)
+    name = request.get("platform") or next(iter(trust.platforms))
+    if name not in trust.platforms:
+        raise UsageError(f"there is no platform policy {name!r}; there are: {', '.join(trust.platforms)}")
+    selection = trust.platforms[name].selection
+    bound = extra_data(Purpose.QUOTE, host_id=core.host, data=challenge)
+    attest, signature = await asyncio.wrap_future(core.port.other(lambda tpm: tpm.quote(selection, bound)))
+    values = await asyncio.wrap_future(core.port.other(lambda tpm: tpm.read_pcrs(selection)))
+    return {
+        "v": 1,
+        "host": core.host,
+        "challenge": b64encode(challenge).decode(),
+        "attest": b64encode(attest).decode(),
+        "signature": b64encode(signature).decode(),
+        "pcrs": {selection.bank: {str(index): value.hex() for index, value in values.items()}},
+    }
+
+
+async def _extend(core: Core, uid: int, request: dict[str, Any]) -> dict[str, Any]:
+    _require_admin(uid, "extending a PCR")
+    pcr = request.get("pcr")
+    if not isinstance(pcr, int) or pcr not in EXTENDABLE:
+        raise UsageError("a PCR index from 0 to 23 is needed")
+    measured = decode_base64(_text(request, "data"), what="data")
+    if len(measured) != HASH_SIZES["sha256"]:
+        raise UsageError("a SHA-256 digest is needed")
+    # Each bank gets the digest of its own length, derived from the measured one, as TPM2_PCR_Event would.
+    digests = {
+        bank: measured if bank == "sha256" else hashlib.new(bank, measured).digest() for bank in HASH_SIZES
+    }
+    await asyncio.wrap_future(core.port.other(lambda tpm: tpm.extend(pcr, digests)))
+    return {"pcr": pcr, "sha256": measured.hex()}
+
+
+async def _install(core: Core, uid: int, request: dict[str, Any]) -> dict[str, Any]:
+    everyone = request.get("everyone") is True
+    if everyone:
+        _require_admin(uid, "installing for all users")
+    data = _text(request, "artifact").encode("utf-8")
+    return {"id": core.installed.install(data, uid=None if everyone else uid), "everyone": everyone}
+
+
+async def _accept_clock(core: Core, uid: int, _: dict[str, Any]) -> dict[str, Any]:
+    _require_admin(uid, "accepting the clock")
+    accepted = core.clock.accept()
+    receipt: Receipt = await core.seal(
+        Pending(
+            EntryType.ATTESTATION, {"what": "clock accepted", "by_uid": uid, "time": format_time(accepted)}
+        )
+    )
+    return {"time": format_time(accepted), "seq": receipt.sealed.seq}
+
+
+_OPERATIONS: Final[dict[str, _Operation]] = {
+    "accept_clock": _accept_clock,
+    "decision": _decision,
+    "extend": _extend,
+    "install": _install,
+    "quote": _quote,
+    "status": _status,
+}

@@ -1,0 +1,349 @@
+"""`attestd serve`: start-up checks, the running agent, orderly stop."""
+
+import asyncio
+import contextlib
+import fcntl
+import functools
+import logging
+import os
+import pwd
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import attestd
+from attestd.agent.clock import TrustedClock
+from attestd.agent.core import Core
+from attestd.agent.evidence import EvidenceKeeper
+from attestd.agent.installed import InstalledArtifacts
+from attestd.agent.keystore import load_keys
+from attestd.agent.notify import inherited_listener, notify, watchdog_interval_s
+from attestd.agent.provision import trust_owners
+from attestd.agent.runner_link import RunnerLink
+from attestd.agent.sealing import SealService
+from attestd.agent.server import Server
+from attestd.agent.tpm_access import TpmAccess
+from attestd.agent.tpm_port import TpmPort
+from attestd.audit.keys import LogKeys
+from attestd.audit.recover import Recovery, recover, unsettled_allows
+from attestd.audit.seal import Pending, Sealer, SealResult
+from attestd.audit.store import LogStore
+from attestd.audit.verify import verify_log
+from attestd.distribution.local import TrustDirectory
+from attestd.errors import AttestdError, StoreError, UsageError
+from attestd.lineage.entry import EntryType, parse_entry
+from attestd.paths import Configuration, Layout
+from attestd.strict import format_time, format_time_us, parse_time
+from attestd.system import boot_id
+from attestd.tcg.attest import parse_attest
+from attestd.tpm.device import Tpm
+from attestd.tpm.owner import TpmOwner
+
+__all__ = ["AGENT_USER", "serve"]
+
+AGENT_USER: Final = "attestd"
+SPOOL_S: Final = 0.5
+DENIALS_S: Final = 10.0
+# No receipt older than this is accepted by the runner: older allows without an outcome are past.
+UNSETTLED: Final = timedelta(minutes=10)
+RUNNER_START_S: Final = 10.0
+BACKLOG: Final = 1024
+
+
+def serve(layout: Layout, configuration: Configuration, log: logging.Logger) -> None:
+    """Runs the agent, and a runner if none answers, until SIGTERM or SIGINT.
+
+    Raises:
+        RollbackError: The log contradicts its TPM; nothing is served, nothing is changed.
+        StoreError, TpmError, UsageError, VerificationError, MalformedError: It cannot start; the message says why.
+    """
+    layout.require_short_sockets()
+    lock = _lock(layout)
+    try:
+        _ensure_runner(layout, log)
+        if layout.system and os.geteuid() == 0:
+            _become_agent_user(log)
+        asyncio.run(_Service(layout, configuration, log).run())
+    finally:
+        os.close(lock)
+
+
+def _lock(layout: Layout) -> int:
+    if not layout.log.exists():
+        raise StoreError(f"{layout.agent} holds no log: initialise this host with attestd init")
+    descriptor = os.open(layout.agent / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise UsageError(f"an agent is running on {layout.agent} already: attestd status shows it") from error
+    return descriptor
+
+
+def _become_agent_user(log: logging.Logger) -> None:
+    try:
+        user = pwd.getpwnam(AGENT_USER)
+    except KeyError:
+        log.warning("user %s does not exist: the agent goes on as root", AGENT_USER)
+        return
+    os.initgroups(AGENT_USER, user.pw_gid)
+    os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
+    os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
+
+
+def _runner_answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            sock.connect(str(path))
+        except OSError:
+            return False
+        return True
+
+
+def _ensure_runner(layout: Layout, log: logging.Logger) -> None:
+    """Connects to the runner's socket, or starts a runner that outlives this process."""
+    if _runner_answers(layout.runner_socket):
+        return
+    command = [sys.executable, "-I", "-m", "attestd.runner"]
+    command += ["--state-dir", str(layout.runner), "--trust", str(layout.trust)]
+    command += ["--socket", str(layout.runner_socket)]
+    with contextlib.suppress(KeyError):
+        if layout.system:
+            command += ["--agent-uid", str(pwd.getpwnam(AGENT_USER).pw_uid)]
+    output = os.open(
+        layout.runner / "runner.log",
+        os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW,
+        0o600,
+    )
+    try:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd="/"
+        )
+    finally:
+        os.close(output)
+    deadline = time.monotonic() + RUNNER_START_S
+    while time.monotonic() < deadline:
+        if _runner_answers(layout.runner_socket):
+            log.info("started the runner, pid %d", process.pid)
+            return
+        if process.poll() is not None:
+            break
+        time.sleep(0.02)
+    raise StoreError(f"the runner did not start: see {layout.runner / 'runner.log'}")
+
+
+class _Service:
+    """The running agent."""
+
+    def __init__(self, layout: Layout, configuration: Configuration, log: logging.Logger) -> None:
+        self.layout, self.configuration, self.log = layout, configuration, log
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stopping.set)
+        access = TpmAccess(self.configuration, self.layout)
+        # Seconds, not the loop's: nothing is served yet.
+        owner = TpmOwner(self._opener(access))
+        try:
+            await self._run(owner)
+        finally:
+            for task in self.tasks:
+                task.cancel()
+            await asyncio.gather(*self.tasks, return_exceptions=True)
+            owner.close()
+            if access.embedded is not None:
+                await asyncio.to_thread(access.embedded.stop)
+
+    def _opener(self, access: TpmAccess) -> Callable[[], Tpm]:
+        connect, path = access.opener(), self.layout.keys
+
+        def open_loaded() -> Tpm:
+            blobs, auth = load_keys(path)
+            tpm = connect()
+            try:
+                tpm.load_keys(blobs, auth)
+            except BaseException:
+                tpm.close()
+                raise
+            return tpm
+
+        return open_loaded
+
+    async def _run(self, owner: TpmOwner) -> None:
+        store = LogStore.open(str(self.layout.log))
+        trust_directory = TrustDirectory(self.layout.trust, owners=trust_owners(self.layout))
+        trust = trust_directory.current()
+        host = trust.hosts.get(store.host_id)
+        if host is None:
+            raise StoreError(f"{self.layout.trust} has no record of host {store.host_id}, whose log this is")
+        selection = next(iter(trust.platforms.values())).selection
+        port = TpmPort(
+            owner,
+            host=store.host_id,
+            selection=selection,
+            deadline_s=float(self.configuration.tpm_deadline_s),
+        )
+        keys = LogKeys(store.origin, host.release_spki, host.ak_spki)
+        recovery = recover(store, port, keys, clock=port.clock())
+        clock = TrustedClock(parse_time(parse_entry(store.entry(store.size - 1)).time))
+        loop = asyncio.get_running_loop()
+        seals = SealService(
+            Sealer(store, port, keys, counter=recovery.counter),
+            port,
+            max_batch=self.configuration.max_batch,
+            now=lambda: clock.read().now,
+            boot=boot_id(),
+            on_sealed=lambda result: _later(loop, self._on_sealed, core, result),
+        )
+        core = Core(
+            layout=self.layout,
+            host=store.host_id,
+            boot=boot_id(),
+            trust_directory=trust_directory,
+            port=port,
+            store=LogStore.open(str(self.layout.log), readonly=True),
+            seals=seals,
+            evidence=EvidenceKeeper(port, now=lambda: clock.read().now),
+            clock=clock,
+            runner=RunnerLink(self.layout.runner_socket),
+            installed=InstalledArtifacts(self.layout.authorizations),
+            log=self.log,
+        )
+        seals.start()
+        try:
+            await self._serve(core, keys, recovery)
+        finally:
+            await asyncio.to_thread(seals.stop)
+            core.store.close()
+            store.close()
+
+    async def _serve(self, core: Core, keys: LogKeys, recovery: Recovery) -> None:
+        core.runner_info = await core.runner.info()
+        await core.note_governance()
+        await core.drain_spool()
+        await self._settle(core, recovery)
+        start = {"version": attestd.__version__, "notes": list(recovery.notes), "host": core.host}
+        await core.seal(Pending(EntryType.AGENT_START, start))
+        listener = inherited_listener() or _listen(self.layout)
+        server = Server(listener, core)
+        for job in (
+            server.serve(),
+            self._every(SPOOL_S, functools.partial(self._poll_runner, core)),
+            self._every(DENIALS_S, core.flush_denials),
+            self._every(float(self.configuration.evidence_interval_s), functools.partial(_refresh, core)),
+            self._watchdog(core),
+            self._verify(core, keys),
+        ):
+            self._spawn(job)
+        self.log.info("ready: host %s, log %s, %d entries", core.host, core.store.origin, core.store.size)
+        notify("READY=1")
+        await self.stopping.wait()
+        notify("STOPPING=1")
+        await server.close()
+        with contextlib.suppress(AttestdError):
+            await core.drain_spool()
+        await core.flush_denials()
+        if core.seals.fatal is not None:
+            raise core.seals.fatal
+        await core.seal(Pending(EntryType.AGENT_STOP, {"releases": core.releases}))
+
+    async def _settle(self, core: Core, recovery: Recovery) -> None:
+        """Allows that a crash left between sealing and release are burned at the runner, and recorded as void."""
+        since = format_time_us(core.now() - UNSETTLED)
+        unsettled = {*recovery.voids, *await asyncio.to_thread(_unsettled, str(self.layout.log), since)}
+        for seq in sorted(unsettled):
+            await core.void(seq, "the agent stopped between sealing and release")
+
+    def _on_sealed(self, core: Core, result: SealResult) -> None:
+        core.evidence.sealed(parse_attest(result.quote.attest))
+        for seq in result.unreleased:
+            self._spawn(core.void(seq, "sealing it failed after its commit"))
+
+    async def _poll_runner(self, core: Core) -> None:
+        try:
+            core.runner_info = await core.runner.info()
+            await core.drain_spool()
+        except AttestdError as error:
+            if core.runner_info:
+                self.log.warning("runner: %s", error)
+            core.runner_info = {}
+        await core.note_governance()
+        if core.seals.fatal is not None:
+            self.log.critical("the log contradicts its TPM, nothing more is served: %s", core.seals.fatal)
+            self.stopping.set()
+
+    async def _watchdog(self, core: Core) -> None:
+        interval = watchdog_interval_s()
+        while interval is not None:
+            if core.seals.fatal is None:
+                notify("WATCHDOG=1")
+            await asyncio.sleep(interval)
+
+    async def _verify(self, core: Core, keys: LogKeys) -> None:
+        """The full tree is verified in the background; a log that does not verify ends the agent."""
+        try:
+            report = await asyncio.to_thread(verify_log, str(self.layout.log), keys)
+            core.verified = {"size": report.size, "time": format_time(core.now()), "problem": None}
+        except AttestdError as error:
+            core.verified = {"size": 0, "time": format_time(core.now()), "problem": str(error)}
+            self.log.critical("the audit log does not verify: %s", error)
+            self.stopping.set()
+
+    async def _every(self, interval_s: float, job: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        while True:
+            try:
+                await job()
+            except AttestdError as error:
+                self.log.warning("%s", error)
+            except Exception:  # a background job that fails must not end silently, nor end the agent
+                self.log.exception("background job failed")
+            await asyncio.sleep(interval_s)
+
+    def _spawn(self, job: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(job)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+
+async def _refresh(core: Core) -> None:
+    trust = core.trust_directory.current()
+    for policy in trust.platforms.values():
+        await core.evidence.ensure(policy, trust=trust, max_age_s=60)
+
+
+def _unsettled(path: str, since: str) -> list[int]:
+    store = LogStore.open(path, readonly=True)
+    try:
+        return unsettled_allows(store, since=since)
+    finally:
+        store.close()
+
+
+def _later(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments: Any) -> None:
+    with contextlib.suppress(RuntimeError):  # The loop is closed: the last batch of a stopping agent.
+        loop.call_soon_threadsafe(call, *arguments)
+
+
+def _listen(layout: Layout) -> socket.socket:
+    """Binds the agent's socket; one that is left over is replaced: the lock says that no agent uses it."""
+    path = layout.agent_socket
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        listener.bind(str(path))
+        path.chmod(0o666 if layout.system else 0o600)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise StoreError(f"{path}: {error.strerror}") from error
+    return listener
