@@ -13,15 +13,19 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from attestd.authorization.dsse import PublicKey
+from attestd.authorization.statement import Uid
 from attestd.errors import MalformedError
 from attestd.strict import Base64Bytes, Sha256Hex, Strict, decode_base64, parse_canonical
 from attestd.tcg.nv import epoch_public, nv_name
 from attestd.tcg.policy import release_policy
 from attestd.tcg.public import Public, authority_public, parse_public
 
-__all__ = ["Authorities", "AuthorityRule", "TpmAuthority", "parse_authorities"]
+__all__ = ["Authorities", "AuthorityRule", "TpmAuthority", "Version", "parse_authorities"]
 
 MAX_AUTHORITIES_BYTES = 1 << 20
+
+# Of a trust file. Bounded, so that the sum over all files is a number that JSON can carry.
+Version = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
 
 _Threshold = Annotated[int, msgspec.Meta(ge=1, le=16)]
 _Keys = Annotated[list[Sha256Hex], msgspec.Meta(min_length=1, max_length=64)]
@@ -34,7 +38,7 @@ class _Key(Strict, frozen=True):
 class _Rule(Strict, frozen=True):
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
     paths: Annotated[list[str], msgspec.Meta(min_length=1, max_length=1024)]
-    uids: Annotated[list[int], msgspec.Meta(min_length=1, max_length=1024)] | None
+    uids: Annotated[list[Uid], msgspec.Meta(min_length=1, max_length=1024)] | None
     keys: _Keys
     threshold: _Threshold
     max_depth: Annotated[int, msgspec.Meta(ge=0, le=8)]
@@ -55,7 +59,7 @@ class AuthoritiesFile(Strict, frozen=True):
     """The file's exact shape; `Authorities` is what it means once its keys are loaded."""
 
     v: Literal[1]
-    version: Annotated[int, msgspec.Meta(ge=1)]
+    version: Version
     keys: dict[Sha256Hex, _Key]
     authorizations: Annotated[list[_Rule], msgspec.Meta(max_length=1024)]
     enrollers: _Enrollers
@@ -137,14 +141,15 @@ def parse_authorities(data: bytes) -> Authorities:
 
     Raises:
         MalformedError: Not that file, a key id that is not the SHA-256 of its SPKI, a rule that names an unknown
-            key or asks for more keys than it names, a TPM authority that is not P-256.
+            key or asks for more distinct keys than it names, or a path that is not real and absolute; two rules of
+            one name; a TPM authority that is not P-256.
     """
     file = parse_canonical(data, AuthoritiesFile, max_bytes=MAX_AUTHORITIES_BYTES, what="authorities.json")
     keys = {key_id: _load(key_id, key.spki) for key_id, key in file.keys.items()}
     rules = tuple(
         AuthorityRule(
             name=rule.name,
-            paths=_absolute(rule),
+            paths=_real_paths(rule),
             uids=None if rule.uids is None else frozenset(rule.uids),
             keys=_named(rule.keys, keys, rule.threshold, f"rule {rule.name!r}"),
             threshold=rule.threshold,
@@ -152,6 +157,8 @@ def parse_authorities(data: bytes) -> Authorities:
         )
         for rule in file.authorizations
     )
+    if len({rule.name for rule in rules}) != len(rules):
+        raise MalformedError("authorities.json: two rules of the same name")
     enrollers = _named(file.enrollers.keys, keys, file.enrollers.threshold, "enrollers")
     return Authorities(
         version=file.version,
@@ -159,15 +166,22 @@ def parse_authorities(data: bytes) -> Authorities:
         enroller_keys=enrollers,
         enroller_threshold=file.enrollers.threshold,
         root=_tpm_authority(file.tpm.root, keys, "root"),
-        platform={key_id: _tpm_authority(key_id, keys, "platform") for key_id in file.tpm.platform},
+        platform={
+            key.key_id: _tpm_authority(key.key_id, keys, "platform")
+            for key in _named(file.tpm.platform, keys, 1, "TPM authority 'platform'")
+        },
         epoch=_tpm_authority(file.tpm.epoch, keys, "epoch"),
     )
 
 
-def _absolute(rule: _Rule) -> tuple[str, ...]:
+def _real_paths(rule: _Rule) -> tuple[str, ...]:
     for path in rule.paths:
-        if not path.startswith("/") or "\0" in path:
-            raise MalformedError(f"authorities.json: rule {rule.name!r}: path {path!r} is not absolute")
+        parts = path[1:].removesuffix("/").split("/") if path != "/" else []
+        # Executables are compared by their real paths: another spelling would never match, and a laxer rule might.
+        if not path.startswith("/") or "\0" in path or any(part in {"", ".", ".."} for part in parts):
+            raise MalformedError(
+                f"authorities.json: rule {rule.name!r}: {path!r} is not a real, absolute path"
+            )
     return tuple(rule.paths)
 
 

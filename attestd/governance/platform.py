@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from attestd.errors import MalformedError, UsageError, VerificationError
-from attestd.governance.authorities import Authorities, TpmAuthority
+from attestd.governance.authorities import Authorities, TpmAuthority, Version
 from attestd.strict import Base64Bytes, Sha256Hex, Strict, Utc, decode_base64, parse_canonical, parse_time
 from attestd.tcg.pcr import PcrSelection
 from attestd.tcg.policy import REF_PLATFORM, REF_ROOT, approval_message, platform_policy, root_policy
@@ -30,11 +30,12 @@ MAX_PLATFORM_BYTES = 1 << 20
 TIERS = ("software", "uncertified", "vtpm", "hardware")
 USERSPACE = ("none", "encrypted-tpm", "ima-appraise", "verity")
 
-_PCR_NAMES = frozenset(str(index) for index in range(24))
-
 _Epoch = Annotated[int, msgspec.Meta(ge=0)]
 _Quorum = Annotated[int, msgspec.Meta(ge=0, le=16)]
 _Pcr = Annotated[int, msgspec.Meta(ge=0, le=23)]
+_PcrName = Annotated[str, msgspec.Meta(pattern=r"\A([0-9]|1[0-9]|2[0-3])\Z")]
+_Values = Annotated[list[Sha256Hex], msgspec.Meta(min_length=1)]
+_Bank = Literal["sha256"]
 
 
 class _Quorums(Strict, frozen=True):
@@ -44,7 +45,7 @@ class _Quorums(Strict, frozen=True):
 
 class _Reference(Strict, frozen=True):
     min_tier: Literal["software", "uncertified", "vtpm", "hardware"]
-    pcrs: dict[str, dict[str, list[Sha256Hex]]]
+    pcrs: dict[_Bank, dict[_PcrName, _Values]]
     quorums: _Quorums
     userspace: Annotated[
         list[Literal["none", "encrypted-tpm", "ima-appraise", "verity"]], msgspec.Meta(min_length=1)
@@ -52,7 +53,7 @@ class _Reference(Strict, frozen=True):
 
 
 class _Approval(Strict, frozen=True):
-    bank: Literal["sha256"]
+    bank: _Bank
     pcrs: Annotated[list[_Pcr], msgspec.Meta(min_length=1, max_length=24)]
     pcr_digest: Sha256Hex
     epoch: _Epoch
@@ -78,7 +79,7 @@ class PlatformFile(Strict, frozen=True):
 
     v: Literal[1]
     name: Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9][a-z0-9._-]{0,63}\Z")]
-    version: Annotated[int, msgspec.Meta(ge=1)]
+    version: Version
     reference: _Reference
     approvals: Annotated[list[_Approval], msgspec.Meta(min_length=1, max_length=1024)]
     platform_keys: Annotated[list[_KeyApproval], msgspec.Meta(min_length=1, max_length=64)]
@@ -117,7 +118,7 @@ class PlatformPolicy:
 
     Attributes:
         digest: SHA-256 of the file, hex: what a decision names.
-        values: Allowed values of the selection's bank by PCR: what they explain, the approvals decide.
+        values: Allowed values of the SHA-256 bank by PCR: they explain, the approvals decide.
         selection: The PCRs; one selection for all approvals, so that one quote decides.
         min_tier, userspace: What kind of evidence is accepted.
         writable: What happens to files that others than root can write: `copy` or `refuse`.
@@ -149,11 +150,7 @@ class PlatformPolicy:
 
     def reference(self) -> Mapping[int, bytes]:
         """PCR values that are allowed, one an index: they explain a difference, they decide nothing."""
-        return {
-            index: allowed[-1]
-            for index, allowed in self.values.items()
-            if allowed and index in self.selection.pcrs
-        }
+        return {index: allowed[-1] for index, allowed in self.values.items() if index in self.selection.pcrs}
 
     def accepts_tier(self, tier: str) -> bool:
         """Whether evidence rooted like that is strong enough."""
@@ -165,10 +162,11 @@ def parse_platform_policy(
 ) -> PlatformPolicy:
     """Parses a platform policy and verifies each approval in it.
 
-    Does not check `valid_until`: the caller knows the time. Approvals by revoked platform keys are left out.
+    Does not check `valid_until`: the caller knows the time. Approvals by revoked keys, of platform or root, are left
+    out.
 
     Raises:
-        MalformedError: Not that file, or approvals over different PCRs.
+        MalformedError: Not that file, approvals over different PCRs, a platform key twice.
         VerificationError: A policy digest that is not what its members say, a key that is no platform authority
             or that the root does not approve, a signature that fails.
     """
@@ -178,11 +176,18 @@ def parse_platform_policy(
     if len(selections) != 1:
         raise MalformedError(f"{what}: all approvals must be over the same PCRs")
     (selection,) = selections
-    root_approvals = {entry.key_id: entry for entry in file.platform_keys}
+    if len({entry.key_id for entry in file.platform_keys}) != len(file.platform_keys):
+        raise MalformedError(f"{what}: the same platform key twice")
+    root_revoked = authorities.root.key_id in revoked_keys
+    keys = {
+        entry.key_id: _verify_key(entry, authorities, what)
+        for entry in file.platform_keys
+        if entry.key_id not in revoked_keys and not root_revoked
+    }
     approvals = tuple(
-        _verify(item, root_approvals, authorities, what)
+        _verify(item, keys, authorities, what)
         for item in file.approvals
-        if item.key_id not in revoked_keys
+        if item.key_id not in revoked_keys and not root_revoked
     )
     return PlatformPolicy(
         name=file.name,
@@ -192,7 +197,7 @@ def parse_platform_policy(
         approvals=approvals,
         min_tier=file.reference.min_tier,
         userspace=tuple(file.reference.userspace),
-        values=_values(file, selection.bank, what),
+        values=_values(file),
         verifier_quorum=file.reference.quorums.verifiers,
         witness_quorum=file.reference.quorums.witnesses,
         valid_until=None if file.lifecycle.valid_until is None else parse_time(file.lifecycle.valid_until),
@@ -200,46 +205,58 @@ def parse_platform_policy(
     )
 
 
-def _verify(item: _Approval, roots: dict[str, _KeyApproval], authorities: Authorities, what: str) -> Approval:
-    platform = authorities.platform.get(item.key_id)
-    if platform is None:
-        raise VerificationError(f"{what}: key {item.key_id} is no platform authority")
-    root_approval = roots.get(item.key_id)
-    if root_approval is None:
+@dataclass(frozen=True)
+class _PlatformKey:
+    """A platform key that the root approved."""
+
+    authority: TpmAuthority
+    max_epoch: int
+    root_sig: bytes
+
+
+def _verify_key(entry: _KeyApproval, authorities: Authorities, what: str) -> _PlatformKey:
+    authority = authorities.platform.get(entry.key_id)
+    if authority is None:
+        raise VerificationError(f"{what}: key {entry.key_id} is no platform authority")
+    policy = root_policy(
+        platform_name=authority.name, epoch_name=authorities.epoch_name, max_epoch=entry.max_epoch
+    )
+    root_sig = _verify_approval(
+        authorities.root, policy, REF_ROOT, policy_digest=entry.policy_digest, sig=entry.sig, what=what
+    )
+    return _PlatformKey(authority=authority, max_epoch=entry.max_epoch, root_sig=root_sig)
+
+
+def _verify(
+    item: _Approval, keys: Mapping[str, _PlatformKey], authorities: Authorities, what: str
+) -> Approval:
+    key = keys.get(item.key_id)
+    if key is None:
         raise VerificationError(f"{what}: the root does not approve the platform key {item.key_id}")
     selection = _selection(item, what)
     pcr_digest = bytes.fromhex(item.pcr_digest)
     policy = platform_policy(
         epoch_name=authorities.epoch_name, epoch=item.epoch, selection=selection, pcr_digest=pcr_digest
     )
-    key_policy = root_policy(
-        platform_name=platform.name, epoch_name=authorities.epoch_name, max_epoch=root_approval.max_epoch
+    platform_sig = _verify_approval(
+        key.authority, policy, REF_PLATFORM, policy_digest=item.policy_digest, sig=item.sig, what=what
     )
-    if policy.hex() != item.policy_digest or key_policy.hex() != root_approval.policy_digest:
-        raise VerificationError(f"{what}: a policy digest is not the one its approval describes")
-    platform_sig, root_sig = decode_base64(item.sig, what=what), decode_base64(root_approval.sig, what=what)
-    _verify_signature(platform, platform_sig, approval_message(policy, REF_PLATFORM), f"{what}: platform key")
-    _verify_signature(authorities.root, root_sig, approval_message(key_policy, REF_ROOT), f"{what}: root key")
     return Approval(
         selection=selection,
         pcr_digest=pcr_digest,
         epoch=item.epoch,
         policy_digest=policy,
-        platform=platform,
+        platform=key.authority,
         platform_sig=platform_sig,
-        max_epoch=root_approval.max_epoch,
+        max_epoch=key.max_epoch,
         root=authorities.root,
-        root_sig=root_sig,
+        root_sig=key.root_sig,
     )
 
 
-def _values(file: PlatformFile, bank: str, what: str) -> dict[int, tuple[bytes, ...]]:
-    values: dict[int, tuple[bytes, ...]] = {}
-    for index, allowed in file.reference.pcrs.get(bank, {}).items():
-        if index not in _PCR_NAMES:
-            raise MalformedError(f"{what}: {index!r} is no PCR index")
-        values[int(index)] = tuple(bytes.fromhex(value) for value in allowed)
-    return values
+def _values(file: PlatformFile) -> dict[int, tuple[bytes, ...]]:
+    by_index = file.reference.pcrs.get("sha256", {})
+    return {int(index): tuple(map(bytes.fromhex, allowed)) for index, allowed in by_index.items()}
 
 
 def _selection(item: _Approval, what: str) -> PcrSelection:
@@ -249,10 +266,16 @@ def _selection(item: _Approval, what: str) -> PcrSelection:
         raise MalformedError(f"{what}: {error}") from error
 
 
-def _verify_signature(authority: TpmAuthority, sig: bytes, message: bytes, what: str) -> None:
+def _verify_approval(
+    authority: TpmAuthority, policy: bytes, policy_ref: bytes, *, policy_digest: str, sig: str, what: str
+) -> bytes:
+    if policy.hex() != policy_digest:
+        raise VerificationError(f"{what}: a policy digest is not the one its approval describes")
+    signature = decode_base64(sig, what=what)
     try:
-        authority.key.verify(sig, message, ec.ECDSA(SHA256()))
+        authority.key.verify(signature, approval_message(policy, policy_ref), ec.ECDSA(SHA256()))
     except InvalidSignature as error:
         raise VerificationError(
-            f"{what} {authority.key_id}: the signature of an approval does not verify"
+            f"{what}: the signature of an approval by {authority.key_id} does not verify"
         ) from error
+    return signature

@@ -10,8 +10,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from attestd.authorization.statement import Uid
 from attestd.errors import MalformedError, VerificationError
-from attestd.governance.authorities import Authorities, parse_authorities
+from attestd.governance.authorities import Authorities, Version, parse_authorities
 from attestd.governance.host import VerifiedHost, parse_host_record
 from attestd.governance.platform import PlatformPolicy, parse_platform_policy
 from attestd.strict import HostId, Sha256Hex, Strict, canonical, parse_canonical
@@ -36,12 +37,12 @@ class Revocations(Strict, frozen=True):
     """
 
     v: Literal[1]
-    version: Annotated[int, msgspec.Meta(ge=1)]
+    version: Version
     artifacts: frozenset[Sha256Hex]
     keys: frozenset[Sha256Hex]
     hosts: frozenset[HostId]
     subjects: frozenset[Sha256Hex]
-    requesters: frozenset[int]
+    requesters: frozenset[Uid]
     epoch: Annotated[int, msgspec.Meta(ge=0)]
 
 

@@ -185,8 +185,8 @@ def _require_released(entry: Entry, at: VerifiedCheckpoint, trust: Trust) -> App
             f" [{batch.first}, {at.checkpoint.size}), mode {batch.mode.value}"
         )
     named = entry.body.get("platform")
-    witnesses = entry.body.get("witness_quorum")
-    if not isinstance(named, dict) or not isinstance(witnesses, int):
+    witnesses = _integer(entry.body.get("witness_quorum"))
+    if not isinstance(named, dict) or witnesses < 0:
         raise VerificationError("receipt: the decision names no platform policy or no witness quorum")
     policy = trust.platform_version(str(named.get("name")), _integer(named.get("version")))
     if policy is None or policy.digest != named.get("digest"):
