@@ -20,6 +20,14 @@ __all__ = ["MAX_COUNTER_JUMP", "Recovery", "recover", "settle_counter", "unsettl
 # TPM 2.0 Part 1, 37.2.7 (orderly NV counters): after a disorderly reset the TPM skips to the end of the interval.
 MAX_COUNTER_JUMP: Final = 255
 
+# What says that an allow ran, or never will; the body's `leaf` names the allow.
+_SETTLING: Final = {
+    EntryType.DECISION_VOID,
+    EntryType.EXECUTION_START,
+    EntryType.EXECUTION_EXIT,
+    EntryType.EXECUTION_TERMINATED,
+}
+
 _REMEDY: Final = "keep this directory as evidence, and start a new log: `attestd init` on the cleared host; see docs/operations.md"
 
 
@@ -110,26 +118,27 @@ def unsettled_allows(store: LogStore, *, since: str) -> list[int]:
     Raises:
         StoreError: The log cannot be read.
     """
-    allows: set[int] = set()
-    settled: set[int] = set()
+    allows: dict[str, int] = {}
+    settled: set[str] = set()
     stop = store.size
     while stop and (checkpoint := store.checkpoint_covering(stop - 1)):
+        time = ""
         for seq, data in store.entries(checkpoint.first, stop):
             entry = parse_entry(data)
+            time = entry.time
             if entry.type is EntryType.DECISION_ALLOW:
-                allows.add(seq)
-            elif entry.type in {EntryType.DECISION_VOID, EntryType.EXECUTION_START}:
-                settled.add(entry.body["seq"])
-            last_time = entry.time
-        if last_time < since:
+                allows[leaf_hash(data).hex()] = seq
+            elif entry.type in _SETTLING:
+                settled.add(str(entry.body.get("leaf")))
+        if time < since:
             break
         stop = checkpoint.first
-    return sorted(allows - settled)
+    return sorted(seq for leaf, seq in allows.items() if leaf not in settled)
 
 
 def void_body(store: LogStore, seq: int, *, reason: str) -> Mapping[str, Any]:
     """The body of the `decision.void` for an allow: its seq, its id, and why it was not released."""
-    return {"seq": seq, "id": leaf_hash(store.entry(seq)).hex(), "reason": reason}
+    return {"seq": seq, "leaf": leaf_hash(store.entry(seq)).hex(), "reason": reason}
 
 
 def _verified_end(store: LogStore, keys: LogKeys) -> VerifiedCheckpoint:

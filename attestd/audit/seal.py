@@ -194,6 +194,7 @@ class Sealer:
         self._counter = counter
         self._crash_point = crash_point
         self._in_flight: _Tree | None = None
+        self._final: RollbackError | None = None
         self._unreleased: list[int] = []
 
     def seal(self, pendings: Sequence[Pending], *, now: datetime, boot: str) -> SealResult:
@@ -212,6 +213,15 @@ class Sealer:
         """
         if not pendings:
             raise UsageError("nothing to seal")
+        if self._final:  # A counter that was wrong may look right the next time; the log must be looked into.
+            raise RollbackError(f"nothing is sealed any more since {self._final}") from self._final
+        try:
+            return self._seal(pendings, now=now, boot=boot)
+        except RollbackError as error:
+            self._final = error
+            raise
+
+    def _seal(self, pendings: Sequence[Pending], *, now: datetime, boot: str) -> SealResult:
         if self._in_flight:  # The last call raised, maybe after its commit.
             self._settle(self._in_flight)
 
@@ -256,7 +266,9 @@ class Sealer:
             if charge is None:
                 drafts.append(_Draft(pending.type, pending.body))
                 continue
-            used = uses.setdefault(charge.artifact_id, self._store.uses(charge.artifact_id))
+            if charge.artifact_id not in uses:
+                uses[charge.artifact_id] = self._store.uses(charge.artifact_id)
+            used = uses[charge.artifact_id]
             if charge.max_uses is not None and used >= charge.max_uses:
                 drafts.append(_deny(pending, _exhausted(charge, used)))
                 continue

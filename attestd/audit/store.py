@@ -221,7 +221,7 @@ class LogStore:
             StoreError: The log cannot be read.
         """
         query = "SELECT hash FROM nodes WHERE level = ? AND idx >= ? AND idx < ? ORDER BY idx"
-        hashes = [row[0] for row in self._rows(query, level, start, stop)]
+        hashes = [_blob(row[0]) for row in self._rows(query, level, start, stop)]
         if len(hashes) != stop - start:
             raise RollbackError(
                 f"the audit log's tree lacks nodes from {start} to {stop} at level {level}: rows were deleted"
@@ -238,7 +238,7 @@ class LogStore:
         row = self._row("SELECT entry FROM leaves WHERE seq = ?", seq)
         if row is None:
             raise UsageError(f"the audit log has no entry {seq}, it has {self.size} entries")
-        return bytes(row[0])
+        return _blob(row[0])
 
     def entry_chunk(self, start: int, stop: int) -> list[bytes]:
         """The first entries, at least one, of the leaves [start, stop): as many as memory can take.
@@ -249,7 +249,7 @@ class LogStore:
         """
         stop = min(stop, start + _CHUNK)
         query = "SELECT entry FROM leaves WHERE seq >= ? AND seq < ? ORDER BY seq"
-        entries = [row[0] for row in self._rows(query, start, stop)]
+        entries = [_blob(row[0]) for row in self._rows(query, start, stop)]
         if len(entries) != stop - start:
             raise RollbackError(f"the audit log lacks entries from {start} to {stop}: rows were deleted")
         return entries
@@ -357,12 +357,11 @@ class LogStore:
         row = self._row(f"SELECT size, first, mode, counter, note FROM checkpoints {clause}", *parameters)  # noqa: S608
         if row is None:
             return None
+        size, first, mode, counter, note = row
         try:
-            return StoredCheckpoint(
-                int(row[0]), int(row[1]), BatchMode(row[2]), int(row[3], 16), bytes(row[4])
-            )
-        except ValueError as error:
-            raise RollbackError(f"the checkpoint of size {row[0]} was edited: {error}") from error
+            return StoredCheckpoint(int(size), int(first), BatchMode(mode), int(counter, 16), _blob(note))
+        except (TypeError, ValueError) as error:
+            raise RollbackError(f"the checkpoint of size {size} was edited: {error}") from error
 
     def _row(self, sql: str, *parameters: Any) -> Any:
         try:
@@ -375,3 +374,12 @@ class LogStore:
             return self._connection.execute(sql, parameters).fetchall()
         except sqlite3.Error as error:
             raise StoreError(f"cannot read the audit log: {error}") from error
+
+
+def _blob(value: Any) -> bytes:
+    """SQLite checks types when it writes; who edits the file's pages is not asked."""
+    if type(value) is not bytes:
+        raise RollbackError(
+            f"the audit log has {type(value).__name__} where bytes belong: its file was edited"
+        )
+    return value
