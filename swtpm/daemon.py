@@ -46,7 +46,7 @@ class Daemon:
 
     @property
     def tcti(self) -> str:
-        """The tpm2-tss TCTI string. It takes one client at a time; a second one waits."""
+        """The tpm2-tss TCTI string. A connection that stays open makes others wait."""
         return f"swtpm:path={self._data}"
 
     @property
@@ -109,16 +109,21 @@ class Daemon:
         """Its process id, if that process is this swtpm: ids are reused."""
         try:
             pid = int(self._pid_file.read_text())
-            arguments = Path(f"/proc/{pid}/cmdline").read_bytes()
         except (OSError, ValueError):
             return None
-        return pid if os.fsencode(str(self._data)) in arguments else None
+        return pid if self._is_ours(pid) else None
+
+    def _is_ours(self, pid: int) -> bool:
+        try:
+            return os.fsencode(self._data) in Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return False
 
     def stop(self) -> None:
         """Ends it in order: TPM2_Shutdown, then the process. Does nothing where there is none.
 
         Raises:
-            SwtpmError: Another client uses it, or it hangs; it is left running.
+            SwtpmError: Another client holds the connection, or it hangs; it is left running.
         """
         pid = self.pid()
         if pid is None or not self.answers():
@@ -126,7 +131,7 @@ class Daemon:
         self._shutdown_tpm()
         with contextlib.suppress(OSError):
             self._control(_SHUTDOWN)
-        self._wait_or_kill(pid)
+        self._wait_or_kill(pid, patience_s=_END_S)
 
     def kill(self) -> None:
         """Ends it at once, as a power cut would."""
@@ -138,19 +143,22 @@ class Daemon:
         try:
             answer = _exchange(self._data, _TPM2_SHUTDOWN_CLEAR, len(_TPM2_SUCCESS))
         except OSError as error:
-            raise SwtpmError(f"swtpm in {self.directory} is in use by another process: {error}") from error
+            raise SwtpmError(
+                f"swtpm in {self.directory} does not take TPM2_Shutdown: in use by another process? {error}"
+            ) from error
         if answer != _TPM2_SUCCESS:
             raise SwtpmError(f"swtpm in {self.directory} refused TPM2_Shutdown: {answer.hex()}")
 
     def _control(self, request: tuple[bytes, int]) -> bytes:
         return _exchange(self.socket_path, *request)
 
-    def _wait_or_kill(self, pid: int, patience_s: float = _END_S) -> None:
+    def _wait_or_kill(self, pid: int, patience_s: float) -> None:
         with contextlib.suppress(ProcessLookupError):
             process = os.pidfd_open(pid)
             try:
+                ended = select.select([process], [], [], patience_s)[0]
                 # Checked again now that the descriptor pins the process.
-                if self.pid() == pid and not select.select([process], [], [], patience_s)[0]:
+                if not ended and self._is_ours(pid):
                     signal.pidfd_send_signal(process, signal.SIGKILL)
                     select.select([process], [], [], _END_S)
             finally:

@@ -50,9 +50,9 @@ def provision(state_dir: Path) -> None:
         raise SwtpmError(f"{target} exists: a software TPM is never overwritten")
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     authority = state_dir / "ca"
-    shutil.rmtree(
-        authority, ignore_errors=True
-    )  # of an attempt that did not end: nothing was certified by it
+    # Of an attempt that did not end: nobody relies on it.
+    for leftover in (authority, *state_dir.glob("new-*")):
+        shutil.rmtree(leftover, ignore_errors=True)
     authority.mkdir(mode=0o700)
     with tempfile.TemporaryDirectory(prefix="new-", dir=state_dir) as name:
         work = Path(name)

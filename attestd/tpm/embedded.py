@@ -18,7 +18,7 @@ class EmbeddedTpm:
     """A software TPM (tier `software`): for development and tests; it protects nothing from root.
 
     The process outlives whoever started it, `kill -9` included, so that PCRs stay as they are until an orderly
-    `stop`. It takes one connection at a time: `open` says who is refused, where tpm2-tss would wait for ever.
+    `stop`. There is no resource manager: two users would take each other's slots, so `open` lets in one process.
     """
 
     def __init__(self, state_dir: Path) -> None:
@@ -65,10 +65,10 @@ class EmbeddedTpm:
         return True
 
     def open(self) -> Tpm:
-        """Connects; flushes what a predecessor that was killed left loaded.
+        """Connects, alone; flushes what a predecessor that was killed left loaded.
 
         Raises:
-            TpmUnavailableError: It does not run, or another process (the agent) is connected.
+            TpmUnavailableError: It does not run, or another process (the agent) has it open.
         """
         user = self._acquire("user.lock", wait=False)
         try:
@@ -78,10 +78,10 @@ class EmbeddedTpm:
             raise
 
     def stop(self) -> None:
-        """Stops it in order, all connections being closed: counters are saved, the next start is a TPM reset.
+        """Stops it in order, nobody having it open: counters are saved, the next start is a TPM reset.
 
         Raises:
-            TpmUnavailableError: Another process is connected, or it hangs; it is left running.
+            TpmUnavailableError: Another process has it open, or it hangs; it is left running.
         """
         with self._lock("lock"), self._lock("user.lock", wait=False), _translated():
             self._daemon.stop()

@@ -127,8 +127,8 @@ class Between:
 
         self.real = Tcti(tcti)
         self.seen: list[int] = []
-        self.before: Callable[[int], bytes | None] = lambda code: None
-        self.after: Callable[[int, bytes], bytes] = lambda code, response: response
+        self.before: Callable[[int], bytes | None] = lambda _: None
+        self.after: Callable[[int, bytes], bytes] = lambda _, response: response
 
     @property
     def is_lost(self) -> bool:

@@ -129,7 +129,7 @@ def test_a_rotated_platform_key_signs_under_the_same_release_key(host: Provision
 
 def test_another_root_approves_nothing(host: Provisioned) -> None:
     approval = host.authorities.approve(host.approval().pcr_digest, root=Authority())
-    with pytest.raises(TpmRefusedError, match="TPM2_Sign: .*policy"):
+    with pytest.raises(TpmRefusedError, match=r"TPM2_Sign: .*policy"):
         host.tpm.sign_release(DIGEST, approval)
 
 
@@ -177,7 +177,7 @@ def test_a_wrong_auth_value_is_refused_and_locks_nothing(host: Provisioned) -> N
     approval = host.approval()
     host.tpm.load_keys(host.blobs, replace(host.auth_values, release=AuthValues.generate().release))
     for _ in range(10):
-        with pytest.raises(TpmRefusedError, match="TPM2_Sign: .*auth"):
+        with pytest.raises(TpmRefusedError, match=r"TPM2_Sign: .*auth"):
             host.tpm.sign_release(DIGEST, approval)
     assert host.tpm.properties().lockout_counter == 0
     host.tpm.load_keys(host.blobs, host.auth_values)
