@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from attestd.audit.keys import LogKeys, VerifiedCheckpoint, clock_order
 from attestd.audit.sealing_tpm import SealingTpm
-from attestd.audit.store import LogStore
+from attestd.audit.store import LogStore, parse_stored
 from attestd.errors import RollbackError
-from attestd.lineage.entry import EntryType, parse_entry
+from attestd.lineage.entry import EntryType
 from attestd.tcg.attest import ClockInfo
 from attestd.tlog.tree import leaf_hash
 
@@ -124,7 +124,7 @@ def unsettled_allows(store: LogStore, *, since: str) -> list[int]:
     while stop and (checkpoint := store.checkpoint_covering(stop - 1)):
         time = ""
         for seq, data in store.entries(checkpoint.first, stop):
-            entry = parse_entry(data)
+            entry = parse_stored(seq, data)
             time = entry.time
             if entry.type is EntryType.DECISION_ALLOW:
                 allows[leaf_hash(data).hex()] = seq
@@ -177,5 +177,7 @@ def _check_clock(then: ClockInfo, now: ClockInfo) -> list[str]:
 
 def _allows(store: LogStore, start: int, stop: int) -> list[int]:
     return [
-        seq for seq, data in store.entries(start, stop) if parse_entry(data).type is EntryType.DECISION_ALLOW
+        seq
+        for seq, data in store.entries(start, stop)
+        if parse_stored(seq, data).type is EntryType.DECISION_ALLOW
     ]

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, Self
 
 from attestd.audit.schema import open_log, open_log_readonly
-from attestd.errors import RollbackError, StoreError, UsageError
-from attestd.lineage.entry import parse_entry
+from attestd.errors import MalformedError, RollbackError, StoreError, UsageError
+from attestd.lineage.entry import Entry, parse_entry
 from attestd.tlog.checkpoint import BatchMode, Checkpoint
 from attestd.tlog.proof import TlogProof, format_proof
 from attestd.tlog.tree import Frontier, Node, inclusion_proof
 
-__all__ = ["LogStore", "SealedBatch", "Spooled", "StoredCheckpoint", "Tail"]
+__all__ = ["LogStore", "SealedBatch", "Spooled", "StoredCheckpoint", "Tail", "parse_stored"]
 
 _CHUNK: Final = 1024  # of entries in memory: 64 MiB if each were as large as it may be
 
@@ -126,14 +126,16 @@ class LogStore:
                 transaction writes both, so this is tampering, never a crash.
             StoreError: The log cannot be read.
         """
-        row = self._row("SELECT max(seq) FROM leaves")
-        leaves = 0 if row is None or row[0] is None else int(row[0]) + 1
-        size = self.size
+        # One statement sees one state of the log, also while another process appends.
+        leaves, size = self._row(
+            "SELECT (SELECT coalesce(max(seq) + 1, 0) FROM leaves),"
+            " (SELECT coalesce(max(size), 0) FROM checkpoints)"
+        )
         if leaves != size:
             raise RollbackError(
                 f"the audit log has {leaves} leaves, its last checkpoint covers {size}: rows were deleted or added"
             )
-        time = parse_entry(self.entry(size - 1)).time if size else ""
+        time = parse_stored(size - 1, self.entry(size - 1)).time if size else ""
         return Tail(Frontier.load(size, self.node), time)
 
     def commit(self, batch: SealedBatch) -> None:
@@ -179,8 +181,8 @@ class LogStore:
         Raises:
             StoreError: The log cannot be read.
         """
-        row = self._row("SELECT max(n) FROM charges WHERE artifact = ?", artifact_id)
-        return 0 if row is None or row[0] is None else int(row[0])
+        (used,) = self._row("SELECT coalesce(max(n), 0) FROM charges WHERE artifact = ?", artifact_id)
+        return int(used)
 
     def spooled(self, item: Spooled) -> int | None:
         """The leaf that something spooled became, None if it is not sealed yet.
@@ -331,8 +333,8 @@ class LogStore:
                 WHEN EXISTS (SELECT 1 FROM charges, log_size WHERE seq < 0 OR seq >= log_size.n) THEN 'charges'
                 WHEN EXISTS (SELECT 1 FROM spooled, log_size WHERE seq < 0 OR seq >= log_size.n) THEN 'spooled'
             END"""
-        row = self._row(query)
-        return None if row is None or row[0] is None else str(row[0])
+        (table,) = self._row(query)
+        return None if table is None else str(table)
 
     def receipt(self, seq: int) -> bytes:
         """The receipt of one entry: a tlog-proof with the checkpoint of its batch.
@@ -348,8 +350,7 @@ class LogStore:
         return format_proof(TlogProof(extra=entry, index=seq, proof=tuple(proof), checkpoint=checkpoint.note))
 
     def _require_end(self, *sizes: int) -> None:
-        row = self._row("SELECT max(seq) + 1 FROM leaves")
-        found = 0 if row is None or row[0] is None else int(row[0])
+        (found,) = self._row("SELECT coalesce(max(seq) + 1, 0) FROM leaves")
         if {found} != set(sizes):
             raise StoreError(f"the log has {found} leaves, the batch was made for one of {sizes}")
 
@@ -374,6 +375,18 @@ class LogStore:
             return self._connection.execute(sql, parameters).fetchall()
         except sqlite3.Error as error:
             raise StoreError(f"cannot read the audit log: {error}") from error
+
+
+def parse_stored(seq: int, data: bytes) -> Entry:
+    """Parses an entry that the log holds.
+
+    Raises:
+        RollbackError: It is not one: the sealer formats what it stores.
+    """
+    try:
+        return parse_entry(data)
+    except MalformedError as error:
+        raise RollbackError(f"entry {seq} is not an entry: {error}") from error
 
 
 def _blob(value: Any) -> bytes:

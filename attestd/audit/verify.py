@@ -17,9 +17,9 @@ from typing import Final, Literal
 import msgspec
 
 from attestd.audit.keys import LogKeys, clock_order
-from attestd.audit.store import LogStore, StoredCheckpoint
+from attestd.audit.store import LogStore, StoredCheckpoint, parse_stored
 from attestd.errors import MalformedError, RollbackError, UsageError
-from attestd.lineage.entry import EntryType, parse_entry
+from attestd.lineage.entry import EntryType
 from attestd.strict import parse_time
 from attestd.tlog.checkpoint import BatchMode
 from attestd.tlog.tree import Frontier, leaf_hash
@@ -102,31 +102,33 @@ def verify_log(
         StoreError: The log cannot be read.
         UsageError: `since` is of another log, or `processes` below 1.
     """
+    if processes < 1:
+        raise UsageError(f"{processes} processes cannot verify a log")
     store = LogStore.open(path, readonly=True)
     try:
         if keys.origin != store.origin:
             raise UsageError(f"keys of {keys.origin} do not verify {store.origin}")
         edge = since._edge if since else _Edge()  # noqa: SLF001 - of the same module
+        _require_same(_claimed_edge(store, keys, edge.frontier.size), edge)
         checkpoints = since.checkpoints if since else 0
         types = Counter(since.types) if since else Counter()
         size = store.tail().frontier.size
         for segment in _segments(path, keys, list(_cuts(store, edge.frontier.size, size)), processes):
-            if segment.start != edge:
-                raise RollbackError(
-                    f"the stored tree, times or counters at size {segment.start.frontier.size} are not those of "
-                    "the leaves before it"
-                )
+            _require_same(segment.start, edge)
             edge, checkpoints, types = segment.end, checkpoints + segment.checkpoints, types + segment.types
             progress(edge.frontier.size, size)
-        if edge.frontier.size != size:
-            raise RollbackError(
-                f"the audit log has {size} leaves, no more than {edge.frontier.size} were there before"
-            )
         if stray := store.find_stray():  # 6
             raise RollbackError(f"the audit log has rows that its leaves do not explain: {stray}")
         return LogReport(size, edge.frontier.root(), checkpoints, types, edge.time, edge)
     finally:
         store.close()
+
+
+def _require_same(claimed: _Edge, verified: _Edge) -> None:
+    if claimed != verified:
+        raise RollbackError(
+            f"the stored tree, time or counter at size {verified.frontier.size} is not what the leaves before it give"
+        )
 
 
 def _cuts(store: LogStore, start: int, size: int) -> Iterator[tuple[int, int]]:
@@ -170,9 +172,11 @@ def _claimed_edge(store: LogStore, keys: LogKeys, size: int) -> _Edge:
         return _Edge()
     stored = store.checkpoint_covering(size - 1)
     if stored is None or stored.size != size:
-        raise UsageError(f"no checkpoint of size {size} in this log: the earlier report is of another one")
+        raise RollbackError(
+            f"the audit log has no checkpoint of size {size}, of which an earlier report tells"
+        )
     clock = clock_order(keys.verify_stored(stored).clock)
-    time = parse_entry(store.entry(size - 1)).time
+    time = parse_stored(size - 1, store.entry(size - 1)).time
     return _Edge(Frontier.load(size, store.node), time, stored.counter, clock)
 
 
@@ -242,8 +246,8 @@ def _read_head(entry: bytes, seq: int) -> _Head:
         end = f',"boot":"{head.boot}","seq":{head.seq},"time":"{head.time}","type":"{head.type}","v":1}}'
         # The canonical form has no other bytes than these. Where it does, as in a boot id with escapes, parse in full.
         if entry != b'{"body":' + bytes(head.body) + end.encode():
-            parse_entry(entry)
-    except (msgspec.DecodeError, UnicodeError, MalformedError) as error:
+            parse_stored(seq, entry)
+    except (msgspec.DecodeError, UnicodeError) as error:
         raise RollbackError(f"entry {seq} is not an entry: {error}") from error
     return head
 

@@ -239,7 +239,7 @@ def test_keys_of_another_log_are_a_usage_error(log: Log):
     ],
 )
 def test_an_allow_always_costs_a_use_and_can_become_a_denial(members: dict):
-    with pytest.raises(UsageError, match="belong to a decision.allow"):
+    with pytest.raises(UsageError, match="charge and to_denial belong"):
         Pending(**members)
 
 

@@ -1,10 +1,11 @@
+# ruff: noqa: S608 - the statements are made of what stands in this file
 import sqlite3
 
 import pytest
 
 from attestd.audit.schema import open_log
 from attestd.audit.seal import Pending
-from attestd.audit.store import LogStore, Spooled, StoredCheckpoint
+from attestd.audit.store import LogStore, Spooled
 from attestd.errors import RollbackError, StoreError, UsageError
 from attestd.lineage.entry import EntryType, parse_entry
 from attestd.tlog.checkpoint import BatchMode, parse_checkpoint
