@@ -1,0 +1,387 @@
+"""`make demo`: attestd's story on an embedded software TPM, told by running it. Exit 0 only if all happened as told.
+
+Nothing here is staged: each step is the command line of a new user, except where the story needs a villain (somebody
+who edits the database, or who has broken into the agent), and then the villain's few lines are in this file.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from attestd.lineage.receipt import parse_receipt
+from attestd.tlog.proof import TlogProof, format_proof
+from attestd.wire import FrameReader, Kind, encode_fields, send_frame
+
+ATTESTD = Path(sys.executable).with_name("attestd")
+COLOUR = sys.stdout.isatty()
+WIDTH = 100
+
+
+def paint(text: str, code: str) -> str:
+    return f"\033[{code}m{text}\033[0m" if COLOUR else text
+
+
+@dataclass
+class Result:
+    status: int
+    out: str
+    err: str
+
+    @property
+    def text(self) -> str:
+        return self.out + self.err
+
+
+@dataclass
+class Demo:
+    home: Path
+    started: float = field(default_factory=time.monotonic)
+    outcomes: list[tuple[str, str, bool]] = field(default_factory=list)
+    agent: subprocess.Popen[bytes] | None = None
+    runner_pid: int | None = None
+
+    @property
+    def state(self) -> Path:
+        return self.home / "state"
+
+    # -- telling ---------------------------------------------------------------------------------------------------
+
+    def chapter(self, title: str) -> None:
+        print(f"\n{paint(title, '1;36')}")
+
+    def show(self, command: str, result: Result, *, lines: int = 6) -> None:
+        print(f"  {paint('$ ' + command.replace(str(self.home), '~'), '1')}")
+        shown = result.text.replace(str(self.home), "~").rstrip().splitlines()
+        for line in shown[:lines]:
+            for part in textwrap.wrap(line, WIDTH - 4, drop_whitespace=False) or [""]:
+                print(f"    {part}")
+        if len(shown) > lines:
+            print(f"    {paint(f'… {len(shown) - lines} more lines', '2')}")
+
+    def expect(self, claim: str, found: str, ok: bool) -> None:
+        mark = paint("✓", "1;32") if ok else paint("✗", "1;31")
+        print(f"  {mark} {claim}")
+        self.outcomes.append((claim, found, ok))
+
+    # -- doing -----------------------------------------------------------------------------------------------------
+
+    def run(self, *arguments: str, quiet: bool = False, lines: int = 6) -> Result:
+        done = subprocess.run(
+            [ATTESTD, *arguments],
+            capture_output=True,
+            text=True,
+            cwd=self.home,
+            env=self.environment(),
+            timeout=60,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+        result = Result(done.returncode, done.stdout, done.stderr)
+        if not quiet:
+            self.show("attestd " + " ".join(arguments), result, lines=lines)
+        return result
+
+    def environment(self) -> dict[str, str]:
+        kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+        return {
+            **kept,
+            "ATTESTD_STATE_DIR": str(self.state),
+            "HOME": str(self.home),
+            "COLUMNS": str(WIDTH - 4),
+        }
+
+    def denied(self, claim: str, code: str, *command: str) -> Result:
+        result = self.run(*command)
+        ok = result.status == 77 and f"denied: {code}:" in result.err
+        self.expect(claim, code, ok)
+        return result
+
+    def start_agent(self) -> bool:
+        """Starts the agent; whether it serves."""
+        with (self.home / "agent.log").open("ab") as log:
+            self.agent = subprocess.Popen(
+                [ATTESTD, "serve"], stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self.environment()
+            )
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline and self.agent.poll() is None:
+            if self.run("status", "--json", quiet=True).status == 0:
+                self.remember_runner()
+                return True
+            time.sleep(0.05)
+        return False
+
+    def stop_agent(self) -> None:
+        if self.agent is not None and self.agent.poll() is None:
+            self.agent.send_signal(signal.SIGTERM)
+            self.agent.wait(timeout=20)
+
+    def remember_runner(self) -> None:
+        frame = self.ask_runner(Kind.INFO, b"", [])
+        if frame is not None:
+            self.runner_pid = int(json.loads(frame[1][0])["pid"])
+
+    def ask_runner(
+        self, kind: bytes, payload: bytes, descriptors: list[int]
+    ) -> tuple[bytes, list[bytes]] | None:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(20)
+            sock.connect(str(self.state / "run" / "runner.sock"))
+            send_frame(sock, kind, payload, descriptors)
+            frame = FrameReader(sock).receive()
+            if frame is None:
+                return None
+            frame.close()
+            return frame.kind, frame.fields(64)
+
+    def clean_up(self) -> None:
+        self.stop_agent()
+        if self.runner_pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.runner_pid, signal.SIGTERM)
+
+
+def hire_command(demo: Demo) -> Path:
+    """The command that the story is about: a deploy script, owned by root, as an operator would install it."""
+    command = demo.home / "deploy"
+    command.write_text(
+        '#!/bin/sh\necho "deploying $1 as uid $(id -u), environment: $(env | wc -l) variables"\n'
+    )
+    command.chmod(0o755)
+    return command
+
+
+def chapter_setup(demo: Demo) -> None:
+    demo.chapter("1. A host gets its keys: attestation key and release key live in the TPM")
+    demo.expect(
+        "init provisions TPM keys, local authorities and the log",
+        "ok",
+        demo.run("init", lines=14).status == 0,
+    )
+    print(f"  {paint('$ attestd serve &', '1')}")
+    demo.expect("agent and runner are up", "serving", demo.start_agent())
+
+
+def chapter_run(demo: Demo) -> None:
+    demo.chapter("2. An authority authorizes one command; it runs, and leaves a receipt")
+    issued = demo.run(
+        *("authorization", "issue", "--ttl", "1h", "--max-uses", "unlimited", "-o", "deploy.auth.json", "--"),
+        *("./deploy", "prod"),
+        lines=12,
+    )
+    demo.expect("an authorization is a signed file", "deploy.auth.json", issued.status == 0)
+    done = demo.run(
+        "exec", "-a", "deploy.auth.json", "--receipt", "deploy.tlog-proof", "--", "./deploy", "prod"
+    )
+    demo.expect("decided, sealed, released, run", "ran", done.status == 0 and "deploying prod" in done.out)
+
+
+def chapter_denials(demo: Demo, command: Path) -> None:
+    demo.chapter("3. Everything else is denied, with a code, a reason and a hint; each denial is sealed too")
+    artifact = ("exec", "-a", "deploy.auth.json", "--")
+    demo.denied("a command without authorization", "missing_authorization", "exec", "--", "id")
+    demo.denied("changed arguments", "scope_violation", *artifact, "./deploy", "staging")
+    original = command.read_text()
+    command.write_text(original + "echo pwned\n")
+    result = demo.denied("a changed binary", "identity_mismatch", *artifact, "./deploy", "prod")
+    command.write_text(original)
+    demo.expect("it did not run", "no output", "pwned" not in result.out)
+    demo.run(
+        "authorization", "issue", "--ttl", "1s", "-o", "short.auth.json", "--", "./deploy", "prod", quiet=True
+    )
+    time.sleep(1.1)
+    demo.denied(
+        "an expired authorization", "expired", "exec", "-a", "short.auth.json", "--", "./deploy", "prod"
+    )
+
+
+def chapter_runner(demo: Demo, command: Path) -> None:
+    demo.chapter("4. The agent is broken into: what does the runner do with lies?")
+    receipt = (demo.home / "deploy.tlog-proof").read_bytes()
+    parsed = parse_receipt(receipt)
+    forged_entry = parsed.entry_bytes.replace(b'"prod"', b'"evil"')
+    proof = parsed.proof
+    forged = format_proof(TlogProof(forged_entry, proof.index, proof.proof, proof.checkpoint))
+    other = demo.home / "other"
+    other.write_text("#!/bin/sh\necho pwned\n")
+    other.chmod(0o755)
+    for claim, sent, executable, argument in (
+        ("a forged receipt is refused by the runner", forged, command, "evil"),
+        ("a true receipt with other bytes is refused by the runner", receipt, other, "prod"),
+        ("a true receipt, used again, is refused by the runner", receipt, command, "prod"),
+    ):
+        answer = lie_to_runner(demo, sent, executable, argument)
+        print(f"  {paint('villain → runner', '1;35')}: execute {executable.name} {argument}")
+        kind, fields = answer or (b"", [])
+        words = ": ".join(item.decode() for item in fields[:2])
+        for part in textwrap.wrap(words, WIDTH - 4):
+            print(f"    {part}")
+        demo.expect(claim, fields[0].decode() if fields else "?", kind == Kind.REJECTED)
+
+
+def lie_to_runner(
+    demo: Demo, receipt: bytes, executable: Path, argument: str
+) -> tuple[bytes, list[bytes]] | None:
+    """What a broken agent can do: open the runner's socket, and hand over whatever it likes."""
+    artifact = (demo.home / "deploy.auth.json").read_bytes()
+    ours, theirs = socket.socketpair()
+    names = (
+        "/dev/null",
+        "/dev/null",
+        "/dev/null",
+        str(demo.home),
+        str(executable),
+        os.path.realpath("/bin/sh"),
+    )
+    opened = [os.open(name, os.O_RDONLY) for name in names]
+    path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    fields = [receipt, artifact, b"", b"1", b"0", b"1", path.encode(), b"./deploy", argument.encode()]
+    try:
+        return demo.ask_runner(Kind.EXECUTE, encode_fields(fields), [theirs.fileno(), *opened])
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+        ours.close()
+        theirs.close()
+
+
+def chapter_offline(demo: Demo) -> None:
+    demo.chapter("5. An auditor, elsewhere: only the receipt and the trust directory, no TPM, no agent")
+    elsewhere = demo.home / "auditor"
+    elsewhere.mkdir()
+    shutil.copytree(demo.state / "trust", elsewhere / "trust")
+    shutil.copy(demo.home / "deploy.tlog-proof", elsewhere)
+    base = str(elsewhere)
+    done = demo.run("verify", "receipt", f"{base}/deploy.tlog-proof", "--trust", f"{base}/trust", lines=12)
+    demo.expect("the receipt verifies offline", "verified", done.status == 0)
+    data = (elsewhere / "deploy.tlog-proof").read_bytes()
+    (elsewhere / "forged.tlog-proof").write_bytes(data.replace(b"extra eyJ", b"extra eyK"))
+    done = demo.run("verify", "receipt", f"{base}/forged.tlog-proof", "--trust", f"{base}/trust")
+    demo.expect("one changed character: it does not", f"exit {done.status}", done.status in (1, 65))
+
+
+def chapter_measure(demo: Demo) -> None:
+    demo.chapter("6. Something unexpected is measured into an approved PCR: now the TPM refuses")
+    implant = demo.home / "implant.ko"
+    implant.write_bytes(b"not a kernel module, but measured all the same\n")
+    demo.run("platform", "extend", "--pcr", "7", str(implant))
+    result = demo.denied(
+        "release refused by the TPM itself",
+        "environment_untrusted",
+        *("exec", "-a", "deploy.auth.json", "--", "./deploy", "prod"),
+    )
+    demo.expect("the refusal is the TPM's, not the agent's", "TPM", "TPM" in result.err)
+    shown = demo.run("platform", "show", lines=10)
+    demo.expect("the state is shown PCR by PCR", "PCR 7", shown.status in (0, 1) and "7" in shown.out)
+    approved = demo.run("platform", "approve", "--yes", lines=10)
+    again = demo.run("exec", "-a", "deploy.auth.json", "--", "./deploy", "prod")
+    demo.expect(
+        "an authority approves the new state: it runs again",
+        "ran",
+        approved.status == 0 and again.status == 0,
+    )
+
+
+def chapter_history(demo: Demo) -> None:
+    demo.chapter("7. History cannot be rewritten: edit the database, or put back an older copy")
+    log = demo.state / "agent" / "log.db"
+    good = demo.run("audit", "verify")
+    demo.expect("the log verifies, leaf by leaf, against the TPM's signatures", "verified", good.status == 0)
+    demo.stop_agent()
+    with contextlib.closing(sqlite3.connect(log)) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    older, newest = demo.home / "older.db", demo.home / "newest.db"
+    shutil.copy(log, older)
+    demo.start_agent()
+    demo.run("exec", "-a", "deploy.auth.json", "--", "./deploy", "prod", quiet=True)
+    demo.stop_agent()
+    with contextlib.closing(sqlite3.connect(log)) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    shutil.copy(log, newest)
+    villain_edits(log)
+    print(f"  {paint('villain', '1;35')}: drops the triggers, changes one word in one old decision")
+    found = demo.run("audit", "verify")
+    demo.expect("tampering is found", f"exit {found.status}", found.status == 1)
+    replace_log(log, older)
+    print(f"  {paint('villain', '1;35')}: puts back the log of a minute ago, with its true signatures")
+    refused = not demo.start_agent()
+    last = (demo.home / "agent.log").read_text().splitlines()[-1]
+    demo.show("attestd serve", Result(69, last, ""))
+    demo.expect("a rolled back log: the agent refuses to serve", "refused", refused)
+    replace_log(log, newest)
+    demo.expect("with the true log it serves again", "serving", demo.start_agent())
+
+
+def villain_edits(log: Path) -> None:
+    with contextlib.closing(sqlite3.connect(log)) as database:
+        for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            database.execute(f'DROP TRIGGER "{name}"')
+        (seq, entry) = database.execute(
+            "SELECT seq, entry FROM leaves WHERE instr(entry, CAST('staging' AS BLOB)) LIMIT 1"
+        ).fetchone()
+        database.execute(
+            "UPDATE leaves SET entry = ? WHERE seq = ?", (entry.replace(b"staging", b"mailing"), seq)
+        )
+        database.commit()
+
+
+def replace_log(log: Path, copy: Path) -> None:
+    for suffix in ("-wal", "-shm"):
+        log.with_name(log.name + suffix).unlink(missing_ok=True)
+    shutil.copy(copy, log)
+
+
+def summary(demo: Demo) -> bool:
+    failed = [claim for claim, _, ok in demo.outcomes if not ok]
+    elapsed = time.monotonic() - demo.started
+    inner = 84
+    print("\n" + "┏" + "━" * inner + "┓")
+    title = "attestd: seal, then release"
+    print("┃" + paint(title.center(inner), "1") + "┃")
+    print("┣" + "━" * inner + "┫")
+    for claim, found, ok in demo.outcomes:
+        mark = paint("✓", "1;32") if ok else paint("✗", "1;31")
+        print(f"┃ {mark} {claim:<55} {found:>25} ┃")
+    print("┣" + "━" * inner + "┫")
+    verdict = "all of it happened as told" if not failed else f"{len(failed)} did not happen as told"
+    line = f"{len(demo.outcomes) - len(failed)} of {len(demo.outcomes)}: {verdict} ({elapsed:.0f} s)"
+    print("┃" + line.center(inner) + "┃")
+    print("┗" + "━" * inner + "┛")
+    return not failed
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory(prefix="attestd-demo-") as directory:
+        demo = Demo(Path(directory))
+        chapters: list[Callable[[], None]] = [
+            lambda: chapter_setup(demo),
+            lambda: chapter_run(demo),
+            lambda: chapter_denials(demo, demo.home / "deploy"),
+            lambda: chapter_runner(demo, demo.home / "deploy"),
+            lambda: chapter_offline(demo),
+            lambda: chapter_measure(demo),
+            lambda: chapter_history(demo),
+        ]
+        print(paint("attestd on an embedded software TPM, in a temporary directory", "1"))
+        try:
+            hire_command(demo)
+            for chapter in chapters:
+                chapter()
+        finally:
+            demo.clean_up()
+        return 0 if summary(demo) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
