@@ -99,7 +99,7 @@ async def serve_request(connection: Connection, frame: Frame, core: Core) -> Non
         _observe(asked)
         decided = await _decide(connection, asked, core)
         if asked.mode == "check":
-            await _answer(connection, asked, decided.decision.denial, decided.decision.body, None, None)
+            await _answer(connection, asked, decided.decision.denial, decided.decision.body)
         else:
             await _seal_and_release(connection, asked, decided, core)
     finally:
@@ -322,15 +322,15 @@ async def _seal_and_release(connection: Connection, asked: _Asked, decided: _Dec
         denial = sealing_denial(error)
         core.log.warning("not sealed: %s: %s", denial.code, error)
         core.denials.aggregate(asked.uid, denial.code.value)
-        await _answer(connection, asked, denial, as_denied(decision.body, denial), None, None)
+        await _answer(connection, asked, denial, as_denied(decision.body, denial))
         return
     if receipt is None or decision.denial is not None:
-        await _answer(connection, asked, decision.denial, decision.body, receipt, None)
+        await _answer(connection, asked, decision.denial, decision.body, receipt)
         return
     if receipt.sealed.denial is not None:  # The TPM refused, or the last use went to another request.
         denial = receipt.sealed.denial
         core.log.info("denied: %s: %s", denial.code, denial.sentence)
-        await _answer(connection, asked, denial, as_denied(decision.body, denial), receipt, None)
+        await _answer(connection, asked, denial, as_denied(decision.body, denial), receipt)
         return
     await _release(connection, asked, decided, receipt, core)
 
@@ -363,7 +363,7 @@ async def _release(
     data = receipt.to_bytes()
     seq = receipt.sealed.seq
     try:
-        await _answer(connection, asked, None, decided.decision.body, receipt, data)
+        await _answer(connection, asked, None, decided.decision.body, receipt)
     except (OSError, WireError) as error:
         await core.void(seq, f"the client is gone: {error}")
         raise
@@ -415,13 +415,10 @@ async def _answer(
     asked: _Asked,
     denial: Denial | None,
     body: Mapping[str, Any],
-    receipt: Receipt | None,
-    data: bytes | None,
+    receipt: Receipt | None = None,
 ) -> None:
     """The decision frame. Its id is the leaf hash; a decision that got no leaf of its own has none."""
     leaf = leaf_hash(receipt.sealed.entry).hex() if receipt else ""
-    if data is None and receipt is not None and asked.wants_receipt:
-        data = receipt.to_bytes()
     shown = b""
     if asked.wants_json or asked.mode == "check":
         shown = canonical(
@@ -447,6 +444,6 @@ async def _answer(
             denial.hint.encode(),
         ]
     )
-    sent = data if data is not None and asked.wants_receipt else b""
+    sent = receipt.to_bytes() if receipt is not None and asked.wants_receipt else b""
     async with asyncio.timeout(NEED_TIMEOUT_S):
         await connection.send(Kind.DECISION, encode_fields([*words, leaf.encode(), shown, sent]))

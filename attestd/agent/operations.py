@@ -43,9 +43,10 @@ async def serve_operation(payload: bytes, uid: int, core: Core) -> dict[str, Any
     """
     try:
         request = parse_json(payload, max_bytes=MAX_REQUEST_BYTES, what="request")
-        if not isinstance(request, dict) or request.get("op") not in _OPERATIONS:
-            raise UsageError(f"unknown operation; known: {', '.join(sorted(_OPERATIONS))}")
-        return {"ok": await _OPERATIONS[request["op"]](core, uid, request)}
+        operation = _OPERATIONS.get(str(request.get("op"))) if isinstance(request, dict) else None
+        if operation is None:
+            return _error("usage", f"unknown operation; known: {', '.join(sorted(_OPERATIONS))}")
+        return {"ok": await operation(core, uid, request)}
     except PermissionError as error:
         return _error("forbidden", str(error))
     except UsageError as error:

@@ -340,9 +340,8 @@ def _make_directories(layout: Layout) -> None:
 
 
 def _notes(tier: str) -> tuple[str, ...]:
-    if tier == "software":
-        return (
-            "This is a software TPM: it protects nothing from root, and every receipt says `software`. For"
-            " development and tests only.",
-        )
-    return ()
+    software = (
+        "this is a software TPM: it protects nothing from root, and every receipt says so (tier software);"
+        " for development and tests only"
+    )
+    return (software,) if tier == "software" else ()

@@ -18,32 +18,19 @@ from pathlib import Path
 from typing import Any, Final
 
 import attestd
-from attestd.agent.clock import TrustedClock
+from attestd.agent.assemble import assembled
 from attestd.agent.core import Core
-from attestd.agent.evidence import EvidenceKeeper
-from attestd.agent.installed import InstalledArtifacts
-from attestd.agent.keystore import load_keys
 from attestd.agent.notify import inherited_listener, notify, watchdog_interval_s
-from attestd.agent.provision import trust_owners
-from attestd.agent.runner_link import RunnerLink
-from attestd.agent.sealing import SealService
 from attestd.agent.server import Server
-from attestd.agent.tpm_access import TpmAccess
-from attestd.agent.tpm_port import TpmPort
 from attestd.audit.keys import LogKeys
-from attestd.audit.recover import Recovery, recover, unsettled_allows
-from attestd.audit.seal import Pending, Sealer, SealResult
+from attestd.audit.recover import Recovery, unsettled_allows
+from attestd.audit.seal import Pending
 from attestd.audit.store import LogStore
 from attestd.audit.verify import verify_log
-from attestd.distribution.local import TrustDirectory
 from attestd.errors import AttestdError, StoreError, UsageError
-from attestd.lineage.entry import EntryType, parse_entry
+from attestd.lineage.entry import EntryType
 from attestd.paths import Configuration, Layout
-from attestd.strict import format_time, format_time_us, parse_time
-from attestd.system import boot_id
-from attestd.tcg.attest import parse_attest
-from attestd.tpm.device import Tpm
-from attestd.tpm.owner import TpmOwner
+from attestd.strict import format_time, format_time_us
 
 __all__ = ["AGENT_USER", "serve"]
 
@@ -145,86 +132,25 @@ class _Service:
         self.layout, self.configuration, self.log = layout, configuration, log
         self.tasks: set[asyncio.Task[None]] = set()
         self.stopping = asyncio.Event()
+        self.core: Core | None = None
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopping.set)
-        access = TpmAccess(self.configuration, self.layout)
-        # Seconds, not the loop's: nothing is served yet.
-        owner = TpmOwner(self._opener(access))
         try:
-            await self._run(owner)
+            async with assembled(
+                self.layout, self.configuration, self.log, on_unreleased=self._on_unreleased
+            ) as agent:
+                self.core = agent.core
+                await self._serve(agent.core, agent.keys, agent.recovery)
         finally:
-            for task in self.tasks:
-                task.cancel()
-            await asyncio.gather(*self.tasks, return_exceptions=True)
-            owner.close()
-            if access.embedded is not None:
-                await asyncio.to_thread(access.embedded.stop)
+            await self._end_tasks()
 
-    def _opener(self, access: TpmAccess) -> Callable[[], Tpm]:
-        connect, path = access.opener(), self.layout.keys
-
-        def open_loaded() -> Tpm:
-            blobs, auth = load_keys(path)
-            tpm = connect()
-            try:
-                tpm.load_keys(blobs, auth)
-            except BaseException:
-                tpm.close()
-                raise
-            return tpm
-
-        return open_loaded
-
-    async def _run(self, owner: TpmOwner) -> None:
-        store = LogStore.open(str(self.layout.log))
-        trust_directory = TrustDirectory(self.layout.trust, owners=trust_owners(self.layout))
-        trust = trust_directory.current()
-        host = trust.hosts.get(store.host_id)
-        if host is None:
-            raise StoreError(f"{self.layout.trust} has no record of host {store.host_id}, whose log this is")
-        selection = next(iter(trust.platforms.values())).selection
-        port = TpmPort(
-            owner,
-            host=store.host_id,
-            selection=selection,
-            deadline_s=float(self.configuration.tpm_deadline_s),
-        )
-        keys = LogKeys(store.origin, host.release_spki, host.ak_spki)
-        recovery = recover(store, port, keys, clock=port.clock())
-        clock = TrustedClock(parse_time(parse_entry(store.entry(store.size - 1)).time))
-        loop = asyncio.get_running_loop()
-        seals = SealService(
-            Sealer(store, port, keys, counter=recovery.counter),
-            port,
-            max_batch=self.configuration.max_batch,
-            now=lambda: clock.read().now,
-            boot=boot_id(),
-            on_sealed=lambda result: _later(loop, self._on_sealed, core, result),
-        )
-        core = Core(
-            layout=self.layout,
-            host=store.host_id,
-            boot=boot_id(),
-            trust_directory=trust_directory,
-            port=port,
-            store=LogStore.open(str(self.layout.log), readonly=True),
-            seals=seals,
-            evidence=EvidenceKeeper(port, now=lambda: clock.read().now),
-            clock=clock,
-            runner=RunnerLink(self.layout.runner_socket),
-            installed=InstalledArtifacts(self.layout.authorizations),
-            log=self.log,
-        )
-        seals.start()
-        try:
-            await self._serve(core, keys, recovery)
-        finally:
-            await asyncio.to_thread(seals.stop)
-            core.store.close()
-            store.close()
+    async def _end_tasks(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
 
     async def _serve(self, core: Core, keys: LogKeys, recovery: Recovery) -> None:
         core.runner_info = await core.runner.info()
@@ -249,6 +175,7 @@ class _Service:
         await self.stopping.wait()
         notify("STOPPING=1")
         await server.close()
+        await self._end_tasks()
         with contextlib.suppress(AttestdError):
             await core.drain_spool()
         await core.flush_denials()
@@ -263,10 +190,9 @@ class _Service:
         for seq in sorted(unsettled):
             await core.void(seq, "the agent stopped between sealing and release")
 
-    def _on_sealed(self, core: Core, result: SealResult) -> None:
-        core.evidence.sealed(parse_attest(result.quote.attest))
-        for seq in result.unreleased:
-            self._spawn(core.void(seq, "sealing it failed after its commit"))
+    def _on_unreleased(self, seq: int) -> None:
+        if self.core is not None:
+            self._spawn(self.core.void(seq, "sealing it failed after its commit"))
 
     async def _poll_runner(self, core: Core) -> None:
         try:
@@ -326,11 +252,6 @@ def _unsettled(path: str, since: str) -> list[int]:
         return unsettled_allows(store, since=since)
     finally:
         store.close()
-
-
-def _later(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments: Any) -> None:
-    with contextlib.suppress(RuntimeError):  # The loop is closed: the last batch of a stopping agent.
-        loop.call_soon_threadsafe(call, *arguments)
 
 
 def _listen(layout: Layout) -> socket.socket:

@@ -1,0 +1,162 @@
+"""Puts an agent together: TPM, log, trust, sealing; with the start-up checks, before anything is served."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from attestd.agent.clock import TrustedClock
+from attestd.agent.core import Core
+from attestd.agent.evidence import EvidenceKeeper
+from attestd.agent.installed import InstalledArtifacts
+from attestd.agent.keystore import load_keys
+from attestd.agent.provision import trust_owners
+from attestd.agent.runner_link import RunnerLink
+from attestd.agent.sealing import SealService
+from attestd.agent.tpm_access import TpmAccess
+from attestd.agent.tpm_port import TpmPort
+from attestd.audit.keys import LogKeys
+from attestd.audit.recover import Recovery, recover
+from attestd.audit.seal import Sealer, SealResult
+from attestd.audit.store import LogStore
+from attestd.distribution.local import TrustDirectory
+from attestd.errors import StoreError
+from attestd.lineage.entry import parse_entry
+from attestd.paths import Configuration, Layout
+from attestd.strict import parse_time
+from attestd.system import boot_id
+from attestd.tcg.attest import parse_attest
+from attestd.tpm.device import Tpm
+from attestd.tpm.owner import TpmOwner
+
+__all__ = ["Assembled", "assembled"]
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """An agent that could serve.
+
+    Attributes:
+        core: Its parts.
+        keys: The keys that seal its log.
+        recovery: What the start-up checks found; its voids are still to be made.
+    """
+
+    core: Core
+    keys: LogKeys
+    recovery: Recovery
+
+
+@contextlib.asynccontextmanager
+async def assembled(
+    layout: Layout,
+    configuration: Configuration,
+    log: logging.Logger,
+    *,
+    on_unreleased: Callable[[int], None] = lambda _: None,
+) -> AsyncIterator[Assembled]:
+    """Opens everything, checks the log against its TPM, and closes everything again in order.
+
+    Args:
+        layout: Where.
+        configuration: Which TPM, which limits.
+        log: For people.
+        on_unreleased: Gets the seq of each allow whose sealing failed after its commit.
+
+    Raises:
+        RollbackError: The log contradicts its TPM; nothing was changed.
+        StoreError, TpmError, UsageError, VerificationError, MalformedError: It cannot start.
+    """
+    access = TpmAccess(configuration, layout)
+    owner = TpmOwner(_opener(access, layout))  # Blocks the loop for a moment: nothing is served yet.
+    try:
+        async with _opened(layout, configuration, log, owner, on_unreleased) as agent:
+            yield agent
+    finally:
+        owner.close()
+        if access.embedded is not None:
+            await asyncio.to_thread(access.embedded.stop)
+
+
+def _opener(access: TpmAccess, layout: Layout) -> Callable[[], Tpm]:
+    connect = access.opener()
+
+    def open_loaded() -> Tpm:
+        blobs, auth = load_keys(layout.keys)
+        tpm = connect()
+        try:
+            tpm.load_keys(blobs, auth)
+        except BaseException:
+            tpm.close()
+            raise
+        return tpm
+
+    return open_loaded
+
+
+@contextlib.asynccontextmanager
+async def _opened(
+    layout: Layout,
+    configuration: Configuration,
+    log: logging.Logger,
+    owner: TpmOwner,
+    on_unreleased: Callable[[int], None],
+) -> AsyncIterator[Assembled]:
+    async with contextlib.AsyncExitStack() as stack:
+        store, reader = LogStore.open(str(layout.log)), LogStore.open(str(layout.log), readonly=True)
+        stack.callback(store.close)
+        stack.callback(reader.close)
+        trust_directory = TrustDirectory(layout.trust, owners=trust_owners(layout))
+        trust = trust_directory.current()
+        host = trust.hosts.get(store.host_id)
+        if host is None:
+            raise StoreError(f"{layout.trust} has no record of host {store.host_id}, whose log this is")
+        port = TpmPort(
+            owner,
+            host=store.host_id,
+            selection=next(iter(trust.platforms.values())).selection,
+            deadline_s=float(configuration.tpm_deadline_s),
+        )
+        keys = LogKeys(store.origin, host.release_spki, host.ak_spki)
+        recovery = recover(store, port, keys, clock=port.clock())
+        clock = TrustedClock(parse_time(parse_entry(store.entry(store.size - 1)).time))
+        evidence = EvidenceKeeper(port, now=lambda: clock.read().now)
+        loop = asyncio.get_running_loop()
+
+        def on_sealed(result: SealResult) -> None:
+            _later(loop, evidence.sealed, parse_attest(result.quote.attest))
+            for seq in result.unreleased:
+                _later(loop, on_unreleased, seq)
+
+        seals = SealService(
+            Sealer(store, port, keys, counter=recovery.counter),
+            port,
+            max_batch=configuration.max_batch,
+            now=lambda: clock.read().now,
+            boot=boot_id(),
+            on_sealed=on_sealed,
+        )
+        core = Core(
+            layout=layout,
+            host=store.host_id,
+            boot=boot_id(),
+            trust_directory=trust_directory,
+            port=port,
+            store=reader,
+            seals=seals,
+            evidence=evidence,
+            clock=clock,
+            runner=RunnerLink(layout.runner_socket),
+            installed=InstalledArtifacts(layout.authorizations),
+            log=log,
+        )
+        seals.start()
+        stack.push_async_callback(asyncio.to_thread, seals.stop)
+        yield Assembled(core, keys, recovery)
+
+
+def _later(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments: Any) -> None:
+    with contextlib.suppress(RuntimeError):  # The loop is closed: the last batch of a stopping agent.
+        loop.call_soon_threadsafe(call, *arguments)
