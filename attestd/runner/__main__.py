@@ -13,7 +13,7 @@ from typing import Final, Literal, NoReturn
 
 from attestd.codes import EXIT_STATUS, EXIT_USAGE, Code
 from attestd.errors import AttestdError, StoreError, UsageError
-from attestd.runner.cgroup import find_parent
+from attestd.runner.cgroup import find_parent, remove_empty
 from attestd.runner.claims import Claims
 from attestd.runner.loop import Loop
 from attestd.runner.recover import recover
@@ -88,6 +88,8 @@ def _serve(options: argparse.Namespace) -> None:
     wakeup = _catch_signals(loop)
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    cgroups = find_parent()
+    remove_empty(cgroups)
     watched = recover(claims, loop, boot=boot, log=_log)
     listener = _listen(options.socket, options.agent_uid)
     uid = os.geteuid()
@@ -98,7 +100,7 @@ def _serve(options: argparse.Namespace) -> None:
         host_id=_pinned_host(options.state_dir),
         boot=boot,
         isolation="user" if uid == 0 else "none",
-        cgroups=find_parent(),
+        cgroups=cgroups,
         max_running=_raise_descriptor_limit(limit),
         descriptor_limit=limit,
     )

@@ -2,8 +2,11 @@
 
 import os
 from pathlib import Path
+from typing import Final
 
-__all__ = ["Cgroup", "find_parent"]
+__all__ = ["PREFIX", "Cgroup", "find_parent", "remove_empty"]
+
+PREFIX: Final = "attestd-"
 
 
 def find_parent() -> Path | None:
@@ -21,26 +24,29 @@ def find_parent() -> Path | None:
     return parent if os.access(parent, os.W_OK) else None
 
 
+def remove_empty(parent: Path | None) -> None:
+    """Removes what earlier runners left, if nobody is left in it."""
+    if parent is not None:
+        for path in parent.glob(f"{PREFIX}*"):
+            Cgroup(path).remove()
+
+
 class Cgroup:
     """One execution's cgroup."""
 
     def __init__(self, path: Path) -> None:
-        """Takes over an existing cgroup."""
+        """Names it."""
         self.path = path
 
-    @classmethod
-    def create(cls, parent: Path | None, name: str, pid: int) -> "Cgroup | None":
-        """Makes a cgroup and moves a process there; None if that is not possible here."""
-        if parent is None:
-            return None
-        cgroup = cls(parent / name)
+    def enter(self) -> bool:
+        """Makes the cgroup and moves this process there; False if that is not possible here."""
         try:
-            cgroup.path.mkdir()
-            (cgroup.path / "cgroup.procs").write_text(str(pid))
+            self.path.mkdir()
+            (self.path / "cgroup.procs").write_text("0")
         except OSError:
-            cgroup.remove()
-            return None
-        return cgroup
+            self.remove()
+            return False
+        return True
 
     def kill(self) -> bool:
         """Kills every process in it (Linux 5.14); False if that is not possible."""

@@ -32,6 +32,8 @@ CREATE TABLE claims (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX unfinished ON claims (state) WHERE state IN ('claimed', 'started');
 CREATE TABLE uses (artifact TEXT PRIMARY KEY, count INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE identity (spool TEXT NOT NULL) STRICT;
+INSERT INTO identity VALUES (lower(hex(randomblob(16))));
 CREATE TABLE spool (id INTEGER PRIMARY KEY AUTOINCREMENT, type TEXT NOT NULL, body BLOB NOT NULL) STRICT;
 PRAGMA user_version = 1;
 """
@@ -62,7 +64,11 @@ class Unfinished:
 
 
 class Claims:
-    """One SQLite file, one writer."""
+    """One SQLite file, one writer.
+
+    Attributes:
+        spool_id: Random, made with the file: spooled ids are unique together with it.
+    """
 
     def __init__(self, path: Path) -> None:
         """Opens the record, or creates it.
@@ -79,6 +85,7 @@ class Claims:
                 self._db.executescript(f"BEGIN; PRAGMA application_id = {_APPLICATION_ID}; {_SCHEMA} COMMIT;")
             elif version != 1 or self._db.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
                 raise StoreError(f"{path}: not a runner's record of version 1")
+            self.spool_id = str(self._db.execute("SELECT spool FROM identity").fetchone()[0])
         except sqlite3.Error as error:
             raise StoreError(f"{path}: {error}") from error
 

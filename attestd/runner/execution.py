@@ -9,15 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final
 
 from attestd.codes import EXIT_STATUS, Code
 from attestd.errors import StoreError
 from attestd.lineage.entry import EntryType
-from attestd.runner.cgroup import Cgroup
+from attestd.runner.child import Child
 from attestd.runner.claims import Claims
-from attestd.runner.launch import Child, Command, catches, foreground_group, fork_child, start_time
+from attestd.runner.launch import Command, catches, foreground_group, start_time
 from attestd.runner.loop import Loop, Timer
 from attestd.strict import format_time_us
 from attestd.wire import (
@@ -26,7 +25,6 @@ from attestd.wire import (
     FrameReader,
     Kind,
     WireError,
-    close_all,
     encode_fields,
     send_frame,
 )
@@ -96,35 +94,34 @@ class Running:
         self._log = log
         self._on_end = on_end
         self._child: Child | None = None
-        self._pidfd = -1
         self._master: int | None = None
         self._has_terminal = False
-        self._cgroup: Cgroup | None = None
         self._timer: Timer | None = None
         self._state = "waiting"
         self._failure = b""
         self._began = 0.0
 
-    def begin(self, command: Command, *, master: int | None, cgroups: Path | None) -> None:
-        """Asks the client for its go, and forks the child that waits for it.
+    def begin(self, child: Child, command: Command, *, master: int | None) -> None:
+        """Gives the child its command, and asks the client for its go.
 
         Args:
+            child: Owned from here on.
             command: What to run; its descriptors stay the caller's.
             master: The master of the command's pty; owned from here on.
-            cgroups: Where cgroups can be made, or None.
         """
-        self._master, self._has_terminal = master, master is not None
+        self._child, self._master, self._has_terminal = child, master, master is not None
         with self._guarded():
             client = self._connected()
             client.setblocking(False)
             # From here on the kernel names the sender of each message, not only who once connected.
             client.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-            send_frame(client, Kind.READY, encode_fields([self._claimed.leaf.encode()]))
-            self._child = fork_child(command)
-            self._pidfd = os.pidfd_open(self._child.pid)
-            self._cgroup = Cgroup.create(cgroups, f"attestd-{self._claimed.leaf[:32]}", self._child.pid)
+            child.give(command)
             self._loop.watch(client.fileno(), self._on_client)
             self._timer = self._loop.after(GO_TIMEOUT_S, self._on_silence)
+            if child.is_ready():
+                self._ask()
+            else:
+                self._loop.watch(child.fileno(), self._on_ready)
 
     def cancel(self, reason: str) -> None:
         """Ends an execution that could not begin."""
@@ -160,6 +157,15 @@ class Running:
         if self._client is None:
             raise ConnectionError("the client is gone")
         return self._client
+
+    def _on_ready(self) -> None:
+        with self._guarded():
+            if self._child is not None and self._child.is_ready():
+                self._loop.forget(self._child.fileno())
+                self._ask()
+
+    def _ask(self) -> None:
+        send_frame(self._connected(), Kind.READY, encode_fields([self._claimed.leaf.encode()]))
 
     def _on_client(self) -> None:
         with self._guarded():
@@ -221,47 +227,45 @@ class Running:
         if child is None or sender != claimed.requester:
             self._void(Code.IDENTITY_MISMATCH, "the go came from another process than the one that asked")
             return
+        cgroup = None if child.cgroup is None else str(child.cgroup.path)
         process = {
             "boot": self._boot,
-            "cgroup": None if self._cgroup is None else str(self._cgroup.path),
+            "cgroup": cgroup,
             "pid": child.pid,
             "start_time": start_time(child.pid),
         }
-        start = {
-            **claimed.reference,
-            **claimed.facts,
-            "at": _now(),
-            "cgroup": process["cgroup"],
-            "pid": child.pid,
-        }
+        start = {**claimed.reference, **claimed.facts, "at": _now(), "cgroup": cgroup, "pid": child.pid}
         # Committed before the child runs: a claim without it never ran, whatever happens to the runner now.
         self._claims.record_started(claimed.log_id, claimed.seq, process=process, body=start)
         self._loop.cancel(self._timer)
         self._state = "started"
         self._began = time.monotonic()
-        self._loop.watch(child.failure, self._on_failure)
-        self._loop.watch(self._pidfd, self._on_exit)
-        os.write(child.go, b"g")
+        self._loop.watch(child.fileno(), self._on_outcome)
+        self._loop.watch(child.pidfd, self._on_exit)
+        child.go()
 
-    def _on_failure(self) -> None:
+    def _on_outcome(self) -> None:
         with self._guarded():
-            self._read_failure()
+            self._read_outcome()
 
-    def _read_failure(self) -> None:
-        if self._child is None or self._child.failure not in self._loop:
+    def _read_outcome(self) -> None:
+        child = self._child
+        if child is None or child.fileno() not in self._loop:
             return
-        self._failure = os.read(self._child.failure, 100)
-        self._loop.forget(self._child.failure)
-        if not self._failure:
-            descriptors = None if self._master is None else [self._master]
-            self._tell(Kind.STARTED, [str(self._child.pid)], descriptors)
+        outcome = child.outcome()
+        if outcome is None:
+            return
+        self._loop.forget(child.fileno())
+        self._failure = outcome
+        if not outcome:
+            self._tell(Kind.STARTED, [str(child.pid)], None if self._master is None else [self._master])
         self._close_master()
 
     def _on_exit(self) -> None:
         with self._guarded():
             if self._child is None:
                 return
-            self._read_failure()
+            self._read_outcome()
             pid, wait_status = os.waitpid(self._child.pid, os.WNOHANG)
             if pid:
                 self._exited(wait_status)
@@ -298,9 +302,9 @@ class Running:
             os.killpg(group, number)
 
     def _kill(self) -> None:
-        if self._cgroup is not None and self._cgroup.kill():
-            return
         if self._child is not None:
+            if self._child.cgroup is not None and self._child.cgroup.kill():
+                return
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._child.pid, signal.SIGKILL)
 
@@ -309,9 +313,7 @@ class Running:
     def _void(self, code: Code | None, reason: str) -> None:
         """Ends an execution that has not started: it never will."""
         if self._child is not None:
-            # The pipe alone would not do: a child forked later may hold its other end for a moment.
-            os.kill(self._child.pid, signal.SIGKILL)
-            os.waitpid(self._child.pid, 0)
+            self._child.kill()
         if code is not None:
             self._tell(Kind.REFUSED, [str(EXIT_STATUS[code]), code.value, reason, "see attestd why"])
         body = {
@@ -328,12 +330,10 @@ class Running:
         self._close_client()
         self._close_master()
         if self._child is not None:
-            self._loop.forget(self._pidfd)
-            self._loop.forget(self._child.failure)
-            close_all([self._pidfd, self._child.failure, self._child.go])
+            self._loop.forget(self._child.pidfd)
+            self._loop.forget(self._child.fileno())
+            self._child.close()
             self._child = None
-        if self._cgroup is not None:
-            self._cgroup.remove()
         self._on_end(self)
         try:
             self._claims.record_end(self._claimed.log_id, self._claimed.seq, type_=type_, body=body)

@@ -14,8 +14,6 @@ __all__ = ["Held", "hold_file", "is_firm_path"]
 # One slow request must not stop signals and exit statuses of all others for long: that is what these bound.
 MAX_FILE_BYTES: Final = 1 << 30
 MAX_COPY_BYTES: Final = 256 << 20
-# Scripts and inputs keep their number in the child, as /proc/self/fd/N: beyond those that shells use themselves.
-FIRST_HELD: Final = 64
 _CHUNK: Final = 1 << 20
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _MFD_EXEC: Final = 0x10  # Linux 6.3; not in Python 3.11
@@ -51,7 +49,7 @@ def hold_file(descriptor: int) -> Held:
     if os.fstatvfs(descriptor).f_flag & os.ST_NOSUID:
         observed = replace(observed, writable=True)
     if not observed.writable:
-        return Held(observed, fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, FIRST_HELD))
+        return Held(observed, os.dup(descriptor))
     copy = _sealed_copy(descriptor, observed.path)
     if sha256_of(copy) != observed.sha256:
         os.close(copy)
@@ -96,11 +94,7 @@ def _sealed_copy(descriptor: int, path: str) -> int:
         os.fchmod(writer, 0o555)
         fcntl.fcntl(writer, fcntl.F_ADD_SEALS, _SEALS)
         # Read-only, and the writer closed below: while one is open, executing it is "text file busy".
-        reader = os.open(f"/proc/self/fd/{writer}", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return fcntl.fcntl(reader, fcntl.F_DUPFD_CLOEXEC, FIRST_HELD)
-        finally:
-            os.close(reader)
+        return os.open(f"/proc/self/fd/{writer}", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(writer)
 

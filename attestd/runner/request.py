@@ -18,7 +18,7 @@ from attestd.governance.trust import Trust
 from attestd.lineage.receipt import parse_receipt
 from attestd.observe import observe_directory, read_start
 from attestd.runner.hold import Held, hold_file, is_firm_path
-from attestd.runner.launch import Command, find_user
+from attestd.runner.launch import FIRST_KEPT, Command, find_user
 from attestd.wire import Credentials, Frame, WireError
 
 __all__ = ["Here", "Release", "peer_of", "verify_request"]
@@ -263,7 +263,7 @@ def _arguments(
     execution: Execution, shebang: Shebang | None, executable: Held, inputs: list[Held]
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """What the program gets as argv, and the descriptors that argv names."""
-    keep: list[int] = []
+    keep: list[int] = [] if shebang is None else [executable.descriptor]
     by_name: dict[str, str] = {}
     for item in inputs:
         path = item.observed.path
@@ -277,17 +277,17 @@ def _arguments(
                 "name it on the command line, or install it owned by root, in directories of root",
             )
         keep.append(item.descriptor)
-        by_name[path] = f"/proc/self/fd/{item.descriptor}"
+        by_name[path] = _kept(len(keep) - 1)
     rest = tuple(
         next((by_name[path] for path in by_name if _names(argument, path, execution.cwd)), argument)
         for argument in execution.argv[1:]
     )
-    if shebang is None:
-        return (execution.argv[0], *rest), tuple(keep)
-    return (
-        (*shebang.argv, f"/proc/self/fd/{executable.descriptor}", *rest),
-        (executable.descriptor, *keep),
-    )
+    first = (execution.argv[0],) if shebang is None else (*shebang.argv, _kept(0))
+    return (*first, *rest), tuple(keep)
+
+
+def _kept(index: int) -> str:
+    return f"/proc/self/fd/{FIRST_KEPT + index}"
 
 
 def _names(argument: str, path: str, cwd: str) -> bool:

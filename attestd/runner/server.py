@@ -19,6 +19,7 @@ from attestd.runner.claims import Claims
 from attestd.runner.execution import Claimed, Running
 from attestd.runner.loop import Loop
 from attestd.runner.request import Here, Release, peer_of, verify_request
+from attestd.runner.spares import Spares
 from attestd.runner.terminal import open_terminal
 from attestd.strict import canonical, format_time_us
 from attestd.wire import Frame, FrameReader, Kind, WireError, encode_fields, send_frame
@@ -102,6 +103,7 @@ class Server:
             Kind.ACKNOWLEDGE: self._acknowledge,
             Kind.INFO: self._info,
         }
+        self._spares = Spares(loop, settings.cgroups)
         listener.setblocking(False)
         loop.watch(listener.fileno(), self._on_connection)
 
@@ -112,6 +114,7 @@ class Server:
             running.abandon()
         for peer in list(self._peers):
             self._drop(peer)
+        self._spares.close()
 
     # -- connections -----------------------------------------------------------------------------------------------
 
@@ -241,10 +244,9 @@ class Server:
                 master, slave = open_terminal(terminals[0], command.user)
                 stdin, stdout, stderr = (slave if n in terminals else n for n in command.stdio)
                 command = replace(command, stdio=(stdin, stdout, stderr), terminal=slave)
+            running.begin(self._spares.take(), command, master=master)
         except OSError as error:
-            running.cancel(f"no terminal: {error.strerror}")
-        else:
-            running.begin(command, master=master, cgroups=self._settings.cgroups)
+            running.cancel(f"no terminal or no process: {error.strerror}")
         finally:
             if slave is not None:
                 os.close(slave)
@@ -301,6 +303,7 @@ class Server:
             "isolation": self._settings.isolation,
             "pid": os.getpid(),
             "running": len(self._running),
+            "spool": self._claims.spool_id,
             "trust": digest,
             "uid": os.geteuid(),
             "version": attestd.__version__,
