@@ -49,6 +49,10 @@ class Charge:
     max_uses: int | None
 
 
+def _no_denial(denial: Denial) -> Mapping[str, Any]:
+    raise UsageError(f"only a decision.allow can become a denial, here with {denial.code}")
+
+
 @dataclass(frozen=True, slots=True)
 class Pending:
     """An entry that waits to be sealed.
@@ -65,7 +69,7 @@ class Pending:
     type: EntryType
     body: Mapping[str, Any]
     charge: Charge | None = None
-    to_denial: Callable[[Denial], Mapping[str, Any]] | None = None
+    to_denial: Callable[[Denial], Mapping[str, Any]] = _no_denial
     spooled: Spooled | None = None
 
     def __post_init__(self) -> None:
@@ -76,7 +80,7 @@ class Pending:
             MalformedError: The body is larger than MAX_BODY_BYTES, or is not JSON.
         """
         allow = self.type is EntryType.DECISION_ALLOW
-        if (self.charge is not None) != allow or (self.to_denial is not None) != allow:
+        if (self.charge is not None) != allow or (self.to_denial is not _no_denial) != allow:
             raise UsageError(
                 f"{self.type}: charge and to_denial belong to a decision.allow, and to nothing else"
             )
@@ -375,8 +379,6 @@ def _deny_allows(
 
 
 def _deny(pending: Pending, denial: Denial) -> _Draft:
-    if pending.to_denial is None:
-        raise UsageError(f"a {pending.type} cannot become a denial")
     return _Draft(EntryType.DECISION_DENY, pending.to_denial(denial), denial=denial)
 
 

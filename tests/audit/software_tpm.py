@@ -59,10 +59,13 @@ class SoftwareTpm:
     def quote(self, extra_data: bytes) -> QuoteEvidence:
         self._called("quote")
         attest = self._attest(extra_data)
-        der = self.attestation_key.sign(attest, ec.ECDSA(SHA256()))
-        signature = ecdsa_from_der(der).marshal()
+        signature = self.sign_attest(attest)
         self.after("quote")
         return QuoteEvidence(attest, signature, approved=self.state == self.approved)
+
+    def sign_attest(self, attest: bytes) -> bytes:
+        """TPMT_SIGNATURE by the attestation key."""
+        return ecdsa_from_der(self.attestation_key.sign(attest, ec.ECDSA(SHA256()))).marshal()
 
     def step_counter(self) -> int:
         self._called("step_counter")

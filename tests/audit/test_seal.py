@@ -6,7 +6,7 @@ import pytest
 
 from attestd.audit.seal import MAX_BODY_BYTES, Charge, Pending, Sealed, Sealer
 from attestd.audit.sealing_tpm import QuoteEvidence
-from attestd.codes import Code
+from attestd.codes import Code, Denial
 from attestd.errors import (
     MalformedError,
     RollbackError,
@@ -241,6 +241,11 @@ def test_keys_of_another_log_are_a_usage_error(log: Log):
 def test_an_allow_always_costs_a_use_and_can_become_a_denial(members: dict):
     with pytest.raises(UsageError, match="charge and to_denial belong"):
         Pending(**members)
+
+
+def test_nothing_but_an_allow_becomes_a_denial():
+    with pytest.raises(UsageError, match="only a decision"):
+        record().to_denial(Denial(Code.ENVIRONMENT_UNTRUSTED, "sentence", "hint"))
 
 
 def test_a_body_that_could_not_be_sealed_is_refused_before_it_joins_a_batch():
