@@ -71,7 +71,7 @@ class Daemon:
         command = [
             tool("swtpm"), "socket", "--tpm2", "--daemon",
             "--tpmstate", f"dir={state},mode=0600",
-            "--server", f"type=unixio,path={self._data},mode=0600",
+            "--server", self._server,
             "--ctrl", f"type=unixio,path={self.socket_path},mode=0600",
             "--pid", f"file={self._pid_file}",
             "--log", f"file={self._log},level=1,truncate",
@@ -115,7 +115,7 @@ class Daemon:
 
     def _is_ours(self, pid: int) -> bool:
         try:
-            return os.fsencode(self._data) in Path(f"/proc/{pid}/cmdline").read_bytes()
+            return b"\0" + os.fsencode(self._server) + b"\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:
             return False
 
@@ -170,6 +170,10 @@ class Daemon:
             return self._log.read_text(errors="replace").strip()[-1000:] or "it says nothing"
         except OSError:
             return "it left no log"
+
+    @property
+    def _server(self) -> str:
+        return f"type=unixio,path={self._data},mode=0600"
 
     @property
     def _data(self) -> Path:

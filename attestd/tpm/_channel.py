@@ -17,7 +17,8 @@ __all__ = ["Channel", "Session", "Transport"]
 _SHA256: Final = 0x000B
 _ALG_NULL: Final = 0x0010
 _NONCE_SIZE: Final = 16
-_RESUBMISSIONS: Final = 10
+_FIRST_PAUSE_S: Final = 0.002
+_LAST_PAUSE_S: Final = 0.512
 _HMAC_SESSION, _POLICY_SESSION = 0x00, 0x01
 _ACRONYMS: Final = frozenset({"NV", "PCR", "OR"})
 _END_SESSION: Final = b"\0"  # TPMA_SESSION without continueSession: success ends it, no flush needed
@@ -49,7 +50,7 @@ class Channel:
         return self._transport.is_lost
 
     def attempt(self, command: bytes) -> tuple[int, bytes]:
-        """Runs a command; again, with growing pauses (2 s in all), while the TPM asks to be asked later.
+        """Runs a command; again, with growing pauses (1 s in all), while the TPM asks to be asked later.
 
         Returns:
             The response code, and the whole response.
@@ -57,13 +58,14 @@ class Channel:
         Raises:
             TpmUnavailableError: No answer.
         """
-        for attempt in range(_RESUBMISSIONS):
+        pause_s = _FIRST_PAUSE_S
+        while True:
             response = self._transport.exchange(command)
             code = int.from_bytes(response[6:HEADER_SIZE], "big")
-            if not code or base(code) not in RESUBMIT:
-                break
-            time.sleep(min(0.002 * 2**attempt, 0.5))
-        return code, response
+            if not code or base(code) not in RESUBMIT or pause_s > _LAST_PAUSE_S:
+                return code, response
+            time.sleep(pause_s)
+            pause_s *= 2
 
     def run(
         self,

@@ -52,6 +52,13 @@ def test_an_attempt_that_failed_leaves_nothing_that_looks_provisioned(
     assert [path.name for path in (tmp_path / "tpm").iterdir()] == ["ca"]
 
 
+def test_what_the_new_tpm_refuses_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provision, "_CERTIFICATE_INDEX", 0x01C00002)  # swtpm_setup's own, for RSA
+    with pytest.raises(daemon.SwtpmError, match=r"the new software TPM: .*NV Index"):
+        provision.provision(tmp_path / "tpm")
+    assert [path.name for path in (tmp_path / "tpm").iterdir()] == ["ca"]
+
+
 def test_leftovers_of_a_crash_are_removed(tmp_path: Path) -> None:
     (tmp_path / "new-crash" / "state").mkdir(parents=True)
     (tmp_path / "ca").mkdir()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from attestd.errors import TpmUnavailableError, UsageError
+from attestd.errors import TpmError, TpmUnavailableError, UsageError
 from attestd.tcg.pcr import PcrSelection
 from attestd.tpm import capabilities
 from attestd.tpm.device import Tpm
@@ -145,6 +145,12 @@ def test_a_directory_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(TpmUnavailableError, match="cannot be used"):
         EmbeddedTpm(tmp_path / "file" / "t").open()
+
+
+def test_a_directory_in_the_way(embedded_tpm: EmbeddedTpm) -> None:
+    (embedded_tpm._directory / "swtpm.pid").mkdir()
+    with pytest.raises(TpmError, match=r"software TPM: .*swtpm\.pid"):
+        embedded_tpm.start()
 
 
 def test_threads_of_one_process_exclude_each_other_too(embedded_tpm: EmbeddedTpm) -> None:
