@@ -2,86 +2,20 @@
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Protocol, Self
+from collections.abc import Iterator
+from typing import Any, Final, Self
 
+from attestd.audit.rows import Connection, SealedBatch, Spooled, StoredCheckpoint, Tail
 from attestd.audit.schema import open_log, open_log_readonly
 from attestd.errors import MalformedError, RollbackError, StoreError, UsageError
 from attestd.lineage.entry import Entry, parse_entry
-from attestd.tlog.checkpoint import BatchMode, Checkpoint
+from attestd.tlog.checkpoint import BatchMode
 from attestd.tlog.proof import TlogProof, format_proof
-from attestd.tlog.tree import Frontier, Node, inclusion_proof
+from attestd.tlog.tree import Frontier, inclusion_proof
 
 __all__ = ["LogStore", "SealedBatch", "Spooled", "StoredCheckpoint", "Tail", "parse_stored"]
 
 _CHUNK: Final = 1024  # of entries in memory: 64 MiB if each were as large as it may be
-
-
-class Connection(Protocol):
-    """The part of `sqlite3.Connection` that is used here, so that tests can make every write fail."""
-
-    def execute(self, sql: str, parameters: Sequence[Any] = ..., /) -> sqlite3.Cursor:
-        """Runs one statement."""
-
-    def executemany(self, sql: str, parameters: Any, /) -> sqlite3.Cursor:
-        """Runs one statement for each row."""
-
-    def close(self) -> None:
-        """Closes the connection."""
-
-
-@dataclass(frozen=True, slots=True)
-class Spooled:
-    """Names one thing that another process spooled for the log: (source, id) is sealed at most once."""
-
-    source: str
-    id: int
-
-
-@dataclass(frozen=True, slots=True)
-class SealedBatch:
-    """What one transaction commits.
-
-    Attributes:
-        checkpoint: Of the log with this batch; its batch line names the first leaf, mode and counter.
-        note: The signed checkpoint.
-        entries: The new leaves.
-        nodes: The tree nodes that they complete, leaf hashes included.
-        charges: (artifact id, number of the use, seq).
-        spooled: (what was spooled, seq).
-    """
-
-    checkpoint: Checkpoint
-    note: bytes
-    entries: Sequence[bytes]
-    nodes: Sequence[Node]
-    charges: Sequence[tuple[str, int, int]] = ()
-    spooled: Sequence[tuple[Spooled, int]] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class StoredCheckpoint:
-    """A row of the checkpoints: the batch is the leaves [first, size)."""
-
-    size: int
-    first: int
-    mode: BatchMode
-    counter: int
-    note: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Tail:
-    """What the next batch continues.
-
-    Attributes:
-        frontier: The tree.
-        time: Of the last entry, or "" if there is none.
-    """
-
-    frontier: Frontier
-    time: str
 
 
 class LogStore:

@@ -4,7 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from attestd.audit.seal import MAX_BODY_BYTES, Charge, Pending, Sealed, Sealer
+from attestd.audit.pending import MAX_BODY_BYTES
+from attestd.audit.seal import Charge, Pending, Sealed, Sealer
 from attestd.audit.sealing_tpm import QuoteEvidence
 from attestd.codes import Code, Denial
 from attestd.errors import (

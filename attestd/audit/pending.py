@@ -1,0 +1,118 @@
+"""What goes into a batch, and what comes out of it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from attestd.audit.sealing_tpm import QuoteEvidence
+from attestd.audit.store import Spooled
+from attestd.codes import Denial
+from attestd.errors import MalformedError, UsageError
+from attestd.lineage.entry import MAX_ENTRY_BYTES, EntryType
+from attestd.tlog.checkpoint import Checkpoint
+from attestd.tlog.proof import TlogProof, format_proof
+from attestd.tlog.tree import inclusion_proof
+
+__all__ = ["MAX_BODY_BYTES", "Charge", "Pending", "SealResult", "Sealed"]
+
+# Leaves room for the entry's other members, and for the code, sentence and hint by which an allow becomes a denial.
+MAX_BODY_BYTES: Final = MAX_ENTRY_BYTES - 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """One use of an artifact, which may be used `max_uses` times (None: without limit)."""
+
+    artifact_id: str
+    max_uses: int | None
+
+
+def _no_denial(denial: Denial) -> Mapping[str, Any]:
+    raise UsageError(f"only a decision.allow can become a denial, here with {denial.code}")
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An entry that waits to be sealed.
+
+    Attributes:
+        type: What happened.
+        body: What the type defines.
+        charge: The use that a `decision.allow` costs; of no other type.
+        to_denial: Gives the body of the `decision.deny` that a `decision.allow` becomes if its uses are exhausted
+            or the TPM refuses. Must not raise.
+        spooled: Where it was spooled, so that it is sealed once.
+    """
+
+    type: EntryType
+    body: Mapping[str, Any]
+    charge: Charge | None = None
+    to_denial: Callable[[Denial], Mapping[str, Any]] = _no_denial
+    spooled: Spooled | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses what could not be sealed: here it concerns one request, in the batch it would concern all.
+
+        Raises:
+            UsageError: An allow without charge or `to_denial`, or another type with them.
+            MalformedError: The body is larger than MAX_BODY_BYTES, or is not JSON.
+        """
+        allow = self.type is EntryType.DECISION_ALLOW
+        if (self.charge is not None) != allow or (self.to_denial is not _no_denial) != allow:
+            raise UsageError(
+                f"{self.type}: charge and to_denial belong to a decision.allow, and to nothing else"
+            )
+        try:
+            size = len(msgspec.json.encode(self.body))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise MalformedError(f"the body of a {self.type} is not JSON: {error}") from error
+        if size > MAX_BODY_BYTES:
+            raise MalformedError(f"the body of a {self.type} has {size} bytes, the limit is {MAX_BODY_BYTES}")
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """What a pending entry became.
+
+    Attributes:
+        seq: The leaf index.
+        type: As asked for, or `decision.deny` where a `decision.allow` could not be.
+        entry: The leaf's exact bytes.
+        leaf_hash: The id of a decision, as bytes.
+        denial: Why an allow became a denial, else None.
+    """
+
+    seq: int
+    type: EntryType
+    entry: bytes
+    leaf_hash: bytes
+    denial: Denial | None
+
+
+@dataclass(frozen=True, slots=True)
+class SealResult:
+    """A sealed batch. To have one is to have passed step 4: receipts may be handed out.
+
+    Attributes:
+        sealed: One for each pending entry, in order.
+        checkpoint: What was signed.
+        note: The signed checkpoint.
+        quote: The TPM's quote over it.
+        unreleased: Allows of an earlier batch that was committed although sealing it raised: the caller released
+            none of them, lets the runner burn them, and seals a `decision.void` for each.
+    """
+
+    sealed: tuple[Sealed, ...]
+    checkpoint: Checkpoint
+    note: bytes
+    quote: QuoteEvidence
+    unreleased: tuple[int, ...]
+    _nodes: Mapping[tuple[int, int], bytes]
+
+    def receipt(self, index: int) -> bytes:
+        """The receipt of `sealed[index]`: a tlog-proof with this checkpoint."""
+        sealed = self.sealed[index]
+        proof = inclusion_proof(sealed.seq, self.checkpoint.size, lambda level, idx: self._nodes[level, idx])
+        return format_proof(TlogProof(sealed.entry, sealed.seq, tuple(proof), self.note))

@@ -1,0 +1,77 @@
+"""The values that go into the log's tables and come out of them."""
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from attestd.tlog.checkpoint import BatchMode, Checkpoint
+from attestd.tlog.tree import Frontier, Node
+
+__all__ = ["Connection", "SealedBatch", "Spooled", "StoredCheckpoint", "Tail"]
+
+
+class Connection(Protocol):
+    """The part of `sqlite3.Connection` that is used here, so that tests can make every write fail."""
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ..., /) -> sqlite3.Cursor:
+        """Runs one statement."""
+
+    def executemany(self, sql: str, parameters: Any, /) -> sqlite3.Cursor:
+        """Runs one statement for each row."""
+
+    def close(self) -> None:
+        """Closes the connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spooled:
+    """Names one thing that another process spooled for the log: (source, id) is sealed at most once."""
+
+    source: str
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class SealedBatch:
+    """What one transaction commits.
+
+    Attributes:
+        checkpoint: Of the log with this batch; its batch line names the first leaf, mode and counter.
+        note: The signed checkpoint.
+        entries: The new leaves.
+        nodes: The tree nodes that they complete, leaf hashes included.
+        charges: (artifact id, number of the use, seq).
+        spooled: (what was spooled, seq).
+    """
+
+    checkpoint: Checkpoint
+    note: bytes
+    entries: Sequence[bytes]
+    nodes: Sequence[Node]
+    charges: Sequence[tuple[str, int, int]] = ()
+    spooled: Sequence[tuple[Spooled, int]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCheckpoint:
+    """A row of the checkpoints: the batch is the leaves [first, size)."""
+
+    size: int
+    first: int
+    mode: BatchMode
+    counter: int
+    note: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """What the next batch continues.
+
+    Attributes:
+        frontier: The tree.
+        time: Of the last entry, or "" if there is none.
+    """
+
+    frontier: Frontier
+    time: str
