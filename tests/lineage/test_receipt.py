@@ -1,0 +1,430 @@
+"""Receipts: each numbered step of `verify_receipt` attacked, and every byte of a receipt changed."""
+
+from base64 import b64encode
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from attestd.errors import MalformedError, VerificationError
+from attestd.lineage.entry import EntryType
+from attestd.lineage.receipt import VerifiedReceipt, parse_receipt, verify_checkpoint, verify_receipt
+from attestd.strict import format_time
+from attestd.tcg.binding import Purpose, extra_data
+from attestd.tcg.pcr import PcrSelection
+from attestd.tcg.quote import join_quote
+from attestd.tlog.checkpoint import Batch, BatchMode, Checkpoint, parse_checkpoint
+from attestd.tlog.note import NoteSignature, UntrustedNote, format_note, parse_note
+from attestd.tlog.proof import format_proof, parse_proof
+from attestd.tlog.tree import leaf_hash
+from attestd.tlog.vkey import ecdsa_vkey, tpm_quote_vkey
+from tests.world import (
+    BOOT,
+    NOW,
+    SELECTION,
+    Host,
+    Log,
+    World,
+    attest_certify,
+    key_id,
+    p256,
+    sign,
+    spki,
+    tpm_signature,
+)
+
+WORLD = World()
+GRANTED = WORLD.grant()
+TRUST = WORLD.trust()
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def verify(receipt: bytes, world: World) -> VerifiedReceipt:
+    return verify_receipt(parse_receipt(receipt), trust=world.trust())
+
+
+def refused(receipt: bytes, world: World, error: type[Exception] = VerificationError) -> str:
+    with pytest.raises(error) as raised:
+        verify(receipt, world)
+    return str(raised.value)
+
+
+def test_verifies(world: World) -> None:
+    granted = world.grant()
+    verified = verify(granted.receipt, world)
+    assert verified.entry.type is EntryType.DECISION_ALLOW
+    assert verified.entry.body["id"] == granted.body["id"]
+    assert verified.leaf == leaf_hash(verified.entry_bytes).hex()
+    assert verified.approval is not None
+    assert verified.approval.pcr_digest == world.pcr_digest
+    assert (verified.at.host, verified.at.log_id, verified.at.released) == (world.host.id, "log-1", True)
+    assert verified.at.quote.clock.reset_count == 7
+
+
+def test_verifies_in_a_long_log(world: World) -> None:
+    """A batch of many leaves: every one of them has its own path to one signature."""
+    body = world.grant().body
+    time = NOW + timedelta(seconds=1)
+    seqs = [world.log.append(body, type_=EntryType.DECISION_ALLOW, time=time, boot=BOOT) for _ in range(21)]
+    checkpoint = world.log.seal(mode=BatchMode.RELEASE, pcr_digest=world.pcr_digest)
+    leaves = {verify(world.log.receipt(seq, checkpoint), world).leaf for seq in seqs}
+    assert len(leaves) == 21
+
+
+@pytest.mark.parametrize("type_", [type_ for type_ in EntryType if type_ is not EntryType.DECISION_ALLOW])
+@pytest.mark.parametrize("mode", list(BatchMode))
+def test_other_entries_need_the_quote_only(world: World, type_: EntryType, mode: BatchMode) -> None:
+    receipt = world.receipt({}, type_=type_, mode=mode, pcr_digest=bytes(32))
+    verified = verify(receipt, world)
+    assert verified.approval is None
+    assert verified.at.released is (mode is BatchMode.RELEASE)
+
+
+def test_a_proof_without_an_entry_is_no_receipt() -> None:
+    proof = replace(parse_proof(GRANTED.receipt), extra=None)
+    with pytest.raises(VerificationError, match="carries no entry"):
+        parse_receipt(format_proof(proof))
+
+
+# every byte
+
+
+def _regions() -> list[tuple[int, int]]:
+    """The receipt cut into 16 byte pieces."""
+    return [(start, min(start + 16, len(GRANTED.receipt))) for start in range(0, len(GRANTED.receipt), 16)]
+
+
+@pytest.mark.parametrize("bit", [0x01, 0x20, 0x80])
+def test_every_byte_counts(bit: int) -> None:
+    """One changed bit anywhere: refused, and by no other exception than those that are documented."""
+    accepted = []
+    for position in range(len(GRANTED.receipt)):
+        changed = bytearray(GRANTED.receipt)
+        changed[position] ^= bit
+        try:
+            verify_receipt(parse_receipt(bytes(changed)), trust=TRUST)
+        except (MalformedError, VerificationError):
+            continue
+        accepted.append(position)
+    assert accepted == []
+
+
+@pytest.mark.parametrize(("start", "end"), _regions()[::9])
+def test_every_region_can_be_missing_or_doubled(start: int, end: int) -> None:
+    data = GRANTED.receipt
+    for changed in (data[:start] + data[end:], data[:end] + data[start:], data[:start]):
+        with pytest.raises((MalformedError, VerificationError)):
+            verify_receipt(parse_receipt(changed), trust=TRUST)
+
+
+# 1. signature lines
+
+
+def relined(receipt: bytes, *, keep: tuple[int, ...] = (0, 1), add: tuple[NoteSignature, ...] = ()) -> bytes:
+    """The same proof with other lines under its checkpoint (0: release key, 1: quote)."""
+    proof = parse_proof(receipt)
+    note = parse_note(proof.checkpoint)
+    lines = tuple(note.signatures[index] for index in keep)
+    return format_proof(replace(proof, checkpoint=format_note(note.text, (*lines, *add))))
+
+
+def test_1_lines_missing_or_repeated(world: World) -> None:
+    receipt = world.grant().receipt
+    assert verify(relined(receipt), world)
+    assert verify(relined(receipt, keep=(1, 0)), world)
+    for keep in ((0,), (1,), (0, 0, 1), (0, 1, 1)):
+        assert "expected" in refused(relined(receipt, keep=keep), world)
+
+
+def test_1_witness_lines_are_not_looked_at(world: World) -> None:
+    line = NoteSignature("witness.example", b"\0\0\0\1", b"\0" * 72)
+    assert verify(relined(world.grant().receipt, add=(line,)), world)
+
+
+def forged(world: World, *, release: Any = None, quote: bytes | None = None) -> bytes:
+    """A receipt with one line made by someone else."""
+    receipt = world.grant().receipt
+    proof = parse_proof(receipt)
+    note = parse_note(proof.checkpoint)
+    release_line, quote_line = note.signatures
+    if release is not None:
+        release_line = replace(release_line, payload=sign(release, note.text))
+    if quote is not None:
+        quote_line = replace(quote_line, payload=quote)
+    return format_proof(replace(proof, checkpoint=format_note(note.text, (release_line, quote_line))))
+
+
+def test_1_release_line_by_another_key(world: World) -> None:
+    assert "wrong" in refused(forged(world, release=p256("other")), world)
+
+
+def quote_over(
+    world: World, *, purpose: Purpose = Purpose.CHECKPOINT, host: Host | None = None, **changes: Any
+) -> bytes:
+    """A quote line's payload for the next grant's text, or for something else."""
+    text = changes.pop("text", None) or parse_note(parse_proof(World().grant().receipt).checkpoint).text
+    parts = {"selection": SELECTION, "pcr_digest": world.pcr_digest, **changes}
+    return join_quote(*(host or world.host).quote(purpose, text, **parts))
+
+
+def test_1_quote_line(world: World) -> None:
+    assert verify(forged(world, quote=quote_over(world)), World())
+
+
+@pytest.mark.parametrize("purpose", [purpose for purpose in Purpose if purpose is not Purpose.CHECKPOINT])
+def test_1_quote_made_for_another_purpose(world: World, purpose: Purpose) -> None:
+    """The agent's evidence, over a challenge that is the text of a forged checkpoint."""
+    assert "another text" in refused(forged(world, quote=quote_over(world, purpose=purpose)), World())
+
+
+def test_1_quote_over_another_text(world: World) -> None:
+    assert "another text" in refused(forged(world, quote=quote_over(world, text=b"x\n")), World())
+
+
+def test_1_quote_by_another_key(world: World) -> None:
+    stranger = Host("stranger", root=world.root)
+    stranger.id = world.host.id
+    assert "does not verify" in refused(forged(world, quote=quote_over(world, host=stranger)), World())
+
+
+def test_1_quote_line_with_a_certification(world: World) -> None:
+    """TPM2_Certify of an object of our choice is signed by the same key, over the same kind of structure."""
+    text = parse_note(parse_proof(World().grant().receipt).checkpoint).text
+    extra = extra_data(Purpose.CHECKPOINT, host_id=world.host.id, data=text)
+    body = attest_certify(extra, name=b"\x00\x0b" + bytes(32))
+    payload = join_quote(body, tpm_signature(world.host.ak, body))
+    assert "not a quote" in refused(forged(world, quote=payload), World())
+
+
+@pytest.mark.parametrize("payload", [b"\0", b"\0\0", b"\0\1x", b"\0\4\xffTCGsig", b"\xff\xff" + bytes(80)])
+def test_1_quote_line_that_holds_none(world: World, payload: bytes) -> None:
+    refused(forged(world, quote=payload), world, MalformedError)
+
+
+def test_1_no_host_record(world: World) -> None:
+    other = Log(Host("other", root=world.root))
+    other.append({}, type_=EntryType.AGENT_START, time=NOW, boot=BOOT)
+    receipt = other.receipt(0, other.seal(mode=BatchMode.RECORD, pcr_digest=bytes(32)))
+    assert "no host record" in refused(receipt, world)
+
+
+def test_1_origin_of_another_host(world: World) -> None:
+    """Our keys under the name of another enrolled host: the lines are not those of its record."""
+    other = Host("other", root=world.root)
+    world.records[other.id] = world.host_record(other)
+    log = Log(world.host)
+    log.origin = log.origin.replace(world.host.id, other.id)
+    log.append({}, type_=EntryType.AGENT_START, time=NOW, boot=BOOT)
+    receipt = log.receipt(0, log.seal(mode=BatchMode.RECORD, pcr_digest=bytes(32)))
+    assert "0 signatures" in refused(receipt, world)
+
+
+def test_1_checkpoint_that_is_none(world: World) -> None:
+    note = UntrustedNote(b"not a checkpoint\n", ())
+    with pytest.raises(MalformedError):
+        verify_checkpoint(note, trust=world.trust())
+
+
+def test_1_record_checkpoints_verify_without_a_release_line(world: World) -> None:
+    world.log.append({}, type_=EntryType.AGENT_STOP, time=NOW, boot=BOOT)
+    note = parse_note(world.log.seal(mode=BatchMode.RECORD, pcr_digest=bytes(32)))
+    verified = verify_checkpoint(note, trust=world.trust())
+    assert not verified.released
+    assert verified.quote_info.pcr_digest == bytes(32)
+    assert verified.checkpoint == parse_checkpoint(note.text)
+
+
+# 2. inclusion
+
+
+def test_2_another_entry(world: World) -> None:
+    granted = world.grant()
+    proof = parse_proof(granted.receipt)
+    assert proof.extra is not None
+    evil = proof.extra.replace(b'"prod"', b'"evil"')
+    assert evil != proof.extra
+    refused(format_proof(replace(proof, extra=evil)), world)
+
+
+def test_2_another_index(world: World) -> None:
+    proof = parse_proof(world.grant().receipt)
+    for index in (0, 2, 3, 2**63 - 1):
+        refused(format_proof(replace(proof, index=index)), world)
+
+
+def test_2_path_too_long_or_short(world: World) -> None:
+    proof = parse_proof(world.grant().receipt)
+    refused(format_proof(replace(proof, proof=())), world)
+    refused(format_proof(replace(proof, proof=(*proof.proof, bytes(32)))), world)
+
+
+def test_2_entry_that_says_another_seq(world: World) -> None:
+    """The same entry appended twice: its own seq is right in one place only."""
+    world.grant()
+    entry = world.log.entries[1]
+    seq = world.log.append_raw(entry)
+    checkpoint = world.log.seal(mode=BatchMode.RELEASE, pcr_digest=world.pcr_digest)
+    assert "says seq 1" in refused(world.log.receipt(seq, checkpoint), world)
+
+
+def test_2_leaf_that_is_no_entry(world: World) -> None:
+    seq = world.log.append_raw(b'{"v":1}')
+    checkpoint = world.log.seal(mode=BatchMode.RELEASE, pcr_digest=world.pcr_digest)
+    refused(world.log.receipt(seq, checkpoint), world, MalformedError)
+
+
+# 3. the host was enrolled, and is not revoked
+
+
+@pytest.mark.parametrize(
+    ("not_before", "not_after", "enrolled"), [(0, 60, True), (1, 60, False), (-60, 1, True), (-60, 0, False)]
+)
+def test_3_enrolled_at_the_entrys_time(world: World, not_before: int, not_after: int, enrolled: bool) -> None:
+    receipt = world.grant().receipt
+    record = world.records[world.host.id]
+    record["not_before"] = format_time(NOW + timedelta(seconds=not_before))
+    record["not_after"] = format_time(NOW + timedelta(seconds=not_after))
+    if enrolled:
+        assert verify(receipt, world)
+    else:
+        assert "not enrolled" in refused(receipt, world)
+
+
+def test_3_revoked(world: World) -> None:
+    receipt = world.grant().receipt
+    world.revocations["hosts"] = [world.host.id]
+    assert "revoked" in refused(receipt, world)
+
+
+# 4. batch rule
+
+
+def test_4_quote_only_batch(world: World) -> None:
+    receipt = world.receipt(world.grant().body, mode=BatchMode.RECORD)
+    assert "not in a batch sealed for release" in refused(receipt, world)
+
+
+def test_4_leaf_of_an_earlier_batch(world: World) -> None:
+    body = world.grant().body
+    seq = world.log.append(body, type_=EntryType.DECISION_ALLOW, time=NOW, boot=BOOT)
+    world.log.seal(mode=BatchMode.RECORD, pcr_digest=bytes(32))
+    world.log.append({}, type_=EntryType.AGENT_START, time=NOW, boot=BOOT)
+    checkpoint = world.log.seal(mode=BatchMode.RELEASE, pcr_digest=world.pcr_digest)
+    assert "not in a batch sealed for release" in refused(world.log.receipt(seq, checkpoint), world)
+
+
+def test_4_leaf_of_a_later_release_batch_only_in_its_own(world: World) -> None:
+    """Also a leaf that was released once has no second receipt under a later checkpoint."""
+    world.grant()
+    world.log.append({}, type_=EntryType.AGENT_STOP, time=NOW, boot=BOOT)
+    checkpoint = world.log.seal(mode=BatchMode.RELEASE, pcr_digest=world.pcr_digest)
+    assert "not in a batch sealed for release" in refused(world.log.receipt(1, checkpoint), world)
+
+
+def test_4_release_line_under_a_record_batch(world: World) -> None:
+    """A release signature over a text that says `record` releases nothing: the mode is what was signed."""
+    seq = world.log.append(world.grant().body, type_=EntryType.DECISION_ALLOW, time=NOW, boot=BOOT)
+    batch = Batch(seq, BatchMode.RECORD, 9)
+    text = Checkpoint(world.log.origin, seq + 1, world.log.frontier.root(), batch).text()
+    note = world.log.note(text, pcr_digest=world.pcr_digest, released=True)
+    assert "mode record" in refused(world.log.receipt(seq, note), world)
+
+
+# 5. the quoted state is an approved one of the policy that the leaf names
+
+
+def test_5_unapproved_state(world: World) -> None:
+    """A release line over an unapproved quote: not from a TPM that works, but nothing is taken on trust."""
+    receipt = world.receipt(world.grant().body, pcr_digest=bytes(32))
+    assert "no approved one" in refused(receipt, world)
+
+
+@pytest.mark.parametrize("pcrs", [(0,), (0, 2, 4, 7, 11), (0, 2, 4, 7, 11, 12, 13)])
+def test_5_other_pcrs(world: World, pcrs: tuple[int, ...]) -> None:
+    receipt = world.receipt(world.grant().body, selection=PcrSelection("sha256", pcrs))
+    assert "other PCRs" in refused(receipt, world)
+
+
+def test_5_other_bank(world: World) -> None:
+    receipt = world.receipt(world.grant().body, selection=PcrSelection("sha1", SELECTION.pcrs))
+    assert "other PCRs" in refused(receipt, world)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "other"},
+        {"name": None},
+        {"version": 2},
+        {"version": "1"},
+        {"version": True},
+        {"digest": "00" * 32},
+        {"digest": None},
+    ],
+)
+def test_5_policy_that_is_not_in_trust(world: World, changes: dict[str, Any]) -> None:
+    body = world.grant().body
+    receipt = world.receipt({**body, "platform": {**body["platform"], **changes}})
+    assert "is not in the trust directory" in refused(receipt, world)
+
+
+@pytest.mark.parametrize("platform", [None, "local", [], 1])
+def test_5_no_policy_named(world: World, platform: Any) -> None:
+    receipt = world.receipt({**world.grant().body, "platform": platform})
+    assert "names no platform policy" in refused(receipt, world)
+
+
+def test_5_old_receipts_verify_against_the_history(world: World) -> None:
+    receipt = world.grant().receipt
+    world.history["local-1"] = world.platforms["local"]
+    world.platforms["local"] = world.platform_file(version=2, values={pcr: bytes(32) for pcr in world.values})
+    assert verify(receipt, world).approval is not None
+    del world.history["local-1"]
+    assert "is not in the trust directory" in refused(receipt, world)
+
+
+def test_5_old_epochs_verify_for_ever(world: World) -> None:
+    """Offline, a receipt is about the past: that its approval no longer holds is for who releases to check."""
+    receipt = world.grant().receipt
+    world.revocations["epoch"] = 9
+    assert verify(receipt, world).approval is not None
+
+
+def test_5_revoked_platform_key(world: World) -> None:
+    receipt = world.grant().receipt
+    world.revocations["keys"] = [key_id(world.platform_key)]
+    assert "no approved one" in refused(receipt, world)
+
+
+# 6. witnesses
+
+
+@pytest.mark.parametrize(
+    ("quorum", "message"), [(1, "must have cosigned"), (2**53 - 1, "must have cosigned")]
+)
+def test_6_witness_quorum(world: World, quorum: int, message: str) -> None:
+    assert message in refused(world.receipt({**world.grant().body, "witness_quorum": quorum}), world)
+
+
+@pytest.mark.parametrize("quorum", [None, -1, "0", True, False, [0]])
+def test_6_no_witness_quorum(world: World, quorum: Any) -> None:
+    assert "no witness quorum" in refused(
+        world.receipt({**world.grant().body, "witness_quorum": quorum}), world
+    )
+
+
+# sanity of the forgeries above
+
+
+def test_the_worlds_lines_are_those_of_the_formats() -> None:
+    note = parse_note(parse_proof(GRANTED.receipt).checkpoint)
+    origin = parse_checkpoint(note.text).origin
+    release, quote = note.signatures
+    assert (release.name, release.key_id) == (origin, ecdsa_vkey(origin, spki(WORLD.host.release_key)).key_id)
+    assert (quote.name, quote.key_id) == (origin, tpm_quote_vkey(origin, spki(WORLD.host.ak)).key_id)
+    assert b64encode(quote.payload[2:6]) == b64encode(b"\xffTCG")
