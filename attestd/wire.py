@@ -41,6 +41,7 @@ HEADER_BYTES = 5
 MAX_PAYLOAD_BYTES = 2 * 1024 * 1024
 MAX_DESCRIPTORS = 16
 
+_MAX_READ_BYTES = 256 * 1024  # a buffer of this size is made for each read, however little arrives
 _INT_BYTES = 4
 _CREDENTIAL_BYTES = 3 * _INT_BYTES
 # One descriptor more than allowed: the kernel then shows the excess instead of dropping it unseen.
@@ -272,7 +273,9 @@ class FrameReader:
         return frame
 
     def _read(self, size: int) -> None:
-        data, ancillary, flags, _ = self._sock.recvmsg(size, _ANCILLARY_BYTES, MSG_CMSG_CLOEXEC)
+        data, ancillary, flags, _ = self._sock.recvmsg(
+            min(size, _MAX_READ_BYTES), _ANCILLARY_BYTES, MSG_CMSG_CLOEXEC
+        )
         first = not self._buffer
         sender = self._sender
         received = 0
