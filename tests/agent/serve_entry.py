@@ -1,0 +1,51 @@
+"""`attestd serve` for tests: as the command line starts it, but a crash point of sealing can be set.
+
+`python -m tests.agent.serve_entry STATE_DIR [--crash POINT:COUNT]`
+"""
+
+import argparse
+import functools
+import logging
+import os
+import signal
+import sys
+
+from attestd.agent import assemble
+from attestd.agent.service import serve
+from attestd.audit.seal import CRASH_POINTS, Sealer
+from attestd.errors import AttestdError
+from attestd.paths import find_layout, load_configuration
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("state_dir")
+    parser.add_argument("--crash", help="POINT:COUNT: die there, the COUNTth time")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    layout = find_layout(options.state_dir)
+    if options.crash:
+        point, _, count = options.crash.partition(":")
+        assemble.Sealer = functools.partial(Sealer, crash_point=_Crash(point, int(count)))
+    try:
+        serve(layout, load_configuration(layout.configuration, os.environ), logging.getLogger("attestd"))
+    except AttestdError as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return 1
+    return 0
+
+
+class _Crash:
+    def __init__(self, point: str, count: int) -> None:
+        assert point in CRASH_POINTS
+        self.point, self.left = point, count
+
+    def __call__(self, point: str) -> None:
+        if point == self.point:
+            self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
