@@ -80,15 +80,21 @@ def _check_depth(value: Any, depth: int = 0) -> None:
         _check_depth(member, depth + 1)
 
 
-def _refuse_floats(value: Any) -> None:
-    if isinstance(value, float):
-        raise TypeError(f"number {value!r}: only integers are allowed")
-    if isinstance(value, dict):
-        for member in value.values():
-            _refuse_floats(member)
-    elif isinstance(value, list | tuple):
+def _check_plain(value: Any) -> None:
+    """Refuses what RFC 8785 cannot hold, or holds in more than one way (floats)."""
+    kind = type(value)
+    if kind is str or kind is bool or value is None:
+        return
+    if kind is dict:
+        for name, member in value.items():
+            if type(name) is not str:
+                raise TypeError(f"member name {name!r}: only strings are allowed")
+            _check_plain(member)
+    elif kind is list or kind is tuple:
         for member in value:
-            _refuse_floats(member)
+            _check_plain(member)
+    elif kind is not int or abs(value) > MAX_SAFE_INTEGER:
+        raise TypeError(f"{value!r}: only integers up to 2^53 - 1, strings, objects and arrays are allowed")
 
 
 def parse_json(data: bytes, *, max_bytes: int, what: str) -> Any:
@@ -160,10 +166,13 @@ def canonical(value: Any) -> bytes:
             bytes, a date, a member name that is no string).
     """
     try:
-        # Bytes and dates pass unchanged, for rfc8785 to refuse: nobody chose a text form for them.
+        # Bytes and dates pass unchanged, to be refused: nobody chose a text form for them.
         plain = msgspec.to_builtins(value, builtin_types=(bytes, bytearray, datetime))
-        _refuse_floats(plain)
-        return rfc8785.dumps(plain)
+        _check_plain(plain)
+        text = json.dumps(plain, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+        # RFC 8785 sorts names by UTF-16 units, Python by code points: the same order below U+10000. Otherwise the
+        # two agree byte for byte (a property test holds them together), and json is ten times as fast.
+        return text.encode() if text.isascii() or max(text) < "\U00010000" else rfc8785.dumps(plain)
     except (rfc8785.CanonicalizationError, ValueError, TypeError, RecursionError) as error:
         raise MalformedError(f"no canonical JSON form: {error}") from error
 

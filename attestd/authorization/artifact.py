@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import InitVar, dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from attestd.authorization.dsse import (
@@ -19,6 +20,7 @@ __all__ = ["MAX_ARTIFACT_BYTES", "UntrustedArtifact", "VerifiedArtifact", "parse
 
 MAX_ARTIFACT_BYTES: Final = MAX_ENVELOPE_BYTES
 _VERIFIED: Final = object()
+_CACHED: Final = 64  # of at most 256 KiB each
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,11 @@ class VerifiedArtifact:
             raise UsageError("a VerifiedArtifact comes from verify_artifact")
 
 
+@lru_cache(maxsize=_CACHED)
 def parse_artifact(data: bytes) -> UntrustedArtifact:
     """Parses an `.auth.json` file; verifies nothing.
+
+    An artifact is parsed at each use, often the same one a thousand times: the last few are kept.
 
     Raises:
         MalformedError: Envelope or statement is not as formats.md says.

@@ -1,7 +1,9 @@
 """Reads a local trust directory: `authorities.json`, `revocations.json`, `platform/…`, `hosts/…`."""
 
+import math
 import os
 import stat
+import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
@@ -14,6 +16,7 @@ __all__ = ["TrustDirectory", "load_trust", "read_trust_files", "write_atomic"]
 MAX_FILES: Final = 4096
 MAX_FILE_BYTES: Final = 16 << 20
 MAX_DEPTH: Final = 2
+LOOK_S: Final = 0.02
 
 
 def load_trust(directory: Path, *, owners: Collection[int]) -> Trust:
@@ -34,8 +37,8 @@ def load_trust(directory: Path, *, owners: Collection[int]) -> Trust:
 class TrustDirectory:
     """A trust directory that is read again when something in it changed.
 
-    Verifying everything takes some milliseconds, looking whether it changed some microseconds: so each decision can
-    be against what is on disk now.
+    Verifying everything takes some milliseconds, looking whether it changed a tenth of one: so each decision is
+    against what was on disk at most `LOOK_S` ago.
     """
 
     def __init__(self, directory: Path, *, owners: Collection[int]) -> None:
@@ -44,6 +47,7 @@ class TrustDirectory:
         self._owners = owners
         self._seen: tuple[object, ...] | None = None
         self._trust: Trust | None = None
+        self._looked_at = -math.inf
 
     def current(self) -> Trust:
         """What the directory says now.
@@ -51,12 +55,15 @@ class TrustDirectory:
         Raises:
             StoreError, VerificationError, MalformedError: As `load_trust`; what was trusted before is dropped.
         """
+        now = time.monotonic()
+        if self._trust is not None and now - self._looked_at < LOOK_S:
+            return self._trust
+        trust, self._trust = self._trust, None  # Nothing is trusted while it cannot be read.
         seen = _fingerprint(self.directory)
-        if self._trust is None or seen != self._seen:
-            self._trust = None
-            self._trust = load_trust(self.directory, owners=self._owners)
-            self._seen = seen
-        return self._trust
+        if trust is None or seen != self._seen:
+            trust = load_trust(self.directory, owners=self._owners)
+        self._trust, self._seen, self._looked_at = trust, seen, now
+        return trust
 
 
 def _fingerprint(directory: Path) -> tuple[object, ...]:
