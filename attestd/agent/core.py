@@ -12,7 +12,7 @@ from attestd.agent.clock import TrustedClock
 from attestd.agent.denials import DenialMeter
 from attestd.agent.evidence import EvidenceKeeper
 from attestd.agent.installed import InstalledArtifacts
-from attestd.agent.runner_link import RunnerLink, Spooled
+from attestd.agent.runner_link import SPOOL_MAX, RunnerLink, Spooled
 from attestd.agent.sealing import Receipt, SealService
 from attestd.agent.tpm_port import TpmPort
 from attestd.appraisal.quote import Appraisal
@@ -71,6 +71,7 @@ class Core:
     releases: int = 0
     verified: dict[str, Any] = field(default_factory=dict)
     _governance: str = ""
+    _to_void: dict[int, str] = field(default_factory=dict)
 
     def trust(self) -> Trust | Denial:
         """What is trusted now; a directory that does not verify is a denial of everything."""
@@ -131,19 +132,26 @@ class Core:
     async def void(self, seq: int, reason: str) -> None:
         """Burns a sealed allow at the runner, and records that nothing ran; unless something did."""
         try:
-            if not await self.runner.forfeit(self.store.log_id, seq):
-                return
-            body = dict(void_body(self.store, seq, reason=reason[:1024]))
-            await self.seal(Pending(EntryType.DECISION_VOID, body), lazy=True)
+            if await self.runner.forfeit(self.store.log_id, seq):
+                body = dict(void_body(self.store, seq, reason=reason[:1024]))
+                await self.seal(Pending(EntryType.DECISION_VOID, body), lazy=True)
         except AttestdError as error:
-            # The next start finds the allow without an outcome, and asks the runner again.
-            self.log.warning("seq %d could not be made void: %s", seq, error)
+            self._to_void[seq] = reason
+            self.log.warning("seq %d could not be made void yet: %s", seq, error)
+
+    async def retry_voids(self) -> None:
+        """Makes void what could not be, for want of runner, TPM or disk. What is left the next start finds."""
+        waiting, self._to_void = self._to_void, {}
+        for seq, reason in waiting.items():
+            await self.void(seq, reason)
 
     async def drain_spool(self) -> int:
         """Moves what the runner spooled into the log; returns how many entries."""
         moved = 0
         while items := await self.runner.spool():
-            waiting = [self._seal_spooled(item) for item in items if self._is_new(item)]
+            # A full page is company enough: a backlog is not moved at one page a wait.
+            lazy = len(items) < SPOOL_MAX
+            waiting = [self._seal_spooled(item, lazy=lazy) for item in items if self._is_new(item)]
             await asyncio.gather(*waiting)
             await self.runner.acknowledge(items[-1].id)
             moved += len(items)
@@ -163,10 +171,10 @@ class Core:
         trust = self.trust()
         digest = trust.digest if isinstance(trust, Trust) else ""
         if digest and digest != self._governance:
-            first, self._governance = not self._governance, digest
-            if isinstance(trust, Trust) and not first:
+            if isinstance(trust, Trust) and self._governance:
                 body: Mapping[str, Any] = {"version": trust.version, "digest": digest}
                 await self.seal(Pending(EntryType.GOVERNANCE_UPDATE, body), lazy=True)
+            self._governance = digest
 
     def now(self) -> datetime:
         """Trusted time."""
@@ -178,11 +186,11 @@ class Core:
     def _is_new(self, item: Spooled) -> bool:
         return self.store.spooled(self._spool_id(item)) is None
 
-    async def _seal_spooled(self, item: Spooled) -> Receipt:
+    async def _seal_spooled(self, item: Spooled, *, lazy: bool) -> Receipt:
         type_ = next((allowed for allowed in _SPOOLED_TYPES if allowed == item.type), None)
         if type_ is None:
             raise StoreError(f"the runner spooled a {item.type!r}")
-        return await self.seal(Pending(type_, item.body, spooled=self._spool_id(item)), lazy=True)
+        return await self.seal(Pending(type_, item.body, spooled=self._spool_id(item)), lazy=lazy)
 
     def _log_condition(self) -> Denial | None:
         fatal = self.seals.fatal

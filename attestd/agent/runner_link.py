@@ -14,7 +14,7 @@ from attestd.errors import MalformedError, StoreError
 from attestd.strict import parse_json
 from attestd.wire import Kind, WireError, encode_fields
 
-__all__ = ["Execute", "RunnerLink", "Spooled"]
+__all__ = ["SPOOL_MAX", "Execute", "RunnerLink", "Spooled"]
 
 TIMEOUT_S: Final = 30.0
 SPOOL_MAX: Final = 64

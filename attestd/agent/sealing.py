@@ -1,6 +1,8 @@
 """Group commit: concurrent requests share a checkpoint. One thread seals; the TPM's own thread signs."""
 
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -16,7 +18,8 @@ from attestd.governance.platform import Approval, PlatformPolicy
 
 __all__ = ["Receipt", "SealService", "sealing_denial"]
 
-LAZY_S: Final = 1.0
+# With the half second in which the runner's spool is looked at: start and exit are sealed within one second.
+LAZY_S: Final = 0.5
 MAX_WAITING: Final = 1024
 
 
@@ -45,7 +48,7 @@ class SealService:
     """Collects entries and seals them in batches, in a thread of its own.
 
     A batch holds decisions of one platform policy version; entries that belong to none go along with any. Entries
-    that are in no hurry wait up to 1 s for company.
+    that are in no hurry wait up to half a second for company.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class SealService:
         self._now, self._boot, self._on_sealed = now, boot, on_sealed
         self._urgent: deque[_Waiting] = deque()
         self._lazy: deque[_Waiting] = deque()
+        self._lazy_due = math.inf
         self._changed = threading.Condition()
         self._stopping = False
         self._fatal: RollbackError | None = None
@@ -100,7 +104,7 @@ class SealService:
             pending: The entry.
             platform: For a decision that allows: the platform policy it was decided under.
             approval: The approved state the evidence showed.
-            lazy: It may wait for company, up to 1 s.
+            lazy: It may wait for company, up to half a second.
 
         Returns:
             Its receipt; or the StoreError, TpmError or RollbackError for which it was not sealed.
@@ -113,6 +117,8 @@ class SealService:
                 )
                 waiting.future.set_exception(reason)
                 return waiting.future
+            if lazy and not self._lazy:
+                self._lazy_due = time.monotonic() + LAZY_S
             (self._lazy if lazy else self._urgent).append(waiting)
             self._changed.notify()
         return waiting.future
@@ -130,21 +136,33 @@ class SealService:
             self._seal(batch)
 
     def _next_batch(self) -> list[_Waiting]:
+        """Waits for a batch; empty only when the service stops and nothing waits any more."""
         with self._changed:
-            while not self._urgent and not self._stopping:
-                # Lazy entries that are there when the wait ends have waited long enough.
-                if not self._changed.wait(LAZY_S if self._lazy else None) and self._lazy:
-                    break
-            batch: list[_Waiting] = []
-            rest: deque[_Waiting] = deque()
-            key = next((item.platform.digest for item in self._urgent if item.platform), None)
-            for item in self._urgent:
-                fits = item.platform is None or item.platform.digest == key
-                (batch if fits and len(batch) < self._max_batch else rest).append(item)
-            while self._lazy and len(batch) < self._max_batch:
-                batch.append(self._lazy.popleft())
-            self._urgent = rest
-            return batch
+            while True:
+                while not (self._urgent or self._stopping or time.monotonic() >= self._lazy_due):
+                    self._changed.wait(self._patience_s())
+                taken = self._take()
+                # Marked as running: from here on nobody can cancel it. What was cancelled before, nobody waits for.
+                batch = [item for item in taken if item.future.set_running_or_notify_cancel()]
+                if batch or not taken:
+                    return batch
+
+    def _patience_s(self) -> float | None:
+        return max(0.0, self._lazy_due - time.monotonic()) if self._lazy else None
+
+    def _take(self) -> list[_Waiting]:
+        batch: list[_Waiting] = []
+        rest: deque[_Waiting] = deque()
+        key = next((item.platform.digest for item in self._urgent if item.platform), None)
+        for item in self._urgent:
+            fits = item.platform is None or item.platform.digest == key
+            (batch if fits and len(batch) < self._max_batch else rest).append(item)
+        while self._lazy and len(batch) < self._max_batch:
+            batch.append(self._lazy.popleft())
+        self._urgent = rest
+        if not self._lazy:
+            self._lazy_due = math.inf
+        return batch
 
     def _seal(self, batch: Sequence[_Waiting]) -> None:
         named = next((item for item in batch if item.platform), None)
@@ -164,9 +182,11 @@ class SealService:
         if isinstance(error, RollbackError):
             with self._changed:
                 self._fatal = error
-                batch = [*batch, *self._urgent, *self._lazy]
+                waiting = [*self._urgent, *self._lazy]
                 self._urgent.clear()
                 self._lazy.clear()
+                self._lazy_due = math.inf
+                batch = [*batch, *(item for item in waiting if item.future.set_running_or_notify_cancel())]
         for item in batch:
             item.future.set_exception(error)
 
