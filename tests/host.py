@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from attestd.agent.provision import provision_standalone, trust_owners
-from attestd.audit.keys import LogKeys
+from attestd.lineage.checkpoint import LogKeys
 from attestd.audit.store import LogStore
 from attestd.audit.verify import LogReport, verify_log
 from attestd.authorization.issue import draft_statement, issue, resource

@@ -17,12 +17,12 @@ from attestd.agent.runner_link import RunnerLink
 from attestd.agent.sealing import SealService
 from attestd.agent.tpm_access import TpmAccess
 from attestd.agent.tpm_port import TpmPort
-from attestd.audit.keys import LogKeys
 from attestd.audit.recover import Recovery, recover
 from attestd.audit.seal import Sealer, SealResult
 from attestd.audit.store import LogStore
 from attestd.distribution.local import TrustDirectory
 from attestd.errors import StoreError
+from attestd.lineage.checkpoint import LogKeys
 from attestd.lineage.entry import parse_entry
 from attestd.paths import Configuration, Layout
 from attestd.strict import parse_time

@@ -110,10 +110,10 @@ class EvidenceKeeper:
             selection=policy.selection,
             values=raw.values,
         )
-        if self._clock is not None and _order(quote.clock) < _order(self._clock):
+        if self._clock is not None and quote.clock.order < self._clock.order:
             return Denial(
                 Code.EVIDENCE_STALE,
-                f"the TPM's clock went back from {_order(self._clock)} to {_order(quote.clock)}",
+                f"the TPM's clock went back from {self._clock.order} to {quote.clock.order}",
                 "the TPM's state was restored from a copy: keep it as evidence and enrol the host again",
             )
         self._clock = quote.clock
@@ -132,7 +132,3 @@ def _composite_of(raw: RawEvidence) -> bytes:
     if not isinstance(body, QuoteInfo):
         raise VerificationError("the TPM did not answer with a quote")
     return body.pcr_digest
-
-
-def _order(clock: ClockInfo) -> tuple[int, int, int]:
-    return clock.reset_count, clock.restart_count, clock.clock

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Final, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -14,13 +15,12 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from attestd.agent.keystore import load_keys, save_keys
 from attestd.agent.tpm_access import EMBEDDED, TpmAccess
 from attestd.agent.tpm_port import TpmPort
-from attestd.audit.keys import LogKeys
 from attestd.audit.schema import create
 from attestd.audit.seal import Pending, Sealer
 from attestd.audit.store import LogStore
 from attestd.distribution.local import load_trust, write_atomic
 from attestd.distribution.signer import Authority, generate, load_authority
-from attestd.errors import StoreError, UsageError
+from attestd.errors import StoreError, TpmError, UsageError
 from attestd.governance.authorities import parse_authorities
 from attestd.governance.issue import (
     approve_platform_key,
@@ -31,8 +31,9 @@ from attestd.governance.issue import (
     draft_revocations,
 )
 from attestd.governance.trust import Trust
+from attestd.lineage.checkpoint import LogKeys
 from attestd.lineage.entry import EntryType
-from attestd.paths import Configuration, Layout
+from attestd.paths import Configuration, Layout, load_configuration
 from attestd.strict import canonical, format_time
 from attestd.system import boot_id
 from attestd.tcg.binding import Purpose, extra_data
@@ -45,13 +46,21 @@ from attestd.tpm.endorsement import EndorsementKey
 from attestd.tpm.keys import AuthValues
 from attestd.tpm.owner import Priority, TpmOwner
 
-__all__ = ["AUTHORITY_KINDS", "Provisioned", "provision_standalone", "trust_owners"]
+__all__ = [
+    "AUTHORITY_KINDS",
+    "ChosenTpm",
+    "Provisioned",
+    "choose_tpm",
+    "provision_standalone",
+    "trust_owners",
+]
 
 _T = TypeVar("_T")
 
 AUTHORITY_KINDS: Final = {"root": "p256", "platform": "p256", "epoch": "p256", "local": "ed25519"}
 PLATFORM: Final = "local"
 EMBEDDED_PCRS: Final = "sha256:0,2,4,7,11,12"
+DEVICE: Final = "/dev/tpmrm0"
 FIRST_EPOCH: Final = 1
 # The root lets the platform key approve states for this many epochs; a bump that revokes only approvals is usual.
 MAX_EPOCH: Final = 1_000_000
@@ -78,6 +87,14 @@ class Provisioned:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class ChosenTpm:
+    """A TPM, as the configuration names it, and why it is not the host's own, if `auto` had to do without."""
+
+    tpm: str
+    fallback: str | None
+
+
 def trust_owners(layout: Layout) -> frozenset[int]:
     """Who may own the trust directory: root; in a state directory of one's own, oneself too."""
     return frozenset({0} if layout.system else {0, os.geteuid()})
@@ -88,7 +105,8 @@ def provision_standalone(
 ) -> Provisioned:
     """Provisions a host that stands alone.
 
-    Each step looks whether it was done: a run that was cut off is finished by the next.
+    Each step looks whether it was done: a run that was cut off is finished by the next. When all is done nothing is
+    touched, least of all the TPM: the agent may be running.
 
     Args:
         layout: Where.
@@ -97,11 +115,14 @@ def provision_standalone(
         labels: For the host record.
 
     Raises:
-        UsageError: PCRs are needed, a socket path is too long.
+        UsageError: PCRs are needed, or other ones are approved already; a socket path is too long.
         TpmError: The TPM is not usable, or holds another installation's indices.
         StoreError: Files cannot be written.
     """
     layout.require_short_sockets()
+    if (found := _find_provisioned(layout)) is not None:
+        _require_same(found, pcrs=pcrs)
+        return found
     embedded = configuration.tpm == EMBEDDED
     if pcrs is None and not embedded:
         raise UsageError(
@@ -118,6 +139,79 @@ def provision_standalone(
         owner.close()
         if access.embedded and started:
             access.embedded.stop()
+
+
+def choose_tpm(requested: str, layout: Layout, environ: Mapping[str, str]) -> ChosenTpm:
+    """Which TPM `init` provisions.
+
+    Args:
+        requested: `auto`, `embedded`, or a TCTI string.
+        layout: What was configured before stays: keys of one TPM are of no use on another.
+        environ: `ATTESTD_TPM` overrides the configuration.
+
+    Raises:
+        UsageError: Another TPM is configured.
+        StoreError: The configuration cannot be read.
+    """
+    if layout.configuration.exists() or "ATTESTD_TPM" in environ:
+        configured = load_configuration(layout.configuration, environ).tpm
+        if requested not in ("auto", configured):
+            raise UsageError(
+                f"this installation uses the TPM {configured!r} ({layout.configuration}), not {requested!r}: choose"
+                " another --state-dir for another TPM"
+            )
+        return ChosenTpm(configured, None)
+    if requested != "auto":
+        return ChosenTpm(requested, None)
+    if not Path(DEVICE).exists():
+        return ChosenTpm(EMBEDDED, f"this host has no TPM ({DEVICE} does not exist)")
+    try:
+        with Tpm(f"device:{DEVICE}") as tpm:
+            tpm.properties()
+    except TpmError as error:
+        return ChosenTpm(EMBEDDED, f"the TPM of this host cannot be used: {error}")
+    return ChosenTpm(f"device:{DEVICE}", None)
+
+
+def _find_provisioned(layout: Layout) -> Provisioned | None:
+    """What is there, if all of it is; None if something is missing and the steps must be taken."""
+    trusted = [
+        layout.trust / name for name in ("authorities.json", "revocations.json", f"platform/{PLATFORM}.json")
+    ]
+    if not all(
+        path.exists() for path in (layout.configuration, layout.log, layout.keys, layout.host, *trusted)
+    ):
+        return None
+    store = LogStore.open(str(layout.log), readonly=True)
+    try:
+        host, log_origin, size = store.host_id, store.origin, store.size
+    finally:
+        store.close()
+    if not size or not (layout.trust / "hosts" / f"{host}.json").exists():
+        return None
+    trust = load_trust(layout.trust, owners=trust_owners(layout))
+    return _provisioned(trust, host, log_origin, fresh=False)
+
+
+def _require_same(found: Provisioned, *, pcrs: str | None) -> None:
+    if pcrs is not None and selection_from_text(pcrs) != found.selection:
+        raise UsageError(
+            f"this host is initialised with {found.selection}: init changes nothing that is there; attestd platform"
+            " approve approves new states of these PCRs"
+        )
+
+
+def _provisioned(trust: Trust, host: str, log_origin: str, *, fresh: bool) -> Provisioned:
+    platform, tier = trust.platforms[PLATFORM], trust.hosts[host].tier
+    return Provisioned(
+        fresh=fresh,
+        host=host,
+        log_origin=log_origin,
+        tier=tier,
+        platform=f"{platform.name} version {platform.version}",
+        selection=platform.selection,
+        notes=_notes(tier),
+    )
 
 
 class _Steps:
@@ -155,16 +249,7 @@ class _Steps:
         if not self.layout.configuration.exists():
             text = f'# attestd configuration; see docs/operations.md\ntpm = "{self.configuration.tpm}"\n'
             write_atomic(self.layout.configuration, text.encode(), mode=0o644)
-        platform = trust.platforms[PLATFORM]
-        return Provisioned(
-            fresh=fresh,
-            host=host,
-            log_origin=log_origin,
-            tier=tier,
-            platform=f"{platform.name} version {platform.version}",
-            selection=platform.selection,
-            notes=_notes(tier),
-        )
+        return _provisioned(trust, host, log_origin, fresh=fresh)
 
     def _tpm(self, call: Callable[[Tpm], _T]) -> _T:
         return self.owner.submit(Priority.OTHER, call, self.deadline_s).result()

@@ -22,12 +22,12 @@ from attestd.agent.assemble import assembled
 from attestd.agent.core import Core
 from attestd.agent.notify import inherited_listener, notify, watchdog_interval_s
 from attestd.agent.server import Server
-from attestd.audit.keys import LogKeys
 from attestd.audit.recover import Recovery, unsettled_allows
 from attestd.audit.seal import Pending
 from attestd.audit.store import LogStore
 from attestd.audit.verify import verify_log
 from attestd.errors import AttestdError, StoreError, UsageError
+from attestd.lineage.checkpoint import LogKeys
 from attestd.lineage.entry import EntryType
 from attestd.paths import Configuration, Layout
 from attestd.strict import format_time, format_time_us
@@ -195,17 +195,22 @@ class _Service:
             self._spawn(self.core.void(seq, "sealing it failed after its commit"))
 
     async def _poll_runner(self, core: Core) -> None:
+        if core.seals.fatal is not None:
+            self.log.critical("the log contradicts its TPM, nothing more is served: %s", core.seals.fatal)
+            self.stopping.set()
+            return
         try:
             core.runner_info = await core.runner.info()
-            await core.drain_spool()
         except AttestdError as error:
             if core.runner_info:
                 self.log.warning("runner: %s", error)
             core.runner_info = {}
+            if not self.layout.system:  # As a service it has a unit of its own, which restarts it.
+                await asyncio.to_thread(_ensure_runner, self.layout, self.log)
+            return
+        await core.drain_spool()
+        await core.retry_voids()
         await core.note_governance()
-        if core.seals.fatal is not None:
-            self.log.critical("the log contradicts its TPM, nothing more is served: %s", core.seals.fatal)
-            self.stopping.set()
 
     async def _watchdog(self, core: Core) -> None:
         interval = watchdog_interval_s()

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from attestd.audit.keys import LogKeys, VerifiedCheckpoint, clock_order
 from attestd.audit.sealing_tpm import SealingTpm
 from attestd.audit.store import LogStore, parse_stored
+from attestd.audit.stored import verify_stored
 from attestd.errors import RollbackError
+from attestd.lineage.checkpoint import LogKeys, VerifiedCheckpoint
 from attestd.lineage.entry import EntryType
 from attestd.tcg.attest import ClockInfo
 from attestd.tlog.tree import leaf_hash
@@ -73,7 +74,7 @@ def recover(store: LogStore, tpm: SealingTpm, keys: LogKeys, *, clock: ClockInfo
     last = _verified_end(store, keys)  # 1, 2
     notes = _check_clock(last.clock, clock)  # 3
     recorded, actual = last.checkpoint.batch.counter, tpm.read_counter()  # 4
-    was_reset = clock_order(clock)[:2] != clock_order(last.clock)[:2]
+    was_reset = clock.order[:2] != last.clock.order[:2]
     if was_reset and 0 < actual - recorded <= MAX_COUNTER_JUMP:
         notes.append(f"log counter went from {recorded} to {actual} in a TPM reset without orderly shutdown")
         return Recovery(actual, (), tuple(notes))
@@ -147,7 +148,7 @@ def _verified_end(store: LogStore, keys: LogKeys) -> VerifiedCheckpoint:
         raise RollbackError(
             f"the audit log is empty, but `init` seals its first entry: it was truncated; {_REMEDY}"
         )
-    last = keys.verify_stored(stored)
+    last = verify_stored(keys, stored)
     checkpoint = last.checkpoint
     if frontier.root() != checkpoint.root:
         raise RollbackError(
@@ -163,9 +164,9 @@ def _check_clock(then: ClockInfo, now: ClockInfo) -> list[str]:
             f"the TPM's reset count went from {then.reset_count} to {now.reset_count}: the TPM was cleared, "
             "its keys are gone; enrol this host again with `attestd init`"
         )
-    if clock_order(now) < clock_order(then):
+    if now.order < then.order:
         raise RollbackError(
-            f"the TPM's (resets, restarts, clock) went back from {clock_order(then)} to {clock_order(now)}: "
+            f"the TPM's (resets, restarts, clock) went back from {then.order} to {now.order}: "
             f"the TPM's state was restored from a copy; {_REMEDY}"
         )
     return (

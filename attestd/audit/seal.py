@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from attestd.audit.keys import LogKeys
 from attestd.audit.pending import Charge, Pending, Sealed, SealResult
 from attestd.audit.recover import settle_counter
 from attestd.audit.sealing_tpm import QuoteEvidence, SealingTpm
@@ -22,12 +21,13 @@ from attestd.errors import (
     TpmRefusedError,
     UsageError,
 )
+from attestd.lineage.checkpoint import LogKeys
 from attestd.lineage.entry import EntryType, format_entry
 from attestd.strict import format_time_us
 from attestd.tcg.binding import Purpose, extra_data
 from attestd.tcg.quote import join_quote
 from attestd.tlog.checkpoint import Batch, BatchMode, Checkpoint
-from attestd.tlog.note import NoteSignature, format_note
+from attestd.tlog.note import NoteSignature, format_note, parse_note
 from attestd.tlog.tree import Frontier, Node, leaf_hash
 
 __all__ = ["CRASH_POINTS", "Charge", "Pending", "SealResult", "Sealed", "Sealer"]
@@ -209,7 +209,9 @@ class Sealer:
         payload = join_quote(quote.attest, quote.signature)
         try:
             note = format_note(text, [*lines, NoteSignature(keys.origin, keys.attestation.key_id, payload)])
-            keys.verify(note)  # A fault of the TPM must not become a log that nothing can be appended to.
+            keys.verify(
+                parse_note(note)
+            )  # A fault of the TPM must not become a log that nothing can be appended to.
         except AttestdError as error:
             raise TpmError(f"the TPM's signatures over the checkpoint do not verify: {error}") from error
         return note, quote

@@ -16,9 +16,10 @@ from typing import Final, Literal
 
 import msgspec
 
-from attestd.audit.keys import LogKeys, clock_order
 from attestd.audit.store import LogStore, StoredCheckpoint, parse_stored
+from attestd.audit.stored import verify_stored
 from attestd.errors import MalformedError, RollbackError, UsageError
+from attestd.lineage.checkpoint import LogKeys
 from attestd.lineage.entry import EntryType
 from attestd.strict import parse_time
 from attestd.tlog.checkpoint import BatchMode
@@ -175,7 +176,7 @@ def _claimed_edge(store: LogStore, keys: LogKeys, size: int) -> _Edge:
         raise RollbackError(
             f"the audit log has no checkpoint of size {size}, of which an earlier report tells"
         )
-    clock = clock_order(keys.verify_stored(stored).clock)
+    clock = verify_stored(keys, stored).clock.order
     time = parse_stored(size - 1, store.entry(size - 1)).time
     return _Edge(Frontier.load(size, store.node), time, stored.counter, clock)
 
@@ -184,8 +185,8 @@ def _verify_batch(
     store: LogStore, keys: LogKeys, edge: _Edge, stored: StoredCheckpoint, types: Counter[EntryType]
 ) -> _Edge:
     what = f"the checkpoint of size {stored.size}"
-    verified = keys.verify_stored(stored)  # 1
-    clock, frontier, time = clock_order(verified.clock), edge.frontier, edge.time
+    verified = verify_stored(keys, stored)  # 1
+    clock, frontier, time = verified.clock.order, edge.frontier, edge.time
     if stored.first != frontier.size:  # 2
         raise RollbackError(
             f"{what} seals from leaf {stored.first}, the one before it ends at {frontier.size}"

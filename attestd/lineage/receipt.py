@@ -4,28 +4,22 @@ A receipt is a C2SP tlog-proof whose `extra` carries the entry's exact bytes. Fo
 "sealed for release"; that the command ran is the receipt of `execution.start`.
 """
 
-import hmac
 from dataclasses import dataclass
 from functools import lru_cache
 
 from attestd.errors import VerificationError
 from attestd.governance.platform import Approval
 from attestd.governance.trust import Trust
+from attestd.lineage.checkpoint import LogKeys, VerifiedCheckpoint
 from attestd.lineage.entry import Entry, EntryType, parse_entry
 from attestd.strict import parse_time
-from attestd.tcg.attest import QuoteInfo, UntrustedAttest, parse_attest
-from attestd.tcg.binding import Purpose, extra_data
-from attestd.tcg.quote import split_quote
-from attestd.tcg.signature import parse_signature
-from attestd.tlog.checkpoint import BatchMode, Checkpoint, parse_checkpoint, parse_origin
-from attestd.tlog.note import UntrustedNote, parse_note, verify_ecdsa
+from attestd.tlog.checkpoint import Checkpoint, parse_checkpoint, parse_origin
+from attestd.tlog.note import UntrustedNote, parse_note
 from attestd.tlog.proof import TlogProof, parse_proof
 from attestd.tlog.tree import leaf_hash, verify_inclusion
-from attestd.tlog.vkey import VerifierKey, ecdsa_vkey, tpm_quote_vkey
 
 __all__ = [
     "UntrustedReceipt",
-    "VerifiedCheckpoint",
     "VerifiedReceipt",
     "parse_receipt",
     "verify_checkpoint",
@@ -42,23 +36,6 @@ class UntrustedReceipt:
     checkpoint: Checkpoint
     entry: Entry
     entry_bytes: bytes
-
-
-@dataclass(frozen=True)
-class VerifiedCheckpoint:
-    """A checkpoint whose signature lines verify against one host record.
-
-    Attributes:
-        released: The release key signed it: the TPM held the platform state approved.
-        quote: The TPMS_ATTEST, signature and binding verified; `quote_info` its body.
-    """
-
-    checkpoint: Checkpoint
-    host: str
-    log_id: str
-    released: bool
-    quote: UntrustedAttest
-    quote_info: QuoteInfo
 
 
 @dataclass(frozen=True)
@@ -98,43 +75,17 @@ def parse_receipt(data: bytes) -> UntrustedReceipt:
 
 
 def verify_checkpoint(note: UntrustedNote, *, trust: Trust) -> VerifiedCheckpoint:
-    """Verifies the signature lines of a checkpoint against the host record of its origin.
-
-    The quote line must verify always, the release key's exactly when the batch's mode is `release`. What the
-    quote's PCRs must be is for the caller: it depends on the entry. Witness lines are not looked at.
+    """Verifies the signature lines of a checkpoint against the host record of its origin: see `LogKeys.verify`.
 
     Raises:
         MalformedError: The text is no checkpoint, or the quote line holds no quote.
-        VerificationError: No host record for the origin, a line missing or repeated, a signature or its binding to
-            this text does not verify.
+        VerificationError: No host record for the origin, or the lines do not verify with its keys.
     """
-    checkpoint = parse_checkpoint(note.text)
-    host_id, log_id = parse_origin(checkpoint.origin)
-    host = trust.hosts.get(host_id)
+    origin = parse_checkpoint(note.text).origin
+    host = trust.hosts.get(parse_origin(origin).host_id)
     if host is None:
-        raise VerificationError(f"checkpoint: no host record for host {host_id}")
-    release_key, quote_key = _vkeys(checkpoint.origin, host.release_spki, host.ak_spki)
-    attest, signature = split_quote(note.signature(quote_key.name, quote_key.key_id))
-    parse_signature(signature).verify(host.ak, attest)
-    quote = parse_attest(attest)
-    if not isinstance(quote.body, QuoteInfo):
-        raise VerificationError(
-            f"checkpoint: the quote line holds a {type(quote.body).__name__}, not a quote"
-        )
-    expected = extra_data(Purpose.CHECKPOINT, host_id=host_id, data=note.text)
-    if not hmac.compare_digest(quote.extra_data, expected):
-        raise VerificationError("checkpoint: the quote is over another text (its extraData does not match)")
-    released = checkpoint.batch.mode is BatchMode.RELEASE
-    if released:
-        verify_ecdsa(note, release_key)
-    return VerifiedCheckpoint(
-        checkpoint=checkpoint,
-        host=host_id,
-        log_id=log_id,
-        released=released,
-        quote=quote,
-        quote_info=quote.body,
-    )
+        raise VerificationError(f"checkpoint: no host record for host {parse_origin(origin).host_id}")
+    return _log_keys(origin, host.release_spki, host.ak_spki).verify(note)
 
 
 def verify_receipt(receipt: UntrustedReceipt, *, trust: Trust) -> VerifiedReceipt:
@@ -194,10 +145,9 @@ def _require_released(entry: Entry, at: VerifiedCheckpoint, trust: Trust) -> App
             f"receipt: platform policy {named.get('name')!r} version {named.get('version')!r} with digest"
             f" {named.get('digest')!r} is not in the trust directory"
         )
-    info = at.quote_info
-    if info.selections != (policy.selection,):  # 5
+    if at.selections != (policy.selection,):  # 5
         raise VerificationError("receipt: the quote is over other PCRs than the platform policy approves")
-    approval = policy.approval_for(info.pcr_digest, epoch=0)
+    approval = policy.approval_for(at.pcr_digest, epoch=0)
     if approval is None:
         raise VerificationError(
             "receipt: the quoted platform state is no approved one of the policy it names"
@@ -212,6 +162,6 @@ def _integer(value: object) -> int:
 
 
 @lru_cache(maxsize=1024)
-def _vkeys(origin: str, release_spki: bytes, ak_spki: bytes) -> tuple[VerifierKey, VerifierKey]:
+def _log_keys(origin: str, release_spki: bytes, ak_spki: bytes) -> LogKeys:
     """Loading a key costs as much as verifying with it."""
-    return ecdsa_vkey(origin, release_spki), tpm_quote_vkey(origin, ak_spki)
+    return LogKeys(origin, release_spki, ak_spki)

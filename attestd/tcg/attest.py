@@ -27,7 +27,7 @@ _MAX_NV_BUFFER: Final = 2048
 
 
 class ClockInfo(msgspec.Struct, frozen=True, gc=False):
-    """TPMS_CLOCK_INFO. Order two by (reset_count, restart_count, clock), in this order.
+    """TPMS_CLOCK_INFO. Two moments are ordered by `order`.
 
     Attributes:
         clock: Milliseconds that the TPM was powered, since it was last cleared.
@@ -40,6 +40,11 @@ class ClockInfo(msgspec.Struct, frozen=True, gc=False):
     reset_count: int
     restart_count: int
     safe: bool
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """What orders two moments of one TPM: resets, then restarts, then milliseconds."""
+        return self.reset_count, self.restart_count, self.clock
 
 
 class QuoteInfo(msgspec.Struct, frozen=True, gc=False):

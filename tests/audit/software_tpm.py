@@ -9,9 +9,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from attestd.audit.keys import LogKeys
 from attestd.audit.sealing_tpm import QuoteEvidence
 from attestd.errors import TpmRefusedError
+from attestd.lineage.checkpoint import LogKeys
 from attestd.tcg.attest import ClockInfo
 from attestd.tcg.pcr import PcrSelection
 from attestd.tcg.signature import ecdsa_from_der

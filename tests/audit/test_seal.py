@@ -35,7 +35,7 @@ def test_step_1_an_allow_is_sealed_by_both_keys(log: Log):
     assert log.tpm.calls == ["sign_release", "quote", "step_counter"]
     assert _types(result.sealed) == [EntryType.ATTESTATION, EntryType.DECISION_ALLOW]
     assert (result.checkpoint.batch.mode, result.checkpoint.batch.first) == (BatchMode.RELEASE, 0)
-    verified = log.keys.verify(result.note)
+    verified = log.keys.verify(parse_note(result.note))
     assert verified.checkpoint == result.checkpoint
     assert len(parse_note(result.note).signatures) == 2
     entry = parse_entry(result.sealed[1].entry)

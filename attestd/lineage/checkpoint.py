@@ -5,16 +5,16 @@ from typing import cast
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
-from attestd.audit.store import StoredCheckpoint
-from attestd.errors import MalformedError, RollbackError, VerificationError
-from attestd.tcg.attest import ClockInfo, QuoteInfo, parse_attest
+from attestd.errors import VerificationError
+from attestd.tcg.attest import ClockInfo
 from attestd.tcg.binding import Purpose, extra_data
-from attestd.tcg.quote import split_quote, verify_quote
+from attestd.tcg.pcr import PcrSelection
+from attestd.tcg.quote import split_quote, verify_quote_of_any_state
 from attestd.tlog.checkpoint import BatchMode, Checkpoint, parse_checkpoint, parse_origin
-from attestd.tlog.note import parse_note, verify_ecdsa
+from attestd.tlog.note import UntrustedNote, verify_ecdsa
 from attestd.tlog.vkey import VerifierKey, ecdsa_vkey, tpm_quote_vkey
 
-__all__ = ["LogKeys", "VerifiedCheckpoint", "clock_order"]
+__all__ = ["LogKeys", "VerifiedCheckpoint"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +24,29 @@ class VerifiedCheckpoint:
     Attributes:
         checkpoint: What was signed.
         clock: The TPM's clock when it quoted.
-        pcr_digest: The composite of the PCRs as they were; in mode `record` of any state.
+        selections: The PCRs that it quoted.
+        pcr_digest: Their composite as they were; in mode `record` of any state.
     """
 
     checkpoint: Checkpoint
     clock: ClockInfo
+    selections: tuple[PcrSelection, ...]
     pcr_digest: bytes
+
+    @property
+    def host(self) -> str:
+        """The host-id of its origin."""
+        return parse_origin(self.checkpoint.origin).host_id
+
+    @property
+    def log_id(self) -> str:
+        """The log's incarnation."""
+        return parse_origin(self.checkpoint.origin).log_id
+
+    @property
+    def released(self) -> bool:
+        """The release key signed it: the TPM found the platform in an approved state."""
+        return self.checkpoint.batch.mode is BatchMode.RELEASE
 
 
 @dataclass(frozen=True)
@@ -66,7 +83,7 @@ class LogKeys:
         """Pickles as what it is made from: loaded keys cannot be."""
         return LogKeys, (self.origin, self.release_spki, self.attestation_spki)
 
-    def verify(self, note: bytes) -> VerifiedCheckpoint:
+    def verify(self, note: UntrustedNote) -> VerifiedCheckpoint:
         """Verifies the signatures of one checkpoint.
 
         1. It is a checkpoint of this log.
@@ -74,51 +91,22 @@ class LogKeys:
         3. The quote's line verifies: made by a TPM, a quote, over this very text and for this host.
 
         Does not check the quoted PCRs against an approval: the log records whatever state there was. Who relies on
-        a release checks its receipt (`attestd.lineage.receipt`).
+        a release checks its receipt (`attestd.lineage.receipt`). Witness lines are not looked at.
 
         Raises:
             MalformedError: Not a signed checkpoint.
-            VerificationError: Another log's, or a signature is missing or does not verify.
+            VerificationError: Another log's, or a signature is missing, repeated or does not verify.
         """
-        untrusted = parse_note(note)
-        checkpoint = parse_checkpoint(untrusted.text)
+        checkpoint = parse_checkpoint(note.text)
         if checkpoint.origin != self.origin:  # 1
             raise VerificationError(f"a checkpoint of {checkpoint.origin}, expected {self.origin}")
         if checkpoint.batch.mode is BatchMode.RELEASE:  # 2
-            verify_ecdsa(untrusted, self.release)
-        attest, signature = split_quote(untrusted.signature(self.origin, self.attestation.key_id))  # 3
-        parsed = parse_attest(attest)
-        if not isinstance(parsed.body, QuoteInfo):
-            raise VerificationError("the attestation key's line is not a quote")
-        verified = verify_quote(
+            verify_ecdsa(note, self.release)
+        attest, signature = split_quote(note.signature(self.origin, self.attestation.key_id))  # 3
+        quote = verify_quote_of_any_state(
             ak_public_key=cast(EllipticCurvePublicKey, self.attestation.public_key),  # of a TPM_QUOTE vkey
             attest=attest,
             signature=signature,
-            extra_data=extra_data(Purpose.CHECKPOINT, host_id=self.host_id, data=untrusted.text),
-            selection=parsed.body.selections,
-            pcr_digest=parsed.body.pcr_digest,
+            extra_data=extra_data(Purpose.CHECKPOINT, host_id=self.host_id, data=note.text),
         )
-        return VerifiedCheckpoint(checkpoint, verified.clock, verified.pcr_digest)
-
-    def verify_stored(self, stored: StoredCheckpoint) -> VerifiedCheckpoint:
-        """Verifies a checkpoint as the log holds it: its signatures, and that its row says what was signed.
-
-        Raises:
-            RollbackError: It is not so.
-        """
-        try:
-            verified = self.verify(stored.note)
-        except (MalformedError, VerificationError) as error:
-            raise RollbackError(f"the checkpoint of size {stored.size} does not verify: {error}") from error
-        signed = verified.checkpoint
-        row = (stored.size, stored.first, stored.mode, stored.counter)
-        if row != (signed.size, signed.batch.first, signed.batch.mode, signed.batch.counter):
-            raise RollbackError(
-                f"the checkpoint of size {stored.size} signs other values than its row has: {row}"
-            )
-        return verified
-
-
-def clock_order(clock: ClockInfo) -> tuple[int, int, int]:
-    """What orders two moments of one TPM: resets, then restarts, then milliseconds."""
-    return clock.reset_count, clock.restart_count, clock.clock
+        return VerifiedCheckpoint(checkpoint, quote.clock, quote.selections, quote.pcr_digest)
