@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from attestd.authorization.artifact import parse_artifact
+from attestd.authorization.statement import parse_statement
 from attestd.authorization.issue import resource
 from attestd.codes import Code, Denial
 from attestd.gate import checks
@@ -318,7 +319,7 @@ def test_08_identity_hosts_and_labels_must_both_hold(world: World) -> None:
 
 def test_08_identity_bound_to_no_host(world: World) -> None:
     """The parser refuses it; if one came from elsewhere, nothing empty means pass."""
-    statement = parse_artifact(world.artifact()).statement
+    statement = parse_statement(parse_artifact(world.artifact()).envelope.payload)
     msgspec.structs.force_setattr(statement.predicate.bindings, "hosts", ())
     with pytest.raises(checks.Denied) as denied:
         require_binding(statement, world.execution(), host=world.host.id, labels={})
