@@ -10,8 +10,8 @@ from tests.runner.harness import Bench
 
 
 @pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
-    """A world and its running runner."""
+def module_bench() -> Iterator[Bench]:
+    """A world and its running runner, for a module."""
     with tempfile.TemporaryDirectory(prefix="a-", dir="/tmp") as name:
         running = Bench(Path(name)).start()
         yield running
@@ -20,10 +20,18 @@ def bench() -> Iterator[Bench]:
 
 
 @pytest.fixture
+def bench(module_bench: Bench) -> Iterator[Bench]:
+    """The module's runner; whatever a test leaves running gets its hangup."""
+    yield module_bench
+    module_bench.close_clients()
+
+
+@pytest.fixture
 def fresh_bench(short_dir: Path) -> Iterator[Bench]:
     """One for the test alone, not started: to be stopped, killed, or given other trust."""
     bench = Bench(short_dir)
     yield bench
+    bench.close_clients()
     if bench.process is not None:
         bench.process.kill()
         bench.process.wait()

@@ -46,7 +46,11 @@ def shebang_files(path: Path | str) -> list[str]:
         return []
     if shebang.lookup is None:
         return [shebang.interpreter]
-    found = next(f"{place}/{shebang.lookup}" for place in PATH.split(":") if os.path.exists(f"{place}/{shebang.lookup}"))
+    found = next(
+        f"{place}/{shebang.lookup}"
+        for place in PATH.split(":")
+        if os.path.exists(f"{place}/{shebang.lookup}")
+    )
     return [shebang.interpreter, found]
 
 
@@ -106,9 +110,19 @@ class Bench:
         (self.state / "host.json").write_bytes(canonical({"v": 1, "host": self.world.host.id}))
         self.process: subprocess.Popen[bytes] | None = None
         self.grants = 0
+        self.clients: list[socket.socket] = []
 
     def start(self) -> "Bench":
-        command = [sys.executable, "-I", "-m", "attestd.runner", "--state-dir", self.state, "--trust", self.trust]
+        command = [
+            sys.executable,
+            "-I",
+            "-m",
+            "attestd.runner",
+            "--state-dir",
+            self.state,
+            "--trust",
+            self.trust,
+        ]
         self.log = (self.directory / "runner.log").open("ab")
         self.process = subprocess.Popen([*command, "--socket", self.socket], stderr=self.log)
         deadline = time.monotonic() + WAIT_S
@@ -121,6 +135,11 @@ class Bench:
             else:
                 return self
         raise AssertionError("the runner did not start")
+
+    def close_clients(self) -> None:
+        for client in self.clients:
+            client.close()
+        self.clients.clear()
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         assert self.process is not None
@@ -155,7 +174,9 @@ class Bench:
             time.sleep(0.02)
         raise AssertionError(f"no {type_} in the spool")
 
-    def execution(self, path: Path | str, *arguments: str, inputs: Sequence[Path] = (), **changes: Any) -> Execution:
+    def execution(
+        self, path: Path | str, *arguments: str, inputs: Sequence[Path] = (), **changes: Any
+    ) -> Execution:
         """What running a real file with these arguments is."""
         executable, writable = look(path)
         interpreters = [look(item) for item in shebang_files(path)]
@@ -195,9 +216,12 @@ class Bench:
         """Hands an execution over as the agent does; keywords replace what is handed over."""
         run = granted.execution
         client, server = connected_pair(self.directory)
+        self.clients.append(client)
         null = os.open("/dev/null", os.O_RDWR)
         names = (
-            [item.path for item in (run.executable, *run.interpreters, *run.inputs)] if files is None else files
+            [item.path for item in (run.executable, *run.interpreters, *run.inputs)]
+            if files is None
+            else files
         )
         opened = [os.open(cwd or run.cwd, os.O_RDONLY), *(os.open(name, os.O_RDONLY) for name in names)]
         environment = dict(run.env) if env is None else env
@@ -211,7 +235,11 @@ class Bench:
             *(f"{name}={value}".encode() for name, value in environment.items()),
             *(argument.encode() for argument in (run.argv if argv is None else argv)),
         ]
-        descriptors = [server.fileno() if client_end is None else client_end, *(stdio or (null, null, null)), *opened]
+        descriptors = [
+            server.fileno() if client_end is None else client_end,
+            *(stdio or (null, null, null)),
+            *opened,
+        ]
         try:
             answer = self.ask(Kind.EXECUTE, fields, descriptors)
         finally:
