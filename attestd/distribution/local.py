@@ -1,12 +1,13 @@
 """Reads a local trust directory: `authorities.json`, `revocations.json`, `platform/…`, `hosts/…`."""
 
+import errno
 import math
 import os
 import stat
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from attestd.errors import MalformedError, StoreError, VerificationError
 from attestd.governance.trust import Trust, parse_trust
@@ -17,6 +18,8 @@ MAX_FILES: Final = 4096
 MAX_FILE_BYTES: Final = 16 << 20
 MAX_DEPTH: Final = 2
 LOOK_S: Final = 0.02
+# Two changes within one tick of the kernel's clock have the same ctime: what was younger than this is read again.
+SETTLED_NS: Final = 100_000_000
 
 
 def load_trust(directory: Path, *, owners: Collection[int]) -> Trust:
@@ -45,7 +48,7 @@ class TrustDirectory:
         """Names the directory; nothing is read yet."""
         self.directory = directory
         self._owners = owners
-        self._seen: tuple[object, ...] | None = None
+        self._seen: tuple[_Entry, ...] | None = None
         self._trust: Trust | None = None
         self._looked_at = -math.inf
 
@@ -59,34 +62,45 @@ class TrustDirectory:
         if self._trust is not None and now - self._looked_at < LOOK_S:
             return self._trust
         trust, self._trust = self._trust, None  # Nothing is trusted while it cannot be read.
+        settled_ns = time.time_ns() - SETTLED_NS
         seen = _fingerprint(self.directory)
         if trust is None or seen != self._seen:
             trust = load_trust(self.directory, owners=self._owners)
-        self._trust, self._seen, self._looked_at = trust, seen, now
+        settled = all(entry.ctime_ns < settled_ns for entry in seen)
+        self._trust, self._seen, self._looked_at = trust, seen if settled else None, now
         return trust
 
 
-def _fingerprint(directory: Path) -> tuple[object, ...]:
+class _Entry(NamedTuple):
+    path: str
+    inode: int
+    ctime_ns: int
+    size: int
+
+
+def _fingerprint(directory: Path) -> tuple[_Entry, ...]:
     """Changes with every change below a directory: inode and ctime, which nobody can set, of all there is."""
-    found: list[object] = []
+    found: list[_Entry] = []
     pending = [os.fspath(directory)]
     try:
         while pending and len(found) <= MAX_FILES:
             path = pending.pop()
-            status = os.lstat(path)
-            found.append((path, status.st_ino, status.st_ctime_ns, status.st_size))
+            found.append(_entry(path, os.lstat(path)))
             with os.scandir(path) as entries:
                 for entry in sorted(entries, key=lambda entry: entry.name):
                     if entry.is_dir(follow_symlinks=False):
                         pending.append(entry.path)
                     else:
-                        status = entry.stat(follow_symlinks=False)
-                        found.append((entry.path, status.st_ino, status.st_ctime_ns, status.st_size))
+                        found.append(_entry(entry.path, entry.stat(follow_symlinks=False)))
     except OSError as error:
         raise StoreError(
             f"trust directory {directory}: {error.strerror}; initialise the host with attestd init"
         ) from error
     return tuple(found)
+
+
+def _entry(path: str, status: os.stat_result) -> _Entry:
+    return _Entry(path, status.st_ino, status.st_ctime_ns, status.st_size)
 
 
 def read_trust_files(directory: Path, *, owners: Collection[int]) -> dict[str, bytes]:
@@ -125,8 +139,7 @@ def _walk(
     for name in sorted(os.listdir(directory)):
         if name.startswith("."):
             continue
-        # Non-blocking: a FIFO in the directory must not hang its reader.
-        child = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=directory)
+        child = _open(name, directory, top / f"{prefix}{name}")
         try:
             status = os.fstat(child)
             relative = f"{prefix}{name}"
@@ -139,6 +152,16 @@ def _walk(
             yield relative, _read(child, top / relative)
         finally:
             os.close(child)
+
+
+def _open(name: str, directory: int, path: Path) -> int:
+    try:
+        # Non-blocking: a FIFO in the directory must not hang its reader.
+        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=directory)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise VerificationError(f"{path}: a symbolic link, expected a regular file") from error
+        raise
 
 
 def _require_safe(status: os.stat_result, path: Path, owners: Collection[int]) -> None:
