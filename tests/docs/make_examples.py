@@ -1,0 +1,561 @@
+"""Writes what docs/formats shows as worked examples; run `python -m tests.docs.make_examples`.
+
+Blocks between `<!-- example: NAME -->` and `<!-- /example -->` in the pages, and the files in docs/formats/examples.
+Everything comes from `tests.world` (fixed keys, deterministic signatures) through the code that the product runs, so a
+page cannot say other than the code does. A test compares; if you changed a format or a sentence on purpose, run this.
+"""
+
+import hashlib
+import json
+import re
+import string
+from base64 import b64decode
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from attestd.agent.denials import DenialMeter
+from attestd.audit.recover import void_body
+from attestd.authorization import envnames
+from attestd.authorization.artifact import parse_artifact
+from attestd.authorization.dsse import PAYLOAD_TYPE, pae
+from attestd.authorization.pattern import CHARSETS, ArgForm, ArgPattern, matches
+from attestd.client.where import SYSTEM_SOCKET
+from attestd.gate.execution import Execution, File
+from attestd.lineage.entry import EntryType, format_entry
+from attestd.lineage.receipt import parse_receipt, verify_receipt
+from attestd.strict import canonical, convert, format_time, format_time_us
+from attestd.tcg import nv, policy, public
+from attestd.tcg.attest import QuoteInfo, parse_attest
+from attestd.tcg.binding import Purpose, extra_data
+from attestd.tcg.quote import split_quote
+from attestd.tlog.tree import leaf_hash, node_hash
+from attestd.tlog.vkey import ecdsa_vkey, format_vkey, tpm_quote_vkey
+from attestd.tpm.keys import _STORAGE_TEMPLATE
+from attestd.wire import Kind, encode_fields, encode_frame
+from tests.world import SELECTION, Granted, World, b64, digest, spki
+
+FORMATS = Path(__file__).parents[2] / "docs" / "formats"
+EXAMPLES = FORMATS / "examples"
+BLOCK = re.compile(r"(<!-- example: ([a-z0-9-]+) -->\n).*?(<!-- /example -->)", re.DOTALL)
+
+
+# --- the world of the examples -------------------------------------------------------------------------------------
+
+
+@lru_cache
+def world() -> World:
+    return World("docs")
+
+
+def patterns() -> list[ArgPattern]:
+    """One argument of each form."""
+    forms = [
+        {"one_of": ["prod", "stage"]},
+        {"prefix": "/srv/plans/", "charset": "name", "max": 40},
+        {"int": [1, 10]},
+    ]
+    env, plan, count = (convert(form, ArgForm, what="example") for form in forms)
+    return ["deploy", "--env", env, plan, count]
+
+
+def execution(**changes: Any) -> Execution:
+    usual: dict[str, Any] = {
+        "argv": ("deploy", "--env", "prod", "/srv/plans/42.json", "3"),
+        "env": {"LANG": "C.UTF-8", "PATH": "/usr/bin:/bin", "TZ": "UTC"},
+        "inputs": (File("/srv/plans/42.json", digest(b"plan 42")),),
+    }
+    return world().execution(**{**usual, **changes})
+
+
+@lru_cache
+def granted() -> Granted:
+    """The artifact, decided and sealed."""
+    return world().grant(
+        execution(),
+        argv=patterns(),
+        env_pass=("LANG",),
+        env_set={"PATH": "/usr/bin:/bin", "TZ": "UTC"},
+        metadata={"change": "CHG-123"},
+        requested_by="dana@example.org",
+    )
+
+
+@lru_cache
+def trust_files() -> Mapping[str, bytes]:
+    return world().files()
+
+
+# --- authorization.md ----------------------------------------------------------------------------------------------
+
+
+def charsets() -> str:
+    rows = "".join(f"| `{name}` | `{_class(members)}` |\n" for name, members in CHARSETS.items())
+    return f"| class | characters |\n|---|---|\n{rows}"
+
+
+def _class(members: frozenset[str]) -> str:
+    """Runs of letters and digits, then what is neither."""
+    runs = (
+        (string.digits, "0-9"),
+        (string.ascii_lowercase, "a-z"),
+        (string.ascii_uppercase, "A-Z"),
+        ("abcdef", "a-f"),
+    )
+    found, left = [], set(members)
+    for run, shown in runs:
+        if left.issuperset(run):
+            found.append(shown)
+            left -= set(run)
+    return " ".join([*found, *sorted(left)])
+
+
+def env_names() -> str:
+    def names(values: Any) -> str:
+        return ", ".join(f"`{name}`" for name in sorted(values))
+
+    return (
+        f"- **Never, by prefix**: {names(f'{name}*' for name in envnames._NEVER_PREFIXES)}\n"
+        f"- **Never, by name**: {names(envnames._NEVER)}\n"
+        f"- **In `set` only**: {names(envnames._FIXED_ONLY)}\n"
+        f"- **In `set`, although a prefix above names them**: {names(envnames._HARMLESS)}\n"
+    )
+
+
+def matching() -> str:
+    cases: list[tuple[ArgPattern, str]] = [
+        ("prod", "prod"),
+        ("prod", "prod "),
+        (patterns()[2], "stage"),
+        (patterns()[2], "test"),
+        (patterns()[3], "/srv/plans/42.json"),
+        (patterns()[3], "/srv/plans/"),
+        (patterns()[3], "/srv/plans/a/b"),
+        (patterns()[3], "/srv/plans/.."),
+        (convert({"prefix": "", "charset": "name", "max": 8}, ArgForm, what="example"), "-rf"),
+        (patterns()[4], "10"),
+        (patterns()[4], "11"),
+        (patterns()[4], "03"),
+        (patterns()[4], "+3"),
+    ]
+    rows = "".join(
+        f"| `{canonical(pattern).decode()}` | `{json.dumps(value)}` | {'yes' if matches(pattern, value) else 'no'} |\n"
+        for pattern, value in cases
+    )
+    return f"| pattern | argument | matches |\n|---|---|---|\n{rows}"
+
+
+def statement() -> str:
+    return _json(parse_artifact(granted().artifact).statement)
+
+
+def envelope() -> str:
+    artifact = parse_artifact(granted().artifact)
+    message = pae(PAYLOAD_TYPE, artifact.envelope.payload)
+    (signature,) = artifact.envelope.signatures
+    file = json.loads(granted().artifact)
+    return _text(
+        f"id             {artifact.id}",
+        f"payload        {len(artifact.envelope.payload)} bytes",
+        f"signed (PAE)   {message[:72]!r}...",
+        f"keyid          {signature.key_id}",
+        f"sig            {b64(signature.sig)}",
+        f"file           {len(granted().artifact)} bytes, SHA-256 {digest(granted().artifact)}",
+        f"members        {', '.join(sorted(file))}",
+    )
+
+
+# --- checkpoint.md, receipt.md -------------------------------------------------------------------------------------
+
+
+def _note() -> Any:
+    return parse_receipt(granted().receipt).note
+
+
+def checkpoint() -> str:
+    return _text(_note().text.decode().rstrip("\n"))
+
+
+def note() -> str:
+    return _text(parse_receipt(granted().receipt).proof.checkpoint.decode().rstrip("\n"))
+
+
+def note_keys() -> str:
+    host, origin = world().host, world().log.origin
+    release, quote = ecdsa_vkey(origin, spki(host.release_key)), tpm_quote_vkey(origin, spki(host.ak))
+    spki_release, spki_ak = spki(host.release_key).hex(), spki(host.ak).hex()
+    hashed = f"{origin}\n".encode() + b"\xffattestd.tpm2-quote.v1" + spki(host.ak)
+    return _text(
+        f"release SPKI   {spki_release}",
+        f"        key id SHA-256(SPKI)[:4] = {release.key_id.hex()}",
+        f"        vkey   {format_vkey(release)}",
+        f"AK SPKI        {spki_ak}",
+        f'        key id SHA-256(name ‖ 0a ‖ ff ‖ "attestd.tpm2-quote.v1" ‖ SPKI)[:4] = {hashlib.sha256(hashed).hexdigest()[:8]}',
+        f"        vkey   {format_vkey(quote)}",
+    )
+
+
+def _quote() -> tuple[QuoteInfo, bytes]:
+    """The quote line's quote, and the line's payload."""
+    origin = world().log.origin
+    payload = _note().signature(origin, tpm_quote_vkey(origin, spki(world().host.ak)).key_id)
+    body = parse_attest(split_quote(payload)[0]).body
+    if not isinstance(body, QuoteInfo):
+        raise TypeError(body)
+    return body, payload
+
+
+def quote_line() -> str:
+    info, payload = _quote()
+    body, signature = split_quote(payload)
+    parsed = parse_attest(body)
+    bound = extra_data(Purpose.CHECKPOINT, host_id=world().host.id, data=_note().text)
+    return _text(
+        f"payload        {len(payload)} bytes",
+        f"TPM2B_ATTEST   {payload[:2].hex()} (size), then",
+        f"  magic, type  {body[:4].hex()} {body[4:6].hex()}  (TPM_GENERATED_VALUE, TPM_ST_ATTEST_QUOTE)",
+        f"  extraData    {parsed.extra_data.hex()}",
+        f"  clock        {parsed.clock.clock} ms, reset count {parsed.clock.reset_count}, restart count "
+        f"{parsed.clock.restart_count}, safe {int(parsed.clock.safe)}",
+        f"  selection    {info.selections[0]}",
+        f"  pcrDigest    {info.pcr_digest.hex()}",
+        f"TPMT_SIGNATURE {signature.hex()}",
+        "",
+        'expected extraData = SHA-256("attestd/checkpoint/v1" ‖ 00 ‖ host-id ‖ 00 ‖ note text)',
+        f"                   = {bound.hex()}",
+    )
+
+
+def receipt() -> str:
+    lines = granted().receipt.decode().split("\n")
+    return _text(*(_cut(line) for line in lines[:-1]))
+
+
+def receipt_steps() -> str:
+    parsed = parse_receipt(granted().receipt)
+    verified = verify_receipt(parsed, trust=world().trust())
+    leaf = leaf_hash(parsed.entry_bytes)
+    (sibling,) = parsed.proof.proof
+    if verified.approval is None:
+        raise TypeError("an allow has an approval")
+    return _text(
+        f"entry          {len(parsed.entry_bytes)} bytes (extra, decoded)",
+        f"leaf           SHA-256(00 ‖ entry)           = {leaf.hex()}",
+        f"sibling        leaf 0                         = {sibling.hex()}",
+        f"root           SHA-256(01 ‖ leaf 0 ‖ leaf 1) = {node_hash(sibling, leaf).hex()}",
+        f"               in the checkpoint             = {parsed.checkpoint.root.hex()}",
+        f"batch          leaves [{parsed.checkpoint.batch.first}, {parsed.checkpoint.size}), mode {parsed.checkpoint.batch.mode}",
+        f"host           {world().host.id}",
+        f"quoted PCRs    {_quote()[0].pcr_digest.hex()}",
+        f"approved PCRs  {verified.approval.pcr_digest.hex()}  (platform policy 'local' version 1)",
+    )
+
+
+# --- entry.md ------------------------------------------------------------------------------------------------------
+
+
+def bodies() -> dict[EntryType, list[tuple[str, Mapping[str, Any]]]]:
+    """One body of each type that this version writes; what is not here it does not write."""
+    w = world()
+    allow = parse_receipt(granted().receipt)
+    leaf = leaf_hash(allow.entry_bytes).hex()
+    stored: Any = SimpleNamespace(entry=lambda _: allow.entry_bytes)
+    denied = w.decide(granted().artifact, execution=execution(cwd="/home"))
+    meter = DenialMeter(lambda: 0.0)
+    for code in ("scope_violation", "scope_violation", "expired"):
+        meter.aggregate(w.uid, code)
+    reference = {
+        "artifact": granted().body["artifact"]["id"],
+        "leaf": leaf,
+        "log_id": w.log.log_id,
+        "request": granted().body["id"],
+        "seq": 1,
+    }
+    at, trust = format_time_us(w.now), w.trust()
+    start = {"at": at, "cgroup": None, "isolation": "user", "pid": 4242, "uid": w.uid}
+    end = {"at": at, "duration_ms": 1730, "error": None, "signal": None, "status": 0}
+    clock = {"by_uid": 0, "time": format_time(w.now), "what": "clock accepted"}
+    agent = "by the agent"
+    return {
+        EntryType.LOG_START: [("", {"host": w.host.id, "log": w.log.log_id, "previous": None})],
+        EntryType.AGENT_START: [("", {"host": w.host.id, "notes": [], "version": "0.1.0"})],
+        EntryType.AGENT_STOP: [("", {"releases": 1})],
+        EntryType.DECISION_ALLOW: [("", allow.entry.body)],
+        EntryType.DECISION_DENY: [("", denied.body)],
+        EntryType.DECISION_VOID: [
+            (agent, void_body(stored, 1, reason="the client is gone: [Errno 32] Broken pipe")),
+            (
+                "by the runner",
+                {
+                    **reference,
+                    "at": at,
+                    "code": "identity_mismatch",
+                    "reason": "the client gave no go within 10 s",
+                },
+            ),
+        ],
+        EntryType.DENIALS_AGGREGATED: [("", body) for body in meter.drain()],
+        EntryType.EXECUTION_START: [("", {**reference, **start})],
+        EntryType.EXECUTION_EXIT: [("", {**reference, **end})],
+        EntryType.ATTESTATION: [("", clock)],
+        EntryType.GOVERNANCE_UPDATE: [("", {"digest": trust.digest, "version": trust.version})],
+    }
+
+
+def body_block(type_: EntryType) -> str:
+    """The bodies of a type; a decision's checks one a line."""
+    shown = []
+    for title, body in bodies()[type_]:
+        text = json.dumps(body, indent=2, sort_keys=True, ensure_ascii=False)
+        text = re.sub(
+            r"\{\s+(\"detail\": .*?),\s+(\"n\": \d+),\s+(\"name\": .*?),\s+(\"outcome\": .*?)\s+\}",
+            r"{\2, \3, \4, \1}",
+            text,
+        )
+        shown.append((f"// {title}\n" if title else "") + text)
+    language = "jsonc" if any(title for title, _ in bodies()[type_]) else "json"
+    return f"```{language}\n" + "\n".join(shown) + "\n```\n"
+
+
+def entry() -> str:
+    data = format_entry(
+        type_=EntryType.LOG_START,
+        time=format_time_us(world().now),
+        seq=0,
+        boot=world().boot,
+        body=dict(bodies()[EntryType.LOG_START][0][1]),
+    )
+    return _text(data.decode(), "", f"{len(data)} bytes, leaf hash {leaf_hash(data).hex()}")
+
+
+# --- trust.md ------------------------------------------------------------------------------------------------------
+
+
+def trust_file(name: str) -> str:
+    return _json(json.loads(trust_files()[name]))
+
+
+def host_record() -> str:
+    envelope = json.loads(trust_files()[f"hosts/{world().host.id}.json"])
+    return _json(json.loads(b64decode(envelope["payload"])))
+
+
+def trust_digest() -> str:
+    files = {name: digest(data) for name, data in sorted(trust_files().items())}
+    trust = world().trust()
+    return _text(
+        *(f"{value}  {name}" for name, value in files.items()),
+        "",
+        "digest = SHA-256(RFC 8785 of {name: SHA-256 of the file, ...})",
+        f"       = {hashlib.sha256(canonical(files)).hexdigest()}",
+        f"version = authorities 1 + revocations 1 + platform/local 1 = {trust.version}",
+    )
+
+
+# --- tpm.md --------------------------------------------------------------------------------------------------------
+
+
+def tpm_names() -> str:
+    w = world()
+    rows = [
+        (name, key.public_key())
+        for name, key in (("root", w.root), ("platform", w.platform_key), ("epoch", w.epoch_key))
+    ]
+    lines = []
+    for name, key in rows:
+        lines += [
+            f"{name:<9} public  {public.authority_public(key).hex()}",
+            f"{'':<9} Name    {public.authority_name(key).hex()}",
+        ]
+    return _text(*lines)
+
+
+def tpm_indices() -> str:
+    name = public.authority_name(world().epoch_key.public_key())
+    first, bump = nv.epoch_branches(name)
+    return _text(
+        f'epoch branch 1  PolicySigned(epoch authority, "attestd.epoch.init")      {first.hex()}',
+        f'epoch branch 2  PolicyAuthorize(epoch authority, "attestd.epoch.set")    {bump.hex()}',
+        f"epoch policy    PolicyOR(1, 2)                                           {policy.policy_or((first, bump)).hex()}",
+        f"epoch public    {nv.epoch_public(name, written=True).hex()}",
+        f"epoch Name      {nv.epoch_name(name).hex()}",
+        f"counter public  {nv.counter_public(written=True).hex()}",
+        f"counter Name    {nv.nv_name(nv.counter_public(written=True)).hex()}",
+    )
+
+
+def tpm_templates() -> str:
+    release = policy.release_policy(public.authority_name(world().root.public_key()))
+    return _text(
+        f"attestation key  {public.attestation_key_template().hex()}",
+        f"release key      {public.release_key_template(release).hex()}",
+        f"storage key      {_STORAGE_TEMPLATE.hex()}",
+    )
+
+
+def tpm_policy() -> str:
+    w = world()
+    epoch, state = w.epoch_name, w.pcr_digest
+    one = (1).to_bytes(8, "big")
+    steps: list[tuple[str, bytes]] = []
+
+    def step(what: str, value: bytes) -> bytes:
+        steps.append((what, value))
+        return value
+
+    d = step(
+        "PolicyNV(epoch ≤ 1)",
+        policy.policy_nv(policy.ZERO, nv_name=epoch, operand=one, operation=policy.Eo.UNSIGNED_LE),
+    )
+    d = step("PolicyCommandCode(TPM2_Sign)", policy.policy_command_code(d, policy.CC_SIGN))
+    d = step("PolicyAuthValue", policy.policy_auth_value(d))
+    d = step(
+        "PolicyPCR(state)                 = approved by the platform key",
+        policy.policy_pcr(d, SELECTION, state),
+    )
+    if d != policy.platform_policy(epoch_name=epoch, epoch=1, selection=SELECTION, pcr_digest=state):
+        raise ValueError("platform_policy")
+    name = public.authority_name(w.platform_key.public_key())
+    d = step(
+        "PolicyAuthorize(platform key)",
+        policy.policy_authorize(authority_name=name, policy_ref=policy.REF_PLATFORM),
+    )
+    d = step(
+        "PolicyNV(epoch ≤ 1)              = approved by the root",
+        policy.policy_nv(d, nv_name=epoch, operand=one, operation=policy.Eo.UNSIGNED_LE),
+    )
+    if d != policy.root_policy(platform_name=name, epoch_name=epoch, max_epoch=1):
+        raise ValueError("root_policy")
+    step(
+        "PolicyAuthorize(root)            = authPolicy of the release key",
+        policy.release_policy(public.authority_name(w.root.public_key())),
+    )
+    return _text(
+        f"selection  {SELECTION}  =  {SELECTION.marshal().hex()}",
+        f"pcrDigest  {state.hex()}",
+        "",
+        *(line for what, value in steps for line in (what, f"           {value.hex()}")),
+    )
+
+
+def tpm_epoch() -> str:
+    w = world()
+    return _text(
+        f"NV_Write(2) cpHash   {policy.nv_write_cp_hash(nv_name=w.epoch_name, data=(2).to_bytes(8, 'big')).hex()}",
+        f"approved for 1 → 2   {policy.epoch_set_policy(epoch_name=w.epoch_name, epoch=2).hex()}",
+    )
+
+
+# --- wire.md -------------------------------------------------------------------------------------------------------
+
+
+def wire_kinds() -> str:
+    kinds = {name: value for name, value in vars(Kind).items() if not name.startswith("_")}
+    return _text(*(f"{value.decode()}  {value.hex()}  {name}" for name, value in kinds.items()))
+
+
+def wire_frame() -> str:
+    payload = encode_fields([b"exec", b"tty1,receipt", b"", b"", b"deploy", b"--env", b"prod"])
+    frame = encode_frame(Kind.REQUEST, payload)
+    rows = [frame[at : at + 16] for at in range(0, len(frame), 16)]
+    lines = (f"{row.hex(' '):<48} {''.join(chr(c) if 32 <= c < 127 else '.' for c in row)}" for row in rows)
+    return _text(
+        *(line.rstrip() for line in lines),
+        "",
+        f"{len(frame)} bytes; the service's socket is {SYSTEM_SOCKET.decode()}",
+    )
+
+
+# --- denial-codes.md -----------------------------------------------------------------------------------------------
+
+
+def denial() -> str:
+    found = world().decide(
+        granted().artifact, execution=execution(argv=("deploy", "--env", "test", "/srv/plans/42.json", "3"))
+    )
+    if found.denial is None:
+        raise ValueError("expected a denial")
+    return _text(
+        f"attestd: denied: {found.denial.code}: {found.denial.sentence}",
+        f"attestd: hint: {found.denial.hint}",
+        f"(exit {found.denial.exit_status})",
+    )
+
+
+# --- pages ---------------------------------------------------------------------------------------------------------
+
+
+def blocks() -> dict[str, str]:
+    """Every block by name."""
+    named = {
+        "charsets": charsets,
+        "env-names": env_names,
+        "matching": matching,
+        "statement": statement,
+        "envelope": envelope,
+        "checkpoint": checkpoint,
+        "note": note,
+        "note-keys": note_keys,
+        "quote-line": quote_line,
+        "receipt": receipt,
+        "receipt-steps": receipt_steps,
+        "entry": entry,
+        "authorities": lambda: trust_file("authorities.json"),
+        "revocations": lambda: trust_file("revocations.json"),
+        "platform": lambda: trust_file("platform/local.json"),
+        "host-record": host_record,
+        "trust-digest": trust_digest,
+        "tpm-names": tpm_names,
+        "tpm-indices": tpm_indices,
+        "tpm-templates": tpm_templates,
+        "tpm-policy": tpm_policy,
+        "tpm-epoch": tpm_epoch,
+        "wire-kinds": wire_kinds,
+        "wire-frame": wire_frame,
+        "denial": denial,
+    }
+    found = {name: make() for name, make in named.items()}
+    return found | {f"body-{type_.value.replace('.', '-')}": body_block(type_) for type_ in bodies()}
+
+
+def render(page: str, named: Mapping[str, str]) -> str:
+    """A page with its blocks as they are now."""
+    return BLOCK.sub(lambda found: f"{found[1]}{named[found[2]]}{found[3]}", page)
+
+
+def files() -> dict[str, bytes]:
+    """The example files: an artifact, its receipt, and the trust directory that verifies it."""
+    return {
+        "deploy.auth.json": granted().artifact,
+        "deploy.tlog-proof": granted().receipt,
+        **{f"trust/{name}": data for name, data in trust_files().items()},
+    }
+
+
+def _json(value: Any) -> str:
+    plain = json.loads(canonical(value))
+    return "```json\n" + json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False) + "\n```\n"
+
+
+def _text(*lines: str) -> str:
+    return "```text\n" + "\n".join(lines) + "\n```\n"
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= 400 else f"{line[:60]}... ({len(line)} characters)"
+
+
+def main() -> None:
+    named = blocks()
+    for page in FORMATS.glob("*.md"):
+        page.write_text(render(page.read_text(encoding="utf-8"), named), encoding="utf-8")
+    for name, data in files().items():
+        path = EXAMPLES / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+if __name__ == "__main__":
+    main()
