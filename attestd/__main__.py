@@ -18,10 +18,9 @@ def main() -> int:
         from attestd.client.run import main as run  # noqa: PLC0415 - not loaded by the other commands
 
         return run(sys.argv[1:])
-    from attestd.cli import main as command_line  # noqa: PLC0415 - click costs five times a whole `exec`
+    from attestd.cli import run as command_line  # noqa: PLC0415 - click costs five times a whole `exec`
 
-    command_line()
-    return 0
+    return command_line(sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@ Caller misuse (`UsageError`) is a different family from hostile or damaged input
 """
 
 __all__ = [
+    "AgentError",
     "AttestdError",
+    "ForbiddenError",
     "MalformedError",
     "RollbackError",
     "StoreError",
@@ -47,6 +49,14 @@ class TpmUnavailableError(TpmError):
 
 class StoreError(AttestdError):
     """The audit log or another durable store cannot be read or written."""
+
+
+class AgentError(AttestdError):
+    """No agent answers, or it could not do what it was asked."""
+
+
+class ForbiddenError(AttestdError):
+    """The agent does not do this for the user who asks."""
 
 
 class RollbackError(StoreError):

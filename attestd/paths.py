@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -13,7 +13,7 @@ from attestd.client.where import MAX_SOCKET_PATH_BYTES, state_dir
 from attestd.errors import StoreError, UsageError
 from attestd.strict import Strict
 
-__all__ = ["Configuration", "Layout", "find_layout", "load_configuration"]
+__all__ = ["Configuration", "Layout", "find_client_layout", "find_layout", "load_configuration"]
 
 MAX_CONFIGURATION_BYTES: Final = 64 * 1024
 
@@ -75,22 +75,25 @@ class Layout:
                 )
 
 
+_STATE = Path("/var/lib/attestd")
+_SYSTEM: Final = Layout(
+    system=True,
+    configuration=Path("/etc/attestd/attestd.toml"),
+    trust=Path("/etc/attestd/trust"),
+    authority=Path("/etc/attestd/authority"),
+    agent=_STATE,
+    runner=Path("/var/lib/attestd-runner"),
+    tpm=_STATE / "tpm",
+    agent_socket=Path("/run/attestd/agent.sock"),
+    runner_socket=Path("/run/attestd-runner/runner.sock"),
+)
+
+
 def find_layout(explicit: str | None) -> Layout:
     """The layout for this user: `--state-dir`, else `ATTESTD_STATE_DIR`, else the user's own, else the system's."""
     chosen = state_dir(os.fsencode(explicit) if explicit else None, dict(os.environb), os.geteuid())
     if chosen is None:
-        state = Path("/var/lib/attestd")
-        return Layout(
-            system=True,
-            configuration=Path("/etc/attestd/attestd.toml"),
-            trust=Path("/etc/attestd/trust"),
-            authority=Path("/etc/attestd/authority"),
-            agent=state,
-            runner=Path("/var/lib/attestd-runner"),
-            tpm=state / "tpm",
-            agent_socket=Path("/run/attestd/agent.sock"),
-            runner_socket=Path("/run/attestd-runner/runner.sock"),
-        )
+        return _SYSTEM
     top = Path(os.fsdecode(chosen)).absolute()
     return Layout(
         system=False,
@@ -105,6 +108,17 @@ def find_layout(explicit: str | None) -> Layout:
     )
 
 
+def find_client_layout(explicit: str | None) -> Layout:
+    """As `find_layout`, but the system's for a user without an installation of their own.
+
+    Issuing and verifying read what is trusted on this host; users of a host with the system's agent configure nothing.
+    """
+    own = find_layout(explicit)
+    if own.system or explicit or os.environ.get("ATTESTD_STATE_DIR") or os.path.exists(own.trust):  # false also where it may not be looked at
+        return own
+    return _SYSTEM
+
+
 class Configuration(Strict, frozen=True):
     """`attestd.toml`. Environment variables `ATTESTD_<NAME>` override it; options override both.
 
@@ -116,16 +130,16 @@ class Configuration(Strict, frozen=True):
     """
 
     tpm: str = "embedded"
-    tpm_deadline_s: int = 10
-    evidence_interval_s: int = 30
-    max_batch: int = 256
+    tpm_deadline_s: Annotated[int, msgspec.Meta(ge=1, le=600)] = 10
+    evidence_interval_s: Annotated[int, msgspec.Meta(ge=1, le=86_400)] = 30
+    max_batch: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 256
 
 
 def load_configuration(path: Path, environ: Mapping[str, str]) -> Configuration:
     """Reads the configuration; a missing file means defaults.
 
     Raises:
-        UsageError: Not TOML, an unknown name, a value of the wrong type.
+        UsageError: Not TOML, over 64 KiB, an unknown name, a value of the wrong type or out of range.
         StoreError: It cannot be read.
     """
     try:
@@ -135,6 +149,8 @@ def load_configuration(path: Path, environ: Mapping[str, str]) -> Configuration:
         data = b""
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}") from error
+    if len(data) > MAX_CONFIGURATION_BYTES:
+        raise UsageError(f"{path}: over {MAX_CONFIGURATION_BYTES} bytes")
     try:
         values: dict[str, Any] = tomllib.loads(data.decode("utf-8"))
         for field in Configuration.__struct_fields__:

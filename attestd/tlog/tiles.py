@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from attestd.errors import UsageError
+from attestd.errors import MalformedError, UsageError
 from attestd.tlog.tree import NodeSource
 
-__all__ = ["Tile", "format_bundle", "tiles"]
+__all__ = ["Tile", "format_bundle", "parse_bundle", "tiles"]
 
 _HEIGHT: Final = 8
 _WIDTH: Final = 1 << _HEIGHT
@@ -97,3 +97,21 @@ def format_bundle(entries: Iterable[bytes]) -> bytes:
             raise UsageError(f"an entry of {len(entry)} bytes, a bundle takes {_MAX_ENTRY_BYTES}")
         parts += (len(entry).to_bytes(2, "big"), entry)
     return b"".join(parts)
+
+
+def parse_bundle(data: bytes) -> list[bytes]:
+    """The entries of an entry bundle.
+
+    Raises:
+        MalformedError: The last one is cut short, or there are more than a tile has.
+    """
+    entries: list[bytes] = []
+    position = 0
+    while position < len(data):
+        start = position + 2
+        end = start + int.from_bytes(data[position:start], "big")
+        if end > len(data) or len(entries) == _WIDTH:
+            raise MalformedError(f"entry bundle: entry {len(entries)} is cut short, or one too many")
+        entries.append(data[start:end])
+        position = end
+    return entries

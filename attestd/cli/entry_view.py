@@ -1,0 +1,116 @@
+"""Log entries for people: one line each, or all that one says."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from rich.text import Text
+
+from attestd.cli.output import BAD, DIM, GOOD, WARN, text
+from attestd.cli.params import user_name
+from attestd.lineage.entry import Entry, EntryType
+
+__all__ = ["command_line", "entry_facts", "entry_json", "summary", "type_text", "user"]
+
+_STYLES: dict[EntryType, str] = {
+    EntryType.DECISION_ALLOW: GOOD,
+    EntryType.DECISION_DENY: BAD,
+    EntryType.DENIALS_AGGREGATED: BAD,
+    EntryType.DECISION_VOID: WARN,
+    EntryType.EXECUTION_TERMINATED: WARN,
+    EntryType.REVOCATION: WARN,
+}
+_KNOWN_ELSEWHERE = {"argv", "checks", "code", "denial", "env"}
+
+
+def type_text(entry: Entry) -> Text:
+    """The entry's type, coloured."""
+    return text(entry.type.value, _STYLES.get(entry.type, DIM))
+
+
+def user(uid: object) -> str:
+    """A user of this host by number and, where there is one, name."""
+    name = user_name(uid) if isinstance(uid, int) else str(uid)
+    return name if name == str(uid) else f"{name} ({uid})"
+
+
+def command_line(argv: object) -> str:
+    """A command as one would type it."""
+    return shlex.join(map(str, argv)) if isinstance(argv, list) else _short(argv)
+
+
+def summary(entry: Entry) -> str:
+    """What an entry says, in one line."""
+    body = entry.body
+    match entry.type:
+        case EntryType.DECISION_ALLOW:
+            return f"{user(_of(body, 'requester', 'uid'))}: {command_line(body.get('argv'))}"
+        case EntryType.DECISION_DENY:
+            asked = f"{user(_of(body, 'requester', 'uid'))}: {command_line(body.get('argv'))}"
+            return f"{body.get('code')}: {asked}"
+        case EntryType.DENIALS_AGGREGATED:
+            return f"{user(body.get('uid'))}: {_short({k: v for k, v in body.items() if k != 'uid'})}"
+        case _:
+            return ", ".join(f"{name} {_short(value)}" for name, value in body.items())
+
+
+def entry_facts(entry: Entry, leaf: str) -> list[tuple[str, object]]:
+    """All that an entry says but for its checks, as rows."""
+    body = entry.body
+    rows: list[tuple[str, object]] = [
+        ("entry", f"{entry.seq} {entry.type.value}"),
+        ("id", leaf),
+        ("time", entry.time),
+        ("boot", entry.boot),
+    ]
+    if "argv" in body:
+        rows.append(("command", command_line(body["argv"])))
+    if isinstance(denial := body.get("denial"), dict):
+        rows += [
+            ("denied", text(f"{body.get('code')}: {denial.get('sentence')}", BAD)),
+            ("hint", denial.get("hint")),
+        ]
+    rows += [
+        (name, _value(name, value))
+        for name, value in body.items()
+        if name not in _KNOWN_ELSEWHERE and value not in (None, [])
+    ]
+    if isinstance(env := body.get("env"), dict):
+        rows.append(("environment", "\n".join(f"{name}={value}" for name, value in env.items())))
+    return rows
+
+
+def entry_json(entry: Entry, leaf: str) -> dict[str, Any]:
+    """An entry as JSON members."""
+    return {
+        "id": leaf,
+        "seq": entry.seq,
+        "type": entry.type.value,
+        "time": entry.time,
+        "boot": entry.boot,
+        "body": entry.body,
+    }
+
+
+def _value(name: str, value: Any) -> object:
+    if name in {"executable", "interpreters", "inputs"}:
+        files = value if isinstance(value, list) else [value]
+        if all(isinstance(item, dict) and {"path", "sha256"} <= item.keys() for item in files):
+            return "\n".join(f"{item['path']} sha256 {item['sha256']}" for item in files)
+    if name == "uid":
+        return user(value)
+    return _short(value)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_short(item)}" for name, item in value.items() if item is not None)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _of(body: Mapping[str, Any], *names: str) -> object:
+    found: object = body
+    for name in names:
+        found = found.get(name) if isinstance(found, dict) else None
+    return found

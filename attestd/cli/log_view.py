@@ -1,0 +1,70 @@
+"""A verified log for people, and its verification with progress."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from attestd.audit.offline import VerifiedLog, verify_stored
+from attestd.cli.output import GOOD, Output, mark, text
+from attestd.governance.trust import Trust
+
+__all__ = ["log_json", "show_log", "verify_with_progress"]
+
+MAX_PROCESSES: Final = 8
+
+
+def verify_with_progress(path: Path, *, trust: Trust) -> VerifiedLog:
+    """Verifies a log's file or export, showing progress on a terminal.
+
+    Raises:
+        RollbackError, VerificationError, MalformedError, StoreError: As `verify_stored`.
+    """
+    with _progress() as progress:
+        return verify_stored(
+            path, trust=trust, processes=min(os.cpu_count() or 1, MAX_PROCESSES), progress=progress
+        )
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    columns = (TextColumn("verifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("verifying", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def log_json(found: VerifiedLog) -> dict[str, Any]:
+    """What was verified, as JSON members."""
+    return {
+        "origin": found.origin,
+        "size": found.size,
+        "root": found.root.hex(),
+        "checkpoints": found.checkpoints,
+        "last_time": found.time,
+        "types": {type_.value: count for type_, count in sorted(found.types.items())},
+    }
+
+
+def show_log(output: Output, found: VerifiedLog) -> None:
+    """What was verified."""
+    output.line(
+        mark(True),
+        text(f" the log verifies: {found.size} entries under {found.checkpoints} checkpoints", GOOD),
+    )
+    output.facts(
+        [
+            ("origin", found.origin),
+            ("root", found.root.hex()),
+            ("last entry", found.time),
+            *((type_.value, count) for type_, count in sorted(found.types.items())),
+        ]
+    )

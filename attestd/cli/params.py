@@ -1,0 +1,109 @@
+"""Parameter types: durations, users, argument patterns, counts."""
+
+import pwd
+from typing import Any, Final
+
+import click
+
+from attestd.authorization.pattern import ArgForm
+from attestd.errors import MalformedError
+from attestd.strict import convert, parse_json
+
+__all__ = ["COUNT", "DURATION", "HEX", "PATTERN", "USER", "user_name"]
+
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+MAX_PATTERN_BYTES: Final = 64 * 1024
+
+
+class _Duration(click.ParamType[int]):
+    """Seconds, from `90s`, `15m`, `1h`, `7d`."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        digits, unit = str(value)[:-1], str(value)[-1:]
+        if not (digits.isascii() and digits.isdigit() and len(digits) < 7 and unit in _UNITS and int(digits)):
+            self.fail(f"{value!r}: expected a number and a unit: 90s, 15m, 1h, 7d", param, ctx)
+        return int(digits) * _UNITS[unit]
+
+
+class _User(click.ParamType[int]):
+    """A user id, from a number or a name."""
+
+    name = "uid|name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int) or (str(value).isascii() and str(value).isdigit()):
+            return int(value)
+        try:
+            return pwd.getpwnam(str(value)).pw_uid
+        except (KeyError, ValueError):
+            self.fail(f"{value!r}: there is no such user", param, ctx)
+
+
+class _Count(click.ParamType[int]):
+    """How many uses: a number from 1 on; 0 stands for `unlimited`."""
+
+    name = "n|unlimited"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        if value == "unlimited":
+            return 0
+        if not (str(value).isascii() and str(value).isdigit() and int(value) > 0):
+            self.fail(f"{value!r}: expected a number from 1 on, or unlimited", param, ctx)
+        return int(value)
+
+
+class _Hex(click.ParamType[bytes]):
+    """Bytes, from hex digits."""
+
+    name = "hex"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
+        if isinstance(value, bytes):
+            return value
+        try:
+            return bytes.fromhex(str(value))
+        except ValueError:
+            self.fail(f"{value!r}: expected an even number of hex digits", param, ctx)
+
+
+class _Pattern(click.ParamType[tuple[int, ArgForm]]):
+    """An argument's number and what it may be, from `N=JSON`."""
+
+    name = "n=json"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ArgForm]:
+        if isinstance(value, tuple):
+            return value
+        number, equals, form = str(value).partition("=")
+        if not equals or not (number.isascii() and number.isdigit() and len(number) < 6):
+            self.fail(f"{value!r}: expected N=JSON, N being the argument's number from 1 on", param, ctx)
+        try:
+            parsed = parse_json(
+                form.encode(), max_bytes=MAX_PATTERN_BYTES, what=f"pattern of argument {number}"
+            )
+            return int(number), convert(parsed, ArgForm, what=f"pattern of argument {number}")
+        except MalformedError as error:
+            self.fail(str(error), param, ctx)
+
+
+DURATION: Final = _Duration()
+USER: Final = _User()
+COUNT: Final = _Count()
+HEX: Final = _Hex()
+PATTERN: Final = _Pattern()
+
+
+def user_name(uid: int) -> str:
+    """A user's name here, or the number."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

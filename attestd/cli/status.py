@@ -1,0 +1,123 @@
+"""`attestd status`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+from rich.text import Text
+
+from attestd.agent.ask import AgentSocket
+from attestd.cli.base import Command, json_option, state_dir_option
+from attestd.cli.entry_view import user
+from attestd.cli.output import BAD, DIM, GOOD, WARN, Output, mark, text
+
+__all__ = ["status_command"]
+
+
+@click.command("status", cls=Command, example="attestd status\nattestd status --json")
+@state_dir_option
+@json_option
+def status_command(*, state_dir: str | None, as_json: bool) -> None:
+    """Show the agent, its TPM, log, governance, and whether the platform is in an approved state.
+
+    Exit status 69: no agent answers.
+    """
+    status = AgentSocket.find(state_dir).ask("status")
+    output = Output(as_json=as_json)
+    if as_json:
+        output.json(status)
+        return
+    _show_agent(output, status)
+    _show_platform(output, status)
+    _show_tpm(output, status["tpm"])
+    _show_log(output, status["log"])
+
+
+def _show_agent(output: Output, status: Mapping[str, Any]) -> None:
+    agent, runner, clock = status["agent"], status["runner"], status["clock"]
+    output.title("Agent")
+    output.facts(
+        [
+            ("host", agent["host"]),
+            ("agent", f"version {agent['version']}, pid {agent['pid']}, user {user(agent['uid'])}"),
+            (
+                "runner",
+                f"version {runner['version']}, pid {runner['pid']}, user {user(runner['uid'])}, isolation"
+                f" {runner['isolation']}, {runner['running']} running"
+                if runner
+                else text("does not answer", BAD),
+            ),
+            ("released", f"{agent['releases']} since the agent started"),
+            ("trusted time", clock["trusted"] if not clock["problem"] else text(clock["problem"], BAD)),
+            *((name, _condition(found)) for name, found in status["conditions"].items() if found),
+        ]
+    )
+
+
+def _condition(found: Mapping[str, Any]) -> Text:
+    return text(f"{found['code']}: {found['sentence']} ({found['hint']})", BAD)
+
+
+def _show_platform(output: Output, status: Mapping[str, Any]) -> None:
+    governance = status["governance"]
+    output.title("Governance and platform")
+    if "error" in governance:
+        output.facts([("trust", text(governance["error"], BAD))])
+        return
+    output.facts(
+        [
+            ("governance", f"version {governance['version']}, epoch {governance['epoch']}"),
+            ("digest", governance["digest"]),
+            ("tier", f"{governance['tier']}, user space {governance['userspace']}"),
+            ("enrolled until", governance["host_record_until"]),
+        ]
+    )
+    for name, version in governance["platforms"].items():
+        output.facts([(f"platform {name}", _platform(version, status["platforms"].get(name)))])
+
+
+def _platform(version: object, found: Mapping[str, Any] | None) -> Text:
+    if found is None:
+        return text(f"version {version}: no evidence yet", WARN)
+    approved = found["state"] == "approved"
+    words = text(f" version {version}: {found['state']}", GOOD if approved else BAD)
+    details = [text(f"\n{finding}", BAD) for finding in found["findings"]]
+    at = text(f", measured {found['at']}" if "at" in found else "", DIM)
+    return Text.assemble(mark(approved), words, at, *details)
+
+
+def _show_tpm(output: Output, tpm: Mapping[str, Any]) -> None:
+    output.title("TPM")
+    if "error" in tpm:
+        output.facts([("TPM", text(tpm["error"], BAD))])
+        return
+    lockout = f"{tpm['lockout_counter']} of {tpm['max_auth_fail']} failures"
+    output.facts(
+        [
+            ("made by", f"{tpm['manufacturer']} {tpm['vendor']}, firmware {tpm['firmware']}"),
+            ("lockout", text(f"LOCKED OUT, {lockout}", BAD) if tpm["in_lockout"] else lockout),
+            ("clock", f"{tpm['clock_ms']} ms, reset {tpm['reset_count']}, restart {tpm['restart_count']}"),
+            ("free", f"{tpm['transient_free']} object slots, {tpm['sessions_free']} session slots"),
+            ("NV", f"{tpm['nv_indices']} indices, room for {tpm['nv_counters_free']} counters"),
+        ]
+    )
+
+
+def _show_log(output: Output, log: Mapping[str, Any]) -> None:
+    verified = log["verified"]
+    if not verified:
+        state = text("verification is under way", DIM)
+    elif verified["problem"]:
+        state = text(verified["problem"], BAD)
+    else:
+        state = text(f"verified up to entry {verified['size'] - 1}, {verified['time']}", GOOD)
+    output.title("Audit log")
+    output.facts(
+        [
+            ("origin", log["origin"]),
+            ("file", log["path"]),
+            ("entries", f"{log['size']}, the last of {log['last_time']}, mode {log['last_mode']}"),
+            ("counter", f"{log['counter']} in the log, {log.get('tpm_counter') or 'unknown'} in the TPM"),
+            ("soundness", state if not log["fatal"] else text(log["fatal"], BAD)),
+        ]
+    )

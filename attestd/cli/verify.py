@@ -1,0 +1,287 @@
+"""`attestd verify`: offline, with nothing but files."""
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from attestd.appraisal.document import MAX_QUOTE_BYTES, VerifiedQuoteDocument, parse_quote, verify_document
+from attestd.appraisal.quote import appraise_quote
+from attestd.authorization.artifact import MAX_ARTIFACT_BYTES, parse_artifact
+from attestd.cli.artifact_view import validity_text
+from attestd.cli.base import NounGroup, json_option, read_input, trust_option
+from attestd.cli.entry_view import entry_facts
+from attestd.cli.log_view import log_json, show_log, verify_with_progress
+from attestd.cli.output import BAD, GOOD, Output, mark, say, text
+from attestd.cli.params import HEX
+from attestd.codes import Denied
+from attestd.distribution.local import load_trust
+from attestd.errors import RollbackError, VerificationError
+from attestd.gate.standing import verify_standing
+from attestd.governance.trust import Trust
+from attestd.lineage.receipt import VerifiedReceipt, parse_receipt, verify_receipt
+
+__all__ = ["verify_artifact_file", "verify_command"]
+
+EXIT_NOT_VERIFIED: Final = 1
+MAX_RECEIPT_BYTES: Final = 256 * 1024
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.group(
+    "verify",
+    cls=NounGroup,
+    example="""
+attestd verify receipt run.tlog-proof --trust trust/
+attestd verify log log.db --trust trust/
+""",
+)
+def verify_command() -> None:
+    """Verify evidence offline: needs no TPM, no agent, no state, only files and a trust directory.
+
+    Exit status: 0 verifies; 1 does not verify; 65 malformed.
+    """
+
+
+def named_trust(directory: Path) -> Trust:
+    """A trust directory that the caller names: whoever owns it is who the caller trusts; nobody else may write."""
+    return load_trust(directory, owners={0, os.geteuid(), directory.stat().st_uid})
+
+
+def report(output: Output, what: str, verify: Callable[[], dict[str, Any]]) -> int:
+    """Runs a verification; what does not verify is a result, not an error.
+
+    Args:
+        output: Where to.
+        what: Names what is verified.
+        verify: Verifies and, unless JSON is wanted, shows; returns the JSON members.
+
+    Returns:
+        The exit status.
+    """
+    try:
+        found = verify()
+    except (VerificationError, RollbackError) as error:
+        problem = str(error)
+    except Denied as denied:
+        problem = f"{denied.denial.code}: {denied.denial.sentence}"
+    else:
+        if output.as_json:
+            output.json({"verified": True, **found})
+        return 0
+    if output.as_json:
+        output.json({"verified": False, "problem": problem})
+    else:
+        output.line(mark(False), text(f" {what} does NOT verify", BAD))
+        say(problem, style=BAD)
+    return EXIT_NOT_VERIFIED
+
+
+def verify_artifact_file(file: Path, directory: Path, output: Output) -> int:
+    """`verify artifact`, and `authorization verify`."""
+    artifact = parse_artifact(read_input(file, max_bytes=MAX_ARTIFACT_BYTES))
+    trust = named_trust(directory)
+
+    def verify() -> dict[str, Any]:
+        verified, rule = verify_standing(artifact, trust=trust)
+        validity = verified.statement.predicate.validity
+        if not output.as_json:
+            output.line(mark(True), text(" the signatures verify, and are those of who may sign this", GOOD))
+            output.facts(
+                [
+                    ("id", verified.id),
+                    ("signed by", "\n".join(f"key {key_id}" for key_id in verified.key_ids)),
+                    ("rule", f"{rule.name!r}: {rule.threshold} of {len(rule.keys)} keys must sign"),
+                    (
+                        "for",
+                        f"{verified.statement.subject[0].name} as uid {verified.statement.predicate.scope.uid}",
+                    ),
+                    ("valid", validity_text(validity, datetime.now(UTC))),
+                ]
+            )
+        return {
+            "id": verified.id,
+            "signed_by": list(verified.key_ids),
+            "rule": rule.name,
+            "threshold": rule.threshold,
+            "not_before": validity.not_before,
+            "not_after": validity.not_after,
+        }
+
+    return report(output, "the artifact", verify)
+
+
+@verify_command.command("artifact", example="attestd verify artifact id.auth.json --trust trust/")
+@trust_option
+@json_option
+@click.argument("file", type=_FILE)
+def artifact_command(*, trust: Path, as_json: bool, file: Path) -> int:
+    """Verify who signed an authorization, and that they may authorize what it is for.
+
+    Whether it is valid at this moment is shown, but decides nothing here.
+    """
+    return verify_artifact_file(file, trust, Output(as_json=as_json))
+
+
+@verify_command.command("receipt", example="attestd verify receipt run.tlog-proof --trust trust/")
+@trust_option
+@json_option
+@click.argument("file", type=_FILE)
+def receipt_command(*, trust: Path, as_json: bool, file: Path) -> int:
+    """Verify a receipt: that an entry was sealed, on which TPM and, for an allow, in an approved platform state.
+
+    Of a decision.allow it proves "sealed for release"; that the command ran is proved by the receipt of its
+    execution.start.
+    """
+    receipt = parse_receipt(read_input(file, max_bytes=MAX_RECEIPT_BYTES))
+    known = named_trust(trust)
+    output = Output(as_json=as_json)
+
+    def verify() -> dict[str, Any]:
+        verified = verify_receipt(receipt, trust=known)
+        if not output.as_json:
+            _show_receipt(output, verified, known)
+        host = known.hosts[verified.at.host]
+        return {
+            "id": verified.leaf,
+            "seq": verified.entry.seq,
+            "type": verified.entry.type.value,
+            "time": verified.entry.time,
+            "host": verified.at.host,
+            "log": verified.at.log_id,
+            "tier": host.tier,
+            "userspace": host.userspace,
+            "released": verified.approval is not None,
+            "checkpoint_size": verified.at.checkpoint.size,
+            "body": verified.entry.body,
+        }
+
+    return report(output, "the receipt", verify)
+
+
+def _show_receipt(output: Output, verified: VerifiedReceipt, trust: Trust) -> None:
+    host, at = trust.hosts[verified.at.host], verified.at
+    meaning = (
+        "sealed for release, in an approved state" if verified.approval is not None else "sealed in this log"
+    )
+    output.line(mark(True), text(f" the receipt verifies: {verified.entry.type.value}, {meaning}", GOOD))
+    output.facts(entry_facts(verified.entry, verified.leaf))
+    output.facts(
+        [
+            ("host", f"{host.host} (tier {host.tier}, user space {host.userspace})"),
+            (
+                "log",
+                f"{at.log_id}, checkpoint of {at.checkpoint.size} entries, mode {at.checkpoint.batch.mode.value}",
+            ),
+            ("TPM clock", f"{at.clock.clock} ms, reset {at.clock.reset_count}"),
+            ("PCRs", f"{', '.join(map(str, at.selections))} = {at.pcr_digest.hex()}"),
+        ]
+    )
+
+
+@verify_command.command(
+    "quote",
+    example="""
+attestd quote --challenge 00112233 -o host.quote.json
+attestd verify quote host.quote.json --trust trust/ --challenge 00112233
+""",
+)
+@trust_option
+@click.option(
+    "--challenge", type=HEX, help="What the quote must be over: without it, nothing shows that it is fresh."
+)
+@json_option
+@click.argument("file", type=_FILE)
+def quote_command(*, trust: Path, challenge: bytes | None, as_json: bool, file: Path) -> int:
+    """Verify a quote: which TPM made it, over which challenge, and which PCR values it proves.
+
+    Whether these are an approved state is shown, but decides nothing here.
+    """
+    document = parse_quote(read_input(file, max_bytes=MAX_QUOTE_BYTES))
+    known = named_trust(trust)
+    output = Output(as_json=as_json)
+
+    def verify() -> dict[str, Any]:
+        verified = verify_document(document, trust=known, challenge=challenge)
+        states = _states(verified, known)
+        if not output.as_json:
+            _show_quote(output, verified, states, fresh=challenge is not None)
+        return {
+            "host": verified.host.host,
+            "tier": verified.host.tier,
+            "challenge": verified.challenge.hex(),
+            "challenge_given": challenge is not None,
+            "pcr_digest": verified.quote.pcr_digest.hex(),
+            "pcrs": {
+                verified.selection.bank: {str(index): value.hex() for index, value in verified.values.items()}
+            },
+            "approved_by": {name: not findings for name, findings in states.items()},
+            "reset_count": verified.quote.clock.reset_count,
+            "restart_count": verified.quote.clock.restart_count,
+            "clock_ms": verified.quote.clock.clock,
+        }
+
+    return report(output, "the quote", verify)
+
+
+def _states(verified: VerifiedQuoteDocument, trust: Trust) -> dict[str, tuple[str, ...]]:
+    """For each platform policy over these PCRs, what differs from it: nothing if the state is approved."""
+    return {
+        name: appraise_quote(
+            verified.quote,
+            policy=policy,
+            reference=policy.reference(),
+            values=verified.values,
+            epoch=trust.revocations.epoch,
+            at=datetime.now(UTC),
+        ).findings
+        for name, policy in trust.platforms.items()
+        if policy.selection == verified.selection
+    }
+
+
+def _show_quote(
+    output: Output, verified: VerifiedQuoteDocument, states: dict[str, tuple[str, ...]], *, fresh: bool
+) -> None:
+    output.line(mark(True), text(" the quote verifies", GOOD))
+    clock = verified.quote.clock
+    output.facts(
+        [
+            ("host", f"{verified.host.host} (tier {verified.host.tier})"),
+            (
+                "challenge",
+                f"{verified.challenge.hex()}{'' if fresh else ' (as the file says: not shown to be fresh)'}",
+            ),
+            ("TPM clock", f"{clock.clock} ms, reset {clock.reset_count}, restart {clock.restart_count}"),
+            *((f"PCR {index}", value.hex()) for index, value in verified.values.items()),
+            *(
+                (f"platform {name}", text("; ".join(findings), BAD) if findings else text("approved", GOOD))
+                for name, findings in states.items()
+            ),
+        ]
+    )
+
+
+@verify_command.command("log", example="attestd verify log log.db --trust trust/")
+@trust_option
+@json_option
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
+def log_command(*, trust: Path, as_json: bool, path: Path) -> int:
+    """Verify a whole audit log: every signature, every hash, the order of everything.
+
+    PATH is a log.db, or a directory that audit export wrote. That a log is the newest cannot be seen in it: `attestd audit
+    verify` compares it with the TPM.
+    """
+    known = named_trust(trust)
+    output = Output(as_json=as_json)
+
+    def verify() -> dict[str, Any]:
+        found = verify_with_progress(path, trust=known)
+        if not output.as_json:
+            show_log(output, found)
+        return log_json(found)
+
+    return report(output, "the log", verify)

@@ -1,0 +1,185 @@
+"""A command as its requester sees it, written down as a statement: what `attestd authorization issue` signs.
+
+Files are opened as `attestd exec` opens them, and looked at as agent and runner will, so that what is pinned is what they
+find.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from attestd.authorization.issue import DEFAULT_PATH, draft_statement, resource
+from attestd.authorization.pattern import ArgPattern, describe, matches, quote
+from attestd.authorization.statement import Resource, Statement
+from attestd.client import Ended
+from attestd.client.files import find_command
+from attestd.codes import Denied
+from attestd.errors import UsageError
+from attestd.gate.script import FIRST_BYTES, is_script, parse_shebang
+from attestd.governance.trust import BUILTIN_POLICY, Trust
+from attestd.observe import Observed, observe_directory, observe_file, read_start
+
+__all__ = ["Asked", "draft_for_command"]
+
+_EXECVP_PATH = "/bin:/usr/bin"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a person asks to have authorized; None where the narrowest value is meant.
+
+    Attributes:
+        argv: The command, as it will be typed.
+        patterns: For arguments that may vary: the pattern by index in argv, 1 being the first argument.
+        host: Its host id; None: the one host that the trust directory knows.
+        platform: The platform policy; None: the only one.
+        uid: Who the command runs as; None: the requester.
+        requester_uid: Who may ask.
+        cwd: Where it runs; None: the current directory.
+        env_pass, env_set: What of the environment reaches it.
+        inputs: Files whose bytes are pinned.
+        ttl_s: How long it is valid, seconds.
+        max_uses: How often; None: any number of times.
+    """
+
+    argv: Sequence[str]
+    requester_uid: int
+    requested_by: str
+    ttl_s: int
+    max_uses: int | None = 1
+    patterns: Mapping[int, ArgPattern]
+    host: str | None = None
+    platform: str | None = None
+    uid: int | None = None
+    cwd: Path | None = None
+    env_pass: Sequence[str] = ()
+    env_set: Mapping[str, str]
+    inputs: Sequence[Path] = ()
+    reason: str = ""
+    on_behalf_of: str | None = None
+
+
+def draft_for_command(asked: Asked, *, trust: Trust, environ: Mapping[str, str], now: datetime) -> Statement:
+    """Writes the statement that authorizes one command as it is now.
+
+    Args:
+        asked: What is asked.
+        trust: Governance of the host.
+        environ: The requester's environment: PATH, and what is passed of it.
+        now: The first moment of validity.
+
+    Raises:
+        UsageError: The command or a file is not there, not readable, not what it must be; a choice is missing.
+        MalformedError: A value that no artifact can hold, or a script whose first line is not supported.
+    """
+    child_path = asked.env_set.get(
+        "PATH", environ.get("PATH", "") if "PATH" in asked.env_pass else DEFAULT_PATH
+    )
+    return draft_statement(
+        subjects=_subjects(asked.argv[0], environ.get("PATH", _EXECVP_PATH), child_path),
+        argv=_patterns(asked),
+        cwd=_directory(asked.cwd or Path()),
+        uid=asked.requester_uid if asked.uid is None else asked.uid,
+        requester_uid=asked.requester_uid,
+        host_id=asked.host or _only(trust.hosts, "host", "--host"),
+        platform=asked.platform or _only(trust.platforms, "platform policy", "--platform"),
+        policy=BUILTIN_POLICY,
+        policy_version=trust.version,
+        now=now,
+        ttl_s=asked.ttl_s,
+        requested_by=asked.requested_by,
+        reason=asked.reason,
+        on_behalf_of=asked.on_behalf_of,
+        max_uses=asked.max_uses,
+        env_pass=asked.env_pass,
+        env_set=asked.env_set,
+        inputs=[_pin(path) for path in asked.inputs],
+    )
+
+
+def _patterns(asked: Asked) -> list[ArgPattern]:
+    patterns: list[ArgPattern] = list(asked.argv)
+    for index, pattern in asked.patterns.items():
+        if not 1 <= index < len(patterns):
+            raise UsageError(f"argument {index}: the command has arguments 1 to {len(patterns) - 1}")
+        if not matches(pattern, asked.argv[index]):
+            raise UsageError(
+                f"argument {index} is {quote(asked.argv[index])}, its pattern allows {describe(pattern)}: give an example"
+                " that it allows"
+            )
+        patterns[index] = pattern
+    return patterns
+
+
+def _only(known: Mapping[str, object], what: str, option: str) -> str:
+    if len(known) != 1:
+        raise UsageError(
+            f"the trust directory has {len(known)} of kind {what}: choose with {option} ({', '.join(known)})"
+        )
+    return next(iter(known))
+
+
+def _subjects(name: str, path: str, child_path: str) -> list[Resource]:
+    """The executable and, for a script, what its first line asks for."""
+    with _found(name, path) as descriptor:
+        found = [_observed(descriptor)]
+        shebang = parse_shebang(read_start(descriptor)[:FIRST_BYTES])
+    interpreters = [] if shebang is None else [(shebang.interpreter, ""), (shebang.lookup, child_path)]
+    for interpreter, where in interpreters:
+        if interpreter is None:
+            continue
+        with _found(interpreter, where) as descriptor:
+            if is_script(read_start(descriptor)):
+                raise UsageError(
+                    f"{name}: its interpreter {interpreter} is itself a script: name a program there"
+                )
+            found.append(_observed(descriptor))
+    return [resource(item.path, item.sha256) for item in found]
+
+
+@contextmanager
+def _found(name: str, path: str) -> Iterator[int]:
+    try:
+        descriptor = find_command(os.fsencode(name), os.fsencode(path))
+    except Ended as ended:
+        raise UsageError(str(ended)) from ended
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _observed(descriptor: int) -> Observed:
+    try:
+        return observe_file(descriptor)
+    except Denied as denied:
+        raise UsageError(denied.denial.sentence) from denied
+
+
+def _pin(path: Path) -> Resource:
+    descriptor = _open(path, os.O_NONBLOCK)
+    try:
+        found = _observed(descriptor)
+    finally:
+        os.close(descriptor)
+    return resource(found.path, found.sha256)
+
+
+def _directory(path: Path) -> str:
+    descriptor = _open(path, os.O_PATH | os.O_DIRECTORY)
+    try:
+        return observe_directory(descriptor)
+    except Denied as denied:
+        raise UsageError(denied.denial.sentence) from denied
+    finally:
+        os.close(descriptor)
+
+
+def _open(path: Path, flags: int) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
