@@ -57,6 +57,7 @@ def appraise_quote(
 
     Raises:
         UsageError: The quote is over other PCRs, or `values` are not what was quoted.
+        MalformedError: `values` are not digests of exactly the policy's PCRs.
     """
     if quote.selections != (policy.selection,):
         raise UsageError(
