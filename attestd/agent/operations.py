@@ -164,7 +164,7 @@ async def _decision(core: Core, uid: int, request: dict[str, Any]) -> dict[str, 
     own = isinstance(requester, dict) and requester.get("uid") == uid
     if not own:
         _require_admin(uid, "entries of other users")
-    return {"seq": seq, "entry": data.decode("utf-8"), "receipt": core.store.receipt(seq).decode("ascii")}
+    return {"seq": seq, "entry": data.decode("utf-8"), "receipt": core.store.receipt(seq).decode("utf-8")}
 
 
 async def _quote(core: Core, _: int, request: dict[str, Any]) -> dict[str, Any]:

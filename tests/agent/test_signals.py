@@ -78,7 +78,10 @@ def test_killed_client_hangs_up_its_command(shared: Host) -> None:
     marker = shared.work / "hung-up"
     before = len(shared.entries(EntryType.EXECUTION_START))
     process = begin(
-        shared, "/bin/sh", "-c", f"trap 'echo > {marker}; exit 7' HUP; echo ready; while :; do sleep 0.02; done"
+        shared,
+        "/bin/sh",
+        "-c",
+        f"trap 'echo > {marker}; exit 7' HUP; echo ready; while :; do sleep 0.02; done",
     )
     process.kill()
     shared.finish(process)
@@ -101,7 +104,8 @@ def test_killed_client_kills_a_command_that_ignores_the_hangup(shared: Host) -> 
     wait_for("the command ended", lambda: gone(pid))
     assert 9 < time.monotonic() - killed < 14
     wait_for(
-        "its exit", lambda: [e for e in shared.entries(EntryType.EXECUTION_EXIT) if e.body["status"] == 128 + 9]
+        "its exit",
+        lambda: [e for e in shared.entries(EntryType.EXECUTION_EXIT) if e.body["status"] == 128 + 9],
     )
 
 
@@ -119,7 +123,11 @@ def read_terminal(master: int, until: bytes) -> bytes:
 
 
 def test_command_gets_a_terminal_of_its_own_and_keys_reach_it(shared: Host) -> None:
-    argv = ("/bin/sh", "-c", "tty; stty size; read line; echo [$line]; trap 'echo int; exit 3' INT; echo ready; sleep 9")
+    argv = (
+        "/bin/sh",
+        "-c",
+        "tty; stty size; read line; echo [$line]; trap 'echo int; exit 3' INT; echo ready; sleep 9",
+    )
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, b"\x21\x00\x63\x00\0\0\0\0")
     before = termios.tcgetattr(slave)
