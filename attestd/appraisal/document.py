@@ -105,6 +105,8 @@ def verify_document(
     if host.host in trust.revocations.hosts:
         raise VerificationError(f"{what}: host {host.host} is revoked")
     said = decode_base64(document.challenge, what=what)
+    if not said:
+        raise MalformedError(f"{what}: an empty challenge shows no freshness")
     if challenge is not None and challenge != said:
         raise VerificationError(f"{what}: it is over the challenge {said.hex()}, expected {challenge.hex()}")
     [(bank, pcrs)] = document.pcrs.items()
