@@ -36,6 +36,7 @@ __all__ = ["AGENT_USER", "serve"]
 
 AGENT_USER: Final = "attestd"
 SPOOL_S: Final = 0.5
+RUNNER_INFO_S: Final = 5.0
 DENIALS_S: Final = 10.0
 # No receipt older than this is accepted by the runner: older allows without an outcome are past.
 UNSETTLED: Final = timedelta(minutes=10)
@@ -133,6 +134,7 @@ class _Service:
         self.tasks: set[asyncio.Task[None]] = set()
         self.stopping = asyncio.Event()
         self.core: Core | None = None
+        self.runner_asked = 0.0
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -200,7 +202,11 @@ class _Service:
             self.stopping.set()
             return
         try:
-            core.runner_info = await core.runner.info()
+            # Its spool is what is in a hurry; what it says of itself changes when it is started anew.
+            if not core.runner_info or time.monotonic() - self.runner_asked >= RUNNER_INFO_S:
+                core.runner_info = await core.runner.info()
+                self.runner_asked = time.monotonic()
+            await core.drain_spool()
         except AttestdError as error:
             if core.runner_info:
                 self.log.warning("runner: %s", error)
@@ -208,7 +214,6 @@ class _Service:
             if not self.layout.system:  # As a service it has a unit of its own, which restarts it.
                 await asyncio.to_thread(_ensure_runner, self.layout, self.log)
             return
-        await core.drain_spool()
         await core.retry_voids()
         await core.note_governance()
 
