@@ -21,6 +21,10 @@ SPOOL_MAX: Final = 64
 MAX_SPOOLED_BYTES: Final = 128 * 1024
 
 
+class RunnerError(StoreError):
+    """There is no runner, or it does not answer as it should."""
+
+
 @dataclass(frozen=True)
 class Execute:
     """All that the runner gets of one execution: what it does not verify itself, it does not believe.
@@ -57,7 +61,7 @@ class Spooled:
 
 
 class RunnerLink:
-    """Asks the runner. Every method raises StoreError when there is no runner or it does not answer as it should."""
+    """Asks the runner. Every method raises RunnerError when there is no runner or it does not answer as it should."""
 
     def __init__(self, path: Path) -> None:
         """Names the runner's socket."""
@@ -72,13 +76,13 @@ class RunnerLink:
             code, sentence, hint = (field.decode() for field in fields)
             return Denial(Code(code), sentence, hint)
         except ValueError as error:
-            raise StoreError(f"the runner refused in a way that does not parse: {error}") from error
+            raise RunnerError(f"the runner refused in a way that does not parse: {error}") from error
 
     async def forfeit(self, log_id: str, seq: int) -> bool:
         """Burns a receipt that will not be used; False: too late, it was claimed."""
         _, fields = await self._ask(Kind.FORFEIT, encode_fields([log_id.encode(), str(seq).encode()]))
         if fields not in ([b"burned"], [b"ran"]):
-            raise StoreError("the runner answered a forfeit in a way that does not parse")
+            raise RunnerError("the runner answered a forfeit in a way that does not parse")
         return fields == [b"burned"]
 
     async def spool(self) -> list[Spooled]:
@@ -88,7 +92,7 @@ class RunnerLink:
             items = [parse_json(field, max_bytes=MAX_SPOOLED_BYTES, what="spooled entry") for field in fields]
             return [Spooled(int(item["id"]), str(item["type"]), dict(item["body"])) for item in items]
         except (MalformedError, KeyError, TypeError, ValueError) as error:
-            raise StoreError(f"the runner's spool does not parse: {error}") from error
+            raise RunnerError(f"the runner's spool does not parse: {error}") from error
 
     async def acknowledge(self, up_to: int) -> None:
         """Everything up to this id is in the log."""
@@ -100,9 +104,9 @@ class RunnerLink:
         try:
             value = json.loads(fields[0])
         except (IndexError, ValueError) as error:
-            raise StoreError(f"the runner's information does not parse: {error}") from error
+            raise RunnerError(f"the runner's information does not parse: {error}") from error
         if not isinstance(value, dict):
-            raise StoreError("the runner's information does not parse: expected an object")
+            raise RunnerError("the runner's information does not parse: expected an object")
         return value
 
     async def _ask(
@@ -115,7 +119,7 @@ class RunnerLink:
                 await asyncio.get_running_loop().sock_connect(sock, str(self._path))
         except (OSError, TimeoutError) as error:
             sock.close()
-            raise StoreError(f"the runner at {self._path} does not answer: {error}") from error
+            raise RunnerError(f"the runner at {self._path} does not answer: {error}") from error
         connection = Connection(sock)
         try:
             await connection.send(kind, payload, descriptors)
@@ -123,6 +127,6 @@ class RunnerLink:
             frame.close()  # The runner sends no descriptors to the agent.
             return frame.kind, frame.fields(SPOOL_MAX)
         except (OSError, EOFError, TimeoutError, WireError) as error:
-            raise StoreError(f"the runner at {self._path} broke off: {error!r}") from error
+            raise RunnerError(f"the runner at {self._path} broke off: {error!r}") from error
         finally:
             connection.close()

@@ -21,6 +21,7 @@ import attestd
 from attestd.agent.assemble import assembled
 from attestd.agent.core import Core
 from attestd.agent.notify import inherited_listener, notify, watchdog_interval_s
+from attestd.agent.runner_link import RunnerError
 from attestd.agent.server import Server
 from attestd.audit.recover import Recovery, unsettled_allows
 from attestd.audit.seal import Pending
@@ -207,7 +208,7 @@ class _Service:
                 core.runner_info = await core.runner.info()
                 self.runner_asked = time.monotonic()
             await core.drain_spool()
-        except AttestdError as error:
+        except RunnerError as error:
             if core.runner_info:
                 self.log.warning("runner: %s", error)
             core.runner_info = {}
