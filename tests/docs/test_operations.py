@@ -1,0 +1,61 @@
+"""What docs/operations.md tells to do, done: a new log, new keys; what is old goes on verifying."""
+
+import shutil
+
+from attestd.agent.provision import provision_standalone, trust_owners
+from attestd.distribution.local import load_trust
+from attestd.lineage.entry import EntryType
+from attestd.lineage.receipt import parse_receipt, verify_receipt
+from attestd.tcg.nv import COUNTER_INDEX
+from attestd.tpm.embedded import EmbeddedTpm
+from tests.host import Host
+
+
+def run_once(host: Host) -> bytes:
+    """Serves, runs a command, stops in order; returns the receipt of the decision."""
+    host.start()
+    assert host.run("/bin/true").status == 0
+    host.wait_settled()
+    assert host.stop() == 0
+    return host.receipt(host.entries(EntryType.DECISION_ALLOW)[-1].seq)
+
+
+def init(host: Host) -> str:
+    return provision_standalone(host.layout, host.configuration, pcrs=None, labels={}).log_origin
+
+
+def test_a_new_log():
+    with Host.create() as host:
+        old = run_once(host)
+        first = host.verify_receipt(old).at.checkpoint.origin
+        away = host.top / "away"
+        away.mkdir()
+        for path in host.layout.agent.glob("log.db*"):
+            path.rename(away / path.name)
+        assert init(host) != first
+        new = run_once(host)
+        assert host.entries()[0].type is EntryType.LOG_START
+        assert host.verify_receipt(new).at.checkpoint.origin != first
+        assert host.verify_receipt(old).at.checkpoint.origin == first
+        host.require_sound()
+
+
+def test_new_keys():
+    with Host.create() as host:
+        old, before = run_once(host), host.trust.hosts[host.id]
+        away = host.top / "away"
+        shutil.copytree(host.layout.trust, away / "trust")
+        host.layout.agent.rename(away / "agent")
+        (host.layout.trust / "hosts" / f"{host.id}.json").unlink()
+        embedded = EmbeddedTpm(host.layout.tpm)
+        embedded.start()
+        with embedded.open() as tpm:
+            tpm.undefine(COUNTER_INDEX)
+        embedded.stop()
+        init(host)
+        new = run_once(host)
+        assert host.trust.hosts[host.id].release_spki != before.release_spki
+        host.verify_receipt(new)
+        host.require_sound()
+        old_trust = load_trust(away / "trust", owners=trust_owners(host.layout))
+        assert verify_receipt(parse_receipt(old), trust=old_trust).entry.type is EntryType.DECISION_ALLOW
