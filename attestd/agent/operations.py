@@ -76,13 +76,17 @@ def _text(request: dict[str, Any], name: str) -> str:
 async def _status(core: Core, uid: int, _: dict[str, Any]) -> dict[str, Any]:
     trust = core.trust()
     moment = core.clock.read()
-    last = core.store.last_checkpoint()
+    tpm_counter = None
     try:
-        properties = await asyncio.wrap_future(core.port.other(lambda tpm: tpm.properties()))
+        properties, tpm_counter = await asyncio.wrap_future(
+            core.port.other(lambda tpm: (tpm.properties(), tpm.read_counter()))
+        )
         tpm: dict[str, Any] = asdict(properties)
         tpm["firmware"] = f"{properties.firmware:016x}"
     except AttestdError as error:
         tpm = {"error": str(error)}
+    # After the TPM's counter: a batch is committed before it is counted, so the log is never behind.
+    last = core.store.last_checkpoint()
     return {
         "agent": {
             "version": attestd.__version__,
@@ -101,6 +105,7 @@ async def _status(core: Core, uid: int, _: dict[str, Any]) -> dict[str, Any]:
             "last_time": parse_entry(core.store.entry(core.store.size - 1)).time,
             "last_mode": last.mode.value if last else None,
             "counter": f"{last.counter:016x}" if last else None,
+            "tpm_counter": None if tpm_counter is None else f"{tpm_counter:016x}",
             "fatal": str(core.seals.fatal) if core.seals.fatal else None,
             "verified": core.verified,
             "path": str(core.layout.log),
@@ -179,8 +184,7 @@ async def _quote(core: Core, _: int, request: dict[str, Any]) -> dict[str, Any]:
         raise UsageError(f"there is no platform policy {name!r}; there are: {', '.join(trust.platforms)}")
     selection = trust.platforms[name].selection
     bound = extra_data(Purpose.QUOTE, host_id=core.host, data=challenge)
-    attest, signature = await asyncio.wrap_future(core.port.other(lambda tpm: tpm.quote(selection, bound)))
-    values = await asyncio.wrap_future(core.port.other(lambda tpm: tpm.read_pcrs(selection)))
+    attest, signature, values = await asyncio.wrap_future(core.port.quote_values(selection, bound))
     return {
         "v": 1,
         "host": core.host,

@@ -5,14 +5,14 @@ import secrets
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from attestd.audit.sealing_tpm import QuoteEvidence
-from attestd.errors import TpmRefusedError
+from attestd.errors import TpmError, TpmRefusedError
 from attestd.governance.platform import Approval, PlatformPolicy
 from attestd.tcg.attest import ClockInfo, QuoteInfo, parse_attest
 from attestd.tcg.binding import Purpose, extra_data
-from attestd.tcg.pcr import PcrSelection
+from attestd.tcg.pcr import PcrSelection, composite
 from attestd.tpm.device import Tpm
 from attestd.tpm.owner import Priority, TpmOwner
 from attestd.tpm.release import ReleaseApproval
@@ -20,6 +20,7 @@ from attestd.tpm.release import ReleaseApproval
 __all__ = ["RawEvidence", "TpmPort"]
 
 _T = TypeVar("_T")
+_ATTEMPTS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,25 @@ class TpmPort:
             return RawEvidence(challenge, attest, signature, tpm.read_pcrs(selection))
 
         return self.owner.submit(Priority.EVIDENCE, take, self._deadline_s)
+
+    def quote_values(
+        self, selection: PcrSelection, extra_data: bytes
+    ) -> "Future[tuple[bytes, bytes, Mapping[int, bytes]]]":
+        """A quote and the PCR values behind it, taken again when a PCR changed between the two.
+
+        The future's errors: TpmError, also when PCRs never stood still.
+        """
+
+        def take(tpm: Tpm) -> tuple[bytes, bytes, Mapping[int, bytes]]:
+            for _ in range(_ATTEMPTS):
+                attest, signature = tpm.quote(selection, extra_data)
+                values = tpm.read_pcrs(selection)
+                body = parse_attest(attest).body
+                if isinstance(body, QuoteInfo) and body.pcr_digest == composite(selection, values):
+                    return attest, signature, values
+            raise TpmError(f"{selection} changed during each of {_ATTEMPTS} quotes: try again")
+
+        return self.owner.submit(Priority.OTHER, take, self._deadline_s)
 
     def other(self, call: Callable[[Tpm], _T]) -> "Future[_T]":
         """Anything else, behind sealing and evidence."""

@@ -45,9 +45,15 @@ _MODULES: Final = {
         ("serve", "serve"),
         ("exec", "execute"),
         ("check", "execute"),
+        ("why", "why"),
         ("status", "status"),
+        ("doctor", "doctor"),
         ("authorization", "authorization"),
+        ("authority", "authority"),
+        ("platform", "platform"),
+        ("quote", "quote"),
         ("verify", "verify"),
+        ("audit", "audit"),
     )
 }
 

@@ -63,6 +63,11 @@ class Output:
         """One JSON object: one line, or indented on a terminal. ASCII only: escapes cannot steer a terminal."""
         sys.stdout.write(json.dumps(value, indent=2 if self.is_terminal else None, sort_keys=True) + "\n")
 
+    def json_line(self, value: Mapping[str, Any]) -> None:
+        """One JSON object of several, on one line, at once: who follows a log wants it now."""
+        sys.stdout.write(json.dumps(value, sort_keys=True) + "\n")
+        sys.stdout.flush()
+
     def raw(self, data: str) -> None:
         """A document as it is, for example a receipt."""
         sys.stdout.write(data)

@@ -1,9 +1,11 @@
 """Writes trust files: what `attestd init --standalone` and `attestd platform approve` sign. Pure; keys come as values."""
 
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
+
+import msgspec
 
 from attestd.authorization.dsse import (
     EnvelopeSignature,
@@ -12,9 +14,11 @@ from attestd.authorization.dsse import (
     format_envelope,
     pae,
 )
+from attestd.errors import UsageError
 from attestd.governance.authorities import Authorities
 from attestd.governance.host import HOST_RECORD_TYPE, HostRecord
-from attestd.strict import canonical, convert, format_time
+from attestd.governance.platform import MAX_PLATFORM_BYTES, PlatformFile
+from attestd.strict import canonical, convert, format_time, parse_canonical
 from attestd.tcg.nv import counter_public, nv_name
 from attestd.tcg.pcr import PcrSelection, composite
 from attestd.tcg.policy import REF_PLATFORM, REF_ROOT, approval_message, platform_policy, root_policy
@@ -22,6 +26,7 @@ from attestd.tcg.public import host_id
 
 __all__ = [
     "Sign",
+    "amend_platform_policy",
     "approve_platform_key",
     "approve_state",
     "draft_authorities",
@@ -189,6 +194,49 @@ def draft_platform_policy(
             "lifecycle": {"valid_until": None if valid_until is None else format_time(valid_until)},
             "writable": writable,
         }
+    )
+
+
+def amend_platform_policy(
+    data: bytes,
+    *,
+    approval: Mapping[str, Any],
+    values: Mapping[int, bytes],
+    epoch: int,
+    revoked_keys: Collection[str],
+) -> bytes:
+    """The next version of a platform policy: one approved state more, those that no longer hold left out.
+
+    Args:
+        data: The present version, verified before.
+        approval: From `approve_state`, over the same PCRs.
+        values: The PCR values of that state; they become the reference that explains a difference.
+        epoch: Approvals below it no longer hold.
+        revoked_keys: Approvals by these keys do not hold either.
+
+    Raises:
+        MalformedError: `data` is no platform policy.
+        UsageError: The approval is over other PCRs, or by a key that the root did not approve in this policy.
+    """
+    file = parse_canonical(data, PlatformFile, max_bytes=MAX_PLATFORM_BYTES, what="platform policy")
+    if any((old.bank, old.pcrs) != (approval["bank"], approval["pcrs"]) for old in file.approvals):
+        raise UsageError(f"platform policy {file.name!r} is over other PCRs: one policy has one selection")
+    if approval["key_id"] not in {key.key_id for key in file.platform_keys}:
+        raise UsageError(
+            f"the root did not approve the platform key {approval['key_id']} in policy {file.name!r}"
+        )
+    kept = [old for old in file.approvals if old.epoch >= epoch and old.key_id not in revoked_keys]
+    pcrs = dict(file.reference.pcrs.get(approval["bank"], {})) if kept else {}
+    for index, value in values.items():
+        others = [known for known in pcrs.get(str(index), []) if known != value.hex()]
+        pcrs[str(index)] = [*others, value.hex()]
+    amended = msgspec.structs.replace(
+        file,
+        version=file.version + 1,
+        reference=msgspec.structs.replace(file.reference, pcrs={approval["bank"]: pcrs}),
+    )
+    return canonical(
+        {**msgspec.to_builtins(amended), "approvals": [*map(msgspec.to_builtins, kept), dict(approval)]}
     )
 
 

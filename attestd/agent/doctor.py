@@ -1,0 +1,219 @@
+"""What `attestd doctor` looks at: the agent's own word, and what can be seen without it."""
+
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from attestd.agent.ask import AgentSocket
+from attestd.agent.provision import trust_owners
+from attestd.audit.offline import log_keys
+from attestd.audit.store import LogStore
+from attestd.client.where import MAX_SOCKET_PATH_BYTES
+from attestd.distribution.local import load_trust
+from attestd.errors import AgentError, AttestdError
+from attestd.paths import Layout
+from attestd.strict import parse_time
+from attestd.tlog.note import parse_note
+
+__all__ = ["Examined", "examine"]
+
+DISK_RESERVE: Final = 256 << 20
+EXPIRES_SOON: Final = timedelta(days=30)
+_START: Final = "attestd serve starts it (as a service: systemctl start attestd)"
+
+
+@dataclass(frozen=True)
+class Examined:
+    """One thing that was looked at.
+
+    Attributes:
+        area: Which.
+        found: What was found, one sentence.
+        remedy: What to do about it; None: it is healthy.
+    """
+
+    area: str
+    found: str
+    remedy: str | None = None
+
+
+def examine(layout: Layout, agent: AgentSocket) -> list[Examined]:
+    """Looks at everything that can be looked at by this user, whether the agent runs or not.
+
+    Args:
+        layout: The installation.
+        agent: Its agent.
+
+    Returns:
+        What was found; those with a remedy are the findings.
+    """
+    found: list[Examined] = []
+    status: Mapping[str, Any] | None = None
+    try:
+        status = agent.ask("status")
+    except AgentError as error:
+        found.append(Examined("agent", str(error), _START))
+    except AttestdError as error:
+        found.append(Examined("agent", str(error), "see the line itself"))
+    if status is not None:
+        found += _of_status(status)
+    found += _guarded("trust", lambda: _trust(layout))
+    found += _guarded("log", lambda: _log(layout, verified_by_agent=status is not None))
+    found += _guarded("files", lambda: _files(layout))
+    return found
+
+
+def _guarded(area: str, look: Callable[[], Iterator[Examined]]) -> list[Examined]:
+    """What can be seen from outside: where this user may not look, that is all there is to say."""
+    try:
+        return list(look())
+    except AttestdError as error:
+        cause = error.__cause__
+        if isinstance(cause, PermissionError):
+            return []
+        return [Examined(area, str(error), _REMEDIES[area])]
+    except PermissionError:
+        return []
+    except OSError as error:
+        return [Examined(area, f"{error.filename}: {error.strerror}", _REMEDIES[area])]
+
+
+_REMEDIES: Final = {
+    "trust": "restore the directory from a backup, or run attestd init again (it writes what is missing)",
+    "log": "attestd audit verify says more; keep the directory as evidence before you change anything",
+    "files": "attestd init makes what is missing",
+}
+
+
+def _of_status(status: Mapping[str, Any]) -> Iterator[Examined]:
+    agent, runner, clock = status["agent"], status["runner"], status["clock"]
+    yield Examined("agent", f"version {agent['version']} answers, pid {agent['pid']}")
+    if not runner:
+        yield Examined(
+            "runner", "does not answer", "systemctl start attestd-runner, or start attestd serve again"
+        )
+    elif runner["version"] != agent["version"]:
+        yield Examined(
+            "runner",
+            f"is of version {runner['version']}, the agent of {agent['version']}",
+            "restart the runner when nothing runs under it",
+        )
+    else:
+        yield Examined("runner", f"answers, pid {runner['pid']}, isolation {runner['isolation']}")
+    yield from _tpm(status["tpm"])
+    yield from _governance(status)
+    yield _audit(status["log"])
+    if clock["problem"]:
+        yield Examined(
+            "clock", clock["problem"], "set the clock; if the jump is real: attestd doctor --accept-clock"
+        )
+    else:
+        yield Examined("clock", f"trusted, {clock['trusted']}")
+    for name, problem in status["conditions"].items():
+        if problem and name not in ("clock", "runner"):
+            yield Examined(name, f"{problem['code']}: {problem['sentence']}", problem["hint"])
+
+
+def _tpm(tpm: Mapping[str, Any]) -> Iterator[Examined]:
+    if "error" in tpm:
+        yield Examined(
+            "TPM", tpm["error"], "look at what else uses it (fuser /dev/tpmrm0), then restart the agent"
+        )
+        return
+    failures = f"{tpm['lockout_counter']} of {tpm['max_auth_fail']} failed authorizations"
+    if tpm["in_lockout"]:
+        yield Examined("TPM", f"in lockout: {failures}", "wait, or tpm2_dictionarylockout --clear-lockout")
+    else:
+        yield Examined("TPM", f"{tpm['manufacturer']} {tpm['vendor']}, {failures}")
+
+
+def _governance(status: Mapping[str, Any]) -> Iterator[Examined]:
+    governance = status["governance"]
+    if "error" in governance:
+        yield Examined("governance", governance["error"], _REMEDIES["trust"])
+        return
+    until = governance["host_record_until"]
+    if until is None:
+        yield Examined("governance", "has no record of this host", "enrol it again: attestd init")
+    elif parse_time(until) - datetime.now(UTC) < EXPIRES_SOON:
+        yield Examined(
+            "governance", f"this host is enrolled until {until} only", "enrol it again: attestd init"
+        )
+    else:
+        yield Examined("governance", f"version {governance['version']}, enrolled until {until}")
+    for name in governance["platforms"]:
+        found = status["platforms"].get(name)
+        if found is None:
+            yield Examined(f"platform {name}", "no evidence was taken yet", "try again in a moment")
+        elif found["state"] != "approved":
+            yield Examined(
+                f"platform {name}",
+                "; ".join([found["state"], *found["findings"]]),
+                "boot an approved state, or approve this one: attestd platform approve",
+            )
+        else:
+            yield Examined(f"platform {name}", f"in an approved state, measured {found['at']}")
+
+
+def _audit(log: Mapping[str, Any]) -> Examined:
+    problem = log["fatal"] or (log["verified"] or {}).get("problem")
+    if problem:
+        return Examined("audit log", problem, _REMEDIES["log"])
+    verified = f"verified up to entry {log['verified']['size'] - 1}" if log["verified"] else "being verified"
+    return Examined("audit log", f"{log['size']} entries, {verified}")
+
+
+def _trust(layout: Layout) -> Iterator[Examined]:
+    trust = load_trust(layout.trust, owners=trust_owners(layout))
+    yield Examined("trust directory", f"{layout.trust} verifies, governance version {trust.version}")
+    for name, policy in trust.platforms.items():
+        if not any(trust.revocations.epoch <= min(old.epoch, old.max_epoch) for old in policy.approvals):
+            yield Examined(
+                f"platform {name}",
+                f"version {policy.version} approves no state at epoch {trust.revocations.epoch}",
+                "approve the state of this host: attestd platform approve",
+            )
+
+
+def _log(layout: Layout, *, verified_by_agent: bool) -> Iterator[Examined]:
+    free = shutil.disk_usage(layout.agent).free
+    if free < DISK_RESERVE:
+        yield Examined(
+            "disk",
+            f"{free >> 20} MiB are free at {layout.agent}, expected at least {DISK_RESERVE >> 20}",
+            "make room: a log that cannot grow releases nothing",
+        )
+    if verified_by_agent:
+        return
+    if not layout.log.exists():
+        yield Examined("log", f"{layout.log} does not exist", "initialise this host: attestd init")
+        return
+    store = LogStore.open(str(layout.log), readonly=True)
+    try:
+        store.tail()
+        last = store.last_checkpoint()
+        if last is not None:
+            keys = log_keys(store.origin, load_trust(layout.trust, owners=trust_owners(layout)))
+            keys.verify(parse_note(last.note))
+        yield Examined("log", f"{store.size} entries, the last checkpoint's signatures verify")
+    finally:
+        store.close()
+
+
+def _files(layout: Layout) -> Iterator[Examined]:
+    for path in (layout.agent_socket, layout.runner_socket):
+        if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+            yield Examined("files", f"socket path {path} is too long", "choose a shorter --state-dir")
+    for path in (layout.keys, layout.authority, layout.runner):
+        mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0
+        if mode & 0o077:
+            yield Examined("files", f"{path} has mode {mode:04o}: others can use it", f"chmod go-rwx {path}")
+    for path in (layout.configuration, layout.keys, layout.host):
+        if not path.exists():
+            yield Examined(
+                "files", f"{path} is missing", "attestd init makes it, if the host was never initialised"
+            )

@@ -1,0 +1,94 @@
+"""The platform's present state: proved by a quote of the running agent, or else read from the TPM directly."""
+
+import hashlib
+import secrets
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from attestd.agent.ask import AgentSocket
+from attestd.agent.tpm_access import TpmAccess
+from attestd.appraisal.document import UntrustedQuoteDocument, verify_document
+from attestd.errors import AgentError, StoreError
+from attestd.governance.trust import Trust
+from attestd.paths import Configuration, Layout
+from attestd.strict import convert
+from attestd.tcg.pcr import PcrSelection
+
+__all__ = ["Measured", "file_digest", "measure"]
+
+_CHUNK: Final = 1 << 20
+
+
+@dataclass(frozen=True)
+class Measured:
+    """PCR values now.
+
+    Attributes:
+        source: How they are known, in words.
+        attested: Whether a verified quote proves them.
+    """
+
+    selection: PcrSelection
+    values: Mapping[int, bytes]
+    source: str
+    attested: bool
+
+
+def measure(
+    platform: str, *, trust: Trust, agent: AgentSocket, layout: Layout, configuration: Configuration
+) -> Measured:
+    """Reads the PCRs of a platform policy.
+
+    Args:
+        platform: The policy's name.
+        trust: Verified governance.
+        agent: Asked first, for a quote over a fresh challenge.
+        layout: Where an embedded TPM is.
+        configuration: Which TPM.
+
+    Raises:
+        VerificationError: The agent's quote does not verify.
+        TpmError: Neither agent nor TPM answer.
+    """
+    challenge = secrets.token_bytes(32)
+    try:
+        answer = agent.ask("quote", challenge=b64encode(challenge).decode(), platform=platform)
+    except AgentError:
+        selection = trust.platforms[platform].selection
+        values = _read_directly(selection, layout, configuration)
+        return Measured(selection, values, "the TPM directly, for no agent answers", attested=False)
+    document = convert(answer, UntrustedQuoteDocument, what="the agent's quote")
+    verified = verify_document(document, trust=trust, challenge=challenge)
+    return Measured(verified.selection, verified.values, "a quote by the TPM, verified", attested=True)
+
+
+def _read_directly(
+    selection: PcrSelection, layout: Layout, configuration: Configuration
+) -> Mapping[int, bytes]:
+    access = TpmAccess(configuration, layout)
+    started = access.embedded.start() if access.embedded else False
+    try:
+        with access.opener()() as tpm:
+            return tpm.read_pcrs(selection)
+    finally:
+        if access.embedded and started:
+            access.embedded.stop()
+
+
+def file_digest(path: Path) -> bytes:
+    """SHA-256 of a file: what is extended into a PCR for it.
+
+    Raises:
+        StoreError: It cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.sha256()
+            while part := file.read(_CHUNK):
+                digest.update(part)
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error
+    return digest.digest()

@@ -1,0 +1,102 @@
+"""One entry of the log with its receipt: from the running agent, from the log's file, or from a receipt's file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from attestd.agent.ask import AgentSocket
+from attestd.audit.store import LogStore
+from attestd.errors import AgentError, ForbiddenError, MalformedError, StoreError, UsageError
+from attestd.lineage.entry import Entry, parse_entry
+from attestd.lineage.receipt import parse_receipt
+from attestd.tlog.tree import leaf_hash
+
+__all__ = ["Record", "find_in_log", "find_record", "record_of_receipt"]
+
+MAX_RECEIPT_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True)
+class Record:
+    """An entry as someone handed it over: `verify_receipt` says whether it was sealed.
+
+    Attributes:
+        leaf: The leaf hash, hex: the entry's id.
+        receipt: Its receipt.
+        source: Where it came from, in words.
+    """
+
+    entry: Entry
+    leaf: str
+    receipt: bytes
+    source: str
+
+
+def find_record(wanted: str, *, agent: AgentSocket, log: Path) -> Record:
+    """Finds an entry, from the agent or, if that is not there or does not tell this user, in the log's file.
+
+    Args:
+        wanted: An entry's id (64 hex digits) or its number.
+        agent: The agent.
+        log: Its log's file.
+
+    Raises:
+        UsageError: There is no such entry.
+        AgentError, ForbiddenError: Neither way leads to it.
+        StoreError: The log cannot be read.
+    """
+    try:
+        answer = agent.ask("decision", id=wanted)
+    except (AgentError, ForbiddenError) as error:
+        try:
+            return find_in_log(wanted, log)
+        except StoreError as unreadable:
+            raise type(error)(f"{error}; nor can the log be read: {unreadable}") from error
+    data = str(answer["entry"]).encode()
+    return Record(parse_entry(data), leaf_hash(data).hex(), str(answer["receipt"]).encode(), "the agent")
+
+
+def find_in_log(wanted: str, log: Path) -> Record:
+    """Finds an entry in a log's file.
+
+    Args:
+        wanted: An entry's id (64 hex digits) or its number.
+        log: The log's file.
+
+    Raises:
+        UsageError: There is no such entry.
+        StoreError: The log cannot be read.
+    """
+    store = LogStore.open(str(log), readonly=True)
+    try:
+        seq = _seq(wanted, store)
+        data = store.entry(seq)
+        return Record(parse_entry(data), leaf_hash(data).hex(), store.receipt(seq), f"the log {log}")
+    except MalformedError as error:
+        raise StoreError(f"{log}: entry {wanted} is no entry: {error}") from error
+    finally:
+        store.close()
+
+
+def record_of_receipt(data: bytes, *, source: str) -> Record:
+    """The entry that a receipt carries.
+
+    Raises:
+        MalformedError, VerificationError: Not a receipt.
+    """
+    receipt = parse_receipt(data)
+    return Record(receipt.entry, leaf_hash(receipt.entry_bytes).hex(), data, source)
+
+
+def _seq(wanted: str, store: LogStore) -> int:
+    if wanted.isascii() and wanted.isdigit() and len(wanted) < 19:
+        return int(wanted)
+    try:
+        digest = bytes.fromhex(wanted) if len(wanted) == 64 else b""
+    except ValueError:
+        digest = b""
+    if not digest:
+        raise UsageError(f"{wanted[:80]!r} is neither an entry's id (64 hex digits) nor its number")
+    found = store.find(digest)
+    if found is None:
+        raise UsageError(f"the log has no entry with the id {wanted}")
+    return found

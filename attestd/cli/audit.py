@@ -1,0 +1,199 @@
+"""`attestd audit`: the log."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.text import Text
+
+from attestd.agent.ask import AgentSocket
+from attestd.agent.freshness import require_newest
+from attestd.agent.provision import trust_owners
+from attestd.agent.records import Record, find_record
+from attestd.audit.export import export_log
+from attestd.audit.prove import newest_entries, prove_consistency
+from attestd.audit.store import LogStore
+from attestd.cli.base import NounGroup, json_option, state_dir_option, write_output
+from attestd.cli.entry_view import entry_facts, entry_json, summary, type_text
+from attestd.cli.log_view import log_json, show_log, verify_with_progress
+from attestd.cli.output import DIM, GOOD, WARN, Output, mark, say, text
+from attestd.cli.verify import report
+from attestd.distribution.local import load_trust
+from attestd.errors import AgentError
+from attestd.lineage.entry import Entry, parse_entry
+from attestd.paths import find_client_layout
+from attestd.tlog.tree import leaf_hash
+
+__all__ = ["audit_command"]
+
+
+@click.group(
+    "audit",
+    cls=NounGroup,
+    example="""
+attestd audit tail
+attestd audit verify
+""",
+)
+def audit_command() -> None:
+    """The log of every decision: read, verify, prove, export."""
+
+
+@audit_command.command("tail", example="attestd audit tail -n 20\nattestd audit tail -f")
+@click.option(
+    "-n", "count", type=click.IntRange(0, 1_000_000), default=10, show_default=True, help="How many entries."
+)
+@click.option("-f", "follow", is_flag=True, help="Go on with what is appended, until interrupted.")
+@state_dir_option
+@json_option
+def tail_command(*, count: int, follow: bool, state_dir: str | None, as_json: bool) -> None:
+    """Show the newest entries, one line each (with --json: one object a line)."""
+    output = Output(as_json=as_json)
+    for seq, data in newest_entries(find_client_layout(state_dir).log, count=count, follow=follow):
+        entry = parse_entry(data)
+        if as_json:
+            output.json_line(entry_json(entry, leaf_hash(data).hex()))
+        else:
+            output.line(_line(seq, entry))
+
+
+def _line(seq: int, entry: Entry) -> Text:
+    local = datetime.fromisoformat(entry.time).astimezone()
+    return Text.assemble(
+        text(f"{seq:>7}  ", DIM),
+        text(f"{local:%Y-%m-%d %H:%M:%S}  "),
+        type_text(entry),
+        " " * (21 - len(entry.type.value)),
+        text(summary(entry)),
+    )
+
+
+@audit_command.command("show", example="attestd audit show 2\nattestd audit show 2 --json")
+@state_dir_option
+@json_option
+@click.argument("entry", metavar="SEQ|ID")
+def show_command(*, state_dir: str | None, as_json: bool, entry: str) -> None:
+    """Show one entry in full. For a decision, `attestd why` explains the checks."""
+    record = _record(entry, state_dir)
+    output = Output(as_json=as_json)
+    if as_json:
+        output.json({**entry_json(record.entry, record.leaf), "source": record.source})
+        return
+    output.title(f"Entry {record.entry.seq}, from {record.source}")
+    output.facts(entry_facts(record.entry, record.leaf))
+
+
+def _record(wanted: str, state_dir: str | None) -> Record:
+    return find_record(wanted, agent=AgentSocket.find(state_dir), log=find_client_layout(state_dir).log)
+
+
+@audit_command.command("verify", example="attestd audit verify\nattestd audit verify --json")
+@state_dir_option
+@json_option
+def verify_command(*, state_dir: str | None, as_json: bool) -> int:
+    """Verify the whole log, and that it is the newest: its last checkpoint against the TPM's counter.
+
+    The latter needs the running agent; without one, that is said. Exit status 1: it does not verify.
+    """
+    layout = find_client_layout(state_dir)
+    trust = load_trust(layout.trust, owners=trust_owners(layout))
+    output = Output(as_json=as_json)
+
+    def verify() -> dict[str, Any]:
+        found = verify_with_progress(layout.log, trust=trust)
+        counter = _compare(layout.log, AgentSocket.find(state_dir))
+        if not as_json:
+            show_log(output, found)
+            if counter is not None:
+                output.line(
+                    mark(True), text(f" it is the newest: log counter {counter:016x}, as the TPM says", GOOD)
+                )
+        return {**log_json(found), "counter": None if counter is None else f"{counter:016x}"}
+
+    return report(output, "the log", verify)
+
+
+def _compare(log: Path, agent: AgentSocket) -> int | None:
+    try:
+        return require_newest(log, agent)
+    except AgentError as error:
+        say(f"not compared with the TPM: {error}", style=WARN)
+        return None
+
+
+@audit_command.command(
+    "prove",
+    example="""
+attestd audit prove 2 -o entry2.tlog-proof
+attestd audit prove --consistency 1 3
+""",
+)
+@click.option(
+    "--consistency", nargs=2, type=int, metavar="OLD NEW", help="That the log of size OLD is a prefix of NEW."
+)
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Default: standard output."
+)
+@click.option("--force", is_flag=True, help="Overwrite the output file.")
+@state_dir_option
+@click.argument("entry", required=False, metavar="[SEQ|ID]")
+def prove_command(
+    *,
+    consistency: tuple[int, int] | None,
+    output: Path | None,
+    force: bool,
+    state_dir: str | None,
+    entry: str | None,
+) -> None:
+    """Write an entry's receipt (a C2SP tlog-proof), or prove that the log only grew (JSON)."""
+    if (entry is None) == (consistency is None):
+        raise click.UsageError("either an entry or --consistency is needed")
+    if entry is not None:
+        data = _record(entry, state_dir).receipt
+    else:
+        old, new = consistency or (0, 0)
+        data = _consistency(find_client_layout(state_dir).log, old, new)
+    if output is None:
+        Output().raw(data.decode("utf-8"))
+    else:
+        write_output(output, data, force=force)
+
+
+def _consistency(log: Path, old: int, new: int) -> bytes:
+    found = prove_consistency(log, old_size=old, new_size=new)
+    return (
+        json.dumps(
+            {
+                "origin": found.origin,
+                "old": {"size": found.old_size, "root": found.old_root.hex()},
+                "new": {"size": found.new_size, "root": found.new_root.hex()},
+                "proof": [node.hex() for node in found.proof],
+                "checkpoint": None if found.checkpoint is None else found.checkpoint.decode("utf-8"),
+            },
+            indent=2,
+        ).encode("ascii")
+        + b"\n"
+    )
+
+
+@audit_command.command(
+    "export",
+    example="attestd audit export /tmp/attestd-log\nattestd verify log /tmp/attestd-log --trust trust/",
+)
+@state_dir_option
+@json_option
+@click.argument("directory", type=click.Path(path_type=Path))
+def export_command(*, state_dir: str | None, as_json: bool, directory: Path) -> None:
+    """Export the log as static files (C2SP tlog-tiles), entries included. Only you can read them."""
+    store = LogStore.open(str(find_client_layout(state_dir).log), readonly=True)
+    try:
+        checkpoint = export_log(store, str(directory))
+    finally:
+        store.close()
+    output = Output(as_json=as_json)
+    if as_json:
+        output.json({"directory": str(directory), "size": checkpoint.size})
+    else:
+        output.line(f"exported {checkpoint.size} entries to {directory}")

@@ -1,0 +1,107 @@
+"""`attestd why`."""
+
+from pathlib import Path
+
+import click
+
+from attestd.agent.ask import AgentSocket
+from attestd.agent.records import MAX_RECEIPT_BYTES, Record, find_record, record_of_receipt
+from attestd.cli.base import Command, json_option, read_input, state_dir_option
+from attestd.cli.entry_view import command_line, entry_facts, entry_json, user
+from attestd.cli.output import BAD, DIM, GOOD, HEAD, WARN, Output, mark, say, text
+from attestd.gate.explain import Explanation, explain
+from attestd.gate.model import Check, Outcome
+from attestd.paths import find_client_layout
+
+__all__ = ["why_command"]
+
+_OUTCOMES = {Outcome.VERIFIED: True, Outcome.REJECTED: False, Outcome.NOT_EVALUATED: None}
+
+
+@click.command(
+    "why",
+    cls=Command,
+    example="""
+attestd why 2
+attestd exec --receipt run.tlog-proof -- id -u; attestd why run.tlog-proof
+""",
+)
+@state_dir_option
+@json_option
+@click.argument("decision", metavar="ID|SEQ|RECEIPT")
+def why_command(*, state_dir: str | None, as_json: bool, decision: str) -> None:
+    """Explain one decision: every check, what it compared, what decided, what to do.
+
+    The decision is named by its id (exec --json tells it), by its number in the log, or by its receipt's file. Without an
+    agent the log's file is read. Nothing is verified here: `attestd verify receipt` and `attestd audit verify` do.
+    """
+    record = _record(decision, state_dir)
+    found = explain(record.entry)
+    output = Output(as_json=as_json)
+    if as_json:
+        output.json(
+            {
+                **entry_json(record.entry, record.leaf),
+                "decision": "allow" if found.allowed else "deny",
+                "code": found.code or None,
+                "sentence": found.sentence or None,
+                "hint": found.hint or None,
+                "checks": [
+                    {
+                        "n": check.number,
+                        "name": check.name,
+                        "outcome": check.outcome.value,
+                        "detail": check.detail,
+                    }
+                    for check in found.checks
+                ],
+                "source": record.source,
+            }
+        )
+        return
+    _show(output, record, found)
+
+
+def _record(decision: str, state_dir: str | None) -> Record:
+    path = Path(decision)
+    if ("/" in decision or "." in decision) or path.is_file():
+        return record_of_receipt(
+            read_input(path, max_bytes=MAX_RECEIPT_BYTES), source=f"the receipt {decision}"
+        )
+    return find_record(decision, agent=AgentSocket.find(state_dir), log=find_client_layout(state_dir).log)
+
+
+def _show(output: Output, record: Record, found: Explanation) -> None:
+    body, request = record.entry.body, found.request
+    output.title(f"Decision {record.entry.seq}, {record.entry.time}")
+    verdict = text("ALLOWED", GOOD) if found.allowed else text(f"DENIED: {found.code}", BAD)
+    output.line("  ", verdict, "  ", text(command_line(request.get("argv")), HEAD))
+    requester = request.get("requester")
+    asked_by = user(requester.get("uid")) if isinstance(requester, dict) else "unknown"
+    output.line(f"  asked by {asked_by}, in {body.get('cwd')}, to run as {user(body.get('uid'))}")
+    if not found.allowed:
+        output.line("  ", text(found.sentence, BAD))
+        output.line("  ", text(f"hint: {found.hint}", WARN))
+    output.title("Checks")
+    output.table(("", "no", "check", "what it compared"), [_check(check) for check in found.checks])
+    output.title("Record")
+    shown = {
+        "entry",
+        "id",
+        "artifact",
+        "authority",
+        "executable",
+        "governance",
+        "platform",
+        "isolation",
+        "parent",
+    }
+    output.facts([(name, value) for name, value in entry_facts(record.entry, record.leaf) if name in shown])
+    say(f"from {record.source}; not verified here: attestd verify receipt does", style=DIM, prefix="")
+
+
+def _check(check: Check) -> tuple[object, ...]:
+    styles = {Outcome.VERIFIED: "", Outcome.REJECTED: BAD, Outcome.NOT_EVALUATED: DIM}
+    detail = check.detail if check.outcome is not Outcome.NOT_EVALUATED else "not looked at"
+    style = styles[check.outcome]
+    return mark(_OUTCOMES[check.outcome]), check.number, text(check.name, style), text(detail, style)
