@@ -314,6 +314,29 @@ def test_write_atomic_where_it_cannot(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["x"], "no temporary file stays"
 
 
+def test_write_atomic_is_durable_before_and_after_it_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The data is on disk before the name points to it, and the name before anyone is told."""
+    done: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        done.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")).split(".json")[0])
+        fsync(descriptor)
+
+    def replaced(old: Path, new: Path) -> None:
+        done.append("replace")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    before = len(os.listdir("/proc/self/fd"))
+    write_atomic(tmp_path / "x.json", b"data", mode=0o644)
+    assert done == [".x", "replace", tmp_path.name]
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_write_atomic_readers_see_the_old_or_the_new(tmp_path: Path) -> None:
     path = tmp_path / "x"
     write_atomic(path, b"0" * 100_000, mode=0o644)

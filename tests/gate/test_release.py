@@ -187,8 +187,11 @@ def test_2_age(world: World, seconds: float, stale: bool) -> None:
 
 
 def test_3_another_artifact(world: World, granted: Granted) -> None:
-    other = world.artifact(reason="another")
-    assert refused(world, granted, artifact=other) is Code.IDENTITY_MISMATCH
+    """Told before anything else that would differ too: its bindings, its scope."""
+    for other in (world.artifact(reason="another"), world.artifact(host_id="00" * 32, argv=["x"], ttl_s=1)):
+        with pytest.raises(Denied, match="for another artifact") as denied:
+            release(world, granted, artifact=other, now=NOW + timedelta(seconds=2))
+        assert denied.value.denial.code is Code.IDENTITY_MISMATCH
 
 
 @pytest.mark.parametrize("named", [None, "x", {}, {"id": 1}, {"id": "00" * 32}])
