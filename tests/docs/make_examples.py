@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from attestd.agent.denials import DenialMeter
+from attestd.appraisal.document import UntrustedQuoteDocument
 from attestd.audit.recover import void_body
 from attestd.authorization import envnames
 from attestd.authorization.artifact import parse_artifact
@@ -330,6 +331,22 @@ def entry() -> str:
     return _text(data.decode(), "", f"{len(data)} bytes, leaf hash {leaf_hash(data).hex()}")
 
 
+# --- quote.md ------------------------------------------------------------------------------------------------------
+
+
+def quote_document() -> bytes:
+    w, challenge = world(), bytes([0x2A]) * 16
+    body, signature = w.host.quote(Purpose.QUOTE, challenge, selection=SELECTION, pcr_digest=w.pcr_digest)
+    return UntrustedQuoteDocument(
+        v=1,
+        host=w.host.id,
+        challenge=b64(challenge),
+        attest=b64(body),
+        signature=b64(signature),
+        pcrs={"sha256": {str(index): value.hex() for index, value in w.values.items()}},
+    ).to_bytes()
+
+
 # --- trust.md ------------------------------------------------------------------------------------------------------
 
 
@@ -515,6 +532,7 @@ def blocks() -> dict[str, str]:
         "wire-kinds": wire_kinds,
         "wire-frame": wire_frame,
         "denial": denial,
+        "quote-document": lambda: _json(json.loads(quote_document())),
     }
     found = {name: make() for name, make in named.items()}
     return found | {f"body-{type_.value.replace('.', '-')}": body_block(type_) for type_ in bodies()}
@@ -530,6 +548,7 @@ def files() -> dict[str, bytes]:
     return {
         "deploy.auth.json": granted().artifact,
         "deploy.tlog-proof": granted().receipt,
+        "quote.json": quote_document(),
         **{f"trust/{name}": data for name, data in trust_files().items()},
     }
 

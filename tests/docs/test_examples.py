@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from attestd.appraisal.document import parse_quote, verify_document
 from attestd.codes import EXIT_STATUS, Code
 from attestd.gate.model import CHECKS
 from attestd.governance.trust import parse_trust
@@ -51,6 +52,13 @@ def test_the_example_receipt_verifies_with_the_example_trust():
     verified = verify_receipt(parse_receipt(files["deploy.tlog-proof"]), trust=trust)
     assert verified.entry.type is EntryType.DECISION_ALLOW
     assert verified.entry.body["artifact"]["id"] in (make_examples.FORMATS / "authorization.md").read_text()
+
+
+def test_the_example_quote_verifies_with_the_example_trust():
+    files = make_examples.files()
+    trust = parse_trust({name[6:]: data for name, data in files.items() if name.startswith("trust/")})
+    verified = verify_document(parse_quote(files["quote.json"]), trust=trust, challenge=b"*" * 16)
+    assert verified.values == make_examples.world().values
 
 
 def test_the_table_of_denial_codes_is_complete():
