@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from attestd.authorization.artifact import parse_artifact
-from attestd.authorization.statement import parse_statement
 from attestd.authorization.issue import resource
+from attestd.authorization.statement import parse_statement
 from attestd.codes import Code, Denial
 from attestd.gate import checks
 from attestd.gate.decide import decide
