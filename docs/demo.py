@@ -209,15 +209,11 @@ def chapter_denials(demo: Demo, command: Path) -> None:
 def chapter_runner(demo: Demo, command: Path) -> None:
     demo.chapter("4. The agent is broken into: what does the runner do with lies?")
     receipt = (demo.home / "deploy.tlog-proof").read_bytes()
-    parsed = parse_receipt(receipt)
-    forged_entry = parsed.entry_bytes.replace(b'"prod"', b'"evil"')
-    proof = parsed.proof
-    forged = format_proof(TlogProof(forged_entry, proof.index, proof.proof, proof.checkpoint))
     other = demo.home / "other"
     other.write_text("#!/bin/sh\necho pwned\n")
     other.chmod(0o755)
     for claim, sent, executable, argument in (
-        ("a forged receipt is refused by the runner", forged, command, "evil"),
+        ("a forged receipt is refused by the runner", forge(receipt), command, "evil"),
         ("a true receipt with other bytes is refused by the runner", receipt, other, "prod"),
         ("a true receipt, used again, is refused by the runner", receipt, command, "prod"),
     ):
@@ -228,6 +224,13 @@ def chapter_runner(demo: Demo, command: Path) -> None:
         for part in textwrap.wrap(words, WIDTH - 4):
             print(f"    {part}")
         demo.expect(claim, fields[0].decode() if fields else "?", kind == Kind.REJECTED)
+
+
+def forge(receipt: bytes) -> bytes:
+    """The receipt of a decision that was never taken: one word of the entry is another."""
+    parsed = parse_receipt(receipt)
+    entry = parsed.entry_bytes.replace(b'"prod"', b'"evil"')
+    return format_proof(TlogProof(entry, parsed.proof.index, parsed.proof.proof, parsed.proof.checkpoint))
 
 
 def lie_to_runner(
@@ -265,10 +268,9 @@ def chapter_offline(demo: Demo) -> None:
     base = str(elsewhere)
     done = demo.run("verify", "receipt", f"{base}/deploy.tlog-proof", "--trust", f"{base}/trust", lines=12)
     demo.expect("the receipt verifies offline", "verified", done.status == 0)
-    data = (elsewhere / "deploy.tlog-proof").read_bytes()
-    (elsewhere / "forged.tlog-proof").write_bytes(data.replace(b"extra eyJ", b"extra eyK"))
+    (elsewhere / "forged.tlog-proof").write_bytes(forge((elsewhere / "deploy.tlog-proof").read_bytes()))
     done = demo.run("verify", "receipt", f"{base}/forged.tlog-proof", "--trust", f"{base}/trust")
-    demo.expect("one changed character: it does not", f"exit {done.status}", done.status in (1, 65))
+    demo.expect("one changed word in it: it does not", f"exit {done.status}", done.status == 1)
 
 
 def chapter_measure(demo: Demo) -> None:
@@ -282,9 +284,9 @@ def chapter_measure(demo: Demo) -> None:
         *("exec", "-a", "deploy.auth.json", "--", "./deploy", "prod"),
     )
     demo.expect("the refusal is the TPM's, not the agent's", "TPM", "TPM" in result.err)
-    shown = demo.run("platform", "show", lines=10)
+    shown = demo.run("platform", "show", lines=14)
     demo.expect("the state is shown PCR by PCR", "PCR 7", shown.status in (0, 1) and "7" in shown.out)
-    approved = demo.run("platform", "approve", "--yes", lines=10)
+    approved = demo.run("platform", "approve", "--yes", lines=12)
     again = demo.run("exec", "-a", "deploy.auth.json", "--", "./deploy", "prod")
     demo.expect(
         "an authority approves the new state: it runs again",
@@ -310,7 +312,9 @@ def chapter_history(demo: Demo) -> None:
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     shutil.copy(log, newest)
     villain_edits(log)
-    print(f"  {paint('villain', '1;35')}: drops the triggers, changes one word in one old decision")
+    print(
+        f"  {paint('villain', '1;35')}: lifts the triggers, changes one word in one old decision, puts the triggers back"
+    )
     found = demo.run("audit", "verify")
     demo.expect("tampering is found", f"exit {found.status}", found.status == 1)
     replace_log(log, older)
@@ -325,7 +329,8 @@ def chapter_history(demo: Demo) -> None:
 
 def villain_edits(log: Path) -> None:
     with contextlib.closing(sqlite3.connect(log)) as database:
-        for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+        triggers = database.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
+        for name, _ in triggers:
             database.execute(f'DROP TRIGGER "{name}"')
         (seq, entry) = database.execute(
             "SELECT seq, entry FROM leaves WHERE instr(entry, CAST('staging' AS BLOB)) LIMIT 1"
@@ -333,6 +338,8 @@ def villain_edits(log: Path) -> None:
         database.execute(
             "UPDATE leaves SET entry = ? WHERE seq = ?", (entry.replace(b"staging", b"mailing"), seq)
         )
+        for _, sql in triggers:
+            database.execute(sql)
         database.commit()
 
 
@@ -345,14 +352,15 @@ def replace_log(log: Path, copy: Path) -> None:
 def summary(demo: Demo) -> bool:
     failed = [claim for claim, _, ok in demo.outcomes if not ok]
     elapsed = time.monotonic() - demo.started
-    inner = 84
+    left = max(len(claim) for claim, _, _ in demo.outcomes)
+    right = max(len(found) for _, found, _ in demo.outcomes)
+    inner = left + right + 6
     print("\n" + "┏" + "━" * inner + "┓")
-    title = "attestd: seal, then release"
-    print("┃" + paint(title.center(inner), "1") + "┃")
+    print("┃" + paint("attestd: seal, then release".center(inner), "1") + "┃")
     print("┣" + "━" * inner + "┫")
     for claim, found, ok in demo.outcomes:
         mark = paint("✓", "1;32") if ok else paint("✗", "1;31")
-        print(f"┃ {mark} {claim:<55} {found:>25} ┃")
+        print(f"┃ {mark} {claim:<{left}}  {found:>{right}} ┃")
     print("┣" + "━" * inner + "┫")
     verdict = "all of it happened as told" if not failed else f"{len(failed)} did not happen as told"
     line = f"{len(demo.outcomes) - len(failed)} of {len(demo.outcomes)}: {verdict} ({elapsed:.0f} s)"
