@@ -216,14 +216,16 @@ def amend_platform_policy(
 
     Raises:
         MalformedError: `data` is no platform policy.
-        UsageError: The approval is over other PCRs, or by a key that the root did not approve in this policy.
+        UsageError: The approval is over other PCRs, or by a key that the root did not approve for its epoch.
     """
     file = parse_canonical(data, PlatformFile, max_bytes=MAX_PLATFORM_BYTES, what="platform policy")
     if any((old.bank, old.pcrs) != (approval["bank"], approval["pcrs"]) for old in file.approvals):
         raise UsageError(f"platform policy {file.name!r} is over other PCRs: one policy has one selection")
-    if approval["key_id"] not in {key.key_id for key in file.platform_keys}:
+    until = {key.key_id: key.max_epoch for key in file.platform_keys}.get(approval["key_id"])
+    if until is None or until < approval["epoch"]:
+        ended = "" if until is None else f" beyond epoch {until}"
         raise UsageError(
-            f"the root did not approve the platform key {approval['key_id']} in policy {file.name!r}"
+            f"the root did not approve the platform key {approval['key_id']} in policy {file.name!r}{ended}"
         )
     kept = [old for old in file.approvals if old.epoch >= epoch and old.key_id not in revoked_keys]
     pcrs = dict(file.reference.pcrs.get(approval["bank"], {})) if kept else {}

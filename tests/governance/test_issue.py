@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from attestd.errors import MalformedError
+from attestd.errors import MalformedError, UsageError
 from attestd.governance.authorities import Authorities, parse_authorities
 from attestd.governance.issue import (
+    amend_platform_policy,
     approve_platform_key,
     approve_state,
     draft_authorities,
@@ -15,9 +16,11 @@ from attestd.governance.issue import (
     draft_platform_policy,
     draft_revocations,
 )
+from attestd.governance.platform import PlatformPolicy, parse_platform_policy
 from attestd.governance.trust import parse_trust
 from attestd.strict import canonical
-from tests.world import SELECTION, World, key_id, signer
+from attestd.tcg.pcr import PcrSelection, composite
+from tests.world import SELECTION, World, key_id, p256, signer
 
 
 @pytest.fixture
@@ -119,3 +122,71 @@ def test_a_record_that_could_not_be_read_is_not_signed(world: World, authorities
             not_after=world.now,
             sign=signer(world.enrollers[0]),
         )
+
+
+# the next version of a platform policy
+
+
+def amended(
+    world: World, authorities: Authorities, *, state: dict[int, bytes] | None = None, **changes: Any
+) -> bytes:
+    values = state or world.values
+    arguments: dict[str, Any] = {
+        "approval": approve_state(
+            authorities, selection=SELECTION, values=values, epoch=1, sign_platform=signer(world.platform_key)
+        ),
+        "values": values,
+        "epoch": 0,
+        "revoked_keys": (),
+        **changes,
+    }
+    return amend_platform_policy(canonical(world.platforms["local"]), **arguments)
+
+
+def parse(world: World, authorities: Authorities, data: bytes) -> PlatformPolicy:
+    return parse_platform_policy(data, authorities=authorities, revoked_keys=world.revocations["keys"])
+
+
+def test_one_state_more(world: World, authorities: Authorities) -> None:
+    """In an update window old and new state are both approved; the newest explains differences."""
+    old = dict(world.values)
+    reference = {str(pcr): [value.hex()] for pcr, value in old.items()}
+    world.platforms["local"]["reference"]["pcrs"] = {"sha256": reference}
+    new = {**old, 4: bytes(32)}
+    policy = parse(world, authorities, amended(world, authorities, state=new))
+    assert policy.version == 2
+    assert [item.pcr_digest for item in policy.approvals] == [
+        composite(SELECTION, old),
+        composite(SELECTION, new),
+    ]
+    assert policy.values[4] == (old[4], bytes(32))
+    assert policy.values[7] == (old[7],)
+    assert policy.reference() == new
+
+
+def test_what_no_longer_holds_is_left_out(world: World, authorities: Authorities) -> None:
+    new = {**world.values, 4: bytes(32)}
+    for changes in ({"epoch": 2}, {"revoked_keys": [key_id(world.platform_key)]}):
+        policy = parse(world, authorities, amended(world, authorities, state=new, **changes))
+        assert [item.pcr_digest for item in policy.approvals] == [composite(SELECTION, new)]
+        assert policy.reference() == new, "values of states that are gone explain nothing"
+
+
+def test_approvals_that_would_approve_nothing(world: World, authorities: Authorities) -> None:
+    sign = signer(world.platform_key)
+    narrow = PcrSelection("sha256", (0, 2))
+    values = {pcr: world.values[pcr] for pcr in (0, 2)}
+    other = approve_state(authorities, selection=narrow, values=values, epoch=1, sign_platform=sign)
+    late = approve_state(authorities, selection=SELECTION, values=world.values, epoch=2, sign_platform=sign)
+    stranger = approve_state(
+        authorities, selection=SELECTION, values=world.values, epoch=1, sign_platform=signer(p256("stranger"))
+    )
+    for approval, message in ((other, "other PCRs"), (late, "beyond epoch 1"), (stranger, "did not approve")):
+        with pytest.raises(UsageError, match=message):
+            amended(world, authorities, approval=approval)
+
+
+def test_amending_what_is_no_policy(world: World, authorities: Authorities) -> None:
+    world.platforms["local"] = {}
+    with pytest.raises(MalformedError):
+        amended(world, authorities)
