@@ -9,7 +9,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from attestd.agent.ask import AgentSocket
+from attestd.agent.measured import quote_now
 from attestd.agent.provision import trust_owners
+from attestd.appraisal.quote import appraise_quote
 from attestd.audit.offline import log_keys
 from attestd.audit.store import LogStore
 from attestd.client.where import MAX_SOCKET_PATH_BYTES
@@ -51,16 +53,24 @@ def examine(layout: Layout, agent: AgentSocket) -> list[Examined]:
     Returns:
         What was found; those with a remedy are the findings.
     """
+    if not layout.trust.exists() and not layout.agent.exists():
+        where = layout.trust.parent
+        return [
+            Examined("installation", f"nothing is initialised at {where}", "attestd init, then attestd serve")
+        ]
     found: list[Examined] = []
     status: Mapping[str, Any] | None = None
     try:
         status = agent.ask("status")
     except AgentError as error:
-        found.append(Examined("agent", str(error), _START))
+        cause = error.__cause__
+        words = f"does not answer at {agent.path}: {cause.strerror}" if isinstance(cause, OSError) else str(error)
+        found.append(Examined("agent", words, _START))
     except AttestdError as error:
         found.append(Examined("agent", str(error), "see the line itself"))
     if status is not None:
         found += _of_status(status)
+        found += _guarded("platform", lambda: _platforms(layout, agent))
     found += _guarded("trust", lambda: _trust(layout))
     found += _guarded("log", lambda: _log(layout, verified_by_agent=status is not None))
     found += _guarded("files", lambda: _files(layout))
@@ -85,6 +95,7 @@ def _guarded(area: str, look: Callable[[], Iterator[Examined]]) -> list[Examined
 _REMEDIES: Final = {
     "trust": "restore the directory from a backup, or run attestd init again (it writes what is missing)",
     "log": "attestd audit verify says more; keep the directory as evidence before you change anything",
+    "platform": "boot an approved state, or approve this one: attestd platform approve",
     "files": "attestd init makes what is missing",
 }
 
@@ -145,18 +156,25 @@ def _governance(status: Mapping[str, Any]) -> Iterator[Examined]:
         )
     else:
         yield Examined("governance", f"version {governance['version']}, enrolled until {until}")
-    for name in governance["platforms"]:
-        found = status["platforms"].get(name)
-        if found is None:
-            yield Examined(f"platform {name}", "no evidence was taken yet", "try again in a moment")
-        elif found["state"] != "approved":
-            yield Examined(
-                f"platform {name}",
-                "; ".join([found["state"], *found["findings"]]),
-                "boot an approved state, or approve this one: attestd platform approve",
-            )
+
+
+def _platforms(layout: Layout, agent: AgentSocket) -> Iterator[Examined]:
+    """By a quote of this moment: the agent's evidence is some seconds old."""
+    trust = load_trust(layout.trust, owners=trust_owners(layout))
+    for name, policy in trust.platforms.items():
+        verified = quote_now(name, trust=trust, agent=agent)
+        found = appraise_quote(
+            verified.quote,
+            policy=policy,
+            reference=policy.reference(),
+            values=verified.values,
+            epoch=trust.revocations.epoch,
+            at=datetime.now(UTC),
+        )
+        if found.approval is not None:
+            yield Examined(f"platform {name}", f"version {policy.version}: in an approved state")
         else:
-            yield Examined(f"platform {name}", f"in an approved state, measured {found['at']}")
+            yield Examined(f"platform {name}", "; ".join(found.findings), _REMEDIES["platform"])
 
 
 def _audit(log: Mapping[str, Any]) -> Examined:

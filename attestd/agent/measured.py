@@ -10,14 +10,14 @@ from typing import Final
 
 from attestd.agent.ask import AgentSocket
 from attestd.agent.tpm_access import TpmAccess
-from attestd.appraisal.document import UntrustedQuoteDocument, verify_document
+from attestd.appraisal.document import UntrustedQuoteDocument, VerifiedQuoteDocument, verify_document
 from attestd.errors import AgentError, StoreError
 from attestd.governance.trust import Trust
 from attestd.paths import Configuration, Layout
 from attestd.strict import convert
 from attestd.tcg.pcr import PcrSelection
 
-__all__ = ["Measured", "file_digest", "measure"]
+__all__ = ["Measured", "file_digest", "measure", "quote_now"]
 
 _CHUNK: Final = 1 << 20
 
@@ -53,16 +53,26 @@ def measure(
         VerificationError: The agent's quote does not verify.
         TpmError: Neither agent nor TPM answer.
     """
-    challenge = secrets.token_bytes(32)
     try:
-        answer = agent.ask("quote", challenge=b64encode(challenge).decode(), platform=platform)
+        verified = quote_now(platform, trust=trust, agent=agent)
     except AgentError:
         selection = trust.platforms[platform].selection
         values = _read_directly(selection, layout, configuration)
         return Measured(selection, values, "the TPM directly, for no agent answers", attested=False)
-    document = convert(answer, UntrustedQuoteDocument, what="the agent's quote")
-    verified = verify_document(document, trust=trust, challenge=challenge)
     return Measured(verified.selection, verified.values, "a quote by the TPM, verified", attested=True)
+
+
+def quote_now(platform: str, *, trust: Trust, agent: AgentSocket) -> VerifiedQuoteDocument:
+    """A quote of a platform policy's PCRs over a fresh challenge, verified.
+
+    Raises:
+        AgentError: No agent answers, or its TPM does not.
+        MalformedError, VerificationError: The quote does not verify.
+    """
+    challenge = secrets.token_bytes(32)
+    answer = agent.ask("quote", challenge=b64encode(challenge).decode(), platform=platform)
+    document = convert(answer, UntrustedQuoteDocument, what="the agent's quote")
+    return verify_document(document, trust=trust, challenge=challenge)
 
 
 def _read_directly(

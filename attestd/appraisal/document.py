@@ -110,7 +110,7 @@ def verify_document(
     if challenge is not None and challenge != said:
         raise VerificationError(f"{what}: it is over the challenge {said.hex()}, expected {challenge.hex()}")
     [(bank, pcrs)] = document.pcrs.items()
-    values = {int(index): bytes.fromhex(value) for index, value in pcrs.items()}
+    values = {index: bytes.fromhex(pcrs[str(index)]) for index in sorted(map(int, pcrs))}
     try:
         selection = PcrSelection(bank, tuple(sorted(values)))
     except UsageError as error:

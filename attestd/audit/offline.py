@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from attestd.audit.schema import APPLICATION_ID
 from attestd.audit.store import LogStore
 from attestd.audit.verify import verify_log
 from attestd.errors import MalformedError, StoreError, VerificationError
@@ -22,6 +23,9 @@ __all__ = ["VerifiedLog", "log_keys", "verify_stored"]
 MAX_CHECKPOINT_BYTES: Final = 64 * 1024
 MAX_TILE_BYTES: Final = 256 * (65_535 + 2)
 _PROGRESS: Final = 64  # tiles
+# https://www.sqlite.org/fileformat.html#the_database_header
+_MAGIC: Final = b"SQLite format 3\0"
+_HEAD_BYTES: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,7 @@ def verify_stored(
     """
     if path.is_dir():
         return _verify_export(path, trust, progress)
+    _require_log(path)
     store = LogStore.open(str(path), readonly=True)
     try:
         keys = log_keys(store.origin, trust)
@@ -88,6 +93,17 @@ def verify_stored(
         store.close()
     report = verify_log(str(path), keys, processes=processes, progress=progress)
     return VerifiedLog(keys.origin, report.size, report.root, report.checkpoints, report.types, report.time)
+
+
+def _require_log(path: Path) -> None:
+    """What is no log at all is malformed; one that cannot be opened is another matter."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error
+    if not head.startswith(_MAGIC) or int.from_bytes(head[68:72], "big") != APPLICATION_ID:
+        raise MalformedError(f"{path} is not an attestd audit log")
 
 
 def _verify_export(directory: Path, trust: Trust, progress: Callable[[int, int], None]) -> VerifiedLog:

@@ -37,7 +37,7 @@ def show_artifact(output: Output, artifact: UntrustedArtifact, *, now: datetime)
             ("uses", "unlimited" if predicate.validity.max_uses is None else predicate.validity.max_uses),
             (
                 "signatures claimed",
-                "\n".join(entry.key_id or "(no key named)" for entry in artifact.envelope.signatures),
+                [entry.key_id or "(no key named)" for entry in artifact.envelope.signatures],
             ),
         ]
     )
@@ -54,7 +54,7 @@ def _scope(predicate: Predicate) -> list[tuple[str, object]]:
     return [
         ("directory", scope.cwd),
         ("runs as", _user(scope.uid)),
-        ("variables set", "\n".join(f"{name}={value}" for name, value in scope.env.set.items()) or "none"),
+        ("variables set", [f"{name}={value}" for name, value in scope.env.set.items()] or "none"),
         ("variables passed", ", ".join(scope.env.pass_) or "none"),
         *((f"input {item.name}", f"sha256 {item.digest.sha256}") for item in scope.inputs),
         ("secrets", ", ".join(predicate.secrets) or None),
@@ -67,7 +67,7 @@ def _conditions(predicate: Predicate) -> list[tuple[str, object]]:
     governance, attribution = predicate.governance, predicate.attribution
     lineage, enforcement = predicate.lineage, predicate.enforcement
     return [
-        ("hosts", "\n".join(bindings.hosts) or None),
+        ("hosts", list(bindings.hosts) or None),
         ("host labels", ", ".join(f"{name}={value}" for name, value in bindings.host_labels.items()) or None),
         ("requesters", ", ".join(_user(item.uid) for item in bindings.requesters)),
         ("platform", f"{environment.platform}, evidence at most {environment.max_evidence_age_s} s old"),
@@ -85,7 +85,7 @@ def _conditions(predicate: Predicate) -> list[tuple[str, object]]:
         ),
         ("mesh may be away", f"{enforcement.mesh_grace_s} s"),
         ("parent", lineage.parent),
-        ("may be delegated by", "\n".join(lineage.delegate_to) or "nobody"),
+        ("may be delegated by", list(lineage.delegate_to) or "nobody"),
     ]
 
 

@@ -18,7 +18,7 @@ from attestd.audit.store import LogStore
 from attestd.cli.base import NounGroup, json_option, state_dir_option, write_output
 from attestd.cli.entry_view import entry_facts, entry_json, summary, type_text
 from attestd.cli.log_view import log_json, show_log, verify_with_progress
-from attestd.cli.output import DIM, GOOD, WARN, Output, mark, say, text
+from attestd.cli.output import DIM, GOOD, WARN, Output, counted, mark, say, text
 from attestd.cli.verify import report
 from attestd.distribution.local import load_trust
 from attestd.errors import AgentError
@@ -38,7 +38,7 @@ attestd audit verify
 """,
 )
 def audit_command() -> None:
-    """The log of every decision: read, verify, prove, export."""
+    """The log of every decision."""
 
 
 @audit_command.command("tail", example="attestd audit tail -n 20\nattestd audit tail -f")
@@ -49,7 +49,10 @@ def audit_command() -> None:
 @state_dir_option
 @json_option
 def tail_command(*, count: int, follow: bool, state_dir: str | None, as_json: bool) -> None:
-    """Show the newest entries, one line each (with --json: one object a line)."""
+    """Show the newest entries, one line each.
+
+    With --json one object a line.
+    """
     output = Output(as_json=as_json)
     for seq, data in newest_entries(find_client_layout(state_dir).log, count=count, follow=follow):
         entry = parse_entry(data)
@@ -75,7 +78,10 @@ def _line(seq: int, entry: Entry) -> Text:
 @json_option
 @click.argument("entry", metavar="SEQ|ID")
 def show_command(*, state_dir: str | None, as_json: bool, entry: str) -> None:
-    """Show one entry in full. For a decision, `attestd why` explains the checks."""
+    """Show one entry in full.
+
+    For a decision, `attestd why` explains the checks.
+    """
     record = _record(entry, state_dir)
     output = Output(as_json=as_json)
     if as_json:
@@ -93,9 +99,9 @@ def _record(wanted: str, state_dir: str | None) -> Record:
 @state_dir_option
 @json_option
 def verify_command(*, state_dir: str | None, as_json: bool) -> int:
-    """Verify the whole log, and that it is the newest: its last checkpoint against the TPM's counter.
+    """Verify the whole log, and that it is the newest.
 
-    The latter needs the running agent; without one, that is said. Exit status 1: it does not verify.
+    Its last checkpoint is compared with the TPM's counter, through the running agent; without one, that is said. Exit status 1: it does not verify.
     """
     layout = find_client_layout(state_dir)
     trust = load_trust(layout.trust, owners=trust_owners(layout))
@@ -147,7 +153,10 @@ def prove_command(
     state_dir: str | None,
     entry: str | None,
 ) -> None:
-    """Write an entry's receipt (a C2SP tlog-proof), or prove that the log only grew (JSON)."""
+    """Write an entry's receipt, or prove that the log grew.
+
+    A receipt is a C2SP tlog-proof, for `attestd verify receipt`; a consistency proof is JSON.
+    """
     if (entry is None) == (consistency is None):
         raise click.UsageError("either an entry or --consistency is needed")
     if entry is not None:
@@ -186,7 +195,10 @@ def _consistency(log: Path, old: int, new: int) -> bytes:
 @json_option
 @click.argument("directory", type=click.Path(path_type=Path))
 def export_command(*, state_dir: str | None, as_json: bool, directory: Path) -> None:
-    """Export the log as static files (C2SP tlog-tiles), entries included. Only you can read them."""
+    """Export the log as static files.
+
+    C2SP tlog-tiles, entries included. Only you can read them: they name commands and users.
+    """
     store = LogStore.open(str(find_client_layout(state_dir).log), readonly=True)
     try:
         checkpoint = export_log(store, str(directory))
@@ -196,4 +208,4 @@ def export_command(*, state_dir: str | None, as_json: bool, directory: Path) -> 
     if as_json:
         output.json({"directory": str(directory), "size": checkpoint.size})
     else:
-        output.line(f"exported {checkpoint.size} entries to {directory}")
+        output.line(f"exported {counted(checkpoint.size, 'entry')} to {directory}")

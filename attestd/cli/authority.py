@@ -38,9 +38,9 @@ attestd authority keygen --kind p256 keys/platform2.pem
 @json_option
 @click.argument("name", metavar="NAME|PATH")
 def keygen_command(*, kind: str, as_json: bool, name: str) -> None:
-    """Make a key pair: NAME.pem (only you can read it) and NAME.pub. Never overwrites.
+    """Make a key pair, NAME.pem and NAME.pub.
 
-    TPM authorities must be p256.
+    Only you can read NAME.pem. Nothing is overwritten. TPM authorities must be p256.
     """
     path = Path(name if name.endswith(".pem") else f"{name}.pem")
     made = generate(kind, path)
@@ -69,7 +69,10 @@ attestd authority show /etc/attestd/authority/local.pub
 @json_option
 @click.argument("key", required=False, metavar="[FILE|URI]")
 def show_command(*, public_key: Path | None, state_dir: str | None, as_json: bool, key: str | None) -> None:
-    """Show a key's id and public half; without one: whom this host trusts, and for what."""
+    """Show a key, or all that are trusted here.
+
+    A key: its id and public half. Without one: whom this host trusts, and for what.
+    """
     output = Output(as_json=as_json)
     if key is None:
         layout = find_client_layout(state_dir)

@@ -35,7 +35,7 @@ attestd authorization inspect id.auth.json
 """,
 )
 def authorization_command() -> None:
-    """Artifacts that say what may run: issue, approve, inspect, verify, install."""
+    """Artifacts that say what may run."""
 
 
 def _signer(key: str | None, public_key: Path | None, layout: Layout) -> Authority:
@@ -128,9 +128,9 @@ def issue_command(
     as_json: bool,
     command: tuple[str, ...],
 ) -> None:
-    """Authorize one command as it is now: its bytes, arguments, directory, user, host, for a while.
+    """Authorize one command, as it is now, for a while.
 
-    What is not given gets the narrowest value: this host, you, the current directory, one use, one hour, an empty
+    Its bytes, arguments, directory, user and host are pinned. What is not given gets the narrowest value: this host, you, the current directory, one use, one hour, an empty
     environment but a fixed PATH. A script's interpreter is pinned too. With --arg an argument may vary: the one given must
     be an example; the forms are one_of, int, and prefix with charset (digits hex lower alnum name path) and max.
     """
@@ -201,7 +201,10 @@ def approve_command(
     as_json: bool,
     file: Path,
 ) -> None:
-    """Add your signature to an artifact. Inspect it first: you sign all of it."""
+    """Add your signature to an artifact.
+
+    Inspect it first: you sign all of it.
+    """
     artifact = parse_artifact(read_input(file, max_bytes=MAX_ARTIFACT_BYTES))
     authority = _signer(key, public_key, find_client_layout(state_dir))
     data = approve(artifact, signers=[authority.sign])
@@ -216,7 +219,10 @@ def approve_command(
 @json_option
 @click.argument("file", type=_FILE)
 def inspect_command(*, as_json: bool, file: Path) -> None:
-    """Show everything an artifact says. Verifies no signature: `authorization verify` does."""
+    """Show everything an artifact says.
+
+    Verifies no signature: `attestd authorization verify` does.
+    """
     artifact = parse_artifact(read_input(file, max_bytes=MAX_ARTIFACT_BYTES))
     output = Output(as_json=as_json)
     if as_json:
@@ -242,7 +248,10 @@ attestd authorization verify --trust /etc/attestd/trust id.auth.json
 @json_option
 @click.argument("file", type=_FILE)
 def verify_command(*, trust: Path | None, state_dir: str | None, as_json: bool, file: Path) -> int:
-    """Verify who signed an artifact, and that they may authorize what it is for."""
+    """Verify who signed an artifact, and that they may.
+
+    Whether it is valid at this moment is shown, but decides nothing here.
+    """
     directory = trust or find_client_layout(state_dir).trust
     return verify_artifact_file(file, directory, Output(as_json=as_json))
 
@@ -259,7 +268,7 @@ attestd exec -- id -u
 @json_option
 @click.argument("file", type=_FILE)
 def install_command(*, everyone: bool, state_dir: str | None, as_json: bool, file: Path) -> None:
-    """Give an artifact to the agent, so that `attestd exec` finds it by itself."""
+    """Give an artifact to the agent, for `exec` to find it."""
     data = read_input(file, max_bytes=MAX_ARTIFACT_BYTES)
     artifact = parse_artifact(data)
     answer = AgentSocket.find(state_dir).ask("install", artifact=data.decode("utf-8"), everyone=everyone)

@@ -7,7 +7,7 @@ import click
 from attestd.agent.ask import AgentSocket
 from attestd.agent.doctor import Examined, examine
 from attestd.cli.base import Command, json_option, state_dir_option
-from attestd.cli.output import BAD, GOOD, Output, mark, text
+from attestd.cli.output import BAD, GOOD, Output, counted, mark, text
 from attestd.paths import find_client_layout
 
 __all__ = ["doctor_command"]
@@ -22,7 +22,7 @@ EXIT_FINDINGS: Final = 1
 @state_dir_option
 @json_option
 def doctor_command(*, accept_clock: bool, state_dir: str | None, as_json: bool) -> int:
-    """Say what is wrong and what to do about it, whether the agent runs or not.
+    """Say what is wrong, and what to do about it.
 
     Exit status: 0 healthy, 1 findings.
     """
@@ -56,12 +56,12 @@ def _show(output: Output, examined: list[Examined], findings: int) -> None:
                 item.area,
                 text(item.found)
                 if item.remedy is None
-                else text(f"{item.found}\n", BAD).append(text(f"remedy: {item.remedy}", "not bold default")),
+                else text([text(item.found, BAD), f"remedy: {item.remedy}"]),
             )
             for item in examined
         ],
     )
     if findings:
-        output.line(text(f"{findings} finding{'s' if findings > 1 else ''}", BAD))
+        output.line(text(counted(findings, "finding"), BAD))
     else:
         output.line(text("healthy", GOOD))

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.text import Text
@@ -43,16 +43,57 @@ def command_line(argv: object) -> str:
 def summary(entry: Entry) -> str:
     """What an entry says, in one line."""
     body = entry.body
-    match entry.type:
-        case EntryType.DECISION_ALLOW:
-            return f"{user(_of(body, 'requester', 'uid'))}: {command_line(body.get('argv'))}"
-        case EntryType.DECISION_DENY:
-            asked = f"{user(_of(body, 'requester', 'uid'))}: {command_line(body.get('argv'))}"
-            return f"{body.get('code')}: {asked}"
-        case EntryType.DENIALS_AGGREGATED:
-            return f"{user(body.get('uid'))}: {_short({k: v for k, v in body.items() if k != 'uid'})}"
-        case _:
-            return ", ".join(f"{name} {_short(value)}" for name, value in body.items())
+    shown = _SUMMARIES.get(entry.type)
+    return shown(body) if shown else ", ".join(f"{name} {_short(value)}" for name, value in body.items())
+
+
+def _decision(body: Mapping[str, Any]) -> str:
+    code = f"{body['code']}: " if body.get("code") else ""
+    return f"{code}{user(_of(body, 'requester', 'uid'))}: {command_line(body.get('argv'))}"
+
+
+def _aggregated(body: Mapping[str, Any]) -> str:
+    return (
+        f"{user(body.get('uid'))}: {_short({name: value for name, value in body.items() if name != 'uid'})}"
+    )
+
+
+def _start(body: Mapping[str, Any]) -> str:
+    return f"entry {body.get('seq')} runs as {user(body.get('uid'))}, pid {body.get('pid')}"
+
+
+def _exit(body: Mapping[str, Any]) -> str:
+    if body.get("error"):
+        return f"entry {body.get('seq')} did not start: {body['error']}"
+    how = (
+        f"ended by signal {body['signal']}"
+        if body.get("signal")
+        else f"ended with status {body.get('status')}"
+    )
+    return f"entry {body.get('seq')} {how} after {body.get('duration_ms')} ms"
+
+
+def _void(body: Mapping[str, Any]) -> str:
+    return f"entry {body.get('seq')} was not released: {body.get('reason')}"
+
+
+def _host(body: Mapping[str, Any]) -> str:
+    notes = body.get("notes")
+    return "; ".join(
+        [f"host {str(body.get('host'))[:16]}", *map(str, notes if isinstance(notes, list) else [])]
+    )
+
+
+_SUMMARIES: dict[EntryType, Callable[[Mapping[str, Any]], str]] = {
+    EntryType.DECISION_ALLOW: _decision,
+    EntryType.DECISION_DENY: _decision,
+    EntryType.DECISION_VOID: _void,
+    EntryType.DENIALS_AGGREGATED: _aggregated,
+    EntryType.EXECUTION_START: _start,
+    EntryType.EXECUTION_EXIT: _exit,
+    EntryType.LOG_START: _host,
+    EntryType.AGENT_START: _host,
+}
 
 
 def entry_facts(entry: Entry, leaf: str) -> list[tuple[str, object]]:
@@ -72,12 +113,12 @@ def entry_facts(entry: Entry, leaf: str) -> list[tuple[str, object]]:
             ("hint", denial.get("hint")),
         ]
     rows += [
-        (name, _value(name, value))
+        ("request" if name == "id" else name, _value(name, value))
         for name, value in body.items()
         if name not in _KNOWN_ELSEWHERE and value not in (None, [])
     ]
     if isinstance(env := body.get("env"), dict):
-        rows.append(("environment", "\n".join(f"{name}={value}" for name, value in env.items())))
+        rows.append(("environment", [f"{name}={value}" for name, value in env.items()]))
     return rows
 
 
@@ -97,7 +138,7 @@ def _value(name: str, value: Any) -> object:
     if name in {"executable", "interpreters", "inputs"}:
         files = value if isinstance(value, list) else [value]
         if all(isinstance(item, dict) and {"path", "sha256"} <= item.keys() for item in files):
-            return "\n".join(f"{item['path']} sha256 {item['sha256']}" for item in files)
+            return [f"{item['path']} sha256 {item['sha256']}" for item in files]
     if name == "uid":
         return user(value)
     return _short(value)
@@ -105,7 +146,9 @@ def _value(name: str, value: Any) -> object:
 
 def _short(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_short(item)}" for name, item in value.items() if item is not None)
+        return ", ".join(
+            f"{name} {_short(item)}" for name, item in value.items() if item not in (None, "", [])
+        )
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

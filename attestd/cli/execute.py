@@ -27,5 +27,5 @@ def exec_command(words: tuple[str, ...]) -> int:
 @click.command("check", cls=_Client, context_settings=_AS_GIVEN, add_help_option=False)
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def check_command(words: tuple[str, ...]) -> int:
-    """Say whether a command would run, and why; run nothing."""
+    """Say whether a command would run; run nothing."""
     return run(["check", *words])

@@ -56,7 +56,7 @@ def init_command(
     state_dir: str | None,
     as_json: bool,
 ) -> None:
-    """Provision this host: TPM keys, log, authorities; approve its present state.
+    """Provision this host, and approve the state it is in.
 
     Can be run again at any time: it finishes what is missing and changes nothing that is there.
     """

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from attestd.audit.offline import VerifiedLog, verify_stored
-from attestd.cli.output import GOOD, Output, mark, text
+from attestd.cli.output import GOOD, Output, counted, mark, text
 from attestd.governance.trust import Trust
 
 __all__ = ["log_json", "show_log", "verify_with_progress"]
@@ -58,7 +58,10 @@ def show_log(output: Output, found: VerifiedLog) -> None:
     """What was verified."""
     output.line(
         mark(True),
-        text(f" the log verifies: {found.size} entries under {found.checkpoints} checkpoints", GOOD),
+        text(
+            f" the log verifies: {counted(found.size, 'entry')} under {counted(found.checkpoints, 'checkpoint')}",
+            GOOD,
+        ),
     )
     output.facts(
         [

@@ -6,6 +6,7 @@ Whatever comes from outside passes `plain`: nothing in a log, an artifact or an 
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, Final, TextIO
 
 from rich.cells import cell_len
@@ -16,20 +17,38 @@ from rich.text import Text
 
 from attestd.client.report import plain
 
-__all__ = ["BAD", "DIM", "GOOD", "HEAD", "WARN", "Output", "mark", "plain", "say", "text"]
+__all__ = ["BAD", "DIM", "GOOD", "HEAD", "WARN", "Output", "counted", "mark", "plain", "say", "text"]
 
 GOOD, BAD, WARN, DIM, HEAD = "green", "bold red", "yellow", "dim", "bold"
 _WIDE: Final = 100_000  # not a terminal: nothing is wrapped or cut
 
 
+class _Console(Console):
+    """As rich's, but a reader that went away is for the edge of the process to deal with."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def _console(stream: TextIO) -> Console:
     options: dict[str, Any] = {} if stream.isatty() else {"width": _WIDE}
-    return Console(file=stream, highlight=False, markup=False, emoji=False, **options)
+    return _Console(file=stream, highlight=False, markup=False, emoji=False, **options)
 
 
 def text(value: object, style: str = "") -> Text:
-    """A value from anywhere as one piece of text."""
-    return value if isinstance(value, Text) else Text(plain(str(value)), style=style)
+    """A value from anywhere as text: of one line, or of one line for each item of a list."""
+    if isinstance(value, Text):
+        return value
+    if isinstance(value, list):
+        return Text("\n").join([text(item, style) for item in value])
+    return Text(plain(str(value)), style=style)
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 entry`, `2 entries`."""
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number} {noun[:-1]}ies" if noun.endswith("y") else f"{number} {noun}s"
 
 
 def mark(state: bool | None) -> Text:
@@ -113,10 +132,14 @@ class Output:
         self._console.print(table)
 
     def _columns(self, rows: Sequence[Sequence[Text]]) -> None:
-        widths = [max(cell_len(cell.plain) for cell in column) for column in zip(*rows, strict=True)]
+        widths = [
+            max(cell_len(line.plain) for cell in column for line in cell.split("\n", allow_blank=True))
+            for column in zip(*rows, strict=True)
+        ]
         for row in rows:
-            cells = [
-                cell.plain + " " * (width - cell_len(cell.plain))
-                for cell, width in zip(row, widths, strict=True)
-            ]
-            self.line("  ".join(cells).rstrip())
+            for parts in zip_longest(*(cell.split("\n", allow_blank=True) for cell in row), fillvalue=Text()):
+                cells = [
+                    part.plain + " " * (width - cell_len(part.plain))
+                    for part, width in zip(parts, widths, strict=True)
+                ]
+                self.line("  ".join(cells).rstrip())

@@ -10,7 +10,7 @@ from attestd.agent.ask import AgentSocket
 from attestd.agent.measured import Measured, file_digest, measure
 from attestd.agent.provision import trust_owners
 from attestd.cli.base import NounGroup, json_option, state_dir_option
-from attestd.cli.output import BAD, DIM, GOOD, HEAD, WARN, Output, mark, say, text
+from attestd.cli.output import BAD, DIM, GOOD, HEAD, WARN, Output, counted, mark, say, text
 from attestd.cli.params import HEX
 from attestd.distribution.approve import Plan, plan_approval, publish_approval
 from attestd.distribution.local import load_trust
@@ -31,7 +31,7 @@ attestd platform approve
 """,
 )
 def platform_command() -> None:
-    """Platform states: what is measured now, what is approved."""
+    """Platform states: measured now, and approved."""
 
 
 _name_option = click.option(
@@ -63,7 +63,7 @@ def _measure(name: str, trust: Trust, layout: Layout, state_dir: str | None) -> 
 @state_dir_option
 @json_option
 def show_command(*, name: str | None, state_dir: str | None, as_json: bool) -> None:
-    """Compare the present PCR values with the approved ones, PCR by PCR."""
+    """Compare the present PCR values with the approved ones."""
     layout = find_client_layout(state_dir)
     trust = _trust(layout)
     measured = _measure(_name(trust, name), trust, layout, state_dir)
@@ -96,7 +96,7 @@ def _rows(plan: Plan) -> list[tuple[object, ...]]:
     for index, value in plan.values.items():
         allowed = plan.policy.values.get(index, ())
         known = value in allowed
-        others = "the same" if known else "\n".join(item.hex() for item in allowed) or "not recorded"
+        others = "the same" if known else [item.hex() for item in allowed] or "not recorded"
         rows.append(
             (mark(known), index, text(value.hex(), "" if known else BAD), text(others, DIM if known else ""))
         )
@@ -138,9 +138,9 @@ def approve_command(
     state_dir: str | None,
     as_json: bool,
 ) -> int:
-    """Approve the state that this host is in now: from then on the TPM releases in it.
+    """Approve the state that this host is in now.
 
-    Approvals that are in force stay. The new version of the platform policy is signed with the platform key; the old one
+    From then on the TPM releases in it. Approvals that are in force stay. The new version of the platform policy is signed with the platform key; the old one
     goes to the history, for old receipts name it.
     """
     layout = find_layout(state_dir)
@@ -162,7 +162,8 @@ def approve_command(
         output.json({**_plan_json(plan, measured), "version": policy.version, "approved": True})
     else:
         output.line(
-            mark(True), f" platform {policy.name} version {policy.version}: {len(policy.approvals)} approvals"
+            mark(True),
+            f" platform {policy.name} version {policy.version}: {counted(len(policy.approvals), 'approval')}",
         )
     return 0
 
@@ -179,7 +180,10 @@ def _say_plan(plan: Plan, measured: Measured) -> None:
         words = "" if known else "  differs from every approved state"
         say(f"  {index:>2}  {value.hex()}{words}", style="" if known else WARN, prefix="")
     say(f"  composite {plan.pcr_digest.hex()}", prefix="")
-    say(f"  {plan.kept} approvals stay in force", prefix="")
+    say(
+        f"  beside {counted(plan.kept, 'approval')} that {'stays' if plan.kept == 1 else 'stay'} in force",
+        prefix="",
+    )
     if not measured.attested:
         say("  no quote proves these values: they were read by this program", style=WARN, prefix="")
 
@@ -199,7 +203,10 @@ attestd platform extend --pcr 23 --digest e3b0c44298fc1c149afbf4c8996fb92427ae41
 def extend_command(
     *, pcr: int, digest: bytes | None, state_dir: str | None, as_json: bool, file: Path | None
 ) -> None:
-    """Measure a file or digest into a PCR, through the agent. Only a reboot takes it back."""
+    """Measure a file or digest into a PCR.
+
+    Through the agent; only a reboot takes it back.
+    """
     if (file is None) == (digest is None):
         raise click.UsageError("either a FILE or --digest is needed")
     measured = file_digest(file) if file is not None else digest or b""

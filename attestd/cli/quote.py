@@ -36,7 +36,10 @@ attestd verify quote host.quote.json --trust trust/ --challenge 00112233
 def quote_command(
     *, challenge: bytes | None, output: Path | None, force: bool, platform: str | None, state_dir: str | None
 ) -> None:
-    """Have the TPM quote this host's PCRs over a challenge. The result is JSON, for `attestd verify quote`."""
+    """Have the TPM quote this host's PCRs.
+
+    The result is JSON, for `attestd verify quote`.
+    """
     chosen = secrets.token_bytes(32) if challenge is None else challenge
     named = {} if platform is None else {"platform": platform}
     answer = AgentSocket.find(state_dir).ask("quote", challenge=b64encode(chosen).decode(), **named)

@@ -60,6 +60,7 @@ def serve_command(*, verbose: bool, state_dir: str | None) -> int:
     configuration = load_configuration(layout.configuration, os.environ)
     try:
         serve(layout, configuration, log)
+        log.info("stopped")
     except AttestdError as error:
         say(f"cannot serve: {error}")
         return EXIT_CANNOT_SERVE

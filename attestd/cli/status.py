@@ -18,7 +18,7 @@ __all__ = ["status_command"]
 @state_dir_option
 @json_option
 def status_command(*, state_dir: str | None, as_json: bool) -> None:
-    """Show the agent, its TPM, log, governance, and whether the platform is in an approved state.
+    """Show agent, platform state, TPM and log.
 
     Exit status 69: no agent answers.
     """
@@ -81,9 +81,9 @@ def _platform(version: object, found: Mapping[str, Any] | None) -> Text:
         return text(f"version {version}: no evidence yet", WARN)
     approved = found["state"] == "approved"
     words = text(f" version {version}: {found['state']}", GOOD if approved else BAD)
-    details = [text(f"\n{finding}", BAD) for finding in found["findings"]]
+    details = [text(finding, BAD) for finding in found["findings"]]
     at = text(f", measured {found['at']}" if "at" in found else "", DIM)
-    return Text.assemble(mark(approved), words, at, *details)
+    return text([Text.assemble(mark(approved), words, at), *details])
 
 
 def _show_tpm(output: Output, tpm: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ from attestd.cli.output import BAD, GOOD, Output, mark, say, text
 from attestd.cli.params import HEX
 from attestd.codes import Denied
 from attestd.distribution.local import load_trust
-from attestd.errors import RollbackError, VerificationError
+from attestd.errors import MalformedError, RollbackError, VerificationError
 from attestd.gate.standing import verify_standing
 from attestd.governance.trust import Trust
 from attestd.lineage.receipt import VerifiedReceipt, parse_receipt, verify_receipt
@@ -40,15 +40,24 @@ attestd verify log log.db --trust trust/
 """,
 )
 def verify_command() -> None:
-    """Verify evidence offline: needs no TPM, no agent, no state, only files and a trust directory.
+    """Verify evidence offline, with nothing but files.
+
+    Needs no TPM, no agent and no state: only a trust directory.
 
     Exit status: 0 verifies; 1 does not verify; 65 malformed.
     """
 
 
 def named_trust(directory: Path) -> Trust:
-    """A trust directory that the caller names: whoever owns it is who the caller trusts; nobody else may write."""
-    return load_trust(directory, owners={0, os.geteuid(), directory.stat().st_uid})
+    """A trust directory that the caller names: whoever owns it is who the caller trusts; nobody else may write.
+
+    Raises:
+        StoreError, MalformedError, VerificationError: As `load_trust`.
+    """
+    try:
+        return load_trust(directory, owners={0, os.geteuid(), directory.stat().st_uid})
+    except (MalformedError, VerificationError) as error:
+        raise type(error)(f"the trust directory {directory} cannot be used: {error}") from error
 
 
 def report(output: Output, what: str, verify: Callable[[], dict[str, Any]]) -> int:
@@ -93,7 +102,7 @@ def verify_artifact_file(file: Path, directory: Path, output: Output) -> int:
             output.facts(
                 [
                     ("id", verified.id),
-                    ("signed by", "\n".join(f"key {key_id}" for key_id in verified.key_ids)),
+                    ("signed by", [f"key {key_id}" for key_id in verified.key_ids]),
                     ("rule", f"{rule.name!r}: {rule.threshold} of {len(rule.keys)} keys must sign"),
                     (
                         "for",
@@ -119,7 +128,7 @@ def verify_artifact_file(file: Path, directory: Path, output: Output) -> int:
 @json_option
 @click.argument("file", type=_FILE)
 def artifact_command(*, trust: Path, as_json: bool, file: Path) -> int:
-    """Verify who signed an authorization, and that they may authorize what it is for.
+    """Verify who signed an authorization, and that they may.
 
     Whether it is valid at this moment is shown, but decides nothing here.
     """
@@ -131,7 +140,7 @@ def artifact_command(*, trust: Path, as_json: bool, file: Path) -> int:
 @json_option
 @click.argument("file", type=_FILE)
 def receipt_command(*, trust: Path, as_json: bool, file: Path) -> int:
-    """Verify a receipt: that an entry was sealed, on which TPM and, for an allow, in an approved platform state.
+    """Verify a receipt: what was sealed, where, in which state.
 
     Of a decision.allow it proves "sealed for release"; that the command ran is proved by the receipt of its
     execution.start.
@@ -196,7 +205,7 @@ attestd verify quote host.quote.json --trust trust/ --challenge 00112233
 @json_option
 @click.argument("file", type=_FILE)
 def quote_command(*, trust: Path, challenge: bytes | None, as_json: bool, file: Path) -> int:
-    """Verify a quote: which TPM made it, over which challenge, and which PCR values it proves.
+    """Verify a quote: which TPM, which challenge, which PCRs.
 
     Whether these are an approved state is shown, but decides nothing here.
     """
@@ -270,7 +279,7 @@ def _show_quote(
 @json_option
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
 def log_command(*, trust: Path, as_json: bool, path: Path) -> int:
-    """Verify a whole audit log: every signature, every hash, the order of everything.
+    """Verify a whole audit log: signatures, hashes, order.
 
     PATH is a log.db, or a directory that audit export wrote. That a log is the newest cannot be seen in it: `attestd audit
     verify` compares it with the TPM.

@@ -30,7 +30,7 @@ attestd exec --receipt run.tlog-proof -- id -u; attestd why run.tlog-proof
 @json_option
 @click.argument("decision", metavar="ID|SEQ|RECEIPT")
 def why_command(*, state_dir: str | None, as_json: bool, decision: str) -> None:
-    """Explain one decision: every check, what it compared, what decided, what to do.
+    """Explain one decision: every check, and what to do.
 
     The decision is named by its id (exec --json tells it), by its number in the log, or by its receipt's file. Without an
     agent the log's file is read. Nothing is verified here: `attestd verify receipt` and `attestd audit verify` do.

@@ -17,7 +17,7 @@ from attestd.authorization.statement import Resource, Statement
 from attestd.client import Ended
 from attestd.client.files import find_command
 from attestd.codes import Denied
-from attestd.errors import UsageError
+from attestd.errors import MalformedError, UsageError
 from attestd.gate.script import FIRST_BYTES, is_script, parse_shebang
 from attestd.governance.trust import BUILTIN_POLICY, Trust
 from attestd.observe import Observed, observe_directory, observe_file, read_start
@@ -72,9 +72,16 @@ def draft_for_command(asked: Asked, *, trust: Trust, environ: Mapping[str, str],
         now: The first moment of validity.
 
     Raises:
-        UsageError: The command or a file is not there, not readable, not what it must be; a choice is missing.
-        MalformedError: A value that no artifact can hold, or a script whose first line is not supported.
+        UsageError: The command or a file is not there, not readable, not what it must be; a choice is missing; a value
+            that no artifact can hold, or a script whose first line is not supported.
     """
+    try:
+        return _draft(asked, trust, environ, now)
+    except MalformedError as error:  # It is the asker's own word that is at fault, not input from elsewhere.
+        raise UsageError(str(error)) from error
+
+
+def _draft(asked: Asked, trust: Trust, environ: Mapping[str, str], now: datetime) -> Statement:
     child_path = asked.env_set.get(
         "PATH", environ.get("PATH", "") if "PATH" in asked.env_pass else DEFAULT_PATH
     )
