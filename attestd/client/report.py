@@ -40,9 +40,9 @@ def report(ended: Ended, *, json: bool, to: int) -> None:
         write_line(2, f"attestd: hint: {ended.hint}")
 
 
-def report_allowed(sentence: str, *, json: bytes, to: int) -> None:
-    """Says that a command is allowed: the agent's JSON if there is any, else a sentence."""
-    write_line(to, json.decode("utf-8", "backslashreplace").strip() or f"attestd: allowed: {sentence}")
+def report_allowed(json: bytes, *, to: int) -> None:
+    """Says that a command is allowed, as JSON if there is any."""
+    write_line(to, json.decode("utf-8", "backslashreplace").strip() or "attestd: allowed")
 
 
 def _as_json(ended: Ended) -> str:

@@ -120,6 +120,12 @@ def _decided(options: Options, frame: Frame) -> bytes:
     if options.receipt is not None and receipt:
         # Before the command starts: it may want to name its own receipt as a parent.
         write_receipt(options.receipt, receipt)
+    if options.mode == "check" and not options.json:
+        from attestd.client.explain import explain  # noqa: PLC0415 - only for `check`
+        from attestd.client.report import write_line  # noqa: PLC0415 - only for `check`
+
+        for line in explain(json):
+            write_line(1, line)
     if outcome != b"allow":
         raise Ended(
             exit_status(status) or EXIT_INTERNAL,
@@ -131,9 +137,7 @@ def _decided(options: Options, frame: Frame) -> bytes:
     if options.json or options.mode == "check":
         from attestd.client.report import report_allowed  # noqa: PLC0415 - only when something is to be said
 
-        report_allowed(
-            shown(sentence), json=json if options.json else b"", to=1 if options.mode == "check" else 2
-        )
+        report_allowed(json if options.json else b"", to=1 if options.mode == "check" else 2)
     return decision_id
 
 

@@ -103,13 +103,39 @@ def test_check_runs_nothing(agent: FakeAgent, tmp_path: Path) -> None:
     agent.decision_json = b'{"decision":"allow"}'
     done = run(agent, "check", "touch", tmp_path / "flag")
     assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout.startswith(b"attestd: allowed")
+    assert done.stdout == b"attestd: allowed\n"
     assert not (tmp_path / "flag").exists()
     done = run(agent, "check", "--json", "touch", tmp_path / "flag")
     assert done.stdout == b'{"decision":"allow"}\n'
     agent.deny(b"77", b"expired", b"s", b"h", b"", b'{"decision":"deny"}', b"")
     done = run(agent, "check", "--json", "true")
     assert (done.returncode, done.stdout, done.stderr) == (77, b'{"decision":"deny"}\n', b"")
+
+
+def test_check_explains(agent: FakeAgent) -> None:
+    checks = [
+        {"n": 1, "name": "authorization_present", "outcome": "verified", "detail": "900 bytes"},
+        {"n": 2, "name": "authorization_form", "outcome": "rejected", "detail": "no \x1b object"},
+        {"n": 16, "name": "uses", "outcome": "not_evaluated", "detail": ""},
+    ]
+    document = json.dumps({"body": {"checks": checks}}).encode()
+    agent.deny(b"65", b"malformed_authorization", b"no object", b"ask again", b"", document, b"")
+    done = run(agent, "check", "true")
+    assert done.returncode == 65
+    assert done.stdout.decode().splitlines() == [
+        "    ok  1 authorization_present  900 bytes",
+        "DENIED  2 authorization_form     no \\u001b object",
+        "     - 16 uses",
+    ]
+    assert done.stderr.startswith(b"attestd: denied: malformed_authorization: no object\n")
+
+
+@pytest.mark.parametrize("document", [b"", b"{", b"[]", b"{}", b'{"body":{"checks":[{}]}}', b"[" * 100_000])
+def test_a_document_that_does_not_explain(agent: FakeAgent, document: bytes) -> None:
+    agent.deny(b"77", b"expired", b"s", b"h", b"", document, b"")
+    done = run(agent, "check", "true")
+    assert (done.returncode, done.stdout) == (77, b"")
+    assert done.stderr == b"attestd: denied: expired: s\nattestd: hint: h\n"
 
 
 def test_a_script_and_its_interpreters(agent: FakeAgent, tmp_path: Path) -> None:

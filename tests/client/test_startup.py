@@ -48,7 +48,5 @@ BARE = {
     "name", ["os", "socket", "json", "re", "enum", "signal", "typing", "argparse", "struct"]
 )
 def test_the_dear_ones_stay_out_on_a_denial_too(agent: FakeAgent, name: str) -> None:
-    agent.deny(b"0", b"", b"", b"", b"", b"", b"")
-    command = ["check", "--", "/bin/true"]
-    agent.answer = lambda sock, _frame: agent.decide(sock, b"allow", b"0", b"", b"", b"", b"", b"", b"")
-    assert name not in modules_loaded(*command, state_dir=agent.state_dir)
+    agent.deny(b"77", b"expired", b"sentence", b"hint", b"", b"", b"")
+    assert name not in modules_loaded("exec", "--", "/bin/true", state_dir=agent.state_dir, status=77)
