@@ -28,7 +28,6 @@ from rich.table import Table
 from attestd.agent.assemble import assembled
 from attestd.agent.core import Core
 from attestd.agent.provision import provision_standalone
-from attestd.lineage.checkpoint import LogKeys
 from attestd.audit.seal import Charge, Pending
 from attestd.audit.store import LogStore
 from attestd.audit.verify import verify_log
@@ -40,6 +39,7 @@ from attestd.gate.body import as_denied
 from attestd.gate.decide import decide
 from attestd.gate.execution import Execution, File
 from attestd.gate.model import Request
+from attestd.lineage.checkpoint import LogKeys
 from attestd.lineage.entry import EntryType
 from attestd.paths import Configuration, Layout, find_layout
 from attestd.strict import canonical
