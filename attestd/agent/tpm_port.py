@@ -93,6 +93,10 @@ class TpmPort:
         """The log counter."""
         return self._seal(lambda tpm: tpm.read_counter())
 
+    def was_shut_down(self) -> bool:
+        """Whether it was shut down in order before it started last."""
+        return self._seal(lambda tpm: tpm.was_shut_down())
+
     def step_counter(self) -> int:
         """Steps the log counter; returns its new value."""
         return self._seal(lambda tpm: tpm.step_counter())

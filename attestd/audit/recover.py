@@ -16,7 +16,15 @@ from attestd.lineage.entry import EntryType
 from attestd.tcg.attest import ClockInfo
 from attestd.tlog.tree import leaf_hash
 
-__all__ = ["MAX_COUNTER_JUMP", "Recovery", "recover", "settle_counter", "unsettled_allows", "void_body"]
+__all__ = [
+    "MAX_COUNTER_JUMP",
+    "Recovery",
+    "is_reset_jump",
+    "recover",
+    "settle_counter",
+    "unsettled_allows",
+    "void_body",
+]
 
 # TPM 2.0 Part 1, 37.2.7 (orderly NV counters): after a disorderly reset the TPM skips to the end of the interval.
 MAX_COUNTER_JUMP: Final = 255
@@ -55,7 +63,8 @@ def recover(store: LogStore, tpm: SealingTpm, keys: LogKeys, *, clock: ClockInfo
     2. The last checkpoint's signatures verify.
     3. The TPM's clock is not before that checkpoint's quote, by (resetCount, restartCount, clock) in this order.
     4. The log counter equals the checkpoint's; or is one below: a crash after the commit, so it is stepped once
-       and the batch's allows are void; or is ahead by at most one orderly interval after a TPM reset or restart.
+       and the batch's allows are void; or is ahead by at most one orderly interval after a TPM reset or restart
+       that was not orderly (`is_reset_jump`).
 
     Does not read the leaves before the last batch: `verify_log` does, in the background. Does not know what the
     runner ran of the last batches: see `unsettled_allows`.
@@ -75,7 +84,7 @@ def recover(store: LogStore, tpm: SealingTpm, keys: LogKeys, *, clock: ClockInfo
     notes = _check_clock(last.clock, clock)  # 3
     recorded, actual = last.checkpoint.batch.counter, tpm.read_counter()  # 4
     was_reset = clock.order[:2] != last.clock.order[:2]
-    if was_reset and 0 < actual - recorded <= MAX_COUNTER_JUMP:
+    if was_reset and is_reset_jump(tpm, recorded=recorded, actual=actual):
         notes.append(f"log counter went from {recorded} to {actual} in a TPM reset without orderly shutdown")
         return Recovery(actual, (), tuple(notes))
     settle_counter(tpm, recorded=recorded)
@@ -86,6 +95,18 @@ def recover(store: LogStore, tpm: SealingTpm, keys: LogKeys, *, clock: ClockInfo
         f"batch [{batch.first}, {last.checkpoint.size}) was committed but not counted: its allows are void"
     )
     return Recovery(recorded, tuple(_allows(store, batch.first, last.checkpoint.size)), tuple(notes))
+
+
+def is_reset_jump(tpm: SealingTpm, *, recorded: int, actual: int) -> bool:
+    """Whether a reset without orderly shutdown explains a counter that is ahead of the last checkpoint.
+
+    Such a reset sets the counter to the last value of its interval. If the TPM was shut down in order before its
+    last start, one before that start may have come without; then the counter stands exactly there, or one further.
+    Any other value is a log that was rolled back while the host was off.
+    """
+    if not 0 < actual - recorded <= MAX_COUNTER_JUMP:
+        return False
+    return not tpm.was_shut_down() or actual & MAX_COUNTER_JUMP in (MAX_COUNTER_JUMP, 0)
 
 
 def settle_counter(tpm: SealingTpm, *, recorded: int) -> int:

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from attestd.audit.pending import Charge, Pending, Sealed, SealResult
-from attestd.audit.recover import settle_counter
+from attestd.audit.recover import is_reset_jump, settle_counter
 from attestd.audit.sealing_tpm import QuoteEvidence, SealingTpm
 from attestd.audit.store import LogStore, SealedBatch, Tail
 from attestd.codes import Code, Denial
@@ -24,6 +24,7 @@ from attestd.errors import (
 from attestd.lineage.checkpoint import LogKeys
 from attestd.lineage.entry import EntryType, format_entry
 from attestd.strict import format_time_us
+from attestd.tcg.attest import parse_attest
 from attestd.tcg.binding import Purpose, extra_data
 from attestd.tcg.quote import join_quote
 from attestd.tlog.checkpoint import Batch, BatchMode, Checkpoint
@@ -97,6 +98,7 @@ class Sealer:
         self._in_flight: _Tree | None = None
         self._final: RollbackError | None = None
         self._unreleased: list[int] = []
+        self._resets: tuple[int, ...] = ()
 
     def seal(self, pendings: Sequence[Pending], *, now: datetime, boot: str) -> SealResult:
         """Seals one batch, whose decisions are all of one platform policy version.
@@ -141,6 +143,10 @@ class Sealer:
             drafts = _deny_allows(pendings, drafts, refusal)
             tree = self._grow(drafts, time=time, boot=boot)
             note, quote = self._sign(tree.checkpoint)
+
+        # A TPM that was reset under us has another counter: to be found before the commit, not by step 4.
+        if self._follow_reset(quote):
+            return self._seal(pendings, now=now, boot=boot)
 
         # 3. Leaves, nodes, charges and checkpoint in one transaction. From here until it has returned nobody
         #    knows whether the batch is in the log: `_settle` and `recover` find out.
@@ -215,6 +221,22 @@ class Sealer:
         except AttestdError as error:
             raise TpmError(f"the TPM's signatures over the checkpoint do not verify: {error}") from error
         return note, quote
+
+    def _follow_reset(self, quote: QuoteEvidence) -> bool:
+        """Whether the TPM was reset since the last quote, so that the counter jumped and the batch is to be redone.
+
+        Raises:
+            RollbackError: The counter is where no reset takes it.
+        """
+        before, self._resets = self._resets, parse_attest(quote.attest).clock.order[:2]
+        if before in ((), self._resets) or (actual := self._tpm.read_counter()) == self._counter:
+            return False
+        if not is_reset_jump(self._tpm, recorded=self._counter, actual=actual):
+            raise RollbackError(
+                f"the TPM was reset, and its log counter went from {self._counter} to {actual}: no reset explains that"
+            )
+        self._counter = actual
+        return True
 
     def _commit(self, pendings: Sequence[Pending], tree: _Tree, note: bytes) -> None:
         first = tree.checkpoint.batch.first

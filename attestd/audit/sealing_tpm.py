@@ -37,5 +37,8 @@ class SealingTpm(Protocol):
     def read_counter(self) -> int:
         """The log counter's value."""
 
+    def was_shut_down(self) -> bool:
+        """Whether the TPM was shut down in order before it started last; if not, the log counter may have jumped."""
+
     def step_counter(self) -> int:
         """Adds one to the log counter and returns its new value."""

@@ -6,7 +6,7 @@ from typing import Final
 from attestd.tpm._channel import Channel
 from attestd.tpm._commands import Cc, u32
 
-__all__ = ["TpmProperties", "handles", "nv_indices", "read_properties"]
+__all__ = ["TpmProperties", "handles", "nv_indices", "read_properties", "was_shut_down"]
 
 _CAP_HANDLES: Final = 1
 _CAP_PROPERTIES: Final = 6
@@ -22,8 +22,10 @@ _VARIABLE: Final = 0x200
 _MANUFACTURER, _VENDOR_STRINGS = 0x105, (0x106, 0x107, 0x108, 0x109)
 _FIRMWARE_1, _FIRMWARE_2 = 0x10B, 0x10C
 _PERMANENT, _LOADED_AVAIL, _TRANSIENT_AVAIL, _NV_COUNTERS_AVAIL = 0x200, 0x204, 0x207, 0x20B
+_STARTUP_CLEAR: Final = 0x201
 _LOCKOUT_COUNTER, _MAX_AUTH_FAIL, _LOCKOUT_INTERVAL = 0x20E, 0x20F, 0x210
 _IN_LOCKOUT: Final = 1 << 9
+_ORDERLY: Final = 1 << 31  # TPMA_STARTUP_CLEAR
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,11 @@ def read_properties(channel: Channel) -> TpmProperties:
         restart_count=clock.number(4),
         safe=bool(clock.number(1)),
     )
+
+
+def was_shut_down(channel: Channel) -> bool:
+    """Whether TPM2_Shutdown came before the last TPM2_Startup (Part 2, 8.7 TPMA_STARTUP_CLEAR)."""
+    return bool(_tpm_properties(channel, _VARIABLE).get(_STARTUP_CLEAR, 0) & _ORDERLY)
 
 
 def handles(channel: Channel, first: int) -> tuple[int, ...]:

@@ -349,6 +349,10 @@ class Tpm:
         """The TPM's identity and condition."""
         return read_properties(self._channel)
 
+    def was_shut_down(self) -> bool:
+        """Whether it was shut down in order before it started last; if not, orderly counters jumped."""
+        return capabilities.was_shut_down(self._channel)
+
     def self_test(self) -> None:
         """Has the TPM test itself in full (Part 3, 10.2 TPM2_SelfTest).
 

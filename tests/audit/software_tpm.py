@@ -33,6 +33,7 @@ class SoftwareTpm:
 
     counter: int = 7
     clock: ClockInfo = ClockInfo(clock=1000, reset_count=3, restart_count=0, safe=True)  # noqa: RUF009
+    shut_down: bool = False
     state: bytes = b"good"
     approved: bytes = b"good"
     before: Callable[[str], None] = lambda _: None
@@ -76,6 +77,10 @@ class SoftwareTpm:
     def read_counter(self) -> int:
         self._called("read_counter")
         return self.counter
+
+    def was_shut_down(self) -> bool:
+        self._called("was_shut_down")
+        return self.shut_down
 
     def _attest(self, extra_data: bytes) -> bytes:
         """TPMS_ATTEST of a quote (TPM 2.0 Part 2, 10.12.12)."""

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+import msgspec
 import pytest
 
 from attestd.audit.pending import MAX_BODY_BYTES
@@ -263,3 +264,31 @@ def test_the_largest_body_can_be_sealed(log: Log):
     largest = MAX_BODY_BYTES - len('{"x":""}')
     [result] = log.seal([Pending(EntryType.ATTESTATION, {"x": "a" * largest})])
     assert len(result.sealed[0].entry) > MAX_BODY_BYTES
+
+
+def test_reset_between_batches_is_followed(log: Log):
+    sealer = log.sealer()
+    sealer.seal([record()], now=NOW, boot=BOOT)
+    counter = log.tpm.counter
+    log.tpm.clock = msgspec.structs.replace(log.tpm.clock, reset_count=log.tpm.clock.reset_count + 1)
+    log.tpm.counter |= 255
+    result = sealer.seal([allow()], now=NOW, boot=BOOT)
+    assert (counter, result.checkpoint.batch.counter, log.tpm.counter) == (8, 256, 256)
+    assert log.verify().size == 2
+
+
+def test_reset_explains_no_other_counter(log: Log):
+    sealer = log.sealer()
+    sealer.seal([record()], now=NOW, boot=BOOT)
+    log.tpm.clock = msgspec.structs.replace(log.tpm.clock, reset_count=log.tpm.clock.reset_count + 1)
+    log.tpm.counter += 256
+    with pytest.raises(RollbackError, match="no reset explains"):
+        sealer.seal([allow()], now=NOW, boot=BOOT)
+    assert log.verify().size == 1  # found before the commit
+
+
+def test_reset_in_order_leaves_the_counter(log: Log):
+    sealer = log.sealer()
+    sealer.seal([record()], now=NOW, boot=BOOT)
+    log.tpm.clock = msgspec.structs.replace(log.tpm.clock, reset_count=log.tpm.clock.reset_count + 1)
+    assert sealer.seal([record()], now=NOW, boot=BOOT).checkpoint.batch.counter == 9
