@@ -50,6 +50,7 @@ class Core:
     Attributes:
         store: The log, opened to read.
         runner_info: What the runner said of itself last; empty until it did.
+        runner_lost: It does not answer now. What it said stays: which user it can become decides a check of its own.
         releases: Executions handed to the runner since the start.
         verified: How far the log was verified last, when, and what was wrong with it.
     """
@@ -68,6 +69,7 @@ class Core:
     log: logging.Logger
     denials: DenialMeter = field(default_factory=lambda: DenialMeter(time.monotonic))
     runner_info: dict[str, Any] = field(default_factory=dict)
+    runner_lost: bool = False
     releases: int = 0
     verified: dict[str, Any] = field(default_factory=dict)
     _governance: str = ""
@@ -142,8 +144,7 @@ class Core:
     async def retry_voids(self) -> None:
         """Makes void what could not be, for want of runner, TPM or disk. What is left the next start finds."""
         waiting, self._to_void = self._to_void, {}
-        for seq, reason in waiting.items():
-            await self.void(seq, reason)
+        await asyncio.gather(*(self.void(seq, reason) for seq, reason in waiting.items()))
 
     async def drain_spool(self) -> int:
         """Moves what the runner spooled into the log; returns how many entries."""
@@ -207,7 +208,7 @@ class Core:
         )
 
     def _runner_condition(self) -> Denial | None:
-        if self.runner_info:
+        if self.runner_info and not self.runner_lost:
             return None
         return Denial(
             Code.AGENT_UNAVAILABLE,

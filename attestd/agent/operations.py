@@ -97,7 +97,7 @@ async def _status(core: Core, uid: int, _: dict[str, Any]) -> dict[str, Any]:
             "releases": core.releases,
             "asked_by": uid,
         },
-        "runner": core.runner_info,
+        "runner": {} if core.runner_lost else core.runner_info,
         "tpm": tpm,
         "log": {
             "origin": core.store.origin,

@@ -1,9 +1,10 @@
 """The agent's side of the runner's socket: one connection a request; nothing it says is needed to keep the runner safe."""
 
 import asyncio
+import contextlib
 import json
 import socket
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,8 @@ __all__ = ["SPOOL_MAX", "Execute", "RunnerLink", "Spooled"]
 
 TIMEOUT_S: Final = 30.0
 SPOOL_MAX: Final = 64
+# The runner takes 16 connections, and turns away what comes over that.
+MAX_CONNECTIONS: Final = 8
 MAX_SPOOLED_BYTES: Final = 128 * 1024
 
 
@@ -66,6 +69,7 @@ class RunnerLink:
     def __init__(self, path: Path) -> None:
         """Names the runner's socket."""
         self._path = path
+        self._free = asyncio.Semaphore(MAX_CONNECTIONS)
 
     async def execute(self, execute: Execute) -> Denial | None:
         """Hands over an execution; None once the runner has durably claimed it, else why it refuses."""
@@ -112,21 +116,29 @@ class RunnerLink:
     async def _ask(
         self, kind: bytes, payload: bytes, descriptors: list[int] | None = None
     ) -> tuple[bytes, list[bytes]]:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        sock.setblocking(False)
         try:
-            async with asyncio.timeout(TIMEOUT_S):
-                await asyncio.get_running_loop().sock_connect(sock, str(self._path))
-        except (OSError, TimeoutError) as error:
-            sock.close()
-            raise RunnerError(f"the runner at {self._path} does not answer: {error}") from error
-        connection = Connection(sock)
-        try:
-            await connection.send(kind, payload, descriptors)
-            frame = await connection.receive(timeout_s=TIMEOUT_S)
-            frame.close()  # The runner sends no descriptors to the agent.
-            return frame.kind, frame.fields(SPOOL_MAX)
+            async with asyncio.timeout(TIMEOUT_S), self._free, self._connected() as connection:
+                await connection.send(kind, payload, descriptors)
+                frame = await connection.receive(timeout_s=None)
+                frame.close()  # The runner sends no descriptors to the agent.
+                return frame.kind, frame.fields(SPOOL_MAX)
         except (OSError, EOFError, TimeoutError, WireError) as error:
             raise RunnerError(f"the runner at {self._path} broke off: {error!r}") from error
+
+    @contextlib.asynccontextmanager
+    async def _connected(self) -> AsyncIterator[Connection]:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            sock.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(sock, str(self._path))
+            connection = Connection(sock)
+        except OSError as error:
+            sock.close()
+            raise RunnerError(f"the runner at {self._path} does not answer: {error}") from error
+        except BaseException:
+            sock.close()
+            raise
+        try:
+            yield connection
         finally:
             connection.close()

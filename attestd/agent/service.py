@@ -27,7 +27,7 @@ from attestd.audit.recover import Recovery, unsettled_allows
 from attestd.audit.seal import Pending
 from attestd.audit.store import LogStore
 from attestd.audit.verify import verify_log
-from attestd.errors import AttestdError, StoreError, UsageError
+from attestd.errors import AttestdError, RollbackError, StoreError, UsageError
 from attestd.lineage.checkpoint import LogKeys
 from attestd.lineage.entry import EntryType
 from attestd.paths import Configuration, Layout
@@ -135,6 +135,7 @@ class _Service:
         self.tasks: set[asyncio.Task[None]] = set()
         self.stopping = asyncio.Event()
         self.core: Core | None = None
+        self.unsound: RollbackError | None = None
         self.runner_asked = 0.0
 
     async def run(self) -> None:
@@ -179,11 +180,12 @@ class _Service:
         notify("STOPPING=1")
         await server.close()
         await self._end_tasks()
+        unsound = self.unsound or core.seals.fatal
+        if unsound is not None:  # It is evidence: nothing is added to it.
+            raise unsound
         with contextlib.suppress(AttestdError):
             await core.drain_spool()
         await core.flush_denials()
-        if core.seals.fatal is not None:
-            raise core.seals.fatal
         await core.seal(Pending(EntryType.AGENT_STOP, {"releases": core.releases}))
 
     async def _settle(self, core: Core, recovery: Recovery) -> None:
@@ -204,19 +206,23 @@ class _Service:
             return
         try:
             # Its spool is what is in a hurry; what it says of itself changes when it is started anew.
-            if not core.runner_info or time.monotonic() - self.runner_asked >= RUNNER_INFO_S:
-                core.runner_info = await core.runner.info()
-                self.runner_asked = time.monotonic()
+            if core.runner_lost or time.monotonic() - self.runner_asked >= RUNNER_INFO_S:
+                await self._ask_runner(core)
             await core.drain_spool()
         except RunnerError as error:
-            if core.runner_info:
+            if not core.runner_lost:
                 self.log.warning("runner: %s", error)
-            core.runner_info = {}
+            core.runner_lost = True
             if not self.layout.system:  # As a service it has a unit of its own, which restarts it.
                 await asyncio.to_thread(_ensure_runner, self.layout, self.log)
+                await self._ask_runner(core)
             return
         await core.retry_voids()
         await core.note_governance()
+
+    async def _ask_runner(self, core: Core) -> None:
+        core.runner_info = await core.runner.info()
+        self.runner_asked, core.runner_lost = time.monotonic(), False
 
     async def _watchdog(self, core: Core) -> None:
         interval = watchdog_interval_s()
@@ -233,7 +239,9 @@ class _Service:
         except AttestdError as error:
             core.verified = {"size": 0, "time": format_time(core.now()), "problem": str(error)}
             self.log.critical("the audit log does not verify: %s", error)
-            self.stopping.set()
+            if isinstance(error, RollbackError):
+                self.unsound = error
+                self.stopping.set()
 
     async def _every(self, interval_s: float, job: Callable[[], Coroutine[Any, Any, None]]) -> None:
         while True:
