@@ -86,8 +86,12 @@ def run(arguments: Sequence[str]) -> int:
         The exit status.
     """
     try:
-        status = command_line.main(args=list(arguments), prog_name="attestd", standalone_mode=False)
+        # Not `main`: it would deal with some of the errors below in its own way.
+        with command_line.make_context("attestd", list(arguments)) as context:
+            status = command_line.invoke(context)
         sys.stdout.flush()
+    except click.exceptions.Exit as done:  # --help, --version
+        return done.exit_code
     except (click.ClickException, click.Abort, KeyboardInterrupt) as error:
         return _misused(error)
     except BrokenPipeError:
