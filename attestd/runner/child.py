@@ -139,7 +139,12 @@ def fork_child(cgroups: Path | None, name: str) -> Child:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         its.close()
-    return Child(pid, ours, cgroup)
+    try:
+        return Child(pid, ours, cgroup)
+    except OSError:
+        ours.close()
+        os.waitpid(pid, 0)
+        raise
 
 
 def _run_child(sock: socket.socket, cgroup: Cgroup | None) -> NoReturn:

@@ -202,7 +202,7 @@ class Running:
         if self._state == "started":
             self._signal(signal.SIGHUP)
             self._signal(signal.SIGCONT)  # a stopped command could not even notice
-            self._timer = self._loop.after(HANGUP_GRACE_S, self._kill)
+            self._timer = self._loop.after(HANGUP_GRACE_S, self._on_grace_over)
 
     def _tell(self, kind: bytes, fields: list[str], descriptors: list[int] | None = None) -> None:
         if self._client is not None:
@@ -298,15 +298,17 @@ class Running:
         if number == signal.SIGTSTP and not catches(group, number):
             # Nobody else is in the command's session, so the kernel would not let TSTP stop it (an orphaned group).
             number = signal.SIGSTOP
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(group, number)
+        _send(group, number)
+
+    def _on_grace_over(self) -> None:
+        with self._guarded():
+            self._kill()
 
     def _kill(self) -> None:
         if self._child is not None:
             if self._child.cgroup is not None and self._child.cgroup.kill():
                 return
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._child.pid, signal.SIGKILL)
+            _send(self._child.pid, signal.SIGKILL)
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
@@ -344,6 +346,12 @@ class Running:
         if self._master is not None:
             os.close(self._master)
             self._master = None
+
+
+def _send(group: int, number: signal.Signals) -> None:
+    # Without root, a set-user-id command is beyond the runner's reach, as it is beyond its requester's.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
 
 
 def _explain(failure: bytes) -> tuple[int, str]:

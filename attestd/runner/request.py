@@ -244,7 +244,7 @@ def _claimed(receipt: bytes) -> tuple[int, str]:
     except (MalformedError, VerificationError) as error:
         raise Denied(Code.EVIDENCE_INVALID, f"the receipt does not parse: {error}", _SEE_AGENT) from error
     uid, platform = body.get("uid"), body.get("platform")
-    if not isinstance(uid, int) or not isinstance(platform, dict):
+    if type(uid) is not int or not isinstance(platform, dict):
         raise Denied(Code.EVIDENCE_INVALID, "the receipt names no user or no platform policy", _SEE_AGENT)
     return uid, str(platform.get("name"))
 

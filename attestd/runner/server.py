@@ -20,7 +20,7 @@ from attestd.runner.execution import Claimed, Running
 from attestd.runner.loop import Loop
 from attestd.runner.request import Here, Release, peer_of, verify_request
 from attestd.runner.spares import Spares
-from attestd.runner.terminal import open_terminal
+from attestd.runner.terminal import is_terminal, open_terminal
 from attestd.strict import canonical, format_time_us
 from attestd.wire import Frame, FrameReader, Kind, WireError, encode_fields, send_frame
 
@@ -236,7 +236,7 @@ class Server:
             on_end=self._running.discard,
         )
         self._running.add(running)
-        terminals = [descriptor for descriptor in command.stdio if os.isatty(descriptor)]
+        terminals = [descriptor for descriptor in command.stdio if is_terminal(descriptor)]
         slave = None
         try:
             if terminals:

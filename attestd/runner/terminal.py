@@ -2,14 +2,20 @@
 
 import fcntl
 import os
+import stat
 import termios
 from typing import Final
 
 from attestd.runner.launch import User
 
-__all__ = ["open_terminal"]
+__all__ = ["is_terminal", "open_terminal"]
 
 _WINSIZE_BYTES: Final = 8
+
+
+def is_terminal(descriptor: int) -> bool:
+    """Whether a requester's descriptor is a terminal. Only a character device is asked: a file need not answer."""
+    return stat.S_ISCHR(os.fstat(descriptor).st_mode) and os.isatty(descriptor)
 
 
 def open_terminal(like: int, user: User) -> tuple[int, int]:

@@ -1,7 +1,6 @@
 """An agent that decides nothing, between the real client and a real runner."""
 
 import contextlib
-import os
 import socket
 import subprocess
 import sys

@@ -50,6 +50,7 @@ def test_what_others_can_write_is_copied_and_sealed(tmp_path: Path) -> None:
     assert fcntl.fcntl(held.descriptor, fcntl.F_GET_SEALS) == hold._SEALS
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.write(held.descriptor, b"x")
+    os.fchmod(held.descriptor, 0o755)
     again = os.open(f"/proc/self/fd/{held.descriptor}", os.O_RDWR)
     for change in (
         lambda: os.write(again, b"x"),
