@@ -10,9 +10,9 @@ from attestd.runner.loop import Loop, Timer
 
 __all__ = ["Spares"]
 
-COUNT: Final = 2
-# Not at once: the request that took one is still being served.
-REFILL_DELAY_S: Final = 0.02
+COUNT: Final = 4
+# Not at once: forking would compete with the request that took one.
+REFILL_DELAY_S: Final = 0.1
 
 
 class Spares:
