@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from attestd.agent.provision import provision_standalone, trust_owners
-from attestd.lineage.checkpoint import LogKeys
 from attestd.audit.store import LogStore
 from attestd.audit.verify import LogReport, verify_log
 from attestd.authorization.issue import draft_statement, issue, resource
@@ -32,6 +31,7 @@ from attestd.distribution.local import load_trust, write_atomic
 from attestd.distribution.signer import load_authority
 from attestd.governance.issue import approve_state, draft_platform_policy
 from attestd.governance.trust import Trust
+from attestd.lineage.checkpoint import LogKeys
 from attestd.lineage.entry import Entry, EntryType, parse_entry
 from attestd.lineage.receipt import VerifiedReceipt, parse_receipt, verify_receipt
 from attestd.paths import Configuration, Layout, find_layout
@@ -354,8 +354,9 @@ class Host:
     def write(self, artifact: bytes) -> Path:
         """An artifact as a file."""
         path = self.top / f"{hashlib.sha256(artifact).hexdigest()[:16]}.auth.json"
-        path.write_bytes(artifact)
-        path.chmod(0o644)
+        if not path.exists():
+            path.write_bytes(artifact)
+            path.chmod(0o644)
         return path
 
     def approve_present_state(self) -> None:

@@ -50,7 +50,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(options: Options) -> int:
-    authorization = read_file(options.authorization) if options.authorization is not None else b""
+    # An empty file is a malformed one, to be denied and recorded: it must not mean "none given", and take another.
+    authorization = read_file(options.authorization) or b"\n" if options.authorization is not None else b""
     parent = read_file(options.parent) if options.parent is not None else b""
     executable = find_command(options.argv[0], posix.environ.get(b"PATH", DEFAULT_PATH))
     cwd = open_cwd()

@@ -88,8 +88,10 @@ def test_artifact_that_was_edited(shared: Host) -> None:
     denied(shared.exec("/bin/true", authorization=json.dumps(envelope).encode()), "invalid_signature")
 
 
-def test_artifact_that_is_none(shared: Host) -> None:
-    denied(shared.exec("/bin/true", authorization=b"{}"), "malformed_authorization", status=65)
+@pytest.mark.parametrize("data", [b"", b"{}", b"\0", b"[" * 10_000])
+def test_artifact_that_is_none(shared: Host, data: bytes) -> None:
+    denied(shared.exec("/bin/true", authorization=data), "malformed_authorization", status=65)
+    recorded(shared, "malformed_authorization")
 
 
 def test_artifact_over_the_limit(shared: Host) -> None:
