@@ -48,16 +48,17 @@ class InstalledArtifacts:
         """
         artifact = parse_artifact(data)
         directory = self._directory / (SYSTEM if uid is None else str(uid))
+        path = directory / f"{artifact.id}{SUFFIX}"
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            count = sum(1 for _ in directory.iterdir())
+            count = sum(1 for other in directory.iterdir() if other != path)
         except OSError as error:
             raise StoreError(f"{directory}: {error.strerror}") from error
         if count >= MAX_PER_USER:
             raise UsageError(
                 f"{MAX_PER_USER} authorizations are installed already: remove some from {directory}"
             )
-        write_atomic(directory / f"{artifact.id}{SUFFIX}", data, mode=0o600)
+        write_atomic(path, data, mode=0o600)
         return artifact.id
 
     def candidates(self, *, uid: int, argv0: str, digest: str) -> list[bytes]:

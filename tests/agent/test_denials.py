@@ -1,0 +1,58 @@
+"""Rate and aggregation of denials."""
+
+import pytest
+
+from attestd.agent import denials as module
+from attestd.agent.denials import MAX_SINGLE, WINDOW_S, DenialMeter
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_first_of_each_user_and_minute_get_leaves() -> None:
+    clock = Clock()
+    meter = DenialMeter(clock)
+    assert [meter.admit(1) for _ in range(MAX_SINGLE + 3)] == [True] * MAX_SINGLE + [False] * 3
+    assert meter.admit(2)
+    clock.now = WINDOW_S - 0.001
+    assert not meter.admit(1)
+    clock.now = WINDOW_S
+    assert meter.admit(1)
+
+
+def test_the_window_slides() -> None:
+    clock = Clock()
+    meter = DenialMeter(clock)
+    for second in range(MAX_SINGLE):
+        clock.now = float(second)
+        assert meter.admit(1)
+    clock.now = WINDOW_S + 2
+    assert [meter.admit(1) for _ in range(4)] == [True, True, True, False]
+
+
+def test_the_rest_is_counted_by_user_and_code_once() -> None:
+    meter = DenialMeter(Clock())
+    for uid, code in ((7, "expired"), (3, "revoked"), (7, "expired"), (7, "revoked")):
+        meter.aggregate(uid, code)
+    bodies = meter.drain()
+    assert bodies == [{"uid": 3, "codes": {"revoked": 1}}, {"uid": 7, "codes": {"expired": 2, "revoked": 1}}]
+    assert meter.drain() == []
+    meter.aggregate(7, "expired")
+    meter.restore(bodies[1])
+    assert meter.drain() == [{"uid": 7, "codes": {"expired": 3, "revoked": 1}}]
+
+
+def test_users_that_were_quiet_for_a_minute_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_UIDS", 10)
+    clock = Clock()
+    meter = DenialMeter(clock)
+    for uid in range(10):
+        meter.admit(uid)
+    clock.now = WINDOW_S
+    meter.admit(10)
+    assert set(meter._singles) == {10}
