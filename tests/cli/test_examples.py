@@ -1,0 +1,116 @@
+"""Every example of every help text is run, as a person would type it."""
+
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from attestd.cli.base import Command, NounGroup
+from tests.cli.conftest import Cli
+from tests.cli.test_help import ALL
+from tests.host import Host, kill_and_wait
+
+EXAMPLES = {
+    " ".join(path) or "attestd": command.example
+    for path, command in ALL
+    if isinstance(command, Command | NounGroup) and path != ("serve",)  # the first one serves
+}
+# What earlier examples would have left behind.
+PREPARE = """
+attestd authorization issue --max-uses unlimited -o id.auth.json -- id -u
+attestd authorization install id.auth.json
+attestd exec -a id.auth.json --receipt run.tlog-proof -- id -u
+attestd quote --challenge 00112233 -o host.quote.json
+attestd authority keygen second
+mkdir keys
+"""
+ATTESTD = f"{sys.executable} -I -m attestd"
+
+
+class Workplace:
+    """A directory, always of the same path, for authorizations are bound to it."""
+
+    def __init__(self, host: Host, top: Path) -> None:
+        self.host, self.top, self.work, self.kept = host, top, top / "work", top / "kept"
+        self.work.mkdir()
+        assert self.run(PREPARE)[0] == 0
+        (self.work / "trust").symlink_to(host.layout.trust)
+        (self.work / "log.db").symlink_to(host.layout.log)
+        self.work.rename(self.kept)
+
+    def fresh(self, example: str) -> None:
+        """The prepared files, but for those that the example makes."""
+        shutil.rmtree(self.work, ignore_errors=True)
+        shutil.copytree(self.kept, self.work, symlinks=True)
+        for path in self.work.iterdir():
+            made = {f"-o {path.name}", f"keygen {path.stem}"}
+            if any(word in example for word in made) or (
+                path.name == "id.auth.json" and "issue -- id" in example
+            ):
+                path.unlink()
+
+    def run(self, script: str) -> tuple[int, str]:
+        """Runs lines in bash, up to the first that fails."""
+        with (self.top / "output").open(
+            "wb"
+        ) as output:  # not a pipe: what goes on in the background would hold it
+            done = subprocess.run(
+                ["/bin/bash", "-e", "-c", f'attestd() {{ {ATTESTD} "$@"; }}\n{script}'],
+                cwd=self.work, env={"PATH": "/usr/bin:/bin", "ATTESTD_STATE_DIR": str(self.host.state)},
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False, timeout=60,
+            )  # fmt: skip
+        return done.returncode, (self.top / "output").read_text()
+
+    def adapted(self, example: str) -> str:
+        """The example on this machine: its directories, no TPM device, and an end to what has none."""
+        lines = []
+        for line in example.strip().splitlines():
+            if "device:" in line:
+                continue
+            if "tail -f" in line:
+                line = line.replace("attestd", f"timeout -s INT 1 {ATTESTD}", 1) + " || test $? = 124"  # noqa: PLW2901
+            lines.append(line)
+            if "serve" in line:
+                state = line.partition("--state-dir ")[2].removesuffix(" &")
+                lines += [f"until attestd status --state-dir {state} > status 2>&1; do sleep 0.1; done"]
+        places = {
+            "/etc/attestd/trust": str(self.host.layout.trust),
+            "/etc/attestd/authority": str(self.host.layout.authority),
+            "/tmp/attestd-": f"{self.top}/",
+            "/srv/data": "/srv/",
+        }
+        script = "\n".join(lines)
+        for old, new in places.items():
+            script = script.replace(old, new)
+        return script
+
+
+@pytest.fixture(scope="module")
+def workplace(running: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
+    top = tmp_path_factory.mktemp("x")
+    found = Workplace(running, top)
+    yield found
+    started = Host(top)
+    while left := started.processes():
+        kill_and_wait(left[0])
+
+
+@pytest.mark.parametrize("command", EXAMPLES)
+def test_example(command: str, workplace: Workplace, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = EXAMPLES[command]
+    workplace.fresh(example)
+    script = workplace.adapted(example)
+    assert "attestd" in script
+    if any(word in script for word in ("exec", "serve", "timeout")):
+        status, shown = workplace.run(script)
+        assert status == 0, f"{script}\n{shown}"
+        return
+    monkeypatch.chdir(workplace.work)
+    for line in script.splitlines():  # in this process: ten times as fast
+        name, *arguments = shlex.split(line)
+        assert name == "attestd"
+        cli.ok(*arguments)

@@ -1,0 +1,211 @@
+"""`attestd platform`, `status`, `doctor`: measured, refused, approved, and what the doctor says meanwhile."""
+
+import hashlib
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from attestd.agent import doctor
+from attestd.agent.doctor import Examined
+from tests.cli.conftest import Cli
+from tests.host import Host
+
+
+def test_from_measurement_to_approval(own: Host, own_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    own.start()
+    cli, command = own_cli, ("/usr/bin/id", "-u")
+    assert cli.ok("platform", "show", "--json").json["approved"] is True
+    assert own.run(*command).status == 0
+    receipt = cli.ok("audit", "prove", "2").stdout
+    Path("measured").write_bytes(b"something new")
+
+    extended = cli.ok("platform", "extend", "--pcr", "11", "measured")
+    assert hashlib.sha256(b"something new").hexdigest() in extended.stdout
+    assert "refuses to release" in extended.stderr
+    shown = cli.ok("platform", "show").stdout
+    assert "NOT APPROVED" in shown
+    found = cli.ok("platform", "show", "--json").json
+    assert found["approved"] is False
+    changed = [index for index, pcr in found["pcrs"].items() if pcr["now"] not in pcr["approved"]]
+    assert changed == ["11"]
+    assert own.run(*command).status == 77
+    sick = cli("doctor", "--json")
+    assert sick.status == 1
+    [finding] = sick.json["findings"]
+    assert finding["area"] == "platform local"
+    assert "platform approve" in finding["remedy"]
+
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    refused = cli("platform", "approve")
+    assert refused.status == 130, "nobody said yes"
+    assert cli.ok("platform", "show", "--json").json["version"] == 1
+    approved = cli.ok("platform", "approve", "--yes", "--json")
+    assert approved.json["version"] == 2
+    assert approved.json["pcrs"]["11"]["now"] in approved.stderr, "what is signed is shown first"
+    assert own.run(*command).status == 0
+    assert "approved already" in cli.ok("platform", "approve").stderr
+    assert cli.ok("doctor").stdout.endswith("healthy\n")
+    # Receipts of the first version still verify: it is in the history.
+    Path("old.tlog-proof").write_text(receipt)
+    cli.ok("verify", "receipt", "old.tlog-proof", "--trust", own.layout.trust)
+    assert own.stop() == 0
+
+
+def test_extend_by_digest_outside_the_policy(cli: Cli) -> None:
+    result = cli.ok("platform", "extend", "--pcr", "23", "--digest", "ab" * 32, "--json")
+    assert result.json == {"pcr": 23, "sha256": "ab" * 32}
+    assert result.stderr == ""
+    assert cli("platform", "extend", "--pcr", "23", "--digest", "abcd").status == 64
+
+
+def test_another_key_approves_nothing(own: Host, own_cli: Cli) -> None:
+    own.start()
+    own.extend(11)
+    before = (own.layout.trust / "platform" / "local.json").read_bytes()
+    own_cli.ok("authority", "keygen", "--kind", "p256", "other")
+    result = own_cli("platform", "approve", "--yes", "--key", "other.pem")
+    assert result.status == 64
+    assert "no platform authority" in result.stderr
+    assert (own.layout.trust / "platform" / "local.json").read_bytes() == before
+    assert not list((own.layout.trust / "platform" / "history").iterdir())
+
+
+def test_without_an_agent_the_tpm_is_read(own: Host, own_cli: Cli) -> None:
+    found = own_cli.ok("platform", "show", "--json").json
+    assert found["attested"] is False
+    assert found["approved"] is True
+    assert "no agent answers" in own_cli.ok("platform", "show").stdout
+    assert own_cli("platform", "show", "--platform", "other").status == 64
+
+
+def test_status(cli: Cli, running: Host) -> None:
+    status = cli.ok("status", "--json").json
+    assert status["agent"]["host"] == running.id
+    assert status["log"]["counter"] == status["log"]["tpm_counter"]
+    assert status["runner"]["pid"] == running.runner_pid
+    shown = cli.ok("status").stdout
+    for words in (running.id, "approved", "software", "of 3 failures", str(running.layout.log)):
+        assert words in shown
+
+
+def test_status_of_a_sick_host(cli: Cli, running: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    status = running.status()
+    denial = {"code": "agent_unavailable", "sentence": "no runner", "hint": "start it"}
+    status["runner"] = {}
+    status["conditions"]["runner"] = denial
+    status["clock"]["problem"] = "the wall clock is behind"
+    status["tpm"] = {"error": "no answer within 10 s"}
+    status["log"]["verified"] = {"problem": "leaf 3 was edited", "size": 0, "time": ""}
+    status["platforms"] = {
+        "local": {"state": "not approved", "findings": ["PCR 11 differs", "PCR 12 differs"]}
+    }
+    monkeypatch.setattr("attestd.agent.ask.AgentSocket.ask", lambda *_, **__: status)
+    shown = cli.ok("status").stdout
+    for words in (
+        "does not answer",
+        "start it",
+        "clock is behind",
+        "within 10 s",
+        "leaf 3",
+        "PCR 11 differs\n",
+        "PCR 12",
+    ):
+        assert words in shown
+    status["governance"] = {"error": "authorities.json is missing"}
+    status["log"] |= {"verified": {}, "fatal": "rolled back"}
+    shown = cli.ok("status").stdout
+    assert "authorities.json is missing" in shown
+    assert "rolled back" in shown
+
+
+def test_quote(cli: Cli) -> None:
+    first, second = (json.loads(cli.ok("quote").stdout) for _ in range(2))
+    assert first["challenge"] != second["challenge"]
+    cli.ok("quote", "-o", "q.json")
+    assert cli("quote", "-o", "q.json").status == 64
+    assert cli("quote", "--platform", "other").status == 64
+
+
+def findings(cli: Cli) -> dict[str, str]:
+    result = cli("doctor", "--json")
+    assert result.status == (1 if result.json["findings"] else 0)
+    assert result.json["healthy"] is (result.status == 0)
+    assert all(finding["remedy"] for finding in result.json["findings"])
+    return {finding["area"]: finding["found"] for finding in result.json["findings"]}
+
+
+def test_a_healthy_host(cli: Cli) -> None:
+    assert findings(cli) == {}
+
+
+def test_doctor_without_an_agent(own: Host, own_cli: Cli) -> None:
+    assert findings(own_cli).keys() == {"agent"}
+    own.layout.keys.chmod(0o644)
+    assert "0644" in findings(own_cli)["files"]
+    own.layout.keys.chmod(0o600)
+    (own.layout.trust / "revocations.json").unlink()
+    assert "revocations.json" in findings(own_cli)["trust"]
+    (own.layout.trust / "revocations.json").mkdir()
+    own.layout.log.unlink()
+    assert "does not exist" in findings(own_cli)["log"]
+    own.layout.host.unlink()
+    assert "is missing" in findings(own_cli)["files"]
+    shutil.rmtree(own.layout.agent)
+    assert "No such file" in findings(own_cli)["log"]
+    assert own_cli("status").status == 69
+
+
+def test_doctor_where_nothing_is(nowhere: Cli) -> None:
+    assert findings(nowhere).keys() == {"installation"}
+
+
+def test_doctor_sees_an_expired_approval(own: Host, own_cli: Cli) -> None:
+    path = own.layout.trust / "revocations.json"
+    revocations = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**revocations, "epoch": 2}, sort_keys=True, separators=(",", ":")))
+    assert "approves no state at epoch 2" in findings(own_cli)["platform local"]
+
+
+def test_doctor_sees_a_full_disk(own_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "DISK_RESERVE", 1 << 62)
+    assert "are free" in findings(own_cli)["disk"]
+
+
+@pytest.mark.parametrize(
+    ("member", "value", "area"),
+    [
+        ("runner", {}, "runner"),
+        ("runner", {"version": "9", "pid": 1, "isolation": "user"}, "runner"),
+        ("tpm", {"error": "no answer"}, "TPM"),
+        ("tpm", {"in_lockout": True, "lockout_counter": 3, "max_auth_fail": 3}, "TPM"),
+        ("governance", {"error": "does not verify"}, "governance"),
+        ("governance", {"host_record_until": None, "version": 1}, "governance"),
+        ("governance", {"host_record_until": "2020-01-01T00:00:00Z", "version": 1}, "governance"),
+        ("clock", {"trusted": "", "problem": "behind"}, "clock"),
+        ("log", {"fatal": "rolled back", "verified": {}, "size": 1}, "audit log"),
+        ("log", {"fatal": None, "verified": {"problem": "edited", "size": 0}, "size": 1}, "audit log"),
+        ("conditions", {"tpm": {"code": "c", "sentence": "wedged", "hint": "h"}, "clock": None}, "tpm"),
+    ],
+)
+def test_what_the_doctor_reads_in_the_status(
+    member: str, value: dict[str, object], area: str, running: Host
+) -> None:
+    healthy = running.status()
+    assert not [item for item in doctor._of_status(healthy) if item.remedy]
+    found = [item for item in doctor._of_status({**healthy, member: value}) if item.remedy]
+    assert [item.area for item in found] == [area]
+
+
+def test_being_verified_is_healthy() -> None:
+    assert doctor._audit({"fatal": None, "verified": {}, "size": 3}) == Examined(
+        "audit log", "3 entries, being verified"
+    )
+
+
+def test_accept_clock(cli: Cli, running: Host) -> None:
+    result = cli.ok("doctor", "--accept-clock")
+    assert "the clock is accepted" in result.stdout
+    assert running.entries()[-1].body["what"] == "clock accepted"

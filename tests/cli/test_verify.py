@@ -1,0 +1,176 @@
+"""`attestd verify`: offline, from files alone."""
+
+import json
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from attestd.tlog.tree import verify_consistency
+from tests.cli.conftest import Cli
+from tests.host import Host
+
+
+@pytest.fixture
+def offline(running: Host, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """A directory with copies of what a host gives away, and no way back to that host."""
+    shutil.copytree(running.layout.trust, "trust")
+    cli.ok("audit", "prove", "2", "-o", "run.tlog-proof")
+    cli.ok("quote", "--challenge", "00112233", "-o", "host.quote.json")
+    cli.ok("authorization", "issue", "--", "id")
+    cli.ok("audit", "export", "export")
+    with sqlite3.connect(running.layout.log) as source, sqlite3.connect("log.db") as copy:
+        source.backup(copy)
+    copy.close()
+    source.close()
+    monkeypatch.setenv("ATTESTD_STATE_DIR", "/nonexistent")
+    monkeypatch.setenv("ATTESTD_SOCKET", "/nonexistent/socket")
+    return cli
+
+
+GIVEN = [
+    ("receipt", "run.tlog-proof"),
+    ("quote", "host.quote.json"),
+    ("artifact", "id.auth.json"),
+    ("log", "log.db"),
+    ("log", "export"),
+]
+
+
+@pytest.mark.parametrize(("what", "file"), GIVEN)
+def test_what_a_host_gives_away_verifies(what: str, file: str, offline: Cli) -> None:
+    shown = offline.ok("verify", what, file, "--trust", "trust")
+    assert shown.stdout.startswith("✓ "), shown
+    assert shown.stderr == ""
+    assert offline.ok("verify", what, file, "--trust", "trust", "--json").json["verified"] is True
+
+
+@pytest.mark.parametrize(("what", "file"), GIVEN)
+def test_under_other_trust_nothing_does(what: str, file: str, offline: Cli) -> None:
+    # Without the host's record nobody's keys are known; an artifact needs none, but can be revoked.
+    other = Path("other")
+    shutil.copytree("trust", other)
+    if what == "artifact":
+        revocations = json.loads((other / "revocations.json").read_bytes())
+        revocations["artifacts"] = [offline.ok("authorization", "inspect", "--json", file).json["id"]]
+        (other / "revocations.json").write_text(
+            json.dumps(revocations, sort_keys=True, separators=(",", ":"))
+        )
+    else:
+        [record] = (other / "hosts").iterdir()
+        record.unlink()
+    result = offline("verify", what, file, "--trust", other)
+    assert result.status in (1, 65), result
+    assert result.stderr
+
+
+@pytest.mark.parametrize(("what", "file"), GIVEN[:4])
+def test_what_is_none_of_it_is_malformed(what: str, file: str, offline: Cli) -> None:
+    Path(file).write_bytes(b"nonsense")
+    result = offline("verify", what, file, "--trust", "trust")
+    assert result.status == 65, result
+    assert result.stderr.count("\n") == 1
+
+
+def test_the_receipt_says_what_it_proves(offline: Cli, running: Host) -> None:
+    found = offline.ok("verify", "receipt", "run.tlog-proof", "--trust", "trust", "--json").json
+    assert found["type"] == "decision.allow"
+    assert found["released"] is True
+    assert found["host"] == running.id
+    assert found["tier"] == "software"
+    assert found["body"]["argv"] == ["/usr/bin/id", "-u"]
+
+
+def test_another_challenge(offline: Cli) -> None:
+    good = offline.ok(
+        "verify", "quote", "host.quote.json", "--trust", "trust", "--challenge", "00112233", "--json"
+    ).json
+    assert good["challenge_given"] is True
+    assert good["approved_by"] == {"local": True}
+    bad = offline("verify", "quote", "host.quote.json", "--trust", "trust", "--challenge", "00112234")
+    assert bad.status == 1
+    assert (
+        "not shown to be fresh" in offline.ok("verify", "quote", "host.quote.json", "--trust", "trust").stdout
+    )
+
+
+def test_a_quote_with_other_values(offline: Cli) -> None:
+    document = json.loads(Path("host.quote.json").read_bytes())
+    document["pcrs"]["sha256"]["7"] = "ab" * 32
+    Path("host.quote.json").write_text(json.dumps(document))
+    result = offline("verify", "quote", "host.quote.json", "--trust", "trust", "--json")
+    assert result.status == 1
+    assert result.json["verified"] is False
+    assert "composite" in result.json["problem"]
+
+
+def test_a_log_that_was_edited(offline: Cli) -> None:
+    with sqlite3.connect("log.db") as database:
+        database.execute("DROP TRIGGER leaves_no_update")
+        database.execute(
+            "UPDATE leaves SET entry = CAST(replace(CAST(entry AS TEXT), '/usr/bin/id', '/usr/bin/no') AS BLOB) WHERE seq = 2"
+        )
+        database.execute(
+            "CREATE TRIGGER leaves_no_update BEFORE UPDATE ON leaves BEGIN SELECT RAISE(ABORT, 'leaves is append-only'); END"
+        )
+    database.close()
+    result = offline("verify", "log", "log.db", "--trust", "trust")
+    assert result.status == 1
+    assert "does NOT verify" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("tile/entries/000.p/{n}", b"/usr/bin/id", b"/usr/bin/no"),
+        ("tile/entries/000.p/{n}", b'"seq":2', b'"seq":3'),
+        ("tile/entries/000.p/{n}", b'"type":"agent.start"', b'"type":"agent.stxxx"'),
+        ("tile/0/000.p/{n}", None, None),
+        ("checkpoint", b"release", b"record"),
+        ("checkpoint", b"attestd.batch", b"attestd.botch"),
+    ],
+    ids=lambda value: value.decode() if isinstance(value, bytes) else None,
+)
+def test_an_export_that_was_edited(file: str, old: bytes | None, new: bytes | None, offline: Cli) -> None:
+    size = offline.ok("verify", "log", "export", "--trust", "trust", "--json").json["size"]
+    path = Path("export") / file.format(n=size)
+    data = path.read_bytes()
+    if old is None or new is None:
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    elif old == b"release":
+        path.write_bytes(
+            data.replace(b"record", b"release") if b" record " in data else data.replace(old, new)
+        )
+    else:
+        assert old in data
+        path.write_bytes(data.replace(old, new))
+    assert offline("verify", "log", "export", "--trust", "trust").status in (1, 65)
+
+
+def test_an_export_that_lacks_a_file(offline: Cli) -> None:
+    (Path("export") / "checkpoint").unlink()
+    assert offline("verify", "log", "export", "--trust", "trust").status == 69
+
+
+def test_a_trust_directory_that_others_can_write(offline: Cli) -> None:
+    (Path("trust") / "authorities.json").chmod(0o666)
+    result = offline("verify", "receipt", "run.tlog-proof", "--trust", "trust")
+    assert result.status == 1
+    assert "the trust directory trust cannot be used" in result.stderr
+
+
+def test_consistency_proof(cli: Cli) -> None:
+    cli.ok("audit", "prove", "--consistency", "2", "4", "-o", "grew.json")
+    found = json.loads(Path("grew.json").read_bytes())
+    verify_consistency(
+        old_size=found["old"]["size"],
+        old_root=bytes.fromhex(found["old"]["root"]),
+        new_size=found["new"]["size"],
+        new_root=bytes.fromhex(found["new"]["root"]),
+        proof=[bytes.fromhex(node) for node in found["proof"]],
+    )
+    assert (found["old"]["size"], found["new"]["size"]) == (2, 4)
+    assert cli("audit", "prove", "--consistency", "4", "2").status == 64
+    assert cli("audit", "prove", "--consistency", "1", "100000").status == 64
+    assert cli("audit", "prove", "2", "--consistency", "1", "2").status == 64
