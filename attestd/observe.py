@@ -8,8 +8,10 @@ from typing import Final
 
 from attestd.codes import Code, Denied
 
-__all__ = ["Observed", "observe_directory", "observe_file", "read_start", "sha256_of"]
+__all__ = ["MAX_FILE_BYTES", "Observed", "observe_directory", "observe_file", "read_start", "sha256_of"]
 
+# What hashing one file may cost whoever looks at it.
+MAX_FILE_BYTES: Final = 1 << 30
 _CHUNK: Final = 1 << 20
 _SHEBANG_BYTES: Final = 512
 
@@ -33,11 +35,13 @@ def observe_file(descriptor: int) -> Observed:
     """Looks at a regular file: path, digest, who can write.
 
     Raises:
-        Denied: `identity_mismatch`: not a regular file, deleted, a path that is not UTF-8, or unreadable.
+        Denied: `identity_mismatch`: not a regular file, deleted, a path that is not UTF-8, unreadable, or over 1 GiB.
     """
     status = _status(descriptor)
     if not stat.S_ISREG(status.st_mode):
         raise _denied(f"descriptor of {_path(descriptor)!r}: expected a regular file")
+    if status.st_size > MAX_FILE_BYTES:
+        raise _denied(f"{_path(descriptor)!r} has {status.st_size} bytes, the limit is {MAX_FILE_BYTES}")
     path = _real_path(descriptor, status)
     return Observed(path, sha256_of(descriptor), others_can_write(status))
 
@@ -83,6 +87,8 @@ def sha256_of(descriptor: int) -> str:
         while part := os.pread(descriptor, _CHUNK, offset):
             digest.update(part)
             offset += len(part)
+            if offset > MAX_FILE_BYTES:
+                raise _denied(f"{_path(descriptor)!r} grows while it is read")
     except OSError as error:
         raise _denied(f"{_path(descriptor)!r}: {error.strerror}") from error
     return digest.hexdigest()

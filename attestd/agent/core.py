@@ -49,6 +49,7 @@ class Core:
 
     Attributes:
         store: The log, opened to read.
+        large_files: Taken while a large file of that user is being hashed.
         runner_info: What the runner said of itself last; empty until it did.
         runner_lost: It does not answer now. What it said stays: which user it can become decides a check of its own.
         releases: Executions handed to the runner since the start.
@@ -68,6 +69,7 @@ class Core:
     installed: InstalledArtifacts
     log: logging.Logger
     denials: DenialMeter = field(default_factory=lambda: DenialMeter(time.monotonic))
+    large_files: dict[int, asyncio.Lock] = field(default_factory=dict)
     runner_info: dict[str, Any] = field(default_factory=dict)
     runner_lost: bool = False
     releases: int = 0

@@ -64,7 +64,9 @@ def examine(layout: Layout, agent: AgentSocket) -> list[Examined]:
         status = agent.ask("status")
     except AgentError as error:
         cause = error.__cause__
-        words = f"does not answer at {agent.path}: {cause.strerror}" if isinstance(cause, OSError) else str(error)
+        words = (
+            f"does not answer at {agent.path}: {cause.strerror}" if isinstance(cause, OSError) else str(error)
+        )
         found.append(Examined("agent", words, _START))
     except AttestdError as error:
         found.append(Examined("agent", str(error), "see the line itself"))

@@ -1,6 +1,7 @@
 """One request to execute: observe, ask for what is missing, decide, seal, hand over."""
 
 import asyncio
+import os
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ _CWD, _EXECUTABLE, _REQUEST_FDS = 3, 4, 5
 MAX_FIELDS: Final = 65_536
 MAX_CANDIDATES: Final = 8
 MAX_NEEDS: Final = 14  # of which each may bring a descriptor
+INLINE_BYTES: Final = 1 << 20  # hashed in about a millisecond
 NEED_TIMEOUT_S: Final = 30.0
 # What stands for a file that could not be observed: the digest of nothing that exists.
 _UNSEEN: Final = File(path="/", sha256="0" * 64)
@@ -96,7 +98,7 @@ async def serve_request(connection: Connection, frame: Frame, core: Core) -> Non
     """
     asked = _parse(frame, connection.peer.uid)
     try:
-        _observe(asked)
+        await _observe(asked, core)
         decided = await _decide(connection, asked, core)
         if asked.mode == "check":
             await _answer(connection, asked, decided.decision.denial, decided.decision.body)
@@ -121,11 +123,23 @@ def _parse(frame: Frame, uid: int) -> _Asked:
     return _Asked(mode, fields[1], fields[2] or None, fields[3], argv, descriptors, uid)
 
 
-def _observe(asked: _Asked) -> None:
+async def _look(descriptor: int, uid: int, core: Core) -> Observed:
+    """Observes a file; a large one in a thread, one at a time for each user, so that others need not wait for it."""
+    try:
+        small = os.fstat(descriptor).st_size <= INLINE_BYTES
+    except OSError:
+        small = True
+    if small:
+        return observe_file(descriptor)
+    async with core.large_files.setdefault(uid, asyncio.Lock()):
+        return await asyncio.to_thread(observe_file, descriptor)
+
+
+async def _observe(asked: _Asked, core: Core) -> None:
     """Looks at what was handed over. What cannot be observed is denied by the decision, and recorded."""
     try:
         asked.cwd = observe_directory(asked.descriptors[_CWD])
-        asked.executable = observe_file(asked.descriptors[_EXECUTABLE])
+        asked.executable = await _look(asked.descriptors[_EXECUTABLE], asked.uid, core)
         asked.shebang = parse_shebang(read_start(asked.descriptors[_EXECUTABLE])[:FIRST_BYTES])
     except Denied as denied:
         asked.failure = denied.denial
@@ -137,7 +151,7 @@ def _observe(asked: _Asked) -> None:
 
 async def _decide(connection: Connection, asked: _Asked, core: Core) -> _Decided:
     candidates = _candidates(asked, core)
-    await _ask_for_missing(connection, asked, candidates)
+    await _ask_for_missing(connection, asked, candidates, core)
     parent = _parent(asked, core)
     first: _Decided | None = None
     for candidate in candidates:
@@ -175,7 +189,9 @@ def _candidates(asked: _Asked, core: Core) -> list[_Candidate]:
     return candidates or [_Candidate(None, None)]
 
 
-async def _ask_for_missing(connection: Connection, asked: _Asked, candidates: Sequence[_Candidate]) -> None:
+async def _ask_for_missing(
+    connection: Connection, asked: _Asked, candidates: Sequence[_Candidate], core: Core
+) -> None:
     """Only the client can see the user's files and environment: ask for all that some candidate needs, once."""
     needs: list[str] = []
     for candidate in candidates:
@@ -186,20 +202,20 @@ async def _ask_for_missing(connection: Connection, asked: _Asked, candidates: Se
         needs += [f"file:{item.name}" for item in scope.inputs]
     if asked.shebang is not None:
         needs += [f"file:{asked.shebang.interpreter}"]
-    await _ask(connection, asked, needs)
+    await _ask(connection, asked, needs, core)
     if asked.shebang is not None and asked.shebang.lookup is not None:
         # The child's PATH depends on the artifact, and may be passed from the client: hence a second question.
         paths = [_child_path(asked, candidate) for candidate in candidates]
-        await _ask(connection, asked, [f"lookup:{asked.shebang.lookup}:{path}" for path in paths])
+        await _ask(connection, asked, [f"lookup:{asked.shebang.lookup}:{path}" for path in paths], core)
 
 
-async def _ask(connection: Connection, asked: _Asked, needs: Sequence[str]) -> None:
+async def _ask(connection: Connection, asked: _Asked, needs: Sequence[str], core: Core) -> None:
     wanted = [need for need in dict.fromkeys(needs) if need not in asked.files and need not in asked.missing]
     for start in range(0, len(wanted), MAX_NEEDS):
-        await _ask_some(connection, asked, wanted[start : start + MAX_NEEDS])
+        await _ask_some(connection, asked, wanted[start : start + MAX_NEEDS], core)
 
 
-async def _ask_some(connection: Connection, asked: _Asked, wanted: Sequence[str]) -> None:
+async def _ask_some(connection: Connection, asked: _Asked, wanted: Sequence[str], core: Core) -> None:
     await connection.send(Kind.NEED, encode_fields([need.encode() for need in wanted]))
     frame = await connection.receive(timeout_s=NEED_TIMEOUT_S)
     try:
@@ -207,14 +223,14 @@ async def _ask_some(connection: Connection, asked: _Asked, wanted: Sequence[str]
         if frame.kind != Kind.HERE or len(answers) != len(wanted):
             raise WireError(f"expected {len(wanted)} answers")
         for need, answer in zip(wanted, answers, strict=True):
-            _take(asked, need, answer, frame)
+            await _take(asked, need, answer, frame, core)
         if frame.descriptors:
             raise WireError("more descriptors than answers")
     finally:
         frame.close()
 
 
-def _take(asked: _Asked, need: str, answer: bytes, frame: Frame) -> None:
+async def _take(asked: _Asked, need: str, answer: bytes, frame: Frame, core: Core) -> None:
     kind, _, name = need.partition(":")
     if not answer.startswith(b"+"):
         asked.missing[need] = answer[1:200].decode("utf-8", "backslashreplace")
@@ -233,7 +249,7 @@ def _take(asked: _Asked, need: str, answer: bytes, frame: Frame) -> None:
             raise WireError("an answer without its descriptor")
         descriptor = frame.descriptors.pop(0)
         try:
-            asked.files[need] = (descriptor, observe_file(descriptor))
+            asked.files[need] = (descriptor, await _look(descriptor, asked.uid, core))
         except Denied as denied:
             close_all([descriptor])
             asked.missing[need] = denied.denial.sentence

@@ -11,8 +11,7 @@ from attestd.observe import Observed, observe_file, sha256_of
 
 __all__ = ["Held", "hold_file", "is_firm_path"]
 
-# One slow request must not stop signals and exit statuses of all others for long: that is what these bound.
-MAX_FILE_BYTES: Final = 1 << 30
+# One slow request must not stop signals and exit statuses of all others for long.
 MAX_COPY_BYTES: Final = 256 << 20
 _CHUNK: Final = 1 << 20
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
@@ -41,9 +40,6 @@ def hold_file(descriptor: int) -> Held:
         Denied: `identity_mismatch`: as `observe_file`; too large; or it changed meanwhile.
         OSError: No memory, no descriptors.
     """
-    size = os.fstat(descriptor).st_size
-    if size > MAX_FILE_BYTES:
-        raise _mismatch(f"the file has {size} bytes, the limit is {MAX_FILE_BYTES}")
     observed = observe_file(descriptor)
     # nosuid: a file system that a user mounted (FUSE, removable media) may show files as root's that are not.
     if os.fstatvfs(descriptor).f_flag & os.ST_NOSUID:

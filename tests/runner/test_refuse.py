@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from attestd.runner.hold import MAX_FILE_BYTES
+from attestd.observe import MAX_FILE_BYTES
 from attestd.wire import Kind, encode_fields, send_frame
 from tests.runner.harness import PATH, Bench, connected_pair
 from tests.world import World
