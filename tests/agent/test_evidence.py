@@ -1,0 +1,235 @@
+"""The agent's own evidence, from a real TPM."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from attestd.agent.evidence import EvidenceKeeper
+from attestd.agent.keystore import load_keys
+from attestd.agent.tpm_port import RawEvidence, TpmPort
+from attestd.appraisal.quote import Appraisal
+from attestd.codes import Code, Denial
+from attestd.governance.platform import PlatformPolicy
+from attestd.governance.trust import Trust
+from attestd.tcg.attest import parse_attest
+from attestd.tcg.pcr import PcrSelection
+from attestd.tpm.device import Tpm
+from attestd.tpm.embedded import EmbeddedTpm
+from attestd.tpm.owner import TpmOwner
+from tests.host import Host
+
+NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
+
+
+class Meddled(TpmPort):
+    """A port where something happens between a quote and the reading of PCRs, or in place of it."""
+
+    meddle: Callable[[RawEvidence], RawEvidence] = staticmethod(lambda raw: raw)
+    taken = 0
+
+    def evidence(self, selection: PcrSelection) -> "Future[RawEvidence]":
+        self.taken += 1
+        raw = super().evidence(selection).result()
+        future: Future[RawEvidence] = Future()
+        future.set_result(self.meddle(raw))
+        return future
+
+
+class Bench:
+    def __init__(self, host: Host) -> None:
+        self.embedded = EmbeddedTpm(host.layout.tpm)
+        self.embedded.start()
+        self.host = host
+        self.trust: Trust = host.trust
+        self.policy: PlatformPolicy = self.trust.platforms["local"]
+        self.owner = TpmOwner(self.open)
+        self.port = Meddled(self.owner, host=host.id, selection=self.policy.selection, deadline_s=10)
+        self.time = NOW
+        self.keeper = EvidenceKeeper(self.port, now=lambda: self.time)
+
+    def open(self) -> Tpm:
+        tpm = self.embedded.open()
+        tpm.load_keys(*load_keys(self.host.layout.keys))
+        return tpm
+
+    def extend(self, pcr: int = 7) -> None:
+        digests = {"sha1": bytes(20), "sha256": bytes(32), "sha384": bytes(48)}
+        self.port.other(lambda tpm: tpm.extend(pcr, digests)).result()
+
+    async def ensure(self, max_age_s: int = 60) -> Appraisal | Denial:
+        await self.keeper.ensure(self.policy, trust=self.trust, max_age_s=max_age_s)
+        return self.keeper.latest()["local"]
+
+    async def appraisal(self) -> Appraisal:
+        found = await self.ensure()
+        assert isinstance(found, Appraisal), found
+        return found
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    with Host.create() as host:
+        bench = Bench(host)
+        yield bench
+        bench.owner.close()
+        bench.embedded.kill()
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(test)
+
+
+def test_taken_once_and_again_after_half_its_age(bench: Bench) -> None:
+    async def test() -> None:
+        found = await bench.appraisal()
+        assert found.approval is not None
+        assert found.at == NOW
+        for seconds, taken in ((0, 1), (29, 1), (31, 2), (31, 2), (20, 3)):  # the last: time went back
+            bench.time = NOW + timedelta(seconds=seconds)
+            await bench.ensure()
+            assert bench.port.taken == taken, seconds
+
+    run(test())
+
+
+def test_many_who_need_it_at_once_share_it(bench: Bench) -> None:
+    async def test() -> None:
+        await asyncio.gather(*(bench.ensure() for _ in range(10)))
+        assert bench.port.taken == 1
+
+    run(test())
+
+
+def test_changed_pcr_is_no_approved_state_and_says_which(bench: Bench) -> None:
+    async def test() -> None:
+        bench.extend(7)
+        found = await bench.appraisal()
+        assert found.approval is None
+        assert any("PCR 7" in finding for finding in found.findings)
+
+    run(test())
+
+
+def test_pcr_that_changes_between_quote_and_reading_is_taken_again(bench: Bench) -> None:
+    async def test() -> None:
+        def once(raw: RawEvidence) -> RawEvidence:
+            values = dict(raw.values)
+            if bench.port.taken == 1:
+                values[7] = bytes(32)
+                values[0] = bytes(31) + b"\1"
+            return RawEvidence(raw.challenge, raw.attest, raw.signature, values)
+
+        bench.port.meddle = once  # type: ignore[method-assign]
+        assert (await bench.appraisal()).approval is not None
+        assert bench.port.taken == 2
+
+    run(test())
+
+
+def test_pcr_that_never_rests_is_evidence_invalid(bench: Bench) -> None:
+    async def test() -> None:
+        bench.port.meddle = lambda raw: RawEvidence(  # type: ignore[method-assign]
+            raw.challenge, raw.attest, raw.signature, dict.fromkeys(raw.values, b"\1" * 32)
+        )
+        found = await bench.ensure()
+        assert isinstance(found, Denial)
+        assert found.code is Code.EVIDENCE_INVALID
+        assert bench.port.taken == 4
+
+    run(test())
+
+
+@pytest.mark.parametrize("what", ["challenge", "signature", "attest"])
+def test_quote_that_does_not_verify(bench: Bench, what: str) -> None:
+    async def test() -> None:
+        def broken(raw: RawEvidence) -> RawEvidence:
+            members = {name: getattr(raw, name) for name in ("challenge", "attest", "signature", "values")}
+            data = members[what]
+            return RawEvidence(**{**members, what: data[:-1] + bytes([data[-1] ^ 1])})
+
+        bench.port.meddle = broken  # type: ignore[method-assign]
+        found = await bench.ensure()
+        assert isinstance(found, Denial)
+        assert found.code is Code.EVIDENCE_INVALID
+
+    run(test())
+
+
+def test_tpm_clock_that_goes_back_is_evidence_stale(bench: Bench) -> None:
+    async def test() -> None:
+        first: list[RawEvidence] = []
+
+        def replayed(raw: RawEvidence) -> RawEvidence:
+            first.append(raw)
+            return first[0] if len(first) == 3 else raw
+
+        bench.port.meddle = replayed  # type: ignore[method-assign]
+        await bench.appraisal()
+        bench.time += timedelta(seconds=40)
+        await bench.appraisal()
+        bench.time += timedelta(seconds=40)
+        found = await bench.ensure()
+        assert isinstance(found, Denial)
+        assert found.code is Code.EVIDENCE_STALE
+
+    run(test())
+
+
+def test_without_a_tpm(bench: Bench) -> None:
+    async def test() -> None:
+        bench.owner.close()
+        found = await bench.ensure()
+        assert isinstance(found, Denial)
+        assert found.code is Code.TPM_UNAVAILABLE
+
+    run(test())
+
+
+def test_host_without_a_record(bench: Bench) -> None:
+    async def test() -> None:
+        bench.port.host = "ab" * 32
+        found = await bench.ensure()
+        assert isinstance(found, Denial)
+        assert found.code is Code.GOVERNANCE_MISMATCH
+
+    run(test())
+
+
+def test_checkpoints_quote_renews_what_it_confirms(bench: Bench) -> None:
+    async def test() -> None:
+        await bench.appraisal()
+        bench.time += timedelta(seconds=50)
+        attest = bench.port.quote(bytes(32)).attest
+        bench.keeper.sealed(parse_attest(attest))
+        assert (await bench.appraisal()).at == bench.time
+        assert bench.port.taken == 1
+
+    run(test())
+
+
+def test_checkpoints_quote_drops_what_it_contradicts(bench: Bench) -> None:
+    async def test() -> None:
+        await bench.appraisal()
+        bench.extend(7)
+        bench.keeper.sealed(parse_attest(bench.port.quote(bytes(32)).attest))
+        assert bench.keeper.latest() == {}
+        assert (await bench.appraisal()).approval is None
+
+    run(test())
+
+
+def test_quote_of_other_pcrs_says_nothing(bench: Bench) -> None:
+    async def test() -> None:
+        found = await bench.appraisal()
+        bench.extend(23)
+        bench.time += timedelta(seconds=10)
+        other = PcrSelection("sha256", (23,))
+        attest = bench.port.other(lambda tpm: tpm.quote(other, bytes(32))[0]).result()
+        bench.keeper.sealed(parse_attest(attest))
+        assert await bench.appraisal() is found
+
+    run(test())
