@@ -71,7 +71,7 @@ def test_agent_killed_at_random_times(stopped: Host) -> None:
     argv, path = marker(host, "ran")
     finished = 0
     artifact = host.issue(*argv)
-    for _ in range(8):
+    for _ in range(5):
         host.start()
         clients = [host.client(*argv, authorization=artifact) for _ in range(3)]
         time.sleep(rng.uniform(0, 0.15))
