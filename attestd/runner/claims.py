@@ -94,7 +94,10 @@ class Claims:
         self._db.close()
 
     def claim(self, release: VerifiedRelease, reference: dict[str, Any], *, now: str) -> None:
-        """Uses up a receipt, and one use of its artifact; durable when it returns.
+        """Uses up a receipt, and one use of its artifact.
+
+        It survives the end of this process when it returns, and a power cut at the latest when `record_started`
+        returns, before which nothing runs. (After a power cut the receipt is of another boot in any case.)
 
         Args:
             release: What may run.
@@ -105,7 +108,7 @@ class Claims:
             Denied: `identity_mismatch`: the receipt was used or forfeited. `uses_exhausted`: the artifact's uses are.
             StoreError: It could not be recorded; nothing may run.
         """
-        with self._transaction():
+        with self._transaction(flush=False):
             if self._state(release.log_id, release.seq) is not None:
                 raise Denied(
                     Code.IDENTITY_MISMATCH,
@@ -200,12 +203,12 @@ class Claims:
         return [Spooled(id_, EntryType(type_), json.loads(body)) for id_, type_, body in rows]
 
     def acknowledge(self, up_to: int) -> None:
-        """Forgets entries that are in the log. Ids are never used again.
+        """Forgets entries that are in the log. Ids are never used again: what a power cut brings back the log knows.
 
         Raises:
             StoreError: It could not be recorded.
         """
-        with self._transaction():
+        with self._transaction(flush=False):
             self._db.execute("DELETE FROM spool WHERE id <= ?", (up_to,))
 
     def _state(self, log_id: str, seq: int) -> str | None:
@@ -218,8 +221,10 @@ class Claims:
         self._db.execute("INSERT INTO spool (type, body) VALUES (?, ?)", (type_.value, canonical(body)))
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transaction(self, *, flush: bool = True) -> Iterator[None]:
+        """One transaction; without `flush` it is on disk with the next one that has it (the WAL is written in order)."""
         try:
+            self._db.execute(f"PRAGMA synchronous = {'FULL' if flush else 'NORMAL'}")
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
