@@ -13,9 +13,18 @@ from attestd.client.where import MAX_SOCKET_PATH_BYTES, state_dir
 from attestd.errors import StoreError, UsageError
 from attestd.strict import Strict
 
-__all__ = ["Configuration", "Layout", "find_client_layout", "find_layout", "load_configuration"]
+__all__ = [
+    "Configuration",
+    "Layout",
+    "find_client_layout",
+    "find_layout",
+    "load_configuration",
+    "make_directory",
+    "system_layout",
+]
 
-MAX_CONFIGURATION_BYTES: Final = 64 * 1024
+# tomllib takes time with the square of a dotted key's parts: 25 s for one of 64 KiB.
+MAX_CONFIGURATION_BYTES: Final = 8 * 1024
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,7 @@ class Layout:
         agent: The agent's state: log, keys, installed authorizations.
         runner: The runner's own records.
         tpm: The embedded software TPM's state.
+        agent_user: Who the agent runs as, if not as whoever starts it.
     """
 
     system: bool
@@ -40,6 +50,7 @@ class Layout:
     tpm: Path
     agent_socket: Path
     runner_socket: Path
+    agent_user: str | None = None
 
     @property
     def log(self) -> Path:
@@ -86,7 +97,13 @@ _SYSTEM: Final = Layout(
     tpm=_STATE / "tpm",
     agent_socket=Path("/run/attestd/agent.sock"),
     runner_socket=Path("/run/attestd-runner/runner.sock"),
+    agent_user="attestd",
 )
+
+
+def system_layout() -> Layout:
+    """The service's places, whoever asks."""
+    return _SYSTEM
 
 
 def find_layout(explicit: str | None) -> Layout:
@@ -114,9 +131,31 @@ def find_client_layout(explicit: str | None) -> Layout:
     Issuing and verifying read what is trusted on this host; users of a host with the system's agent configure nothing.
     """
     own = find_layout(explicit)
-    if own.system or explicit or os.environ.get("ATTESTD_STATE_DIR") or os.path.exists(own.trust):  # false also where it may not be looked at
+    if (
+        own.system or explicit or os.environ.get("ATTESTD_STATE_DIR") or os.path.exists(own.trust)
+    ):  # false also where it may not be looked at
         return own
     return _SYSTEM
+
+
+def make_directory(path: Path, mode: int) -> bool:
+    """Makes a directory with exactly this mode, whatever the umask; one that is there stays as it is.
+
+    Returns:
+        Whether it was made.
+
+    Raises:
+        StoreError: It cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode)
+        path.chmod(mode)
+    except OSError as error:
+        if isinstance(error, FileExistsError) and path.is_dir():
+            return False
+        raise StoreError(f"{path}: {error.strerror}") from error
+    return True
 
 
 class Configuration(Strict, frozen=True):
@@ -139,7 +178,7 @@ def load_configuration(path: Path, environ: Mapping[str, str]) -> Configuration:
     """Reads the configuration; a missing file means defaults.
 
     Raises:
-        UsageError: Not TOML, over 64 KiB, an unknown name, a value of the wrong type or out of range.
+        UsageError: Not TOML, over 8 KiB, an unknown name, a value of the wrong type or out of range.
         StoreError: It cannot be read.
     """
     try:
@@ -158,5 +197,5 @@ def load_configuration(path: Path, environ: Mapping[str, str]) -> Configuration:
             if text is not None:
                 values[field] = text if field == "tpm" else int(text)
         return msgspec.convert(values, Configuration, strict=True)
-    except (ValueError, msgspec.ValidationError) as error:
+    except (ValueError, msgspec.ValidationError, RecursionError) as error:
         raise UsageError(f"{path}: {error}") from error

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
+from attestd.account import Account, acting_as, agent_account
 from attestd.agent.keystore import load_keys, save_keys
 from attestd.agent.tpm_access import EMBEDDED, TpmAccess
 from attestd.agent.tpm_port import TpmPort
@@ -33,7 +34,7 @@ from attestd.governance.issue import (
 from attestd.governance.trust import Trust
 from attestd.lineage.checkpoint import LogKeys
 from attestd.lineage.entry import EntryType
-from attestd.paths import Configuration, Layout, load_configuration
+from attestd.paths import Configuration, Layout, load_configuration, make_directory
 from attestd.strict import canonical, format_time
 from attestd.system import boot_id
 from attestd.tcg.binding import Purpose, extra_data
@@ -43,7 +44,7 @@ from attestd.tcg.public import authority_public, host_id, parse_public
 from attestd.tlog.checkpoint import origin
 from attestd.tpm.device import Tpm
 from attestd.tpm.endorsement import EndorsementKey
-from attestd.tpm.keys import AuthValues
+from attestd.tpm.keys import AuthValues, KeyBlobs
 from attestd.tpm.owner import Priority, TpmOwner
 
 __all__ = [
@@ -106,7 +107,8 @@ def provision_standalone(
     """Provisions a host that stands alone.
 
     Each step looks whether it was done: a run that was cut off is finished by the next. When all is done nothing is
-    touched, least of all the TPM: the agent may be running.
+    touched, least of all the TPM: the agent may be running. As a service, what is the agent's is made as the agent's
+    user, which also shows that this user may use the TPM.
 
     Args:
         layout: Where.
@@ -120,7 +122,8 @@ def provision_standalone(
         StoreError: Files cannot be written.
     """
     layout.require_short_sockets()
-    if (found := _find_provisioned(layout)) is not None:
+    account = agent_account(layout)
+    if (found := _find_provisioned(layout, account)) is not None:
         _require_same(found, pcrs=pcrs)
         return found
     embedded = configuration.tpm == EMBEDDED
@@ -129,16 +132,18 @@ def provision_standalone(
             "--pcrs is needed for this TPM: which PCRs hold what you boot (for example 0,2,4,7,8,9)"
         )
     selection = selection_from_text(pcrs or EMBEDDED_PCRS)
-    _make_directories(layout)
+    _make_directories(layout, account)
     access = TpmAccess(configuration, layout)
-    started = access.embedded.start() if access.embedded else False
-    owner = TpmOwner(access.opener())
+    with acting_as(account):
+        started = access.embedded.start() if access.embedded else False
+        owner = TpmOwner(access.opener())
     try:
         return _Steps(layout, configuration, owner, selection, labels).run()
     finally:
-        owner.close()
-        if access.embedded and started:
-            access.embedded.stop()
+        with acting_as(account):
+            owner.close()
+            if access.embedded and started:
+                access.embedded.stop()
 
 
 def choose_tpm(requested: str, layout: Layout, environ: Mapping[str, str]) -> ChosenTpm:
@@ -173,7 +178,7 @@ def choose_tpm(requested: str, layout: Layout, environ: Mapping[str, str]) -> Ch
     return ChosenTpm(f"device:{DEVICE}", None)
 
 
-def _find_provisioned(layout: Layout) -> Provisioned | None:
+def _find_provisioned(layout: Layout, account: Account | None) -> Provisioned | None:
     """What is there, if all of it is; None if something is missing and the steps must be taken."""
     trusted = [
         layout.trust / name for name in ("authorities.json", "revocations.json", f"platform/{PLATFORM}.json")
@@ -182,11 +187,12 @@ def _find_provisioned(layout: Layout) -> Provisioned | None:
         path.exists() for path in (layout.configuration, layout.log, layout.keys, layout.host, *trusted)
     ):
         return None
-    store = LogStore.open(str(layout.log), readonly=True)
-    try:
-        host, log_origin, size = store.host_id, store.origin, store.size
-    finally:
-        store.close()
+    with acting_as(account):
+        store = LogStore.open(str(layout.log), readonly=True)
+        try:
+            host, log_origin, size = store.host_id, store.origin, store.size
+        finally:
+            store.close()
     if not size or not (layout.trust / "hosts" / f"{host}.json").exists():
         return None
     trust = load_trust(layout.trust, owners=trust_owners(layout))
@@ -226,7 +232,7 @@ class _Steps:
         labels: Mapping[str, str],
     ) -> None:
         self.layout, self.configuration, self.owner = layout, configuration, owner
-        self.selection, self.labels = selection, labels
+        self.selection, self.labels, self.account = selection, labels, agent_account(layout)
         self.now = datetime.now(UTC).replace(microsecond=0)
         self.deadline_s = float(configuration.tpm_deadline_s) * 3  # key creation is slow on real TPMs
 
@@ -245,14 +251,16 @@ class _Steps:
         if host not in trust.hosts:
             raise StoreError(f"{self.layout.trust} is of another host: this TPM's host id is {host}")
         self._pin_host(host)
-        log_origin = self._log(host, trust)
+        with acting_as(self.account):
+            log_origin = self._log(host, trust)
         if not self.layout.configuration.exists():
             text = f'# attestd configuration; see docs/operations.md\ntpm = "{self.configuration.tpm}"\n'
             write_atomic(self.layout.configuration, text.encode(), mode=0o644)
         return _provisioned(trust, host, log_origin, fresh=fresh)
 
     def _tpm(self, call: Callable[[Tpm], _T]) -> _T:
-        return self.owner.submit(Priority.OTHER, call, self.deadline_s).result()
+        with acting_as(self.account):
+            return self.owner.submit(Priority.OTHER, call, self.deadline_s).result()
 
     def _authority(self, name: str, kind: str) -> Authority:
         path = self.layout.authority / f"{name}.pem"
@@ -281,14 +289,19 @@ class _Steps:
             blobs = self._tpm(
                 lambda tpm: tpm.create_keys(root_name=parse_public(root).name, auth_values=auth)
             )
-            save_keys(self.layout.keys, blobs, auth)
-        blobs, auth = load_keys(self.layout.keys)
+            with acting_as(self.account):
+                save_keys(self.layout.keys, blobs, auth)
+        blobs, auth = self._load_keys()
         self._tpm(lambda tpm: tpm.load_keys(blobs, auth))
+
+    def _load_keys(self) -> tuple[KeyBlobs, AuthValues]:
+        with acting_as(self.account):
+            return load_keys(self.layout.keys)
 
     def _indices(self, authorities: Mapping[str, Authority]) -> None:
         epoch = authorities["epoch"]
         public = _tpm_public(epoch)
-        _, auth = load_keys(self.layout.keys)
+        _, auth = self._load_keys()
 
         def define(tpm: Tpm) -> None:
             tpm.define_epoch(public)
@@ -310,7 +323,7 @@ class _Steps:
         path = self.layout.trust / "hosts" / f"{host_id(ek.public)}.json"
         if path.exists():
             return
-        blobs, _ = load_keys(self.layout.keys)
+        blobs, _ = self._load_keys()
         name = parse_public(blobs.release_public).name
         bound = extra_data(Purpose.ENROLL, host_id=host_id(ek.public), data=name)
         certify = self._tpm(lambda tpm: tpm.certify_release_key(bound))
@@ -401,9 +414,11 @@ def _tpm_public(authority: Authority) -> bytes:
     return authority_public(key)
 
 
-def _make_directories(layout: Layout) -> None:
+def _make_directories(layout: Layout, account: Account | None) -> None:
+    """What is the agent's is made as its user, below the one directory that root makes for it."""
     private, public = 0o700, 0o755
     top = [] if layout.system else [(layout.agent.parent, private)]
+    _require_agents(layout.agent, account)
     for path, mode in (
         *top,
         (layout.configuration.parent, public if layout.system else private),
@@ -412,16 +427,25 @@ def _make_directories(layout: Layout) -> None:
         (layout.trust / "platform", public),
         (layout.trust / "platform" / "history", public),
         (layout.authority, private),
-        (layout.agent, private),
         (layout.runner, private),
-        (layout.tpm, private),
         (layout.agent_socket.parent, public if layout.system else private),
         (layout.runner_socket.parent, public if layout.system else private),
     ):
-        try:
-            path.mkdir(mode=mode, parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"{path}: {error.strerror}") from error
+        make_directory(path, mode)
+    if make_directory(layout.agent, private) and account is not None:
+        os.chown(layout.agent, account.uid, account.gid)
+    with acting_as(account):
+        make_directory(layout.tpm, private)
+
+
+def _require_agents(path: Path, account: Account | None) -> None:
+    if account is None or not path.exists():
+        return
+    owner = path.lstat().st_uid
+    if owner != account.uid:
+        raise UsageError(
+            f"{path} belongs to uid {owner}, expected {account.name}: chown -R {account.name}: {path}"
+        )
 
 
 def _notes(tier: str) -> tuple[str, ...]:

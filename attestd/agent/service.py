@@ -6,7 +6,6 @@ import fcntl
 import functools
 import logging
 import os
-import pwd
 import signal
 import socket
 import subprocess
@@ -18,9 +17,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import attestd
+from attestd.account import acting_as, agent_account, become
 from attestd.agent.assemble import assembled
 from attestd.agent.core import Core
-from attestd.agent.notify import inherited_listener, notify, watchdog_interval_s
 from attestd.agent.runner_link import RunnerError
 from attestd.agent.server import Server
 from attestd.audit.recover import Recovery, unsettled_allows
@@ -28,14 +27,15 @@ from attestd.audit.seal import Pending
 from attestd.audit.store import LogStore
 from attestd.audit.verify import verify_log
 from attestd.errors import AttestdError, RollbackError, StoreError, UsageError
+from attestd.journal import event
 from attestd.lineage.checkpoint import LogKeys
 from attestd.lineage.entry import EntryType
-from attestd.paths import Configuration, Layout
+from attestd.paths import Configuration, Layout, make_directory
+from attestd.service_manager import inherited_listener, notify, watchdog_interval_s
 from attestd.strict import format_time, format_time_us
 
-__all__ = ["AGENT_USER", "serve"]
+__all__ = ["serve"]
 
-AGENT_USER: Final = "attestd"
 SPOOL_S: Final = 0.5
 RUNNER_INFO_S: Final = 5.0
 DENIALS_S: Final = 10.0
@@ -53,37 +53,36 @@ def serve(layout: Layout, configuration: Configuration, log: logging.Logger) -> 
         StoreError, TpmError, UsageError, VerificationError, MalformedError: It cannot start; the message says why.
     """
     layout.require_short_sockets()
-    lock = _lock(layout)
+    account = agent_account(layout)
+    if layout.agent_user is not None and os.geteuid() == 0 and account is None:
+        log.warning(event("agent.runs_as_root", missing_user=layout.agent_user))
+    with acting_as(account):
+        lock = _lock(layout)
     try:
-        _ensure_runner(layout, log)
-        if layout.system and os.geteuid() == 0:
-            _become_agent_user(log)
-        asyncio.run(_Service(layout, configuration, log).run())
+        with inherited_listener() or _bind(layout) as listener:
+            _ensure_runner(layout, log)
+            if account is not None:
+                become(account)
+            asyncio.run(_Service(layout, configuration, log, listener).run())
     finally:
         os.close(lock)
 
 
 def _lock(layout: Layout) -> int:
-    if not layout.log.exists():
-        raise StoreError(f"{layout.agent} holds no log: initialise this host with attestd init")
-    descriptor = os.open(layout.agent / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    path = layout.agent / "lock"
+    try:
+        layout.log.stat()
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except FileNotFoundError as error:
+        raise StoreError(f"{layout.agent} holds no log: initialise this host with attestd init") from error
+    except OSError as error:
+        raise StoreError(f"{error.filename}: {error.strerror}: whose is {layout.agent}?") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)
         raise UsageError(f"an agent is running on {layout.agent} already: attestd status shows it") from error
     return descriptor
-
-
-def _become_agent_user(log: logging.Logger) -> None:
-    try:
-        user = pwd.getpwnam(AGENT_USER)
-    except KeyError:
-        log.warning("user %s does not exist: the agent goes on as root", AGENT_USER)
-        return
-    os.initgroups(AGENT_USER, user.pw_gid)
-    os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
-    os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
 
 
 def _runner_answers(path: Path) -> bool:
@@ -99,12 +98,17 @@ def _ensure_runner(layout: Layout, log: logging.Logger) -> None:
     """Connects to the runner's socket, or starts a runner that outlives this process."""
     if _runner_answers(layout.runner_socket):
         return
+    if layout.system and os.geteuid() != 0:
+        raise StoreError(
+            f"no runner answers at {layout.runner_socket}: systemctl start attestd-runner.socket"
+        )
+    make_directory(layout.runner_socket.parent, 0o755 if layout.system else 0o700)
     command = [sys.executable, "-I", "-m", "attestd.runner"]
     command += ["--state-dir", str(layout.runner), "--trust", str(layout.trust)]
     command += ["--socket", str(layout.runner_socket)]
-    with contextlib.suppress(KeyError):
-        if layout.system:
-            command += ["--agent-uid", str(pwd.getpwnam(AGENT_USER).pw_uid)]
+    account = agent_account(layout)
+    if account is not None:
+        command += ["--agent-user", account.name]
     output = os.open(
         layout.runner / "runner.log",
         os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW,
@@ -112,14 +116,15 @@ def _ensure_runner(layout: Layout, log: logging.Logger) -> None:
     )
     try:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd="/"
-        )
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd="/",
+            env={"PATH": os.defpath},  # Nothing of ours, least of all what a service manager told us.
+        )  # fmt: skip
     finally:
         os.close(output)
     deadline = time.monotonic() + RUNNER_START_S
     while time.monotonic() < deadline:
         if _runner_answers(layout.runner_socket):
-            log.info("started the runner, pid %d", process.pid)
+            log.info(event("runner.started", pid=process.pid))
             return
         if process.poll() is not None:
             break
@@ -130,8 +135,10 @@ def _ensure_runner(layout: Layout, log: logging.Logger) -> None:
 class _Service:
     """The running agent."""
 
-    def __init__(self, layout: Layout, configuration: Configuration, log: logging.Logger) -> None:
-        self.layout, self.configuration, self.log = layout, configuration, log
+    def __init__(
+        self, layout: Layout, configuration: Configuration, log: logging.Logger, listener: socket.socket
+    ) -> None:
+        self.layout, self.configuration, self.log, self.listener = layout, configuration, log, listener
         self.tasks: set[asyncio.Task[None]] = set()
         self.stopping = asyncio.Event()
         self.core: Core | None = None
@@ -163,8 +170,8 @@ class _Service:
         await self._settle(core, recovery)
         start = {"version": attestd.__version__, "notes": list(recovery.notes), "host": core.host}
         await core.seal(Pending(EntryType.AGENT_START, start))
-        listener = inherited_listener() or _listen(self.layout)
-        server = Server(listener, core)
+        self.listener.listen(BACKLOG)  # Not before: who comes earlier is told at once that there is no agent.
+        server = Server(self.listener, core)
         for job in (
             server.serve(),
             self._every(SPOOL_S, functools.partial(self._poll_runner, core)),
@@ -174,8 +181,12 @@ class _Service:
             self._verify(core, keys),
         ):
             self._spawn(job)
-        self.log.info("ready: host %s, log %s, %d entries", core.host, core.store.origin, core.store.size)
-        notify("READY=1")
+        self.log.info(
+            event(
+                "agent.ready", host=core.host, log=core.store.log_id, entries=core.store.size, pid=os.getpid()
+            )
+        )
+        notify(f"READY=1\nSTATUS=serves host {core.host}")
         await self.stopping.wait()
         notify("STOPPING=1")
         await server.close()
@@ -201,7 +212,7 @@ class _Service:
 
     async def _poll_runner(self, core: Core) -> None:
         if core.seals.fatal is not None:
-            self.log.critical("the log contradicts its TPM, nothing more is served: %s", core.seals.fatal)
+            self.log.critical(event("log.contradicts_tpm", error=core.seals.fatal))
             self.stopping.set()
             return
         try:
@@ -211,7 +222,7 @@ class _Service:
             await core.drain_spool()
         except RunnerError as error:
             if not core.runner_lost:
-                self.log.warning("runner: %s", error)
+                self.log.warning(event("runner.lost", error=error))
             core.runner_lost = True
             if not self.layout.system:  # As a service it has a unit of its own, which restarts it.
                 await asyncio.to_thread(_ensure_runner, self.layout, self.log)
@@ -238,7 +249,7 @@ class _Service:
             core.verified = {"size": report.size, "time": format_time(core.now()), "problem": None}
         except AttestdError as error:
             core.verified = {"size": 0, "time": format_time(core.now()), "problem": str(error)}
-            self.log.critical("the audit log does not verify: %s", error)
+            self.log.critical(event("log.unsound", error=f"the audit log does not verify: {error}"))
             if isinstance(error, RollbackError):
                 self.unsound = error
                 self.stopping.set()
@@ -248,9 +259,9 @@ class _Service:
             try:
                 await job()
             except AttestdError as error:
-                self.log.warning("%s", error)
+                self.log.warning(event("job.failed", error=error))
             except Exception:  # a background job that fails must not end silently, nor end the agent
-                self.log.exception("background job failed")
+                self.log.exception(event("job.failed"))
             await asyncio.sleep(interval_s)
 
     def _spawn(self, job: Coroutine[Any, Any, None]) -> None:
@@ -273,16 +284,16 @@ def _unsettled(path: str, since: str) -> list[int]:
         store.close()
 
 
-def _listen(layout: Layout) -> socket.socket:
+def _bind(layout: Layout) -> socket.socket:
     """Binds the agent's socket; one that is left over is replaced: the lock says that no agent uses it."""
     path = layout.agent_socket
+    make_directory(path.parent, 0o755 if layout.system else 0o700)
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         listener.bind(str(path))
         path.chmod(0o666 if layout.system else 0o600)
-        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise StoreError(f"{path}: {error.strerror}") from error

@@ -2,6 +2,7 @@
 
 import argparse
 import fcntl
+import logging
 import os
 import pwd
 import resource
@@ -13,16 +14,18 @@ from typing import Final, Literal, NoReturn
 
 from attestd.codes import EXIT_STATUS, EXIT_USAGE, Code
 from attestd.errors import AttestdError, StoreError, UsageError
+from attestd.journal import event, logging_to_stderr
+from attestd.paths import make_directory
 from attestd.runner.cgroup import find_parent, remove_empty
 from attestd.runner.claims import Claims
 from attestd.runner.loop import Loop
 from attestd.runner.recover import recover
 from attestd.runner.server import Server, Settings
+from attestd.service_manager import inherited_listener, notify
 from attestd.strict import HostId, Strict, convert, parse_json
 
 __all__ = ["main"]
 
-_LISTEN_FDS_START: Final = 3  # sd_listen_fds(3)
 _MAX_SOCKET_PATH_BYTES: Final = 107
 _MAX_DESCRIPTORS: Final = 8192
 _DESCRIPTORS_A_COMMAND: Final = 5
@@ -49,17 +52,18 @@ def main() -> int:
         0; 64 for misuse; 1 if it cannot start; 70 for a bug.
     """
     options = _parse_options()
-    try:
-        _serve(options)
-    except UsageError as error:
-        _log(str(error))
-        return EXIT_USAGE
-    except (AttestdError, OSError) as error:
-        _log(f"cannot start: {error}")
-        return 1
-    except Exception as error:  # noqa: BLE001 - the edge of the process: it ends, and says why in one line
-        _log(f"internal error: {type(error).__name__}: {error}")
-        return EXIT_STATUS[Code.INTERNAL_ERROR]
+    with logging_to_stderr() as log:
+        try:
+            _serve(options, log)
+        except UsageError as error:
+            log.critical(event("runner.cannot_start", error=error))
+            return EXIT_USAGE
+        except (AttestdError, OSError) as error:
+            log.critical(event("runner.cannot_start", error=error))
+            return 1
+        except Exception:  # the edge of the process: it ends, and says why in one line
+            log.exception(event("runner.failed"))
+            return EXIT_STATUS[Code.INTERNAL_ERROR]
     return 0
 
 
@@ -68,18 +72,27 @@ def _parse_options() -> argparse.Namespace:
         prog="attestd-runner",
         description="Executes what attestd's receipts prove, and nothing else.",
         epilog="Example: attestd-runner --state-dir /var/lib/attestd-runner --trust /etc/attestd/trust"
-        " --socket /run/attestd-runner/runner.sock --agent-uid 998",
+        " --socket /run/attestd-runner/runner.sock --agent-user attestd",
     )
     parser.add_argument("--state-dir", type=Path, required=True, help="the runner's own records (0700)")
     parser.add_argument(
         "--trust", type=Path, required=True, help="trust directory; as root it must be root's"
     )
     parser.add_argument("--socket", type=Path, help="where to listen, unless systemd hands over a socket")
-    parser.add_argument("--agent-uid", type=int, help="the agent's user, who may connect besides root")
+    parser.add_argument(
+        "--agent-user", type=_account, metavar="NAME", help="the agent's user, who may connect besides root"
+    )
     return parser.parse_args()
 
 
-def _serve(options: argparse.Namespace) -> None:
+def _account(name: str) -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        raise argparse.ArgumentTypeError(f"there is no user {name}") from None
+
+
+def _serve(options: argparse.Namespace, log: logging.Logger) -> None:
     _fill_stdio()
     _own_directory(options.state_dir)
     lock = _lock(options.state_dir)
@@ -90,13 +103,13 @@ def _serve(options: argparse.Namespace) -> None:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     cgroups = find_parent()
     remove_empty(cgroups)
-    watched = recover(claims, loop, boot=boot, log=_log)
-    listener = _listen(options.socket, options.agent_uid)
+    watched = recover(claims, loop, boot=boot, log=log)
+    listener = _listen(options.socket, options.agent_user)
     uid = os.geteuid()
     settings = Settings(
         trust=options.trust,
         trust_owners={0, uid},
-        peers={0, uid} | ({options.agent_uid} if options.agent_uid is not None else set()),
+        peers={0, uid} | ({options.agent_user.pw_uid} if options.agent_user is not None else set()),
         host_id=_pinned_host(options.state_dir),
         boot=boot,
         isolation="user" if uid == 0 else "none",
@@ -104,11 +117,12 @@ def _serve(options: argparse.Namespace) -> None:
         max_running=_raise_descriptor_limit(limit),
         descriptor_limit=limit,
     )
-    server = Server(settings, listener, claims=claims, loop=loop, log=_log)
-    _notify("READY=1")
-    _log(f"ready: isolation {settings.isolation}, {watched} commands of an earlier runner still run")
+    server = Server(settings, listener, claims=claims, loop=loop, log=log)
+    notify("READY=1")
+    log.info(event("runner.ready", isolation=settings.isolation, still_running=watched, pid=os.getpid()))
     try:
         loop.run()
+        notify("STOPPING=1")
     finally:
         server.close()
         claims.close()
@@ -155,10 +169,10 @@ def _catch_signals(loop: Loop) -> tuple[int, int]:
     return reader, writer
 
 
-def _listen(path: Path | None, agent_uid: int | None) -> socket.socket:
-    if os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ.get("LISTEN_FDS") == "1":
-        os.set_inheritable(_LISTEN_FDS_START, False)
-        return socket.socket(fileno=_LISTEN_FDS_START)
+def _listen(path: Path | None, agent: pwd.struct_passwd | None) -> socket.socket:
+    listener = inherited_listener()
+    if listener is not None:
+        return listener
     if path is None:
         raise UsageError("--socket is needed: systemd handed over no socket")
     if len(os.fsencode(path)) > _MAX_SOCKET_PATH_BYTES:
@@ -166,7 +180,7 @@ def _listen(path: Path | None, agent_uid: int | None) -> socket.socket:
             f"socket path {path} is over {_MAX_SOCKET_PATH_BYTES} bytes: choose a shorter directory"
         )
     # The lock on the state directory is ours: a socket that is still there belongs to nobody.
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_directory(path.parent, 0o700 if agent is None else 0o755)
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     mask = os.umask(0o177)
@@ -174,8 +188,8 @@ def _listen(path: Path | None, agent_uid: int | None) -> socket.socket:
         listener.bind(str(path))
     finally:
         os.umask(mask)
-    if agent_uid is not None and os.geteuid() == 0:
-        os.chown(path, 0, pwd.getpwuid(agent_uid).pw_gid)
+    if agent is not None and os.geteuid() == 0:
+        os.chown(path, 0, agent.pw_gid)
         path.chmod(0o660)
     listener.listen(64)
     return listener
@@ -199,20 +213,6 @@ def _raise_descriptor_limit(limit: tuple[int, int]) -> int:
     if wanted < _OTHER_DESCRIPTORS * 2:
         raise StoreError(f"{wanted} descriptors are allowed, at least {_OTHER_DESCRIPTORS * 2} are needed")
     return (wanted - _OTHER_DESCRIPTORS) // _DESCRIPTORS_A_COMMAND
-
-
-def _notify(state: str) -> None:
-    """sd_notify(3)."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if address:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.sendto(state.encode(), address.replace("@", "\0", 1) if address[0] == "@" else address)
-
-
-def _log(line: str) -> None:
-    text = "".join(character if character.isprintable() else f"\\x{ord(character):02x}" for character in line)
-    sys.stderr.write(f"attestd-runner: {text}\n")
-    sys.stderr.flush()
 
 
 if __name__ == "__main__":

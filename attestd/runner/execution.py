@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ from typing import Any, Final
 
 from attestd.codes import EXIT_STATUS, Code
 from attestd.errors import StoreError
+from attestd.journal import event, failure
 from attestd.lineage.entry import EntryType
 from attestd.runner.child import Child
 from attestd.runner.claims import Claims
@@ -71,7 +73,7 @@ class Running:
         claims: Claims,
         client: socket.socket,
         boot: str,
-        log: Callable[[str], None],
+        log: logging.Logger,
         on_end: Callable[["Running"], None],
     ) -> None:
         """Takes over the client's socket. `begin` does the rest.
@@ -82,7 +84,7 @@ class Running:
             claims: The durable record.
             client: The client's connection; the agent no longer reads from it.
             boot: This boot's id.
-            log: Takes one line for the journal.
+            log: For the journal.
             on_end: Called once, when nothing is left to do.
         """
         self._claimed = claimed
@@ -126,7 +128,7 @@ class Running:
     def cancel(self, reason: str) -> None:
         """Ends an execution that could not begin."""
         with self._guarded():
-            self._fail(Code.INTERNAL_ERROR, reason)
+            self._fail(Code.INTERNAL_ERROR, error=reason)
 
     def abandon(self) -> None:
         """The runner stops: what has not started never will; what runs, runs on, and its end will be found out."""
@@ -139,13 +141,13 @@ class Running:
         try:
             yield
         except StoreError as error:
-            self._fail(Code.AUDIT_UNAVAILABLE, str(error))
+            self._fail(Code.AUDIT_UNAVAILABLE, error=str(error))
         except Exception as error:  # noqa: BLE001 - the edge of an execution: it is ended, and said
-            self._fail(Code.INTERNAL_ERROR, f"{type(error).__name__}: {error}")
+            self._fail(Code.INTERNAL_ERROR, **failure(error))
 
-    def _fail(self, code: Code, sentence: str) -> None:
+    def _fail(self, code: Code, **fields: str) -> None:
         correlation = self._claimed.leaf[:16]
-        self._log(f"execution {correlation}: {code}: {sentence}")
+        self._log.error(event("execution.failed", leaf=self._claimed.leaf, code=code, **fields))
         if self._state == "waiting":
             self._void(code, f"the runner could not start the command ({correlation}); see its journal")
         elif self._state == "started":
@@ -340,7 +342,7 @@ class Running:
         try:
             self._claims.record_end(self._claimed.log_id, self._claimed.seq, type_=type_, body=body)
         except StoreError as error:  # the claim stands: the next start of the runner finds it without an end
-            self._log(f"execution {self._claimed.leaf[:16]}: its end is not recorded: {error}")
+            self._log.error(event("execution.end_unrecorded", leaf=self._claimed.leaf, error=error))
 
     def _close_master(self) -> None:
         if self._master is not None:

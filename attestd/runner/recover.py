@@ -1,13 +1,14 @@
 """What an earlier runner left unfinished: every claim gets an end in the log, and none runs again."""
 
+import logging
 import os
-from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from attestd.errors import StoreError
+from attestd.journal import event
 from attestd.lineage.entry import EntryType
 from attestd.runner.cgroup import Cgroup
 from attestd.runner.claims import Claims, Unfinished
@@ -18,7 +19,7 @@ from attestd.strict import format_time_us
 __all__ = ["recover"]
 
 
-def recover(claims: Claims, loop: Loop, *, boot: str, log: Callable[[str], None]) -> int:
+def recover(claims: Claims, loop: Loop, *, boot: str, log: logging.Logger) -> int:
     """Settles the claims of an earlier runner.
 
     A claim that was not started is void: the child runs only after its start is committed. One whose process still
@@ -28,7 +29,7 @@ def recover(claims: Claims, loop: Loop, *, boot: str, log: Callable[[str], None]
         claims: The durable record.
         loop: Watches the processes that still live.
         boot: This boot's id: a process of another boot is gone, whatever has its number now.
-        log: Takes one line for the journal.
+        log: For the journal.
 
     Returns:
         How many processes are watched.
@@ -70,13 +71,14 @@ def _open(process: dict[str, Any], boot: str) -> int | None:
     return pidfd
 
 
-def _on_end(claims: Claims, loop: Loop, claim: Unfinished, pidfd: int, log: Callable[[str], None]) -> None:
+def _on_end(claims: Claims, loop: Loop, claim: Unfinished, pidfd: int, log: logging.Logger) -> None:
     loop.forget(pidfd)
     os.close(pidfd)
     try:
         _record_unknown(claims, claim, "the runner that started the command was replaced while it ran")
     except StoreError as error:
-        log(f"execution {claim.reference['leaf'][:16]}: its end is not recorded: {error}")
+        fields = {"leaf": claim.reference["leaf"], "error": error}
+        log.error(event("execution.end_unrecorded", **fields))  # noqa: TRY400 - expected: its words say it
 
 
 def _record_unknown(claims: Claims, claim: Unfinished, error: str) -> None:

@@ -1,6 +1,7 @@
 """The runner's socket: requests of the agent, each answered by one frame."""
 
 import contextlib
+import logging
 import os
 import secrets
 import socket
@@ -15,6 +16,7 @@ from attestd.codes import Code, Denial, Denied
 from attestd.distribution.local import read_trust_files
 from attestd.errors import AttestdError, StoreError
 from attestd.governance.trust import Trust, parse_trust
+from attestd.journal import event
 from attestd.runner.claims import Claims
 from attestd.runner.execution import Claimed, Running
 from attestd.runner.loop import Loop
@@ -77,7 +79,7 @@ class Server:
         *,
         claims: Claims,
         loop: Loop,
-        log: Callable[[str], None],
+        log: logging.Logger,
     ) -> None:
         """Prepares to serve.
 
@@ -86,7 +88,7 @@ class Server:
             listener: A listening Unix stream socket.
             claims: The durable record.
             loop: Calls back.
-            log: Takes one line for the journal.
+            log: For the journal.
         """
         self._settings = settings
         self._listener = listener
@@ -126,7 +128,7 @@ class Server:
         try:
             uid = peer_of(sock.fileno()).uid
             if uid not in self._settings.peers or len(self._peers) >= MAX_PEERS:
-                self._log(f"connection of uid {uid} refused")
+                self._log.warning(event("connection.refused", uid=uid, peers=len(self._peers)))
                 sock.close()
                 return
         except Denied:
@@ -148,10 +150,10 @@ class Server:
         except EOFError:
             self._drop(peer)
         except (WireError, OSError) as error:
-            self._log(f"connection dropped: {error}")
+            self._log.warning(event("connection.dropped", error=error))
             self._drop(peer)
-        except Exception as error:  # noqa: BLE001 - the edge of a request: it gets no answer, which is a refusal
-            self._log(f"request failed: {type(error).__name__}: {error}")
+        except Exception:  # noqa: BLE001 - the edge of a request: it gets no answer, which is a refusal
+            self._log.exception(event("request.failed"))
             self._drop(peer)
 
     def _drop(self, peer: _Peer) -> None:
@@ -188,9 +190,9 @@ class Server:
             return denied.denial
         except StoreError as error:
             return Denial(Code.AUDIT_UNAVAILABLE, str(error), "see the runner's journal and its disk")
-        except Exception as error:  # noqa: BLE001 - the edge of a request: it is refused, and said
+        except Exception:  # noqa: BLE001 - the edge of a request: it is refused, and said
             correlation = secrets.token_hex(4)
-            self._log(f"request {correlation}: {type(error).__name__}: {error}")
+            self._log.exception(event("request.failed", incident=correlation))
             return Denial(
                 Code.INTERNAL_ERROR, f"the runner failed ({correlation})", "see the runner's journal"
             )

@@ -4,6 +4,8 @@ import os
 import socket
 from typing import Final
 
+from attestd.errors import UsageError
+
 __all__ = ["inherited_listener", "notify", "watchdog_interval_s"]
 
 _FIRST_FD: Final = 3
@@ -33,8 +35,22 @@ def watchdog_interval_s() -> float | None:
 
 
 def inherited_listener() -> socket.socket | None:
-    """The one listening socket that the manager handed over; None: there is none."""
-    if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
+    """The one listening socket that the manager handed over; None: it handed over none, to this process.
+
+    Raises:
+        UsageError: It handed over something else.
+    """
+    count = os.environ.pop("LISTEN_FDS", None)
+    if count is None or os.environ.pop("LISTEN_PID", None) != str(os.getpid()):
         return None
     os.set_inheritable(_FIRST_FD, False)
-    return socket.socket(fileno=_FIRST_FD)
+    listener = socket.socket(fileno=_FIRST_FD)
+    if (
+        count != "1"
+        or (listener.family, listener.type) != (socket.AF_UNIX, socket.SOCK_STREAM)
+        or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    ):
+        raise UsageError(
+            "the service manager handed over something else than one listening Unix stream socket"
+        )
+    return listener
