@@ -57,10 +57,16 @@ class Channel:
 
         Raises:
             TpmUnavailableError: No answer.
+            TpmError: The answer is no response.
         """
         pause_s = _FIRST_PAUSE_S
         while True:
             response = self._transport.exchange(command)
+            # A response without a code would read as success, and so would one that says another size than it has.
+            if len(response) < HEADER_SIZE or int.from_bytes(response[2:6], "big") != len(response):
+                raise TpmError(
+                    f"a response of {len(response)} bytes that is none of a TPM: {response[:10].hex()}"
+                )
             code = int.from_bytes(response[6:HEADER_SIZE], "big")
             if not code or base(code) not in RESUBMIT or pause_s > _LAST_PAUSE_S:
                 return code, response

@@ -1,8 +1,10 @@
 """What a TPM tells about itself (TPM 2.0 Part 3, 30.2 TPM2_GetCapability, 29.1 TPM2_ReadClock)."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
+from attestd.errors import TpmError
 from attestd.tpm._channel import Channel
 from attestd.tpm._commands import Cc, u32
 
@@ -108,8 +110,13 @@ def handles(channel: Channel, first: int) -> tuple[int, ...]:
         page = [answer.number(4) for _ in range(answer.number(4))]
         if not page:
             break
+        # They rise: what repeats them could be asked for ever.
+        if page[0] < first or any(this >= following for this, following in pairwise(page)):
+            raise TpmError("the TPM lists handles that do not rise")
         found += page
         first = page[-1] + 1
+        if first == 1 << 32:
+            break
     return tuple(found)
 
 

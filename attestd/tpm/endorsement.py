@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from attestd.errors import TpmError
+from attestd.errors import MalformedError, TpmError
 from attestd.tcg.public import parse_public
 from attestd.tpm._channel import Channel
 from attestd.tpm._commands import Hierarchy, sized
@@ -89,10 +90,11 @@ def _certified(public: bytes, certificate: bytes) -> bytes:
     """Checks that certificate and key belong together: else enrolment fails far away, and nobody knows why."""
     try:
         certified = x509.load_der_x509_certificate(certificate).public_key()
-    except (ValueError, x509.UnsupportedGeneralNameType) as error:
-        raise TpmError(f"the TPM's EK certificate does not parse: {error}") from error
+        made = parse_public(public).public_key()
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion, MalformedError) as error:
+        raise TpmError(f"the TPM's EK certificate, or its EK, does not parse: {error}") from error
     form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    if certified.public_bytes(*form) != parse_public(public).public_key().public_bytes(*form):
+    if certified.public_bytes(*form) != made.public_bytes(*form):
         raise TpmError(
             "the TPM's EK certificate is for another key than its template makes: re-provision the TPM"
         )
