@@ -153,7 +153,7 @@ def _appraisal(found: Appraisal | Denial) -> dict[str, Any]:
 
 async def _decision(core: Core, uid: int, request: dict[str, Any]) -> dict[str, Any]:
     wanted = _text(request, "id")
-    if wanted.isdigit() and len(wanted) < 19:
+    if wanted.isascii() and wanted.isdigit() and len(wanted) < 19:
         seq: int | None = int(wanted)
     elif len(wanted) == 64:
         try:
@@ -179,7 +179,7 @@ async def _quote(core: Core, _: int, request: dict[str, Any]) -> dict[str, Any]:
     trust = core.trust()
     if isinstance(trust, Denial):
         raise UsageError(trust.sentence)
-    name = request.get("platform") or next(iter(trust.platforms))
+    name = _text(request, "platform") if "platform" in request else next(iter(trust.platforms))
     if name not in trust.platforms:
         raise UsageError(f"there is no platform policy {name!r}; there are: {', '.join(trust.platforms)}")
     selection = trust.platforms[name].selection
@@ -198,7 +198,7 @@ async def _quote(core: Core, _: int, request: dict[str, Any]) -> dict[str, Any]:
 async def _extend(core: Core, uid: int, request: dict[str, Any]) -> dict[str, Any]:
     _require_admin(uid, "extending a PCR")
     pcr = request.get("pcr")
-    if not isinstance(pcr, int) or pcr not in EXTENDABLE:
+    if not isinstance(pcr, int) or isinstance(pcr, bool) or pcr not in EXTENDABLE:
         raise UsageError("a PCR index from 0 to 23 is needed")
     measured = decode_base64(_text(request, "data"), what="data")
     if len(measured) != HASH_SIZES["sha256"]:

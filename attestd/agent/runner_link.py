@@ -2,17 +2,18 @@
 
 import asyncio
 import contextlib
-import json
 import socket
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+import msgspec
 
 from attestd.agent.connection import Connection
 from attestd.codes import Code, Denial
 from attestd.errors import MalformedError, StoreError
-from attestd.strict import parse_json
+from attestd.strict import Strict, convert, parse_json
 from attestd.wire import Kind, WireError, encode_fields
 
 __all__ = ["SPOOL_MAX", "Execute", "RunnerLink", "Spooled"]
@@ -54,11 +55,10 @@ class Execute:
         return encode_fields([self.receipt, self.artifact, self.options, *counts, *env, *argv])
 
 
-@dataclass(frozen=True)
-class Spooled:
+class Spooled(Strict, frozen=True):
     """Something that the runner wants in the log."""
 
-    id: int
+    id: Annotated[int, msgspec.Meta(ge=1)]
     type: str
     body: dict[str, Any]
 
@@ -94,8 +94,8 @@ class RunnerLink:
         _, fields = await self._ask(Kind.SPOOL, encode_fields([str(SPOOL_MAX).encode()]))
         try:
             items = [parse_json(field, max_bytes=MAX_SPOOLED_BYTES, what="spooled entry") for field in fields]
-            return [Spooled(int(item["id"]), str(item["type"]), dict(item["body"])) for item in items]
-        except (MalformedError, KeyError, TypeError, ValueError) as error:
+            return [convert(item, Spooled, what="spooled entry") for item in items]
+        except MalformedError as error:
             raise RunnerError(f"the runner's spool does not parse: {error}") from error
 
     async def acknowledge(self, up_to: int) -> None:
@@ -106,8 +106,8 @@ class RunnerLink:
         """Isolation, user, version, pid, trust digest, what runs."""
         _, fields = await self._ask(Kind.INFO, b"")
         try:
-            value = json.loads(fields[0])
-        except (IndexError, ValueError) as error:
+            value = parse_json(fields[0], max_bytes=MAX_SPOOLED_BYTES, what="information")
+        except (IndexError, MalformedError) as error:
             raise RunnerError(f"the runner's information does not parse: {error}") from error
         if not isinstance(value, dict):
             raise RunnerError("the runner's information does not parse: expected an object")
