@@ -246,9 +246,10 @@ def _read_head(entry: bytes, seq: int) -> _Head:
         head = _decode_head(entry)
         end = f',"boot":"{head.boot}","seq":{head.seq},"time":"{head.time}","type":"{head.type}","v":1}}'
         # The canonical form has no other bytes than these. Where it does, as in a boot id with escapes, parse in full.
-        if entry != b'{"body":' + bytes(head.body) + end.encode():
+        body = bytes(head.body)
+        if entry != b'{"body":' + body + end.encode() or not body.startswith(b"{"):
             parse_stored(seq, entry)
-    except (msgspec.DecodeError, UnicodeError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise RollbackError(f"entry {seq} is not an entry: {error}") from error
     return head
 
