@@ -87,7 +87,9 @@ class _Pattern(click.ParamType[tuple[int, ArgForm]]):
             self.fail(f"{value!r}: expected N=JSON, N being the argument's number from 1 on", param, ctx)
         try:
             parsed = parse_json(
-                form.encode(), max_bytes=MAX_PATTERN_BYTES, what=f"pattern of argument {number}"
+                form.encode("utf-8", "surrogateescape"),
+                max_bytes=MAX_PATTERN_BYTES,
+                what=f"pattern of argument {number}",
             )
             return int(number), convert(parsed, ArgForm, what=f"pattern of argument {number}")
         except MalformedError as error:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
@@ -115,7 +116,7 @@ def _load_file(path: Path) -> Authority:
         raise UsageError(f"key {path}: others can read it: chmod 600 {path}")
     try:
         signer = CryptoSigner(load_pem_private_key(data, password=None))
-    except (ValueError, TypeError, SecureSystemsLibError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, SecureSystemsLibError) as error:
         raise MalformedError(f"key {path}: not an unencrypted PEM private key of a supported kind") from error
     return Authority(PublicKey.from_pem(_public_pem(signer)), signer)
 
