@@ -211,7 +211,7 @@ def _check_schema(connection: sqlite3.Connection, path: str) -> None:
     )
     if found != _OBJECTS:
         differing = sorted(
-            name for name in found.keys() | _OBJECTS.keys() if found.get(name) != _OBJECTS.get(name)
+            str(name) for name in found.keys() | _OBJECTS.keys() if found.get(name) != _OBJECTS.get(name)
         )
         raise RollbackError(
             f"{path}: the schema was edited ({', '.join(differing)}): restore it from a backup"
@@ -224,7 +224,11 @@ def _check_schema(connection: sqlite3.Connection, path: str) -> None:
 def _translated(what: str) -> Iterator[None]:
     try:
         yield
-    except (sqlite3.Error, OSError) as error:
+    except (
+        sqlite3.Error,
+        OSError,
+        UnicodeDecodeError,
+    ) as error:  # the last: words of SQLite that quote the file
         raise StoreError(f"{what}: {error}") from error
 
 
