@@ -11,9 +11,9 @@ from typing import Any, Final
 from attestd.agent.ask import AgentSocket
 from attestd.agent.measured import quote_now
 from attestd.agent.provision import trust_owners
+from attestd.agent.records import open_own_log
 from attestd.appraisal.quote import appraise_quote
 from attestd.audit.offline import log_keys
-from attestd.audit.store import LogStore
 from attestd.client.where import MAX_SOCKET_PATH_BYTES
 from attestd.distribution.local import load_trust
 from attestd.errors import AgentError, AttestdError
@@ -53,7 +53,7 @@ def examine(layout: Layout, agent: AgentSocket) -> list[Examined]:
     Returns:
         What was found; those with a remedy are the findings.
     """
-    if not layout.trust.exists() and not layout.agent.exists():
+    if not os.path.exists(layout.trust) and not os.path.exists(layout.agent):
         where = layout.trust.parent
         return [
             Examined("installation", f"nothing is initialised at {where}", "attestd init, then attestd serve")
@@ -209,19 +209,18 @@ def _log(layout: Layout, *, verified_by_agent: bool) -> Iterator[Examined]:
         )
     if verified_by_agent:
         return
+    if os.path.exists(layout.log) and not os.access(layout.log, os.R_OK, effective_ids=True):
+        return  # Not for this user to look at.
     if not layout.log.exists():
         yield Examined("log", f"{layout.log} does not exist", "initialise this host: attestd init")
         return
-    store = LogStore.open(str(layout.log), readonly=True)
-    try:
+    with open_own_log(layout) as store:
         store.tail()
         last = store.last_checkpoint()
         if last is not None:
             keys = log_keys(store.origin, load_trust(layout.trust, owners=trust_owners(layout)))
             keys.verify(parse_note(last.note))
         yield Examined("log", f"{store.size} entries, the last checkpoint's signatures verify")
-    finally:
-        store.close()
 
 
 def _files(layout: Layout) -> Iterator[Examined]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from attestd.account import acting_as, agent_account
 from attestd.agent.ask import AgentSocket
 from attestd.agent.tpm_access import TpmAccess
 from attestd.appraisal.document import UntrustedQuoteDocument, VerifiedQuoteDocument, verify_document
@@ -79,13 +80,14 @@ def _read_directly(
     selection: PcrSelection, layout: Layout, configuration: Configuration
 ) -> Mapping[int, bytes]:
     access = TpmAccess(configuration, layout)
-    started = access.embedded.start() if access.embedded else False
-    try:
-        with access.opener()() as tpm:
-            return tpm.read_pcrs(selection)
-    finally:
-        if access.embedded and started:
-            access.embedded.stop()
+    with acting_as(agent_account(layout)):
+        started = access.embedded.start() if access.embedded else False
+        try:
+            with access.opener()() as tpm:
+                return tpm.read_pcrs(selection)
+        finally:
+            if access.embedded and started:
+                access.embedded.stop()
 
 
 def file_digest(path: Path) -> bytes:

@@ -1,16 +1,19 @@
 """One entry of the log with its receipt: from the running agent, from the log's file, or from a receipt's file."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
+from attestd.account import acting_as, agent_account
 from attestd.agent.ask import AgentSocket
 from attestd.audit.store import LogStore
 from attestd.errors import AgentError, ForbiddenError, MalformedError, StoreError, UsageError
 from attestd.lineage.entry import Entry, parse_entry
 from attestd.lineage.receipt import parse_receipt
+from attestd.paths import Layout
 from attestd.tlog.tree import leaf_hash
 
-__all__ = ["Record", "find_in_log", "find_record", "record_of_receipt"]
+__all__ = ["Record", "find_record", "open_own_log", "record_of_receipt"]
 
 MAX_RECEIPT_BYTES = 256 * 1024
 
@@ -31,13 +34,28 @@ class Record:
     source: str
 
 
-def find_record(wanted: str, *, agent: AgentSocket, log: Path) -> Record:
+@contextmanager
+def open_own_log(layout: Layout) -> Iterator[LogStore]:
+    """The log of this installation, to read; opened as the agent's user, whose directory is no place for root.
+
+    Raises:
+        StoreError: It cannot be read.
+    """
+    with acting_as(agent_account(layout)):
+        store = LogStore.open(str(layout.log), readonly=True)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def find_record(wanted: str, *, agent: AgentSocket, layout: Layout) -> Record:
     """Finds an entry, from the agent or, if that is not there or does not tell this user, in the log's file.
 
     Args:
         wanted: An entry's id (64 hex digits) or its number.
         agent: The agent.
-        log: Its log's file.
+        layout: Where its log is.
 
     Raises:
         UsageError: There is no such entry.
@@ -48,33 +66,22 @@ def find_record(wanted: str, *, agent: AgentSocket, log: Path) -> Record:
         answer = agent.ask("decision", id=wanted)
     except (AgentError, ForbiddenError) as error:
         try:
-            return find_in_log(wanted, log)
+            return _find_in_log(wanted, layout)
         except StoreError as unreadable:
             raise type(error)(f"{error}; nor can the log be read: {unreadable}") from error
     data = str(answer["entry"]).encode()
     return Record(parse_entry(data), leaf_hash(data).hex(), str(answer["receipt"]).encode(), "the agent")
 
 
-def find_in_log(wanted: str, log: Path) -> Record:
-    """Finds an entry in a log's file.
-
-    Args:
-        wanted: An entry's id (64 hex digits) or its number.
-        log: The log's file.
-
-    Raises:
-        UsageError: There is no such entry.
-        StoreError: The log cannot be read.
-    """
-    store = LogStore.open(str(log), readonly=True)
-    try:
-        seq = _seq(wanted, store)
-        data = store.entry(seq)
-        return Record(parse_entry(data), leaf_hash(data).hex(), store.receipt(seq), f"the log {log}")
-    except MalformedError as error:
-        raise StoreError(f"{log}: entry {wanted} is no entry: {error}") from error
-    finally:
-        store.close()
+def _find_in_log(wanted: str, layout: Layout) -> Record:
+    with open_own_log(layout) as store:
+        try:
+            seq = _seq(wanted, store)
+            data = store.entry(seq)
+            entry = parse_entry(data)
+        except MalformedError as error:
+            raise StoreError(f"{layout.log}: entry {wanted} is no entry: {error}") from error
+        return Record(entry, leaf_hash(data).hex(), store.receipt(seq), f"the log {layout.log}")
 
 
 def record_of_receipt(data: bytes, *, source: str) -> Record:

@@ -1,5 +1,6 @@
 """Verification of a log with nothing but its files, a `log.db` or an export, and a trust directory."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ def verify_stored(
         RollbackError, VerificationError, MalformedError: It does not verify; the first thing that does not hold.
         StoreError: It cannot be read.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         return _verify_export(path, trust, progress)
     _require_log(path)
     store = LogStore.open(str(path), readonly=True)

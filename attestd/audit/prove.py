@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from attestd.audit.store import LogStore
@@ -33,7 +32,7 @@ class Consistency:
     checkpoint: bytes | None
 
 
-def prove_consistency(log: Path, *, old_size: int, new_size: int) -> Consistency:
+def prove_consistency(store: LogStore, *, old_size: int, new_size: int) -> Consistency:
     """Proves that a log only grew.
 
     Raises:
@@ -41,39 +40,31 @@ def prove_consistency(log: Path, *, old_size: int, new_size: int) -> Consistency
         StoreError: The log cannot be read.
         VerificationError: The stored tree is damaged.
     """
-    store = LogStore.open(str(log), readonly=True)
-    try:
-        size = store.size
-        if not 1 <= old_size <= new_size <= size:
-            raise UsageError(
-                f"expected 1 <= OLD <= NEW <= {size}, the size of the log; found {old_size}, {new_size}"
-            )
-        old_root = Frontier.load(old_size, store.node).root()
-        new_root = Frontier.load(new_size, store.node).root()
-        proof = tuple(consistency_proof(old_size, new_size, store.node))
-        verify_consistency(
-            old_size=old_size, old_root=old_root, new_size=new_size, new_root=new_root, proof=proof
+    size = store.size
+    if not 1 <= old_size <= new_size <= size:
+        raise UsageError(
+            f"expected 1 <= OLD <= NEW <= {size}, the size of the log; found {old_size}, {new_size}"
         )
-        covering = store.checkpoint_covering(new_size - 1)
-        note = covering.note if covering and covering.size == new_size else None
-        return Consistency(store.origin, old_size, old_root, new_size, new_root, proof, note)
-    finally:
-        store.close()
+    old_root = Frontier.load(old_size, store.node).root()
+    new_root = Frontier.load(new_size, store.node).root()
+    proof = tuple(consistency_proof(old_size, new_size, store.node))
+    verify_consistency(
+        old_size=old_size, old_root=old_root, new_size=new_size, new_root=new_root, proof=proof
+    )
+    covering = store.checkpoint_covering(new_size - 1)
+    note = covering.note if covering and covering.size == new_size else None
+    return Consistency(store.origin, old_size, old_root, new_size, new_root, proof, note)
 
 
-def newest_entries(log: Path, *, count: int, follow: bool) -> Iterator[tuple[int, bytes]]:
+def newest_entries(store: LogStore, *, count: int, follow: bool) -> Iterator[tuple[int, bytes]]:
     """The last entries with their numbers; then, if asked, whatever is appended, without end.
 
     Raises:
         StoreError: The log cannot be read.
     """
-    store = LogStore.open(str(log), readonly=True)
-    try:
-        size = store.size
-        yield from store.entries(max(0, size - count), size)
-        while follow:
-            time.sleep(_POLL_S)
-            start, size = size, store.size
-            yield from store.entries(start, size)
-    finally:
-        store.close()
+    size = store.size
+    yield from store.entries(max(0, size - count), size)
+    while follow:
+        time.sleep(_POLL_S)
+        start, size = size, store.size
+        yield from store.entries(start, size)

@@ -4,6 +4,7 @@ Append-only is in the schema: a trigger aborts each UPDATE and DELETE, and each 
 """
 
 import contextlib
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -176,9 +177,13 @@ def open_log_readonly(path: str) -> sqlite3.Connection:
 
 
 def _open(path: str, mode: str) -> sqlite3.Connection:
+    if not os.access(path, os.R_OK, effective_ids=True):  # SQLite does not say why it cannot.
+        why = os.strerror(errno.EACCES if os.path.exists(path) else errno.ENOENT)
+        raise StoreError(f"cannot open the audit log {path}: {why}")
+    immutable = mode == "ro" and _is_out_of_reach(path)
     with _translated(f"cannot open the audit log {path}"):
         connection = sqlite3.connect(
-            f"file:{quote(os.path.abspath(path))}?mode={mode}",
+            f"file:{quote(os.path.abspath(path))}?mode={mode}{'&immutable=1' if immutable else ''}",
             uri=True,
             timeout=BUSY_TIMEOUT_S,
             isolation_level=None,
@@ -189,10 +194,27 @@ def _open(path: str, mode: str) -> sqlite3.Connection:
             connection.execute("PRAGMA trusted_schema = OFF")
             connection.execute("PRAGMA recursive_triggers = ON")
             _check_schema(connection, path)
+            if not immutable:  # Then there is no journal at all, and SQLite does not say what the header says.
+                _check_journal(connection, path)
         except BaseException:
             connection.close()
             raise
     return connection
+
+
+def _is_out_of_reach(path: str) -> bool:
+    """An auditor's copy where nothing can be written: SQLite reads it only if told that nobody writes.
+
+    Not where entries wait in a write-ahead log: they would not be seen, and the log seem rolled back.
+    """
+    waiting = os.path.exists(f"{path}-wal") and os.path.getsize(f"{path}-wal") > 0
+    directory = os.path.dirname(os.path.abspath(path))
+    return not waiting and not os.access(directory, os.W_OK, effective_ids=True)
+
+
+def _check_journal(connection: sqlite3.Connection, path: str) -> None:
+    if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        raise RollbackError(f"{path}: the journal mode was changed from WAL: restore it from a backup")
 
 
 def _check_schema(connection: sqlite3.Connection, path: str) -> None:
@@ -216,8 +238,6 @@ def _check_schema(connection: sqlite3.Connection, path: str) -> None:
         raise RollbackError(
             f"{path}: the schema was edited ({', '.join(differing)}): restore it from a backup"
         )
-    if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-        raise RollbackError(f"{path}: the journal mode was changed from WAL: restore it from a backup")
 
 
 @contextlib.contextmanager

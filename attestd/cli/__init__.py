@@ -91,7 +91,7 @@ def run(arguments: Sequence[str]) -> int:
             status = command_line.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as done:  # --help, --version
-        return done.exit_code
+        status = done.exit_code
     except (click.ClickException, click.Abort, KeyboardInterrupt) as error:
         return _misused(error)
     except BrokenPipeError:

@@ -9,21 +9,20 @@ import click
 from rich.text import Text
 
 from attestd.agent.ask import AgentSocket
-from attestd.agent.freshness import require_newest
+from attestd.agent.freshness import require_newest, verify_own_log
 from attestd.agent.provision import trust_owners
-from attestd.agent.records import Record, find_record
+from attestd.agent.records import Record, find_record, open_own_log
 from attestd.audit.export import export_log
 from attestd.audit.prove import newest_entries, prove_consistency
-from attestd.audit.store import LogStore
 from attestd.cli.base import NounGroup, json_option, state_dir_option, write_output
 from attestd.cli.entry_view import entry_facts, entry_json, summary, type_text
-from attestd.cli.log_view import log_json, show_log, verify_with_progress
+from attestd.cli.log_view import log_json, show_log, with_progress
 from attestd.cli.output import DIM, GOOD, WARN, Output, counted, mark, say, text
 from attestd.cli.verify import report
 from attestd.distribution.local import load_trust
 from attestd.errors import AgentError
 from attestd.lineage.entry import Entry, parse_entry
-from attestd.paths import find_client_layout
+from attestd.paths import Layout, find_client_layout
 from attestd.tlog.tree import leaf_hash
 
 __all__ = ["audit_command"]
@@ -54,12 +53,13 @@ def tail_command(*, count: int, follow: bool, state_dir: str | None, as_json: bo
     With --json one object a line.
     """
     output = Output(as_json=as_json)
-    for seq, data in newest_entries(find_client_layout(state_dir).log, count=count, follow=follow):
-        entry = parse_entry(data)
-        if as_json:
-            output.json_line(entry_json(entry, leaf_hash(data).hex()))
-        else:
-            output.line(_line(seq, entry))
+    with open_own_log(find_client_layout(state_dir)) as store:
+        for seq, data in newest_entries(store, count=count, follow=follow):
+            entry = parse_entry(data)
+            if as_json:
+                output.json_line(entry_json(entry, leaf_hash(data).hex()))
+            else:
+                output.line(_line(seq, entry))
 
 
 def _line(seq: int, entry: Entry) -> Text:
@@ -92,7 +92,7 @@ def show_command(*, state_dir: str | None, as_json: bool, entry: str) -> None:
 
 
 def _record(wanted: str, state_dir: str | None) -> Record:
-    return find_record(wanted, agent=AgentSocket.find(state_dir), log=find_client_layout(state_dir).log)
+    return find_record(wanted, agent=AgentSocket.find(state_dir), layout=find_client_layout(state_dir))
 
 
 @audit_command.command("verify", example="attestd audit verify\nattestd audit verify --json")
@@ -108,8 +108,12 @@ def verify_command(*, state_dir: str | None, as_json: bool) -> int:
     output = Output(as_json=as_json)
 
     def verify() -> dict[str, Any]:
-        found = verify_with_progress(layout.log, trust=trust)
-        counter = _compare(layout.log, AgentSocket.find(state_dir))
+        found = with_progress(
+            lambda processes, progress: verify_own_log(
+                layout, trust=trust, processes=processes, progress=progress
+            )
+        )
+        counter = _compare(layout, AgentSocket.find(state_dir))
         if not as_json:
             show_log(output, found)
             if counter is not None:
@@ -121,9 +125,9 @@ def verify_command(*, state_dir: str | None, as_json: bool) -> int:
     return report(output, "the log", verify)
 
 
-def _compare(log: Path, agent: AgentSocket) -> int | None:
+def _compare(layout: Layout, agent: AgentSocket) -> int | None:
     try:
-        return require_newest(log, agent)
+        return require_newest(layout, agent)
     except AgentError as error:
         say(f"not compared with the TPM: {error}", style=WARN)
         return None
@@ -163,15 +167,16 @@ def prove_command(
         data = _record(entry, state_dir).receipt
     else:
         old, new = consistency or (0, 0)
-        data = _consistency(find_client_layout(state_dir).log, old, new)
+        data = _consistency(find_client_layout(state_dir), old, new)
     if output is None:
         Output().raw(data.decode("utf-8"))
     else:
         write_output(output, data, force=force)
 
 
-def _consistency(log: Path, old: int, new: int) -> bytes:
-    found = prove_consistency(log, old_size=old, new_size=new)
+def _consistency(layout: Layout, old: int, new: int) -> bytes:
+    with open_own_log(layout) as store:
+        found = prove_consistency(store, old_size=old, new_size=new)
     return (
         json.dumps(
             {
@@ -199,11 +204,8 @@ def export_command(*, state_dir: str | None, as_json: bool, directory: Path) -> 
 
     C2SP tlog-tiles, entries included. Only you can read them: they name commands and users.
     """
-    store = LogStore.open(str(find_client_layout(state_dir).log), readonly=True)
-    try:
+    with open_own_log(find_client_layout(state_dir)) as store:
         checkpoint = export_log(store, str(directory))
-    finally:
-        store.close()
     output = Output(as_json=as_json)
     if as_json:
         output.json({"directory": str(directory), "size": checkpoint.size})

@@ -4,31 +4,29 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from attestd.audit.offline import VerifiedLog, verify_stored
+from attestd.audit.offline import VerifiedLog
 from attestd.cli.output import GOOD, Output, counted, mark, text
-from attestd.governance.trust import Trust
 
-__all__ = ["log_json", "show_log", "verify_with_progress"]
+__all__ = ["log_json", "show_log", "with_progress"]
 
 MAX_PROCESSES: Final = 8
 
 
-def verify_with_progress(path: Path, *, trust: Trust) -> VerifiedLog:
-    """Verifies a log's file or export, showing progress on a terminal.
+def with_progress(
+    verify: Callable[[int, Callable[[int, int], None]], VerifiedLog],
+) -> VerifiedLog:
+    """Verifies a log by as many processes as there is work for, showing progress on a terminal.
 
-    Raises:
-        RollbackError, VerificationError, MalformedError, StoreError: As `verify_stored`.
+    Args:
+        verify: Takes the number of processes and what is told about progress.
     """
     with _progress() as progress:
-        return verify_stored(
-            path, trust=trust, processes=min(os.cpu_count() or 1, MAX_PROCESSES), progress=progress
-        )
+        return verify(min(os.cpu_count() or 1, MAX_PROCESSES), progress)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from attestd.distribution.local import load_trust
 from attestd.distribution.signer import load_authority
 from attestd.errors import AttestdError, UsageError
 from attestd.governance.trust import Trust
-from attestd.paths import Layout, find_client_layout, find_layout, load_configuration
+from attestd.paths import Layout, find_client_layout, load_configuration
 
 __all__ = ["platform_command"]
 
@@ -143,7 +143,7 @@ def approve_command(
     From then on the TPM releases in it. Approvals that are in force stay. The new version of the platform policy is signed with the platform key; the old one
     goes to the history, for old receipts name it.
     """
-    layout = find_layout(state_dir)
+    layout = find_client_layout(state_dir)
     trust = _trust(layout)
     measured = _measure(_name(trust, name), trust, layout, state_dir)
     plan = plan_approval(trust, name=_name(trust, name), values=measured.values)

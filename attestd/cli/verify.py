@@ -10,11 +10,12 @@ import click
 
 from attestd.appraisal.document import MAX_QUOTE_BYTES, VerifiedQuoteDocument, parse_quote, verify_document
 from attestd.appraisal.quote import appraise_quote
+from attestd.audit.offline import verify_stored
 from attestd.authorization.artifact import MAX_ARTIFACT_BYTES, parse_artifact
 from attestd.cli.artifact_view import validity_text
 from attestd.cli.base import NounGroup, json_option, read_input, trust_option
 from attestd.cli.entry_view import entry_facts
-from attestd.cli.log_view import log_json, show_log, verify_with_progress
+from attestd.cli.log_view import log_json, show_log, with_progress
 from attestd.cli.output import BAD, GOOD, Output, mark, say, text
 from attestd.cli.params import HEX
 from attestd.codes import Denied
@@ -288,7 +289,11 @@ def log_command(*, trust: Path, as_json: bool, path: Path) -> int:
     output = Output(as_json=as_json)
 
     def verify() -> dict[str, Any]:
-        found = verify_with_progress(path, trust=known)
+        found = with_progress(
+            lambda processes, progress: verify_stored(
+                path, trust=known, processes=processes, progress=progress
+            )
+        )
         if not output.as_json:
             show_log(output, found)
         return log_json(found)

@@ -1,5 +1,6 @@
 """`attestd why`."""
 
+import os
 from pathlib import Path
 
 import click
@@ -64,11 +65,11 @@ def why_command(*, state_dir: str | None, as_json: bool, decision: str) -> None:
 
 def _record(decision: str, state_dir: str | None) -> Record:
     path = Path(decision)
-    if ("/" in decision or "." in decision) or path.is_file():
+    if ("/" in decision or "." in decision) or os.path.isfile(path):
         return record_of_receipt(
             read_input(path, max_bytes=MAX_RECEIPT_BYTES), source=f"the receipt {decision}"
         )
-    return find_record(decision, agent=AgentSocket.find(state_dir), log=find_client_layout(state_dir).log)
+    return find_record(decision, agent=AgentSocket.find(state_dir), layout=find_client_layout(state_dir))
 
 
 def _show(output: Output, record: Record, found: Explanation) -> None:
