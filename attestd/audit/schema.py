@@ -194,7 +194,7 @@ def _open(path: str, mode: str) -> sqlite3.Connection:
             connection.execute("PRAGMA trusted_schema = OFF")
             connection.execute("PRAGMA recursive_triggers = ON")
             _check_schema(connection, path)
-            if not immutable:  # Then there is no journal at all, and SQLite does not say what the header says.
+            if not immutable:  # that has no journal, whatever its header says
                 _check_journal(connection, path)
         except BaseException:
             connection.close()
