@@ -27,6 +27,7 @@ from attestd.errors import AttestdError, MalformedError, StoreError, Verificatio
 from attestd.gate.model import Context, Mesh
 from attestd.governance.platform import PlatformPolicy
 from attestd.governance.trust import Trust
+from attestd.journal import event
 from attestd.lineage.entry import EntryType
 from attestd.paths import Layout
 
@@ -141,7 +142,7 @@ class Core:
                 await self.seal(Pending(EntryType.DECISION_VOID, body), lazy=True)
         except AttestdError as error:
             self._to_void[seq] = reason
-            self.log.warning("seq %d could not be made void yet: %s", seq, error)
+            self.log.warning(event("decision.void_waits", seq=seq, error=error))
 
     async def retry_voids(self) -> None:
         """Makes void what could not be, for want of runner, TPM or disk. What is left the next start finds."""
@@ -167,7 +168,7 @@ class Core:
                 await self.seal(Pending(EntryType.DENIALS_AGGREGATED, body), lazy=True)
             except AttestdError as error:
                 self.denials.restore(body)
-                self.log.warning("denials of uid %s could not be sealed yet: %s", body["uid"], error)
+                self.log.warning(event("denials.unsealed", uid=body["uid"], error=error))
 
     async def note_governance(self) -> None:
         """Records that trust changed: which version decisions are under from here on."""

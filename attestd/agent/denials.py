@@ -1,14 +1,30 @@
 """Keeps floods of denials from costing disk and TPM: singles up to a rate, then one aggregated leaf."""
 
+import logging
 from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, Final
 
-__all__ = ["DenialMeter"]
+from attestd.codes import Code, Denial
+from attestd.journal import event
+
+__all__ = ["DenialMeter", "log_denial"]
 
 MAX_SINGLE: Final = 20
 WINDOW_S: Final = 60.0
 MAX_UIDS: Final = 4096
+# Their sentences speak of the host; those of all others may quote what was asked for, which is not for the journal.
+_OF_THE_HOST: Final = frozenset(
+    {
+        Code.CLOCK_UNTRUSTED,
+        Code.ENVIRONMENT_UNTRUSTED,
+        Code.EVIDENCE_INVALID,
+        Code.EVIDENCE_STALE,
+        Code.AUDIT_UNAVAILABLE,
+        Code.TPM_UNAVAILABLE,
+        Code.AGENT_UNAVAILABLE,
+    }
+)
 
 
 class DenialMeter:
@@ -50,3 +66,9 @@ class DenialMeter:
             self._singles = {
                 uid: recent for uid, recent in self._singles.items() if recent and now - recent[-1] < WINDOW_S
             }
+
+
+def log_denial(log: logging.Logger, denial: Denial, *, uid: int, seq: int) -> None:
+    """One line for the journal; the decision itself is in the audit log, at `seq`."""
+    sentence = denial.sentence if denial.code in _OF_THE_HOST else None
+    log.info(event("denied", code=denial.code, uid=uid, seq=seq, sentence=sentence))

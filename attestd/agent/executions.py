@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from attestd.agent.connection import Connection
 from attestd.agent.core import Core
+from attestd.agent.denials import log_denial
 from attestd.agent.runner_link import Execute
 from attestd.agent.sealing import Receipt, sealing_denial
 from attestd.audit.seal import Charge, Pending
@@ -21,6 +22,7 @@ from attestd.gate.decide import decide
 from attestd.gate.execution import Execution, File, plan_environment
 from attestd.gate.model import Decision, Request
 from attestd.gate.script import FIRST_BYTES, Shebang, is_script, parse_shebang
+from attestd.journal import event
 from attestd.lineage.entry import EntryType
 from attestd.lineage.receipt import VerifiedReceipt, parse_receipt, verify_receipt
 from attestd.observe import Observed, observe_directory, observe_file, read_start
@@ -336,7 +338,7 @@ async def _seal_and_release(connection: Connection, asked: _Asked, decided: _Dec
         receipt = await _seal(decided, core, asked.uid)
     except AttestdError as error:
         denial = sealing_denial(error)
-        core.log.warning("not sealed: %s: %s", denial.code, error)
+        core.log.warning(event("decision.unsealed", code=denial.code, uid=asked.uid, error=error))
         core.denials.aggregate(asked.uid, denial.code.value)
         await _answer(connection, asked, denial, as_denied(decision.body, denial))
         return
@@ -345,7 +347,7 @@ async def _seal_and_release(connection: Connection, asked: _Asked, decided: _Dec
         return
     if receipt.sealed.denial is not None:  # The TPM refused, or the last use went to another request.
         denial = receipt.sealed.denial
-        core.log.info("denied: %s: %s", denial.code, denial.sentence)
+        log_denial(core.log, denial, uid=asked.uid, seq=receipt.sealed.seq)
         await _answer(connection, asked, denial, as_denied(decision.body, denial), receipt)
         return
     await _release(connection, asked, decided, receipt, core)
@@ -355,11 +357,12 @@ async def _seal(decided: _Decided, core: Core, uid: int) -> Receipt | None:
     """Seals the decision; None for a denial above the rate that gets leaves of its own."""
     decision = decided.decision
     if decision.denial is not None:
-        core.log.info("denied: uid %d: %s: %s", uid, decision.denial.code, decision.denial.sentence)
         if not core.denials.admit(uid):
             core.denials.aggregate(uid, decision.denial.code.value)
             return None
-        return await core.seal(Pending(EntryType.DECISION_DENY, decision.body))
+        receipt = await core.seal(Pending(EntryType.DECISION_DENY, decision.body))
+        log_denial(core.log, decision.denial, uid=uid, seq=receipt.sealed.seq)
+        return receipt
     if decision.artifact is None or decision.platform is None:
         raise StoreError("an allowed decision without artifact or platform policy")
     validity = decision.artifact.statement.predicate.validity
@@ -411,7 +414,7 @@ async def _release(
     if refusal is None:
         core.releases += 1
         return
-    core.log.warning("the runner refused seq %d: %s: %s", seq, refusal.code, refusal.sentence)
+    core.log.warning(event("runner.refused", code=refusal.code, uid=asked.uid, seq=seq))
     await connection.send(
         Kind.REFUSED,
         encode_fields(

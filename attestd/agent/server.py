@@ -11,6 +11,7 @@ from attestd.agent.core import Core
 from attestd.agent.executions import serve_request
 from attestd.agent.operations import serve_operation
 from attestd.codes import Code, Denial
+from attestd.journal import event
 from attestd.strict import canonical
 from attestd.wire import Kind, WireError, encode_fields
 
@@ -42,7 +43,7 @@ class Server:
             try:
                 sock, _ = await loop.sock_accept(self._listener)
             except OSError as error:  # Out of descriptors: those who are served give some back.
-                self._core.log.warning("accept: %s", error)
+                self._core.log.warning(event("accept.failed", error=error))
                 await asyncio.sleep(0.1)
                 continue
             self._start(sock)
@@ -86,10 +87,11 @@ class Server:
                 return
             await self._serve_one(connection)
         except (WireError, EOFError, TimeoutError, OSError) as error:
-            self._core.log.info("uid %d: %s: %s", connection.peer.uid, type(error).__name__, error)
+            words = f"{type(error).__name__}: {error}"
+            self._core.log.info(event("connection.broken", uid=connection.peer.uid, error=words))
         except Exception:  # the edge of a request: a bug denies this one, is logged, and ends no other
             incident = secrets.token_hex(8)
-            self._core.log.exception("incident %s", incident)
+            self._core.log.exception(event("request.failed", incident=incident, uid=connection.peer.uid))
             self._core.denials.aggregate(connection.peer.uid, Code.INTERNAL_ERROR.value)
             await self._refuse(
                 connection,
