@@ -177,9 +177,7 @@ def open_log_readonly(path: str) -> sqlite3.Connection:
 
 
 def _open(path: str, mode: str) -> sqlite3.Connection:
-    if not os.access(path, os.R_OK, effective_ids=True):  # SQLite does not say why it cannot.
-        why = os.strerror(errno.EACCES if os.path.exists(path) else errno.ENOENT)
-        raise StoreError(f"cannot open the audit log {path}: {why}")
+    _require_readable(path)
     immutable = mode == "ro" and _is_out_of_reach(path)
     with _translated(f"cannot open the audit log {path}"):
         connection = sqlite3.connect(
@@ -200,6 +198,20 @@ def _open(path: str, mode: str) -> sqlite3.Connection:
             connection.close()
             raise
     return connection
+
+
+def _require_readable(path: str) -> None:
+    """SQLite does not say why it cannot open a file.
+
+    Without opening it: closing a file takes away the locks that SQLite holds on it in this process.
+    """
+    what = f"cannot open the audit log {path}"
+    try:
+        os.stat(path)
+    except OSError as error:
+        raise StoreError(f"{what}: {error.strerror}") from error
+    if not os.access(path, os.R_OK, effective_ids=True):
+        raise StoreError(f"{what}: {os.strerror(errno.EACCES)}")
 
 
 def _is_out_of_reach(path: str) -> bool:
