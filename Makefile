@@ -4,7 +4,7 @@ PYTHON ?= /usr/bin/python3
 BIN := .venv/bin
 PACKAGES := python3-venv python3-dev gcc pkg-config libtss2-dev swtpm swtpm-tools tpm2-tools sudo
 
-.PHONY: setup demo test lint types contracts unit bench clean
+.PHONY: setup demo test lint types contracts unit bench fuzz clean
 
 demo: setup
 	@$(BIN)/python docs/demo.py
@@ -26,6 +26,10 @@ unit:
 
 bench: setup
 	@$(BIN)/python -m tests.bench
+
+SECONDS ?= 600
+fuzz: setup
+	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --jobs 2
 
 setup: .venv/.packages .venv/.installed
 
