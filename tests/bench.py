@@ -79,6 +79,7 @@ class Bench:
         self.artifact = self.issue()
         self.file = home / "true.auth.json"
         self.file.write_bytes(self.artifact)
+        self.observed = self.execution()
         self.rows: list[Row] = []
 
     def issue(self) -> bytes:
@@ -126,9 +127,9 @@ class Bench:
 
     # -- in the agent ----------------------------------------------------------------------------------------------
 
-    def request(self) -> Request:
+    def execution(self) -> Execution:
         executable = os.path.realpath("/bin/true")
-        execution = Execution(
+        return Execution(
             executable=File(executable, hashlib.sha256(Path(executable).read_bytes()).hexdigest()),
             interpreters=(),
             argv=("/bin/true",),
@@ -138,11 +139,10 @@ class Bench:
             inputs=(),
             requester_uid=os.geteuid(),
         )
-        return Request(secrets.token_hex(16), self.artifact, execution, observation=None, parent=None)
 
     async def receipt(self, core: Core) -> bytes:
         """From a request value to receipt bytes."""
-        request = self.request()
+        request = Request(secrets.token_hex(16), self.artifact, self.observed, observation=None, parent=None)
         artifact = parse_artifact(self.artifact)
         await core.refresh_evidence(artifact.statement)
         decision = decide(request, core.context())
