@@ -1,8 +1,20 @@
 # make demo: sets up, then runs the whole story on an embedded software TPM.   make test: sets up, then tests.
+# make install, make uninstall: as a service, see docs/operations.md.
 SHELL := /bin/bash
 PYTHON ?= /usr/bin/python3
 BIN := .venv/bin
-PACKAGES := python3-venv python3-dev gcc pkg-config libtss2-dev swtpm swtpm-tools tpm2-tools sudo
+# What an installed host needs, and what development needs besides.
+NEEDED := python3-venv python3-dev gcc pkg-config libtss2-dev swtpm swtpm-tools
+PACKAGES := $(NEEDED) tpm2-tools sudo systemd
+
+# $(call require,PACKAGES): installs what is missing of them.
+define require
+missing=$$(dpkg-query -W -f='$${db:Status-Status} $${Package}\n' $(1) 2>&1 | grep -v '^installed ' || true); \
+if [ -n "$$missing" ]; then \
+  if [ "$$(id -u)" != 0 ]; then echo "system packages are missing; as root: apt-get install -y $(1)" >&2; exit 1; fi; \
+  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(1); \
+fi
+endef
 
 .PHONY: setup demo test lint types contracts unit bench fuzz clean
 
@@ -34,11 +46,7 @@ fuzz: setup
 setup: .venv/.packages .venv/.installed
 
 .venv/.packages: Makefile
-	@missing=$$(dpkg-query -W -f='$${db:Status-Status} $${Package}\n' $(PACKAGES) 2>&1 | grep -v '^installed ' || true); \
-	if [ -n "$$missing" ]; then \
-	  if [ "$$(id -u)" != 0 ]; then echo "system packages are missing; as root: apt-get install -y $(PACKAGES)" >&2; exit 1; fi; \
-	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(PACKAGES); \
-	fi
+	@$(call require,$(PACKAGES))
 	@mkdir -p .venv && touch $@
 
 .venv/.installed: pyproject.toml .ci/constraints.txt .venv/.packages
@@ -49,3 +57,5 @@ setup: .venv/.packages .venv/.installed
 
 clean:
 	rm -rf .venv
+
+include systemd/install.mk
