@@ -99,7 +99,7 @@ def require_validity(statement: Statement, *, now: datetime, tolerance: timedelt
         Denied: `not_yet_valid`, `expired`.
     """
     validity = statement.predicate.validity
-    if now < parse_time(validity.not_before) - tolerance:
+    if now + tolerance < parse_time(validity.not_before):  # the year 1 has nothing before it
         raise Denied(
             Code.NOT_YET_VALID,
             f"the artifact is valid from {validity.not_before}, it is {now:%Y-%m-%dT%H:%M:%SZ}",

@@ -99,27 +99,31 @@ def statement(data: bytes) -> None:
 
 @target(Denied, seeds=lambda: [valid.STATEMENT], is_json=True)
 def signed_statement(data: bytes) -> None:
-    """Whatever an authority signs is decided, by agent and runner."""
+    """Whatever an authority signs is decided by the agent, and by the runner with a receipt that names it."""
     signed = dsse(recanonical(data), WORLD.authors)
     decision = decide(replace(WORLD.request(), artifact=signed), valid.CONTEXT)
     body = format_entry(
         type_=decision.entry_type, time=format_time_us(NOW), seq=0, boot=BOOT, body=dict(decision.body)
     )
     assert len(body) <= MAX_ENTRY_BYTES
-    _release(GRANTED.receipt, signed)
+    named = {**GRANTED.body, **{name: decision.body[name] for name in ("artifact",) if name in decision.body}}
+    _release(_receipt(canonical({**value_of(valid.ENTRIES[-1]), "body": named, "seq": 1})), signed)
 
 
 @target(Denied, MalformedError, seeds=lambda: [valid.ENTRIES[-1]], is_json=True)
 def sealed_entry(data: bytes) -> None:
     """Whatever a broken agent seals: a receipt with all signatures right."""
+    value = value_of(data)
+    entry = canonical({**value, "seq": 1}) if isinstance(value, dict) else data or b"{}"
+    _release(_receipt(entry), GRANTED.artifact)
+
+
+def _receipt(entry: bytes) -> bytes:
     log = Log(WORLD.host)
     log.append({}, type_=EntryType.LOG_START, time=NOW, boot=BOOT)
     log.seal(mode=BatchMode.RECORD, pcr_digest=WORLD.pcr_digest)
-    value = value_of(data)
-    seq = log.append_raw(canonical({**value, "seq": 1}) if isinstance(value, dict) else data or b"{}")
-    _release(
-        log.receipt(seq, log.seal(mode=BatchMode.RELEASE, pcr_digest=WORLD.pcr_digest)), GRANTED.artifact
-    )
+    seq = log.append_raw(entry)
+    return log.receipt(seq, log.seal(mode=BatchMode.RELEASE, pcr_digest=WORLD.pcr_digest))
 
 
 def _release(receipt: bytes, signed: bytes) -> None:
