@@ -147,7 +147,7 @@ class LogStore:
             raise RollbackError(
                 f"the audit log's tree has no node {index} at level {level}: rows were deleted"
             )
-        return bytes(row[0])
+        return _blob(row[0])
 
     def nodes(self, level: int, start: int, stop: int) -> list[bytes]:
         """The stored nodes of one level with start <= index < stop, in order.
@@ -244,11 +244,16 @@ class LogStore:
         """(seq, artifact id, number of the use) charged to the leaves [start, stop), in order.
 
         Raises:
+            RollbackError: Something else than a text stands for an artifact.
             StoreError: The log cannot be read.
         """
-        return self._rows(
-            "SELECT seq, artifact, n FROM charges WHERE seq >= ? AND seq < ? ORDER BY seq", start, stop
-        )
+        query = "SELECT seq, artifact, n FROM charges WHERE seq >= ? AND seq < ? ORDER BY seq"
+        rows = self._rows(query, start, stop)
+        if any(type(artifact) is not str for _, artifact, _ in rows):
+            raise RollbackError(
+                "the audit log has charges to artifacts that are no text: its file was edited"
+            )
+        return rows
 
     def find_stray(self) -> str | None:
         """Names a table with rows that the leaves do not explain, None if there is none: counts, not contents.
