@@ -1,6 +1,7 @@
 """The agent's socket: accepts clients, one request a connection, within limits a user and in all."""
 
 import asyncio
+import os
 import secrets
 import socket
 from collections import Counter
@@ -50,6 +51,8 @@ class Server:
 
     async def close(self) -> None:
         """Stops accepting and lets running requests finish."""
+        # Before its number can go to a request's socket, for which the loop would then never look.
+        asyncio.get_running_loop().remove_reader(self._listener)
         self._listener.close()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=REQUEST_TIMEOUT_S)
@@ -61,7 +64,7 @@ class Server:
             sock.close()
             return
         uid = connection.peer.uid
-        limit = MAX_CONNECTIONS if uid == 0 else MAX_CONNECTIONS - RESERVED
+        limit = MAX_CONNECTIONS if uid in (0, os.geteuid()) else MAX_CONNECTIONS - RESERVED
         task = asyncio.create_task(self._serve(connection, full=self._full(uid, limit)))
         self._of_user[uid] += 1
         self._tasks.add(task)
