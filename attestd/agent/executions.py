@@ -4,12 +4,12 @@ import asyncio
 import os
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from attestd.agent.connection import Connection
 from attestd.agent.core import Core
-from attestd.agent.denials import log_denial
+from attestd.agent.denials import MAX_SINGLE, log_denial
 from attestd.agent.runner_link import Execute
 from attestd.agent.sealing import Receipt, sealing_denial
 from attestd.audit.seal import Charge, Pending
@@ -39,7 +39,8 @@ MAX_FIELDS: Final = 65_536
 MAX_CANDIDATES: Final = 8
 MAX_NEEDS: Final = 14  # of which each may bring a descriptor
 INLINE_BYTES: Final = 1 << 20  # hashed in about a millisecond
-NEED_TIMEOUT_S: Final = 30.0
+ANSWER_TIMEOUT_S: Final = 30.0  # for a client to answer, and to take an answer
+_ONLY_COUNTED: Final = f"more than {MAX_SINGLE} denials in a minute: this one is counted, and has no receipt"
 # What stands for a file that could not be observed: the digest of nothing that exists.
 _UNSEEN: Final = File(path="/", sha256="0" * 64)
 
@@ -219,7 +220,7 @@ async def _ask(connection: Connection, asked: _Asked, needs: Sequence[str], core
 
 async def _ask_some(connection: Connection, asked: _Asked, wanted: Sequence[str], core: Core) -> None:
     await connection.send(Kind.NEED, encode_fields([need.encode() for need in wanted]))
-    frame = await connection.receive(timeout_s=NEED_TIMEOUT_S)
+    frame = await connection.receive(timeout_s=ANSWER_TIMEOUT_S)
     try:
         answers = frame.fields(len(wanted))
         if frame.kind != Kind.HERE or len(answers) != len(wanted):
@@ -343,7 +344,7 @@ async def _seal_and_release(connection: Connection, asked: _Asked, decided: _Dec
         await _answer(connection, asked, denial, as_denied(decision.body, denial))
         return
     if receipt is None or decision.denial is not None:
-        await _answer(connection, asked, decision.denial, decision.body, receipt)
+        await _answer(connection, asked, _as_told(decision.denial, receipt), decision.body, receipt)
         return
     if receipt.sealed.denial is not None:  # The TPM refused, or the last use went to another request.
         denial = receipt.sealed.denial
@@ -351,6 +352,13 @@ async def _seal_and_release(connection: Connection, asked: _Asked, decided: _Dec
         await _answer(connection, asked, denial, as_denied(decision.body, denial), receipt)
         return
     await _release(connection, asked, decided, receipt, core)
+
+
+def _as_told(denial: Denial | None, receipt: Receipt | None) -> Denial | None:
+    """The denial; one that got no leaf of its own says so."""
+    if denial is None or receipt is not None:
+        return denial
+    return replace(denial, hint=f"{denial.hint} ({_ONLY_COUNTED})")
 
 
 async def _seal(decided: _Decided, core: Core, uid: int) -> Receipt | None:
@@ -415,18 +423,16 @@ async def _release(
         core.releases += 1
         return
     core.log.warning(event("runner.refused", code=refusal.code, uid=asked.uid, seq=seq))
-    await connection.send(
-        Kind.REFUSED,
-        encode_fields(
-            [
-                str(refusal.exit_status).encode(),
-                refusal.code.encode(),
-                refusal.sentence.encode(),
-                refusal.hint.encode(),
-            ]
-        ),
-    )
-    await core.void(seq, f"the runner refused: {refusal.code}: {refusal.sentence}")
+    try:
+        await _tell_refusal(connection, refusal)
+    finally:  # Whether or not the client still listens: nothing ran.
+        await core.void(seq, f"the runner refused: {refusal.code}: {refusal.sentence}")
+
+
+async def _tell_refusal(connection: Connection, refusal: Denial) -> None:
+    words = [str(refusal.exit_status), refusal.code.value, refusal.sentence, refusal.hint]
+    async with asyncio.timeout(ANSWER_TIMEOUT_S):
+        await connection.send(Kind.REFUSED, encode_fields([word.encode() for word in words]))
 
 
 async def _answer(
@@ -464,5 +470,5 @@ async def _answer(
         ]
     )
     sent = receipt.to_bytes() if receipt is not None and asked.wants_receipt else b""
-    async with asyncio.timeout(NEED_TIMEOUT_S):
+    async with asyncio.timeout(ANSWER_TIMEOUT_S):
         await connection.send(Kind.DECISION, encode_fields([*words, leaf.encode(), shown, sent]))

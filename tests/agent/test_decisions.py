@@ -247,6 +247,7 @@ def test_flood_of_denials_is_aggregated(host: Host) -> None:
     ids = [result.json["id"] for result in results]
     assert all(ids[:20])
     assert ids[20:] == [None] * 6
+    assert [("has no receipt" in result.json["hint"]) for result in results] == [False] * 20 + [True] * 6
     receipt = host.top / "none"
     host.exec("/bin/true", options=["--receipt", str(receipt)])
     assert not receipt.exists()
