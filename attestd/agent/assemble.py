@@ -105,8 +105,9 @@ async def _opened(
     on_unreleased: Callable[[int], None],
 ) -> AsyncIterator[Assembled]:
     async with contextlib.AsyncExitStack() as stack:
-        store, reader = LogStore.open(str(layout.log)), LogStore.open(str(layout.log), readonly=True)
+        store = LogStore.open(str(layout.log))
         stack.callback(store.close)
+        reader = LogStore.open(str(layout.log), readonly=True)
         stack.callback(reader.close)
         trust_directory = TrustDirectory(layout.trust, owners=trust_owners(layout))
         trust = trust_directory.current()

@@ -33,7 +33,6 @@ from attestd.paths import Layout
 
 __all__ = ["Core"]
 
-DEFAULT_MAX_AGE_S: Final = 60
 _SPOOLED_TYPES: Final = frozenset(
     {
         EntryType.EXECUTION_START,
@@ -197,10 +196,10 @@ class Core:
         return await self.seal(Pending(type_, item.body, spooled=self._spool_id(item)), lazy=lazy)
 
     def _log_condition(self) -> Denial | None:
-        fatal = self.seals.fatal
-        if fatal is None:
+        problem = self.seals.fatal or self.verified.get("problem")
+        if problem is None:
             return None
-        return Denial(Code.AUDIT_UNAVAILABLE, f"the audit log is not sound: {fatal}", "see attestd doctor")
+        return Denial(Code.AUDIT_UNAVAILABLE, f"the audit log is not sound: {problem}", "see attestd doctor")
 
     def _tpm_condition(self) -> Denial | None:
         wedged = self.port.owner.wedged_s

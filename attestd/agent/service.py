@@ -42,6 +42,7 @@ DENIALS_S: Final = 10.0
 # No receipt older than this is accepted by the runner: older allows without an outcome are past.
 UNSETTLED: Final = timedelta(minutes=10)
 RUNNER_START_S: Final = 10.0
+EVIDENCE_MAX_AGE_S: Final = 60  # what an artifact asks for unless it says otherwise
 BACKLOG: Final = 1024
 
 
@@ -109,11 +110,7 @@ def _ensure_runner(layout: Layout, log: logging.Logger) -> None:
     account = agent_account(layout)
     if account is not None:
         command += ["--agent-user", account.name]
-    output = os.open(
-        layout.runner / "runner.log",
-        os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW,
-        0o600,
-    )
+    output = _open_runner_log(layout.runner / "runner.log")
     try:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd="/",
@@ -130,6 +127,13 @@ def _ensure_runner(layout: Layout, log: logging.Logger) -> None:
             break
         time.sleep(0.02)
     raise StoreError(f"the runner did not start: see {layout.runner / 'runner.log'}")
+
+
+def _open_runner_log(path: Path) -> int:
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}: the runner cannot be started") from error
 
 
 class _Service:
@@ -253,6 +257,10 @@ class _Service:
             if isinstance(error, RollbackError):
                 self.unsound = error
                 self.stopping.set()
+        except Exception as error:  # not verified, for whatever reason: nothing is released
+            problem = f"its verification failed ({type(error).__name__})"
+            core.verified = {"size": 0, "time": format_time(core.now()), "problem": problem}
+            self.log.exception(event("job.failed"))
 
     async def _every(self, interval_s: float, job: Callable[[], Coroutine[Any, Any, None]]) -> None:
         while True:
@@ -273,7 +281,7 @@ class _Service:
 async def _refresh(core: Core) -> None:
     trust = core.trust_directory.current()
     for policy in trust.platforms.values():
-        await core.evidence.ensure(policy, trust=trust, max_age_s=60)
+        await core.evidence.ensure(policy, trust=trust, max_age_s=EVIDENCE_MAX_AGE_S)
 
 
 def _unsettled(path: str, since: str) -> list[int]:
@@ -288,10 +296,9 @@ def _bind(layout: Layout) -> socket.socket:
     """Binds the agent's socket; one that is left over is replaced: the lock says that no agent uses it."""
     path = layout.agent_socket
     make_directory(path.parent, 0o755 if layout.system else 0o700)
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
+        path.unlink(missing_ok=True)
         listener.bind(str(path))
         path.chmod(0o666 if layout.system else 0o600)
     except OSError as error:
