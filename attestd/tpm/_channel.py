@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final, Protocol
 
-from attestd.errors import TpmError, TpmUnavailableError
+from attestd.errors import TpmError
 from attestd.tpm._codes import RESUBMIT, Rc, base, error_of
 from attestd.tpm._commands import HEADER_SIZE, Answer, Cc, Hierarchy, build, sized, u16, u32
 
@@ -125,7 +125,7 @@ class Channel:
 
     def flush(self, handle: int) -> None:
         """Flushes one of our handles. Its failure is not reported: it would hide why we clean up."""
-        with suppress(TpmUnavailableError):
+        with suppress(TpmError):
             self.attempt(build(Cc.FLUSH_CONTEXT, params=u32(handle)))
 
     @contextmanager

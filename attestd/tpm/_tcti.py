@@ -43,7 +43,7 @@ class Tcti:
             TpmUnavailableError: There is no TPM at its end.
         """
         name, _, conf = tcti.partition(":")
-        if not name or "\0" in tcti:
+        if not name or not tcti.isprintable():
             raise UsageError(f"TCTI {tcti!r}: expected a form like device:/dev/tpmrm0 or swtpm:path=SOCKET")
         binding = _binding()
         self._name = tcti
