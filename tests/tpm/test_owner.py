@@ -215,6 +215,7 @@ def test_closing_refuses_the_rest_and_leaves_nothing_loaded(running: EmbeddedTpm
     owner = TpmOwner(opened)
     gate = threading.Event()
     running_call = owner.submit(Priority.OTHER, lambda _: gate.wait(), LONG_S)
+    until(lambda: owner._current is not None)
     waiting = owner.submit(Priority.OTHER, clock, LONG_S)
     threading.Timer(0.1, gate.set).start()
     owner.close()
