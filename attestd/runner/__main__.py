@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Final, Literal, NoReturn
 
+from attestd.client.where import MAX_SOCKET_PATH_BYTES
 from attestd.codes import EXIT_STATUS, EXIT_USAGE, Code
 from attestd.errors import AttestdError, StoreError, UsageError
 from attestd.journal import event, logging_to_stderr
@@ -23,10 +24,10 @@ from attestd.runner.recover import recover
 from attestd.runner.server import Server, Settings
 from attestd.service_manager import inherited_listener, notify
 from attestd.strict import HostId, Strict, convert, parse_json
+from attestd.system import boot_id
 
 __all__ = ["main"]
 
-_MAX_SOCKET_PATH_BYTES: Final = 107
 _MAX_DESCRIPTORS: Final = 8192
 _DESCRIPTORS_A_COMMAND: Final = 5
 _OTHER_DESCRIPTORS: Final = 512
@@ -100,7 +101,7 @@ def _serve(options: argparse.Namespace, log: logging.Logger) -> None:
     loop = Loop()
     wakeup = _catch_signals(loop)
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    boot = boot_id()
     cgroups = find_parent()
     remove_empty(cgroups)
     watched = recover(claims, loop, boot=boot, log=log)
@@ -175,9 +176,9 @@ def _listen(path: Path | None, agent: pwd.struct_passwd | None) -> socket.socket
         return listener
     if path is None:
         raise UsageError("--socket is needed: systemd handed over no socket")
-    if len(os.fsencode(path)) > _MAX_SOCKET_PATH_BYTES:
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
         raise UsageError(
-            f"socket path {path} is over {_MAX_SOCKET_PATH_BYTES} bytes: choose a shorter directory"
+            f"socket path {path} is over {MAX_SOCKET_PATH_BYTES} bytes: choose a shorter directory"
         )
     # The lock on the state directory is ours: a socket that is still there belongs to nobody.
     make_directory(path.parent, 0o700 if agent is None else 0o755)

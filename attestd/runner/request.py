@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from attestd.codes import Code, Denied
 from attestd.errors import MalformedError, VerificationError
@@ -83,9 +83,8 @@ def verify_request(frame: Frame, here: Here, *, descriptor_limit: tuple[int, int
     3. What would run: every descriptor's path and bytes; what others than root can write is copied to sealed memory
        and run from there. Whether it is a script its own verified bytes say.
     4. `gate.release.verify_release` holds for exactly that.
-    5. The platform policy admits files that others than root can write, if there are any.
-    6. The user exists, and the runner can become that user.
-    7. Pinned inputs cannot change after this: they are root's, under a path that only root can change, or the
+    5. The user exists, and the runner can become that user.
+    6. Pinned inputs cannot change after this: they are root's, under a path that only root can change, or the
        command gets them as descriptors.
 
     Args:
@@ -105,13 +104,12 @@ def verify_request(frame: Frame, here: Here, *, descriptor_limit: tuple[int, int
         interpreters = [_hold(stack, descriptor) for descriptor in request.interpreters]
         shebang = _read_shebang(executable, interpreters)
         inputs = [_hold(stack, descriptor) for descriptor in request.inputs]
-        uid, platform = _claimed(request.receipt)
         execution = Execution(
             executable=_file(executable),
             interpreters=tuple(_file(item) for item in interpreters),
             argv=request.argv,
             cwd=observe_directory(request.cwd),
-            uid=uid,
+            uid=_claimed_uid(request.receipt),
             env=request.env,
             inputs=tuple(_file(item) for item in inputs),
             requester_uid=requester.uid,
@@ -129,9 +127,8 @@ def verify_request(frame: Frame, here: Here, *, descriptor_limit: tuple[int, int
             now=here.now,
             isolation=here.isolation,
         )
-        _require_writable_allowed(execution, here.trust, platform)  # 5
-        user = find_user(execution.uid)  # 6
-        argv, keep = _arguments(execution, shebang, executable, inputs)  # 7
+        user = find_user(execution.uid)  # 5
+        argv, keep = _arguments(execution, shebang, executable, inputs)  # 6
         command = Command(
             program=(interpreters[-1] if interpreters else executable).descriptor,
             argv=argv,
@@ -237,26 +234,15 @@ def _read_shebang(executable: Held, interpreters: list[Held]) -> Shebang | None:
     return shebang
 
 
-def _claimed(receipt: bytes) -> tuple[int, str]:
-    """The user and the platform policy that the receipt's entry names: `verify_release` compares both."""
+def _claimed_uid(receipt: bytes) -> int:
+    """The user that the receipt's entry names: `verify_release` compares it with the artifact's."""
     try:
-        body: dict[str, Any] = parse_receipt(receipt).entry.body
+        uid = parse_receipt(receipt).entry.body.get("uid")
     except (MalformedError, VerificationError) as error:
         raise Denied(Code.EVIDENCE_INVALID, f"the receipt does not parse: {error}", _SEE_AGENT) from error
-    uid, platform = body.get("uid"), body.get("platform")
-    if type(uid) is not int or not isinstance(platform, dict):
-        raise Denied(Code.EVIDENCE_INVALID, "the receipt names no user or no platform policy", _SEE_AGENT)
-    return uid, str(platform.get("name"))
-
-
-def _require_writable_allowed(execution: Execution, trust: Trust, platform: str) -> None:
-    if execution.writable and trust.platforms[platform].writable != "copy":
-        raise Denied(
-            Code.IDENTITY_MISMATCH,
-            f"{min(execution.writable)} can be changed by others than root, which platform policy"
-            f" {platform!r} refuses",
-            "install it owned by root and writable by root only",
-        )
+    if type(uid) is not int:
+        raise Denied(Code.EVIDENCE_INVALID, "the receipt names no user", _SEE_AGENT)
+    return uid
 
 
 def _arguments(

@@ -238,9 +238,9 @@ class Server:
             on_end=self._running.discard,
         )
         self._running.add(running)
-        terminals = [descriptor for descriptor in command.stdio if is_terminal(descriptor)]
         slave = None
         try:
+            terminals = [descriptor for descriptor in command.stdio if is_terminal(descriptor)]
             if terminals:
                 # Looked at here, not believed: the command must never hold the requester's own terminal.
                 master, slave = open_terminal(terminals[0], command.user)
@@ -248,7 +248,7 @@ class Server:
                 command = replace(command, stdio=(stdin, stdout, stderr), terminal=slave)
             running.begin(self._spares.take(), command, master=master)
         except OSError as error:
-            running.cancel(f"no terminal or no process: {error.strerror}")
+            running.cancel(f"no stdio, terminal or process: {error.strerror}")
         finally:
             if slave is not None:
                 os.close(slave)

@@ -14,7 +14,11 @@ _WINSIZE_BYTES: Final = 8
 
 
 def is_terminal(descriptor: int) -> bool:
-    """Whether a requester's descriptor is a terminal. Only a character device is asked: a file need not answer."""
+    """Whether a requester's descriptor is a terminal. Only a character device is asked: a file need not answer.
+
+    Raises:
+        OSError: It does not say what it is: a file system that a user mounted (FUSE) may keep root out.
+    """
     return stat.S_ISCHR(os.fstat(descriptor).st_mode) and os.isatty(descriptor)
 
 
