@@ -184,7 +184,7 @@ def test_a_command_outlives_the_runner_and_its_end_is_found(fresh_bench: Bench, 
     send_frame(submitted.client, Kind.GO)
     pid = int(submitted.receive().fields(1)[0])
     bench.stop(signal.SIGKILL)
-    assert state(pid) == "S"
+    assert state(pid) not in ("", "Z")
     bench.start()
     assert " still_running=1 " in (bench.directory / "runner.log").read_text()
     assert not [item for item in bench.spool() if item["type"] == "execution.exit"]
