@@ -1,0 +1,127 @@
+"""At the limits of size: bounded time and memory for what is large, deep, wide or repetitive."""
+
+import contextlib
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.fuzz.table import TARGETS
+from tests.fuzz.valid import GRANTED, NOTE, STATEMENT
+from tests.world import b64
+
+MAX_S = 1.0
+MAX_FACTOR = (
+    80  # of an empty list in Python to the three bytes that are one in JSON: 64 and its place in another
+)
+KEEP = 4 << 20
+
+LIMITS = {
+    "parsed-json": 256 * 1024,
+    "artifact": 256 * 1024,
+    "statement": 256 * 1024,
+    # Half of what is allowed: the targets bring it into canonical form first, which costs as much again.
+    "authorities": 1 << 19,
+    "platform-policy": 1 << 19,
+    "entry": 65_535,
+    "quote-document": 64 * 1024,
+    "agent-answer": 2 << 20,
+    "agent-operation": 1 << 20,
+    "client-explanation": 2 << 20,
+    "runner-answers": 128 * 1024,
+    "note": 64 * 1024,
+    "proof": 256 * 1024,
+    "receipt": 256 * 1024,
+    "checkpoint": 64 * 1024,
+    "vkey": 64 * 1024,
+    "wire-fields": 2 << 20,
+    "client-request": 2 << 20,
+    "runner-request": 2 << 20,
+    "client-options": 1 << 20,
+    "entry-bundle": 1 << 20,
+    "configuration": 64 * 1024,
+    "keys-file": 64 * 1024,
+    "private-key": 64 * 1024,
+    "public-key": 64 * 1024,
+    "tpm-public": 64 * 1024,
+    "tpm-attest": 64 * 1024,
+    "pattern": 64 * 1024,
+    "pcr-text": 64 * 1024,
+    "base64": 256 * 1024,
+    "shebang": 64 * 1024,
+}
+
+
+def _filled(start: bytes, middle: bytes, end: bytes) -> Callable[[int], bytes]:
+    return lambda size: start + middle * ((size - len(start) - len(end)) // len(middle)) + end
+
+
+SHAPES: dict[str, Callable[[int], bytes]] = {
+    "nothing": lambda _: b"",
+    "zeros": bytes,
+    "ones": lambda size: b"\xff" * size,
+    "deep lists": lambda size: b"[" * size,
+    "deep objects": _filled(b"", b'{"a":', b""),
+    "deep, closed": lambda size: b"[" * (size // 2) + b"]" * (size // 2),
+    "empty lists": _filled(b"[", b"[],", b"0]"),
+    "empty objects": _filled(b"[", b"{},", b"0]"),
+    "members": lambda size: b"{" + b",".join(b'"%06x":0' % number for number in range(size // 12)) + b"}",
+    "one member again and again": _filled(b"{", b'"a":0,', b'"a":0}'),
+    "digits": _filled(b"", b"9", b""),
+    "escapes": _filled(b'"', b"\\u0041", b'"'),
+    "surrogates": _filled(b'"', b"\\ud800", b'"'),
+    "text": _filled(b'"', b"a", b'"'),
+    "emoji": _filled(b'"', "\U0001f600".encode(), b'"'),
+    "bidi marks": _filled(b'"', "\u202e".encode(), b'"'),
+    "lines": _filled(b"", b"\n", b""),
+    "spaces": _filled(b"", b" ", b""),
+    "signature lines": _filled(NOTE, "— a AAAAAAAA\n".encode(), b""),
+    "proof hashes": _filled(
+        b"c2sp.org/tlog-proof@v1\nindex 0\n", b64(bytes(32)).encode() + b"\n", b"\n" + NOTE
+    ),
+    "a receipt and more": _filled(GRANTED.receipt, b"x", b""),
+    "a payload": lambda size: (
+        b'{"payload":"%s","payloadType":"application/vnd.in-toto+json","signatures":[{"sig":""}]}'
+        % (b64(b"[" + b"[]," * ((size - 200) // 4) + b"0]").encode())
+    ),
+    "a statement with many arguments": lambda size: STATEMENT.replace(
+        b'"argv":[', b'"argv":[' + b'"",' * (size // 4)
+    ),
+    "a statement with many choices": lambda size: STATEMENT.replace(
+        b'"argv":[', b'"argv":[' + b'{"one_of":["a"]},' * (size // 20)
+    ),
+    "dots": _filled(b"a", b".a", b"=1"),
+    "tables": _filled(b"", b"[a.b]\n", b""),
+    "commas": _filled(b"sha256:0", b",1", b""),
+    "base64": _filled(b"", b"AAAA", b""),
+    "options": _filled(b"", b"--json\0", b"x"),
+}
+
+
+@pytest.fixture(autouse=True)
+def directory(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Targets write where they stand."""
+    monkeypatch.chdir(short_dir)
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_time_and_memory(name: str) -> None:
+    target = TARGETS[name]
+    with contextlib.suppress(*target.allowed):
+        target.run(next(iter(target.seeds())))  # what is made once, and kept
+    for shape, make in SHAPES.items():
+        for size in (LIMITS[name] - 64, LIMITS[name] + 1):
+            data = make(size)
+            started = time.thread_time()
+            with contextlib.suppress(*target.allowed):
+                target.run(data)
+            took_s = time.thread_time() - started
+            assert took_s < MAX_S, f"{shape}: {took_s:.2f} s"
+        tracemalloc.start()
+        with contextlib.suppress(*target.allowed):
+            target.run(data)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < KEEP + MAX_FACTOR * len(data), f"{shape}: {peak >> 20} MiB for {len(data)} bytes"
