@@ -36,6 +36,7 @@ _FIXED_FIELDS: Final = 4
 _STDIO: Final = 3
 _CWD, _EXECUTABLE, _REQUEST_FDS = 3, 4, 5
 MAX_FIELDS: Final = 65_536
+MAX_ARGV_BYTES: Final = 1 << 20  # its strings and a NUL after each
 MAX_CANDIDATES: Final = 8
 MAX_NEEDS: Final = 14  # of which each may bring a descriptor
 INLINE_BYTES: Final = 1 << 20  # hashed in about a millisecond
@@ -120,6 +121,9 @@ def _parse(frame: Frame, uid: int) -> _Asked:
         raise WireError(f"request: {error}") from error
     if mode not in ("exec", "check") or not argv or any("\0" in argument for argument in argv):
         raise WireError("request: expected exec or check, and a command")
+    size = sum(len(field) + 1 for field in fields[_FIXED_FIELDS:])
+    if size > MAX_ARGV_BYTES:
+        raise WireError(f"request: a command line of {size} bytes, the limit is {MAX_ARGV_BYTES}")
     if len(frame.descriptors) != _REQUEST_FDS:
         raise WireError(f"request: {len(frame.descriptors)} descriptors, expected {_REQUEST_FDS}")
     descriptors, frame.descriptors = frame.descriptors, []

@@ -29,6 +29,9 @@ Example:
   attestd exec -a ls.auth.json -- /bin/ls -l
 """
 
+# Of the command line: its strings and a NUL after each. The agent has the same limit.
+MAX_ARGV_BYTES = 1024 * 1024
+
 _WITH_VALUE = {
     "-a": "authorization",
     "--authorization": "authorization",
@@ -62,7 +65,7 @@ def parse(arguments: list[str]) -> Options:
         arguments: As in `sys.argv`, from the word `exec` or `check` on.
 
     Raises:
-        Ended: Unknown option, missing value, no command, or an argument that is not UTF-8.
+        Ended: Unknown option, missing value, no command, an argument that is not UTF-8, or more than 1 MiB of them.
     """
     options = Options(arguments[0])
     position = 1
@@ -101,6 +104,9 @@ def _command(options: Options, words: list[str]) -> list[bytes]:
         except UnicodeDecodeError:
             # Authorizations are JSON: what is not UTF-8 could neither be authorized nor recorded.
             raise _misuse(options, f"argument {number} of the command is not UTF-8") from None
+    size = sum([len(argument) + 1 for argument in argv])
+    if size > MAX_ARGV_BYTES:
+        raise _misuse(options, f"the command line has {size} bytes, the limit is {MAX_ARGV_BYTES}")
     return argv
 
 

@@ -16,8 +16,11 @@ from attestd.wire import MAX_PAYLOAD_BYTES, Frame, FrameReader, Kind, WireError,
 
 __all__ = ["exactly", "exit_status", "main", "receive", "shown"]
 
-MAX_NEEDS = 16
+# More than the needs of all artifacts that an agent considers at once, at 14 a question.
+MAX_QUESTIONS = 64
+MAX_NEEDS = 32
 DECISION_TIMEOUT_S = 120
+EXIT_PIPE = 141  # 128 + SIGPIPE, as other commands end whose reader went away
 DEFAULT_PATH = b"/bin:/usr/bin"  # what execvp(3) uses without PATH
 
 
@@ -38,15 +41,24 @@ def main(arguments: list[str]) -> int:
         options = parse(arguments)
         json = options.json
         if options.help:
-            posix.write(1, HELP.encode())
-            return 0
+            return _show_help()
         return _run(options)
     except Ended as end:
         ended = end
+    except Exception as error:  # noqa: BLE001 - the edge of the process: a bug is one line, never a traceback
+        ended = Ended(EXIT_INTERNAL, f"internal error: {type(error).__name__}: {error}", hint="report this")
     from attestd.client.report import report  # noqa: PLC0415 - only when something is to be said
 
     report(ended, json=json, to=1 if arguments[0] == "check" else 2)
     return ended.status
+
+
+def _show_help() -> int:
+    try:
+        posix.write(1, HELP.encode())
+    except OSError:  # closed or full: nobody's fault
+        return EXIT_PIPE
+    return 0
 
 
 def _run(options: Options) -> int:
@@ -107,7 +119,7 @@ def _await_decision(options: Options, sock: socket, reader: FrameReader) -> byte
         Ended: It denies.
         WireError: It does not speak the protocol.
     """
-    for _ in range(MAX_NEEDS):
+    for _ in range(MAX_QUESTIONS):
         frame = receive(reader)
         if frame.kind == Kind.DECISION:
             return _decided(options, frame)
@@ -115,7 +127,7 @@ def _await_decision(options: Options, sock: socket, reader: FrameReader) -> byte
             raise WireError(f"the agent sent {frame.kind!r} instead of a decision")
         from attestd.client.answer import answer  # noqa: PLC0415 - only scripts, inputs and passed variables
 
-        answer(sock, frame.fields(2 * MAX_NEEDS), options.argv)
+        answer(sock, frame.fields(MAX_NEEDS), options.argv)
     raise WireError("the agent never came to a decision")
 
 

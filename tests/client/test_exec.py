@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from attestd.client.run import main as run_main
 from attestd.wire import Frame, Kind, encode_fields, send_frame
 from tests.client.harness import FakeAgent, client_command, frames, run_client
 from tests.runner.harness import PATH, WAIT_S
@@ -278,13 +279,22 @@ def test_a_socket_path_that_is_too_long(tmp_path: Path) -> None:
     assert b"hint: use a shorter --state-dir" in done.stderr
 
 
-def test_a_request_that_is_too_large(agent: FakeAgent, tmp_path: Path) -> None:
+def test_a_command_line_that_is_too_large(agent: FakeAgent) -> None:
+    done = run(agent, "exec", "true", *["x" * 100_000] * 17)
+    assert done.returncode == 64
+    assert b"the limit is 1048576" in done.stderr
+
+
+def test_a_request_that_is_too_large(
+    agent: FakeAgent, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each part is within its limit, together they are not."""
     big = tmp_path / "big"
     big.write_bytes(b"x" * 256 * 1024)
-    done = run(agent, "exec", "-a", big, "--parent", big, "true", *["x" * 100_000] * 17)
-    assert done.returncode == 64
-    assert b"the limit is 2097152" in done.stderr
+    monkeypatch.setattr("attestd.client.run._signal.signal", lambda _number, _handler: None)
+    options = ["--state-dir", str(agent.state_dir), "-a", str(big), "--parent", str(big)]
+    assert run_main(["exec", *options, "true", *[""] * 500_000]) == 64
+    assert "the limit is 2097152" in capfd.readouterr().err
 
 
 def test_an_agent_that_never_decides(agent: FakeAgent) -> None:
@@ -422,3 +432,28 @@ def test_other_commands_take_the_long_way() -> None:
     assert b"Example:" in done.stdout
     assert b"--receipt FILE" in done.stdout
     assert os.linesep.encode() in done.stdout
+
+
+def test_help_for_a_reader_that_went_away() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            client_command("exec", "--help"), stdout=writer, stderr=subprocess.PIPE, check=False
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_bug_is_one_line(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> int:
+        raise KeyError("surprise")
+
+    monkeypatch.setattr("attestd.client.run._run", fail)
+    monkeypatch.setattr("attestd.client.run._signal.signal", lambda _number, _handler: None)
+    assert run_main(["exec", "true"]) == 70
+    assert capfd.readouterr().err.splitlines() == [
+        "attestd: internal error: KeyError: 'surprise'",
+        "attestd: hint: report this",
+    ]

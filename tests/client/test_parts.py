@@ -50,6 +50,7 @@ def test_help_wants_no_command() -> None:
         (["exec", "--json=1", "ls"], "unknown option --json=1"),
         (["exec", "-a"], "option -a needs a value"),
         (["exec", "ls", "\udcff"], "argument 1 of the command is not UTF-8"),
+        (["exec", "ls", *["x" * 1023] * 1024], "the command line has 1048579 bytes, the limit is 1048576"),
     ],
 )
 def test_misuse_is_64_and_points_to_the_help(arguments: list[str], words: str) -> None:
