@@ -166,12 +166,20 @@ class Configuration(Strict, frozen=True):
         tpm_deadline_s: How long one TPM command may take before the TPM counts as unavailable.
         evidence_interval_s: How often the agent takes fresh evidence on its own.
         max_batch: How many entries one checkpoint may seal.
+        disk_reserve_mb: Decisions are denied when less than this is free for the log, in MiB.
+        verify_interval_s: How often the agent verifies what was added to the log.
+        metrics_file: Where metrics are written for the node exporter's textfile collector; empty: nowhere.
+        metrics_address: `127.0.0.1:PORT`, where metrics are served over HTTP; empty: nowhere.
     """
 
     tpm: str = "embedded"
     tpm_deadline_s: Annotated[int, msgspec.Meta(ge=1, le=600)] = 10
     evidence_interval_s: Annotated[int, msgspec.Meta(ge=1, le=86_400)] = 30
     max_batch: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 256
+    disk_reserve_mb: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] = 64
+    verify_interval_s: Annotated[int, msgspec.Meta(ge=1, le=604_800)] = 3600
+    metrics_file: str = ""
+    metrics_address: str = ""
 
 
 def load_configuration(path: Path, environ: Mapping[str, str]) -> Configuration:
@@ -192,10 +200,11 @@ def load_configuration(path: Path, environ: Mapping[str, str]) -> Configuration:
         raise UsageError(f"{path}: over {MAX_CONFIGURATION_BYTES} bytes")
     try:
         values: dict[str, Any] = tomllib.loads(data.decode("utf-8"))
+        defaults = Configuration()
         for field in Configuration.__struct_fields__:
             text = environ.get(f"ATTESTD_{field.upper()}")
             if text is not None:
-                values[field] = text if field == "tpm" else int(text)
+                values[field] = text if isinstance(getattr(defaults, field), str) else int(text)
         return msgspec.convert(values, Configuration, strict=True)
     except (ValueError, msgspec.ValidationError, RecursionError) as error:
         raise UsageError(f"{path}: {error}") from error

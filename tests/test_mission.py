@@ -6,6 +6,7 @@ The last tests of this file hold all this together: no row can be forgotten, and
 """
 
 import ast
+import asyncio
 import contextlib
 import json
 import os
@@ -26,6 +27,7 @@ from typing import Any, Final
 import pytest
 
 from attestd.agent.clock import TrustedClock
+from attestd.agent.health import Health
 from attestd.appraisal.document import parse_quote, verify_document
 from attestd.appraisal.quote import appraise_quote
 from attestd.audit.store import LogStore
@@ -51,6 +53,7 @@ from attestd.tlog.checkpoint import BatchMode, parse_checkpoint
 from attestd.tlog.note import parse_note
 from attestd.tlog.proof import format_proof, parse_proof
 from attestd.tlog.tree import consistency_proof, leaf_hash, verify_consistency
+from tests.agent.sick import Sick, guess, sick_tpm
 from tests.host import Host, Logged, Result, wait_for
 from tests.world import (
     NOW,
@@ -173,9 +176,6 @@ WAITING: Final[Mapping[str, str]] = {
     "continuous_ended_on_lost_mesh": CONTINUOUS,
     "continuous_ended_as_the_authorization_says": CONTINUOUS,
     "condition_lease_is_valid": MESH,
-    "condition_log_has_disk_reserve": HARDENING,
-    "condition_tpm_has_no_lockout": HARDENING,
-    "condition_tpm_has_no_failed_self_test": HARDENING,
     "condition_no_maintenance_window": GOVERNANCE,
     "condition_no_freeze": GOVERNANCE,
 }
@@ -211,7 +211,6 @@ PARTIAL: Final[Mapping[str, tuple[str, str]]] = {
     "offline_governance_ancestry": (GOVERNANCE, "a signed root above the authorities"),
     "offline_runtime_integrity": (MEASURED, "event log and IMA list behind the PCRs"),
     "offline_lineage_continuity": (LINEAGE, "chains longer than parent and child"),
-    "condition_log_is_verified": (HARDENING, "verification that is repeated while the agent serves"),
 }
 
 PLAN = File("/srv/plan", digest(b"plan"))
@@ -221,6 +220,12 @@ SH = File("/usr/bin/sh", digest(b"sh"))
 @pytest.fixture
 def world() -> World:
     return World()
+
+
+@pytest.fixture
+def sick(swtpm_tcti: str) -> Iterator[tuple[Sick, Health]]:
+    with sick_tpm(swtpm_tcti) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -1231,9 +1236,8 @@ def test_condition_clock_is_trusted(world: World) -> None:
 
 
 def test_condition_log_is_verified() -> None:
-    """The agent verifies the whole log when it starts: one changed byte in an old entry, and it serves no more.
-
-    Waits for hardening and operation of the host: verification that is repeated while the agent serves.
+    """The agent verifies the whole log when it starts, and again while it serves: one changed byte in an old entry,
+    and it serves no more.
     """
     with Host.create() as stopped:
         host = stopped.start()
@@ -1247,6 +1251,47 @@ def test_condition_log_is_verified() -> None:
         host.start(wait=False).wait_ended()
         assert "the audit log does not verify" in host.agent_log
         said(host.exec("/bin/true", authorization=artifact), Code.AGENT_UNAVAILABLE, status=69)
+        force(host.layout.log, another, "0" * 64, host.id)
+        host.start(env={"ATTESTD_VERIFY_INTERVAL_S": "1"})
+        wait_for("the log is verified", lambda: host.status()["log"]["verified"].get("size"))
+        force(host.layout.log, "DELETE FROM charges WHERE n = ?", 1)
+        assert host.wait_ended() == 1
+        said(host.exec("/bin/true", authorization=artifact), Code.AGENT_UNAVAILABLE, status=69)
+
+
+def test_condition_log_has_disk_reserve(world: World) -> None:
+    """While the log's file system has less than the reserve, everything is denied, and that is still sealed."""
+    with Host.create() as stopped:
+        host = stopped.start(env={"ATTESTD_DISK_RESERVE_MB": str(1 << 20)})
+        artifact = host.issue("/bin/true")
+        said(host.exec("/bin/true", authorization=artifact), Code.AUDIT_UNAVAILABLE, status=69)
+        assert last(host, EntryType.DECISION_DENY).body["code"] == Code.AUDIT_UNAVAILABLE
+    full = Denial(Code.AUDIT_UNAVAILABLE, "the disk is full", "make room")
+    conditions = {**world.context().conditions, "log": full}
+    denies(world.request(), world.context(conditions=conditions), Code.AUDIT_UNAVAILABLE, "conditions")
+
+
+def test_condition_tpm_has_no_lockout(world: World, sick: tuple[Sick, Health]) -> None:
+    """Somebody guesses auth values: our keys would work on in lockout, but nothing is released until it is over."""
+    _, health = sick
+    asyncio.run(health.poll())
+    assert health.tpm() is None
+    health._port.other(lambda tpm: guess(tpm, 4)).result()
+    asyncio.run(health.poll())
+    conditions = {**world.context().conditions, "tpm": health.tpm()}
+    denies(world.request(), world.context(conditions=conditions), Code.TPM_UNAVAILABLE, "conditions")
+
+
+def test_condition_tpm_has_no_failed_self_test(world: World, sick: tuple[Sick, Health]) -> None:
+    """A TPM that failed its self test answers next to nothing, and says so itself."""
+    tpm, health = sick
+    tpm.self_test = 0x101
+    asyncio.run(health.poll())
+    conditions = {**world.context().conditions, "tpm": health.tpm()}
+    denies(world.request(), world.context(conditions=conditions), Code.TPM_UNAVAILABLE, "conditions")
+    tpm.self_test = None
+    asyncio.run(health.poll())
+    assert health.tpm() is None
 
 
 # --- no row is forgotten, none waits elsewhere ---------------------------------------------------------------------

@@ -10,13 +10,16 @@ from typing import Any
 from attestd.agent.clock import TrustedClock
 from attestd.agent.core import Core
 from attestd.agent.evidence import EvidenceKeeper
+from attestd.agent.health import Health
 from attestd.agent.installed import InstalledArtifacts
 from attestd.agent.keystore import load_keys
+from attestd.agent.metrics import Metrics
 from attestd.agent.provision import trust_owners
 from attestd.agent.runner_link import RunnerLink
 from attestd.agent.sealing import SealService
 from attestd.agent.tpm_access import TpmAccess
 from attestd.agent.tpm_port import TpmPort
+from attestd.agent.verification import LogVerification
 from attestd.audit.recover import Recovery, recover
 from attestd.audit.seal import Sealer, SealResult
 from attestd.audit.store import LogStore
@@ -40,12 +43,10 @@ class Assembled:
 
     Attributes:
         core: Its parts.
-        keys: The keys that seal its log.
         recovery: What the start-up checks found; its voids are still to be made.
     """
 
     core: Core
-    keys: LogKeys
     recovery: Recovery
 
 
@@ -69,10 +70,13 @@ async def assembled(
         RollbackError: The log contradicts its TPM; nothing was changed.
         StoreError, TpmError, UsageError, VerificationError, MalformedError: It cannot start.
     """
-    access = TpmAccess(configuration, layout)
+    metrics = Metrics()
+    access = TpmAccess(configuration, layout, observe=metrics.tpm_command)
     owner = TpmOwner(_opener(access, layout))  # Blocks the loop for a moment: nothing is served yet.
     try:
-        async with _opened(layout, configuration, log, owner, on_unreleased) as agent:
+        async with _opened(
+            layout, configuration, log, owner, metrics=metrics, on_unreleased=on_unreleased
+        ) as agent:
             yield agent
     finally:
         owner.close()
@@ -102,6 +106,8 @@ async def _opened(
     configuration: Configuration,
     log: logging.Logger,
     owner: TpmOwner,
+    *,
+    metrics: Metrics,
     on_unreleased: Callable[[int], None],
 ) -> AsyncIterator[Assembled]:
     async with contextlib.AsyncExitStack() as stack:
@@ -138,6 +144,7 @@ async def _opened(
             now=lambda: clock.read().now,
             boot=boot_id(),
             on_sealed=on_sealed,
+            metrics=metrics,
         )
         core = Core(
             layout=layout,
@@ -148,6 +155,15 @@ async def _opened(
             store=reader,
             seals=seals,
             evidence=evidence,
+            health=Health(port, directory=layout.agent, reserve=configuration.disk_reserve_mb << 20),
+            verification=LogVerification(
+                str(layout.log),
+                keys,
+                interval_s=float(configuration.verify_interval_s),
+                now=lambda: clock.read().now,
+                log=log,
+            ),
+            metrics=metrics,
             clock=clock,
             runner=RunnerLink(layout.runner_socket),
             installed=InstalledArtifacts(layout.authorizations),
@@ -155,7 +171,7 @@ async def _opened(
         )
         seals.start()
         stack.push_async_callback(asyncio.to_thread, seals.stop)
-        yield Assembled(core, keys, recovery)
+        yield Assembled(core, recovery)
 
 
 def _later(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments: Any) -> None:

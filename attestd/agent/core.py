@@ -11,10 +11,13 @@ from typing import Any, Final
 from attestd.agent.clock import TrustedClock
 from attestd.agent.denials import DenialMeter
 from attestd.agent.evidence import EvidenceKeeper
+from attestd.agent.health import Health
 from attestd.agent.installed import InstalledArtifacts
+from attestd.agent.metrics import Metrics
 from attestd.agent.runner_link import SPOOL_MAX, RunnerLink, Spooled
 from attestd.agent.sealing import Receipt, SealService
 from attestd.agent.tpm_port import TpmPort
+from attestd.agent.verification import LogVerification
 from attestd.appraisal.quote import Appraisal
 from attestd.audit.recover import void_body
 from attestd.audit.seal import Pending
@@ -53,7 +56,7 @@ class Core:
         runner_info: What the runner said of itself last; empty until it did.
         runner_lost: It does not answer now. What it said stays: which user it can become decides a check of its own.
         releases: Executions handed to the runner since the start.
-        verified: How far the log was verified last, when, and what was wrong with it.
+        verification: Verifies the log in the background.
     """
 
     layout: Layout
@@ -64,6 +67,9 @@ class Core:
     store: LogStore
     seals: SealService
     evidence: EvidenceKeeper
+    health: Health
+    verification: LogVerification
+    metrics: Metrics
     clock: TrustedClock
     runner: RunnerLink
     installed: InstalledArtifacts
@@ -73,7 +79,6 @@ class Core:
     runner_info: dict[str, Any] = field(default_factory=dict)
     runner_lost: bool = False
     releases: int = 0
-    verified: dict[str, Any] = field(default_factory=dict)
     _governance: str = ""
     _to_void: dict[int, str] = field(default_factory=dict)
 
@@ -99,14 +104,23 @@ class Core:
             now=moment.now,
             appraisals=self.evidence.latest(),
             mesh=Mesh(verifiers=0, witnesses=0),
-            conditions={
-                "clock": moment.denial,
-                "log": self._log_condition(),
-                "tpm": self._tpm_condition(),
-                "runner": self._runner_condition(),
-            },
+            conditions=self.conditions(),
             uses=self.store.uses,
         )
+
+    def conditions(self) -> dict[str, Denial | None]:
+        """The operational trust conditions by name; None: it holds."""
+        return {
+            "clock": self.clock.read().denial,
+            "log": self._log_condition(),
+            "tpm": self.health.tpm(),
+            "runner": self._runner_condition(),
+        }
+
+    @property
+    def runner_up(self) -> bool:
+        """Whether the runner answered last."""
+        return bool(self.runner_info) and not self.runner_lost
 
     async def refresh_evidence(self, statement: Statement | None) -> None:
         """Takes evidence for the platform policy that an artifact names, unless there is fresh one."""
@@ -196,21 +210,14 @@ class Core:
         return await self.seal(Pending(type_, item.body, spooled=self._spool_id(item)), lazy=lazy)
 
     def _log_condition(self) -> Denial | None:
-        problem = self.seals.fatal or self.verified.get("problem")
+        last = self.verification.last
+        problem = self.seals.fatal or (last.problem if last else None)
         if problem is None:
-            return None
+            return self.health.disk()
         return Denial(Code.AUDIT_UNAVAILABLE, f"the audit log is not sound: {problem}", "see attestd doctor")
 
-    def _tpm_condition(self) -> Denial | None:
-        wedged = self.port.owner.wedged_s
-        if not wedged:
-            return None
-        return Denial(
-            Code.TPM_UNAVAILABLE, f"the TPM has not answered for {wedged:.0f} s", "see attestd doctor"
-        )
-
     def _runner_condition(self) -> Denial | None:
-        if self.runner_info and not self.runner_lost:
+        if self.runner_up:
             return None
         return Denial(
             Code.AGENT_UNAVAILABLE,

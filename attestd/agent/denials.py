@@ -57,6 +57,11 @@ class DenialMeter:
         due, self._aggregated = self._aggregated, {}
         return [{"uid": uid, "codes": dict(sorted(codes.items()))} for uid, codes in sorted(due.items())]
 
+    @property
+    def waiting(self) -> int:
+        """How many aggregated denials are not sealed yet."""
+        return sum(sum(codes.values()) for codes in self._aggregated.values())
+
     def restore(self, body: dict[str, Any]) -> None:
         """Takes back what could not be sealed."""
         self._aggregated.setdefault(body["uid"], Counter()).update(body["codes"])

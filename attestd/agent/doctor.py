@@ -4,11 +4,11 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from attestd.agent.ask import AgentSocket
+from attestd.agent.findings import Examined, of_status, room
 from attestd.agent.measured import quote_now
 from attestd.agent.provision import trust_owners
 from attestd.agent.records import open_own_log
@@ -17,30 +17,12 @@ from attestd.audit.offline import log_keys
 from attestd.client.where import MAX_SOCKET_PATH_BYTES
 from attestd.distribution.local import load_trust
 from attestd.errors import AgentError, AttestdError
-from attestd.paths import Layout
-from attestd.strict import parse_time
+from attestd.paths import Layout, load_configuration
 from attestd.tlog.note import parse_note
 
-__all__ = ["Examined", "examine"]
+__all__ = ["examine"]
 
-DISK_RESERVE: Final = 256 << 20
-EXPIRES_SOON: Final = timedelta(days=30)
 _START: Final = "attestd serve starts it (as a service: systemctl start attestd)"
-
-
-@dataclass(frozen=True)
-class Examined:
-    """One thing that was looked at.
-
-    Attributes:
-        area: Which.
-        found: What was found, one sentence.
-        remedy: What to do about it; None: it is healthy.
-    """
-
-    area: str
-    found: str
-    remedy: str | None = None
 
 
 def examine(layout: Layout, agent: AgentSocket) -> list[Examined]:
@@ -71,7 +53,7 @@ def examine(layout: Layout, agent: AgentSocket) -> list[Examined]:
     except AttestdError as error:
         found.append(Examined("agent", str(error), "see the line itself"))
     if status is not None:
-        found += _of_status(status)
+        found += of_status(status, now=datetime.now(UTC))
         found += _guarded("platform", lambda: _platforms(layout, agent))
     found += _guarded("trust", lambda: _trust(layout))
     found += _guarded("log", lambda: _log(layout, verified_by_agent=status is not None))
@@ -102,64 +84,6 @@ _REMEDIES: Final = {
 }
 
 
-def _of_status(status: Mapping[str, Any]) -> Iterator[Examined]:
-    agent, runner, clock = status["agent"], status["runner"], status["clock"]
-    yield Examined("agent", f"version {agent['version']} answers, pid {agent['pid']}")
-    if not runner:
-        yield Examined(
-            "runner", "does not answer", "systemctl start attestd-runner, or start attestd serve again"
-        )
-    elif runner["version"] != agent["version"]:
-        yield Examined(
-            "runner",
-            f"is of version {runner['version']}, the agent of {agent['version']}",
-            "restart the runner when nothing runs under it",
-        )
-    else:
-        yield Examined("runner", f"answers, pid {runner['pid']}, isolation {runner['isolation']}")
-    yield from _tpm(status["tpm"])
-    yield from _governance(status)
-    yield _audit(status["log"])
-    if clock["problem"]:
-        yield Examined(
-            "clock", clock["problem"], "set the clock; if the jump is real: attestd doctor --accept-clock"
-        )
-    else:
-        yield Examined("clock", f"trusted, {clock['trusted']}")
-    for name, problem in status["conditions"].items():
-        if problem and name not in ("clock", "runner"):
-            yield Examined(name, f"{problem['code']}: {problem['sentence']}", problem["hint"])
-
-
-def _tpm(tpm: Mapping[str, Any]) -> Iterator[Examined]:
-    if "error" in tpm:
-        yield Examined(
-            "TPM", tpm["error"], "look at what else uses it (fuser /dev/tpmrm0), then restart the agent"
-        )
-        return
-    failures = f"{tpm['lockout_counter']} of {tpm['max_auth_fail']} failed authorizations"
-    if tpm["in_lockout"]:
-        yield Examined("TPM", f"in lockout: {failures}", "wait, or tpm2_dictionarylockout --clear-lockout")
-    else:
-        yield Examined("TPM", f"{tpm['manufacturer']} {tpm['vendor']}, {failures}")
-
-
-def _governance(status: Mapping[str, Any]) -> Iterator[Examined]:
-    governance = status["governance"]
-    if "error" in governance:
-        yield Examined("governance", governance["error"], _REMEDIES["trust"])
-        return
-    until = governance["host_record_until"]
-    if until is None:
-        yield Examined("governance", "has no record of this host", "enrol it again: attestd init")
-    elif parse_time(until) - datetime.now(UTC) < EXPIRES_SOON:
-        yield Examined(
-            "governance", f"this host is enrolled until {until} only", "enrol it again: attestd init"
-        )
-    else:
-        yield Examined("governance", f"version {governance['version']}, enrolled until {until}")
-
-
 def _platforms(layout: Layout, agent: AgentSocket) -> Iterator[Examined]:
     """By a quote of this moment: the agent's evidence is some seconds old."""
     trust = load_trust(layout.trust, owners=trust_owners(layout))
@@ -179,14 +103,6 @@ def _platforms(layout: Layout, agent: AgentSocket) -> Iterator[Examined]:
             yield Examined(f"platform {name}", "; ".join(found.findings), _REMEDIES["platform"])
 
 
-def _audit(log: Mapping[str, Any]) -> Examined:
-    problem = log["fatal"] or (log["verified"] or {}).get("problem")
-    if problem:
-        return Examined("audit log", problem, _REMEDIES["log"])
-    verified = f"verified up to entry {log['verified']['size'] - 1}" if log["verified"] else "being verified"
-    return Examined("audit log", f"{log['size']} entries, {verified}")
-
-
 def _trust(layout: Layout) -> Iterator[Examined]:
     trust = load_trust(layout.trust, owners=trust_owners(layout))
     yield Examined("trust directory", f"{layout.trust} verifies, governance version {trust.version}")
@@ -200,17 +116,12 @@ def _trust(layout: Layout) -> Iterator[Examined]:
 
 
 def _log(layout: Layout, *, verified_by_agent: bool) -> Iterator[Examined]:
-    free = shutil.disk_usage(layout.agent).free
-    if free < DISK_RESERVE:
-        yield Examined(
-            "disk",
-            f"{free >> 20} MiB are free at {layout.agent}, expected at least {DISK_RESERVE >> 20}",
-            "make room: a log that cannot grow releases nothing",
-        )
     if verified_by_agent:
         return
     if os.path.exists(layout.log) and not os.access(layout.log, os.R_OK, effective_ids=True):
         return  # Not for this user to look at.
+    reserve = load_configuration(layout.configuration, os.environ).disk_reserve_mb << 20
+    yield room(shutil.disk_usage(layout.agent).free, reserve)
     if not layout.log.exists():
         yield Examined("log", f"{layout.log} does not exist", "initialise this host: attestd init")
         return

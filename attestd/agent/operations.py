@@ -83,6 +83,7 @@ async def _status(core: Core, uid: int, _: dict[str, Any]) -> dict[str, Any]:
         )
         tpm: dict[str, Any] = asdict(properties)
         tpm["firmware"] = f"{properties.firmware:016x}"
+        tpm["self_test"] = core.health.self_test_failure
     except AttestdError as error:
         tpm = {"error": str(error)}
     # After the TPM's counter: a batch is committed before it is counted, so the log is never behind.
@@ -107,13 +108,15 @@ async def _status(core: Core, uid: int, _: dict[str, Any]) -> dict[str, Any]:
             "counter": f"{last.counter:016x}" if last else None,
             "tpm_counter": None if tpm_counter is None else f"{tpm_counter:016x}",
             "fatal": str(core.seals.fatal) if core.seals.fatal else None,
-            "verified": core.verified,
+            "verified": _verified(core),
+            "verifying": core.verification.progress,
             "path": str(core.layout.log),
         },
         "governance": {"error": trust.sentence}
         if isinstance(trust, Denial)
         else _governance(trust, core.host),
         "platforms": {name: _appraisal(found) for name, found in core.evidence.latest().items()},
+        "disk": {"free": core.health.free(), "reserve": core.health.reserve},
         "clock": {
             "trusted": format_time(moment.now),
             "problem": moment.denial.sentence if moment.denial else None,
@@ -122,8 +125,20 @@ async def _status(core: Core, uid: int, _: dict[str, Any]) -> dict[str, Any]:
             name: None
             if denial is None
             else {"code": denial.code, "sentence": denial.sentence, "hint": denial.hint}
-            for name, denial in core.context().conditions.items()
+            for name, denial in core.conditions().items()
         },
+    }
+
+
+def _verified(core: Core) -> dict[str, Any]:
+    last = core.verification.last
+    if last is None:
+        return {}
+    return {
+        "size": last.size,
+        "time": format_time(last.time),
+        "full": last.full,
+        "problem": last.problem,
     }
 
 
@@ -134,6 +149,11 @@ def _governance(trust: Trust, host: str) -> dict[str, Any]:
         "digest": trust.digest,
         "epoch": trust.revocations.epoch,
         "platforms": {name: policy.version for name, policy in trust.platforms.items()},
+        "platforms_until": {
+            name: format_time(policy.valid_until)
+            for name, policy in trust.platforms.items()
+            if policy.valid_until is not None
+        },
         "tier": record.tier if record else None,
         "userspace": record.userspace if record else None,
         "host_record_until": format_time(record.not_after) if record else None,

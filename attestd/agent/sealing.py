@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
+from attestd.agent.metrics import Metrics
 from attestd.agent.tpm_port import TpmPort
 from attestd.audit.seal import Pending, Sealed, Sealer, SealResult
 from attestd.codes import Code, Denial
@@ -60,6 +61,7 @@ class SealService:
         now: Callable[[], datetime],
         boot: str,
         on_sealed: Callable[[SealResult], None],
+        metrics: Metrics | None = None,
     ) -> None:
         """Takes over a sealer; `start` starts it.
 
@@ -70,9 +72,11 @@ class SealService:
             now: Trusted time.
             boot: The boot id.
             on_sealed: Called in the sealing thread after each batch, before anyone gets a receipt of it.
+            metrics: Where batches are counted; None: nowhere else.
         """
         self._sealer, self._port, self._max_batch = sealer, port, max_batch
         self._now, self._boot, self._on_sealed = now, boot, on_sealed
+        self._metrics = metrics or Metrics()
         self._urgent: deque[_Waiting] = deque()
         self._lazy: deque[_Waiting] = deque()
         self._lazy_due = math.inf
@@ -89,6 +93,11 @@ class SealService:
     def fatal(self) -> RollbackError | None:
         """Why nothing can be sealed any more, if so: the log contradicts its TPM."""
         return self._fatal
+
+    @property
+    def waiting(self) -> int:
+        """How many entries wait to be sealed."""
+        return len(self._urgent) + len(self._lazy)
 
     def submit(
         self,
@@ -166,9 +175,11 @@ class SealService:
 
     def _seal(self, batch: Sequence[_Waiting]) -> None:
         named = next((item for item in batch if item.platform), None)
+        pendings, start = [item.pending for item in batch], time.monotonic()
         try:
             self._port.expect(named.platform if named else None, named.approval if named else None)
-            result = self._sealer.seal([item.pending for item in batch], now=self._now(), boot=self._boot)
+            result = self._sealer.seal(pendings, now=self._now(), boot=self._boot)
+            self._metrics.sealed(pendings, result, time.monotonic() - start)
             self._on_sealed(result)
         except AttestdError as error:
             self._fail(batch, error)
@@ -179,6 +190,7 @@ class SealService:
                 item.future.set_result(Receipt(result.sealed[index], result, index))
 
     def _fail(self, batch: Sequence[_Waiting], error: AttestdError) -> None:
+        self._metrics.seal_failed()
         if isinstance(error, RollbackError):
             with self._changed:
                 self._fatal = error

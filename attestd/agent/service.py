@@ -20,19 +20,19 @@ import attestd
 from attestd.account import acting_as, agent_account, become
 from attestd.agent.assemble import assembled
 from attestd.agent.core import Core
+from attestd.agent.exposition import WRITE_S, parse_address, serving_metrics, write_metrics
+from attestd.agent.health import POLL_S
 from attestd.agent.runner_link import RunnerError
 from attestd.agent.server import Server
 from attestd.audit.recover import Recovery, unsettled_allows
 from attestd.audit.seal import Pending
 from attestd.audit.store import LogStore
-from attestd.audit.verify import verify_log
 from attestd.errors import AttestdError, RollbackError, StoreError, UsageError
 from attestd.journal import event
-from attestd.lineage.checkpoint import LogKeys
 from attestd.lineage.entry import EntryType
 from attestd.paths import Configuration, Layout, make_directory
 from attestd.service_manager import inherited_listener, notify, watchdog_interval_s
-from attestd.strict import format_time, format_time_us
+from attestd.strict import format_time_us
 
 __all__ = ["serve"]
 
@@ -54,6 +54,8 @@ def serve(layout: Layout, configuration: Configuration, log: logging.Logger) -> 
         StoreError, TpmError, UsageError, VerificationError, MalformedError: It cannot start; the message says why.
     """
     layout.require_short_sockets()
+    if configuration.metrics_address:
+        parse_address(configuration.metrics_address)
     account = agent_account(layout)
     if layout.agent_user is not None and os.geteuid() == 0 and account is None:
         log.warning(event("agent.runs_as_root", missing_user=layout.agent_user))
@@ -158,7 +160,7 @@ class _Service:
                 self.layout, self.configuration, self.log, on_unreleased=self._on_unreleased
             ) as agent:
                 self.core = agent.core
-                await self._serve(agent.core, agent.keys, agent.recovery)
+                await self._serve(agent.core, agent.recovery)
         finally:
             await self._end_tasks()
 
@@ -167,7 +169,7 @@ class _Service:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
-    async def _serve(self, core: Core, keys: LogKeys, recovery: Recovery) -> None:
+    async def _serve(self, core: Core, recovery: Recovery) -> None:
         core.runner_info = await core.runner.info()
         await core.note_governance()
         await core.drain_spool()
@@ -182,9 +184,11 @@ class _Service:
             self._every(DENIALS_S, core.flush_denials),
             self._every(float(self.configuration.evidence_interval_s), functools.partial(_refresh, core)),
             self._watchdog(core),
-            self._verify(core, keys),
+            self._verify(core),
+            self._every(POLL_S, core.health.poll),
         ):
             self._spawn(job)
+        self._expose(core)
         self.log.info(
             event(
                 "agent.ready", host=core.host, log=core.store.log_id, entries=core.store.size, pid=os.getpid()
@@ -202,6 +206,14 @@ class _Service:
             await core.drain_spool()
         await core.flush_denials()
         await core.seal(Pending(EntryType.AGENT_STOP, {"releases": core.releases}))
+
+    def _expose(self, core: Core) -> None:
+        """Metrics, where the configuration asks for them."""
+        if self.configuration.metrics_file:
+            path = Path(self.configuration.metrics_file)
+            self._spawn(self._every(WRITE_S, functools.partial(write_metrics, path, core)))
+        if self.configuration.metrics_address:
+            self._spawn(self._metrics(core))
 
     async def _settle(self, core: Core, recovery: Recovery) -> None:
         """Allows that a crash left between sealing and release are burned at the runner, and recorded as void."""
@@ -246,21 +258,19 @@ class _Service:
                 notify("WATCHDOG=1")
             await asyncio.sleep(interval)
 
-    async def _verify(self, core: Core, keys: LogKeys) -> None:
-        """The full tree is verified in the background; a log that does not verify ends the agent."""
+    async def _verify(self, core: Core) -> None:
+        """The log is verified in the background, again and again; if it does not verify, that ends the agent."""
+        self.unsound = await core.verification.run()
+        self.log.critical(event("log.unsound", error=f"the audit log does not verify: {self.unsound}"))
+        self.stopping.set()
+
+    async def _metrics(self, core: Core) -> None:
+        """Metrics over HTTP, for as long as the agent serves."""
         try:
-            report = await asyncio.to_thread(verify_log, str(self.layout.log), keys)
-            core.verified = {"size": report.size, "time": format_time(core.now()), "problem": None}
-        except AttestdError as error:
-            core.verified = {"size": 0, "time": format_time(core.now()), "problem": str(error)}
-            self.log.critical(event("log.unsound", error=f"the audit log does not verify: {error}"))
-            if isinstance(error, RollbackError):
-                self.unsound = error
-                self.stopping.set()
-        except Exception as error:  # not verified, for whatever reason: nothing is released
-            problem = f"its verification failed ({type(error).__name__})"
-            core.verified = {"size": 0, "time": format_time(core.now()), "problem": problem}
-            self.log.exception(event("job.failed"))
+            async with serving_metrics(self.configuration.metrics_address, core):
+                await asyncio.Event().wait()
+        except StoreError as error:
+            self.log.warning(event("metrics.not_served", error=error))
 
     async def _every(self, interval_s: float, job: Callable[[], Coroutine[Any, Any, None]]) -> None:
         while True:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from attestd.paths import Configuration, Layout
 from attestd.tpm.device import Tpm
 from attestd.tpm.embedded import EmbeddedTpm
+from attestd.tpm.timed import Observe
 
 __all__ = ["EMBEDDED", "TpmAccess"]
 
@@ -14,8 +15,11 @@ EMBEDDED = "embedded"
 class TpmAccess:
     """How to reach the TPM; the embedded one is started where it does not run."""
 
-    def __init__(self, configuration: Configuration, layout: Layout) -> None:
-        """Reads the configuration; does nothing yet."""
+    def __init__(
+        self, configuration: Configuration, layout: Layout, *, observe: Observe | None = None
+    ) -> None:
+        """Reads the configuration; does nothing yet. `observe`: see `Tpm`."""
+        self._observe = observe
         self._tcti = configuration.tpm
         self.embedded = EmbeddedTpm(layout.tpm) if configuration.tpm == EMBEDDED else None
 
@@ -24,8 +28,8 @@ class TpmAccess:
 
         def connect() -> Tpm:
             if self.embedded is None:
-                return Tpm(self._tcti)
+                return Tpm(self._tcti, observe=self._observe)
             self.embedded.start()
-            return self.embedded.open()
+            return self.embedded.open(observe=self._observe)
 
         return connect

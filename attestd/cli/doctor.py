@@ -5,7 +5,8 @@ from typing import Final
 import click
 
 from attestd.agent.ask import AgentSocket
-from attestd.agent.doctor import Examined, examine
+from attestd.agent.doctor import examine
+from attestd.agent.findings import Examined
 from attestd.cli.base import Command, json_option, state_dir_option
 from attestd.cli.output import BAD, GOOD, Output, counted, mark, text
 from attestd.paths import find_client_layout

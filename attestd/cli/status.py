@@ -30,7 +30,7 @@ def status_command(*, state_dir: str | None, as_json: bool) -> None:
     _show_agent(output, status)
     _show_platform(output, status)
     _show_tpm(output, status["tpm"])
-    _show_log(output, status["log"])
+    _show_log(output, status["log"], status["disk"])
 
 
 def _show_agent(output: Output, status: Mapping[str, Any]) -> None:
@@ -96,6 +96,7 @@ def _show_tpm(output: Output, tpm: Mapping[str, Any]) -> None:
         [
             ("made by", f"{tpm['manufacturer']} {tpm['vendor']}, firmware {tpm['firmware']}"),
             ("lockout", text(f"LOCKED OUT, {lockout}", BAD) if tpm["in_lockout"] else lockout),
+            ("self test", text(tpm["self_test"], BAD) if tpm["self_test"] else "did not fail"),
             ("clock", f"{tpm['clock_ms']} ms, reset {tpm['reset_count']}, restart {tpm['restart_count']}"),
             ("free", f"{tpm['transient_free']} object slots, {tpm['sessions_free']} session slots"),
             ("NV", f"{tpm['nv_indices']} indices, room for {tpm['nv_counters_free']} counters"),
@@ -103,9 +104,12 @@ def _show_tpm(output: Output, tpm: Mapping[str, Any]) -> None:
     )
 
 
-def _show_log(output: Output, log: Mapping[str, Any]) -> None:
+def _show_log(output: Output, log: Mapping[str, Any], disk: Mapping[str, int]) -> None:
     verified = log["verified"]
-    if not verified:
+    if log["verifying"]:
+        done, total = log["verifying"]
+        state = text(f"being verified: {done} of {total} entries", DIM)
+    elif not verified:
         state = text("verification is under way", DIM)
     elif verified["problem"]:
         state = text(verified["problem"], BAD)
@@ -118,6 +122,12 @@ def _show_log(output: Output, log: Mapping[str, Any]) -> None:
             ("file", log["path"]),
             ("entries", f"{log['size']}, the last of {log['last_time']}, mode {log['last_mode']}"),
             ("counter", f"{log['counter']} in the log, {log.get('tpm_counter') or 'unknown'} in the TPM"),
+            ("room", _room(disk["free"], disk["reserve"])),
             ("soundness", state if not log["fatal"] else text(log["fatal"], BAD)),
         ]
     )
+
+
+def _room(free: int, reserve: int) -> Text:
+    words = f"{free >> 20} MiB free, reserve {reserve >> 20} MiB"
+    return text(words) if free >= reserve else text(f"{words}: every decision is denied", BAD)

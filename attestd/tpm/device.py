@@ -12,6 +12,7 @@ from attestd.tcg.pcr import PcrSelection, marshal_selections
 from attestd.tcg.public import parse_public
 from attestd.tpm import capabilities, nv
 from attestd.tpm._channel import Channel, Transport
+from attestd.tpm._codes import Rc, base, error_of
 from attestd.tpm._commands import Answer, Cc, password, sized, u16, u32
 from attestd.tpm._tcti import Tcti
 from attestd.tpm.capabilities import TpmProperties, read_properties
@@ -26,6 +27,7 @@ from attestd.tpm.keys import (
     signed_structure,
 )
 from attestd.tpm.release import Armed, ReleaseApproval, arm, sign_release
+from attestd.tpm.timed import Observe, TimedTransport
 
 __all__ = ["Tpm"]
 
@@ -44,7 +46,12 @@ class Tpm:
     """
 
     def __init__(
-        self, tcti: str | Transport, *, exclusive: bool = False, on_close: Callable[[], None] | None = None
+        self,
+        tcti: str | Transport,
+        *,
+        exclusive: bool = False,
+        on_close: Callable[[], None] | None = None,
+        observe: Observe | None = None,
     ) -> None:
         """Connects.
 
@@ -54,12 +61,14 @@ class Tpm:
             exclusive: The TPM is ours alone and has no resource manager: flushes what a predecessor that was
                 killed left loaded. Never for a TPM with other users.
             on_close: Called once, when the connection is closed.
+            observe: Gets the name of each command, and how many seconds it took.
 
         Raises:
             UsageError: Not a TCTI string.
             TpmUnavailableError: There is no TPM at its end.
         """
-        self._channel = Channel(Tcti(tcti) if isinstance(tcti, str) else tcti)
+        transport = Tcti(tcti) if isinstance(tcti, str) else tcti
+        self._channel = Channel(transport if observe is None else TimedTransport(transport, observe))
         self._on_close = on_close
         self._ak: LoadedKey | None = None
         self._release: LoadedKey | None = None
@@ -360,6 +369,19 @@ class Tpm:
             TpmUnavailableError: It fails, and is now in failure mode.
         """
         self._channel.run(Cc.SELF_TEST, params=_FULL_TEST)
+
+    def require_tested(self) -> None:
+        """Asks for the outcome of the self test (Part 3, 10.4 TPM2_GetTestResult); works in failure mode as well.
+
+        Raises:
+            TpmUnavailableError: It failed: the TPM is in failure mode.
+            TpmError: Any other outcome than success, or that tests are still to be made.
+        """
+        answer = self._channel.run(Cc.GET_TEST_RESULT)
+        answer.sized()  # the manufacturer's own words, of no known form
+        code = answer.number(4)
+        if code and base(code) not in (Rc.TESTING, Rc.NEEDS_TEST):
+            raise error_of(code, "self test")
 
     def shutdown(self) -> None:
         """Prepares a TPM that is ours alone for its end (Part 3, 9.4 TPM2_Shutdown): counters are saved."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from attestd.errors import TpmError, TpmUnavailableError, UsageError
 from attestd.tpm.device import Tpm
+from attestd.tpm.timed import Observe
 from swtpm.daemon import MAX_SOCKET_PATH, Daemon, SwtpmError
 from swtpm.provision import provision
 
@@ -64,15 +65,18 @@ class EmbeddedTpm:
             self._daemon.start(self._directory / "state")
         return True
 
-    def open(self) -> Tpm:
+    def open(self, *, observe: Observe | None = None) -> Tpm:
         """Connects, alone; flushes what a predecessor that was killed left loaded.
+
+        Args:
+            observe: See `Tpm`.
 
         Raises:
             TpmUnavailableError: It does not run, or another process (the agent) has it open.
         """
         user = self._acquire("user.lock", wait=False)
         try:
-            return Tpm(self.tcti, exclusive=True, on_close=lambda: os.close(user))
+            return Tpm(self.tcti, exclusive=True, on_close=lambda: os.close(user), observe=observe)
         except BaseException:
             os.close(user)
             raise

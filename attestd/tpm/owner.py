@@ -85,6 +85,11 @@ class TpmOwner:
         since = self._wedged_since
         return 0.0 if since is None else time.monotonic() - since
 
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for their turn."""
+        return len(self._queue)
+
     def submit(self, priority: Priority, call: Callable[[Tpm], _T], deadline_s: float) -> "Future[_T]":
         """Has a call run on the TPM.
 

@@ -4,12 +4,12 @@ import hashlib
 import io
 import json
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from attestd.agent import doctor
-from attestd.agent.doctor import Examined
+from attestd.agent.findings import of_status
 from tests.cli.conftest import Cli
 from tests.host import Host
 
@@ -170,39 +170,50 @@ def test_doctor_sees_an_expired_approval(own: Host, own_cli: Cli) -> None:
 
 
 def test_doctor_sees_a_full_disk(own_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "DISK_RESERVE", 1 << 62)
-    assert "are free" in findings(own_cli)["disk"]
+    monkeypatch.setenv("ATTESTD_DISK_RESERVE_MB", str(1 << 20))
+    assert "every decision is denied" in findings(own_cli)["disk"]
+
+
+SOON = "2020-01-01T00:00:00Z"
 
 
 @pytest.mark.parametrize(
     ("member", "value", "area"),
     [
         ("runner", {}, "runner"),
-        ("runner", {"version": "9", "pid": 1, "isolation": "user"}, "runner"),
+        ("runner", {"version": "9"}, "runner"),
         ("tpm", {"error": "no answer"}, "TPM"),
-        ("tpm", {"in_lockout": True, "lockout_counter": 3, "max_auth_fail": 3}, "TPM"),
+        ("tpm", {"in_lockout": True, "lockout_counter": 3, "max_auth_fail": 3}, "TPM lockout"),
+        ("tpm", {"self_test": "failure mode"}, "TPM self test"),
+        ("tpm", {"transient_free": 0}, "TPM objects"),
+        ("tpm", {"sessions_free": 0}, "TPM sessions"),
+        ("tpm", {"nv_counters_free": 0}, "TPM NV"),
         ("governance", {"error": "does not verify"}, "governance"),
-        ("governance", {"host_record_until": None, "version": 1}, "governance"),
-        ("governance", {"host_record_until": "2020-01-01T00:00:00Z", "version": 1}, "governance"),
-        ("clock", {"trusted": "", "problem": "behind"}, "clock"),
-        ("log", {"fatal": "rolled back", "verified": {}, "size": 1}, "audit log"),
-        ("log", {"fatal": None, "verified": {"problem": "edited", "size": 0}, "size": 1}, "audit log"),
-        ("conditions", {"tpm": {"code": "c", "sentence": "wedged", "hint": "h"}, "clock": None}, "tpm"),
+        ("governance", {"host_record_until": None}, "governance"),
+        ("governance", {"host_record_until": SOON}, "governance"),
+        ("governance", {"platforms_until": {"local": SOON}}, "governance"),
+        ("clock", {"problem": "behind"}, "clock"),
+        ("log", {"fatal": "rolled back"}, "audit log"),
+        ("log", {"verified": {"problem": "edited", "size": 0}}, "audit log"),
+        ("disk", {"free": 1}, "disk"),
+        ("conditions", {"tpm": {"code": "c", "sentence": "wedged", "hint": "h"}}, "tpm"),
     ],
 )
 def test_what_the_doctor_reads_in_the_status(
     member: str, value: dict[str, object], area: str, running: Host
 ) -> None:
-    healthy = running.status()
-    assert not [item for item in doctor._of_status(healthy) if item.remedy]
-    found = [item for item in doctor._of_status({**healthy, member: value}) if item.remedy]
-    assert [item.area for item in found] == [area]
+    healthy, now = running.status(), datetime.now(UTC)
+    assert not [item for item in of_status(healthy, now=now) if item.remedy]
+    changed = {**healthy, member: {**healthy[member], **value} if value else {}}
+    assert [item.area for item in of_status(changed, now=now) if item.remedy] == [area]
 
 
-def test_being_verified_is_healthy() -> None:
-    assert doctor._audit({"fatal": None, "verified": {}, "size": 3}) == Examined(
-        "audit log", "3 entries, being verified"
-    )
+def test_being_verified_is_healthy(running: Host) -> None:
+    status = running.status()
+    found = of_status({**status, "log": {**status["log"], "verified": {}}}, now=datetime.now(UTC))
+    [audit] = [item for item in found if item.area == "audit log"]
+    assert audit.found.endswith(", being verified")
+    assert audit.remedy is None
 
 
 def test_accept_clock(cli: Cli, running: Host) -> None:

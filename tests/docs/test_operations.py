@@ -1,14 +1,18 @@
 """What docs/operations.md tells to do, done: a new log, new keys; what is old goes on verifying."""
 
+import re
 import shutil
+import tomllib
+from pathlib import Path
 
 from attestd.agent.provision import provision_standalone, trust_owners
 from attestd.distribution.local import load_trust
 from attestd.lineage.entry import EntryType
 from attestd.lineage.receipt import parse_receipt, verify_receipt
+from attestd.paths import Configuration
 from attestd.tcg.nv import COUNTER_INDEX
 from attestd.tpm.embedded import EmbeddedTpm
-from tests.host import Host
+from tests.host import Host, wait_for
 
 
 def run_once(host: Host) -> bytes:
@@ -59,3 +63,20 @@ def test_new_keys():
         host.require_sound()
         old_trust = load_trust(away / "trust", owners=trust_owners(host.layout))
         assert verify_receipt(parse_receipt(old), trust=old_trust).entry.type is EntryType.DECISION_ALLOW
+
+
+def test_every_metric_that_is_documented_exists_and_every_setting(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    with Host.create() as host:
+        path = tmp_path / "attestd.prom"
+        host.start(env={"ATTESTD_METRICS_FILE": str(path)})
+        assert host.run("/bin/true").status == 0
+        assert host.exec("/bin/true").status == 77
+        wait_for("verified", lambda: host.status()["log"]["verified"])
+        path.unlink(missing_ok=True)
+        written = wait_for("metrics", lambda: path.exists() and path.read_text())
+    for name in set(re.findall(r"`(attestd_[a-z_]+)", text)):
+        assert f"# TYPE {name} " in written, name
+    settings = tomllib.loads(text.partition("```toml\n")[2].partition("```")[0])
+    assert settings.keys() == set(Configuration.__struct_fields__)
+    assert Configuration(**{**settings, "tpm": "embedded"}) == Configuration()

@@ -1,0 +1,164 @@
+"""What a running agent's status tells a doctor: each thing that is wrong, with its remedy."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from attestd.strict import parse_time
+
+__all__ = ["Examined", "of_status", "room"]
+
+EXPIRES_SOON: Final = timedelta(days=30)
+_MIB: Final = 1 << 20
+_TRUST: Final = "restore the directory from a backup, or run attestd init again (it writes what is missing)"
+_LOG: Final = "attestd audit verify says more; keep the directory as evidence before you change anything"
+
+
+@dataclass(frozen=True)
+class Examined:
+    """One thing that was looked at.
+
+    Attributes:
+        area: Which.
+        found: What was found, one sentence.
+        remedy: What to do about it; None: it is healthy.
+    """
+
+    area: str
+    found: str
+    remedy: str | None = None
+
+
+def of_status(status: Mapping[str, Any], *, now: datetime) -> Iterator[Examined]:
+    """Everything that a status tells.
+
+    Args:
+        status: As the agent answered.
+        now: What validity is compared with.
+    """
+    agent, clock = status["agent"], status["clock"]
+    yield Examined("agent", f"version {agent['version']} answers, pid {agent['pid']}")
+    yield _runner(status["runner"], agent)
+    tpm = list(_tpm(status["tpm"]))
+    yield from tpm
+    yield from _governance(status["governance"], now)
+    yield _log(status["log"])
+    yield room(status["disk"]["free"], status["disk"]["reserve"])
+    if clock["problem"]:
+        yield Examined(
+            "clock", clock["problem"], "set the clock; if the jump is real: attestd doctor --accept-clock"
+        )
+    else:
+        yield Examined("clock", f"trusted, {clock['trusted']}")
+    # What denies everything, unless its cause has been told above.
+    told = {"clock", "runner", "log"} | {"tpm" for item in tpm if item.remedy}
+    for name, problem in status["conditions"].items():
+        if problem and name not in told:
+            yield Examined(name, f"{problem['code']}: {problem['sentence']}", problem["hint"])
+
+
+def room(free: int, reserve: int) -> Examined:
+    """Whether the log can grow.
+
+    Args:
+        free: Bytes that are free on its file system.
+        reserve: Bytes below which decisions are denied.
+    """
+    found = f"{free / _MIB:.0f} MiB are free for the log, the reserve is {reserve / _MIB:.0f} MiB"
+    if free >= reserve:
+        return Examined("disk", found)
+    return Examined(
+        "disk",
+        f"{found}: every decision is denied",
+        "make room on that file system; attestd audit rotate closes the log, so that it can be moved elsewhere",
+    )
+
+
+def _runner(runner: Mapping[str, Any], agent: Mapping[str, Any]) -> Examined:
+    if not runner:
+        return Examined(
+            "runner", "does not answer", "systemctl start attestd-runner, or start attestd serve again"
+        )
+    if runner["version"] != agent["version"]:
+        return Examined(
+            "runner",
+            f"is of version {runner['version']}, the agent of {agent['version']}",
+            "restart the runner when nothing runs under it",
+        )
+    return Examined("runner", f"answers, pid {runner['pid']}, isolation {runner['isolation']}")
+
+
+def _tpm(tpm: Mapping[str, Any]) -> Iterator[Examined]:
+    if "error" in tpm:
+        yield Examined(
+            "TPM", tpm["error"], "look at what else uses it (fuser /dev/tpmrm0), then restart the agent"
+        )
+        return
+    if tpm["self_test"] is not None:
+        yield Examined(
+            "TPM self test",
+            tpm["self_test"],
+            "power-cycle the machine (a restart may not reset the TPM); if it fails again, replace the machine",
+        )
+    failures = f"{tpm['lockout_counter']} of {tpm['max_auth_fail']} failed authorizations"
+    if tpm["in_lockout"]:
+        yield Examined(
+            "TPM lockout",
+            f"in lockout: {failures}; every decision is denied",
+            f"find out who guesses; then tpm2_dictionarylockout --clear-lockout, or wait: one failure is forgiven"
+            f" every {tpm['lockout_interval_s']} s",
+        )
+    else:
+        yield Examined("TPM", f"{tpm['manufacturer']} {tpm['vendor']}, {failures}")
+    if not tpm["transient_free"]:
+        yield Examined(
+            "TPM objects",
+            "no slot for an object is free",
+            "flush what nobody uses: tpm2_flushcontext --transient-object; better, use /dev/tpmrm0",
+        )
+    if not tpm["sessions_free"]:
+        yield Examined(
+            "TPM sessions",
+            "no slot for a session is free",
+            "flush what nobody uses: tpm2_flushcontext --loaded-session; better, use /dev/tpmrm0",
+        )
+    if not tpm["nv_counters_free"]:
+        yield Examined(
+            "TPM NV",
+            f"{tpm['nv_indices']} indices are defined, there is no room for another counter",
+            "undefine what nobody uses: tpm2_getcap handles-nv-index, tpm2_nvundefine",
+        )
+
+
+def _governance(governance: Mapping[str, Any], now: datetime) -> Iterator[Examined]:
+    if "error" in governance:
+        yield Examined("governance", governance["error"], _TRUST)
+        return
+    until = governance["host_record_until"]
+    if until is None:
+        yield Examined("governance", "has no record of this host", "enrol it again: attestd init")
+    elif parse_time(until) - now < EXPIRES_SOON:
+        yield Examined(
+            "governance", f"this host is enrolled until {until} only", "enrol it again: attestd rekey"
+        )
+    else:
+        yield Examined("governance", f"version {governance['version']}, enrolled until {until}")
+    for name, until in governance["platforms_until"].items():
+        if parse_time(until) - now < EXPIRES_SOON:
+            yield Examined(
+                "governance",
+                f"platform policy {name} is valid until {until} only",
+                "approve the state anew: attestd platform approve",
+            )
+
+
+def _log(log: Mapping[str, Any]) -> Examined:
+    verified = log["verified"]
+    problem = log["fatal"] or verified.get("problem")
+    if problem:
+        return Examined("audit log", problem, _LOG)
+    last = f"{log['size']} entries, the last sealed {log['last_time']}"
+    if not verified:
+        return Examined("audit log", f"{last}, being verified")
+    return Examined("audit log", f"{last}, verified up to entry {verified['size'] - 1} at {verified['time']}")

@@ -1,0 +1,140 @@
+"""Metrics in the text format of Prometheus: what is counted as it happens.
+
+Source: https://prometheus.io/docs/instrumenting/exposition_formats/ (text-based format, version 0.0.4).
+"""
+
+import threading
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from attestd.audit.seal import Pending, SealResult
+from attestd.lineage.entry import EntryType
+
+__all__ = ["Labels", "Metrics", "format_family"]
+
+Labels = tuple[tuple[str, str], ...]
+_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_SIZES: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
+
+_DECISIONS: Final = "attestd_decisions_total"
+_AGGREGATED: Final = "attestd_denials_aggregated_total"
+_ENTRIES: Final = "attestd_entries_total"
+_SEAL: Final = "attestd_seal_seconds"
+_BATCH: Final = "attestd_batch_entries"
+_FAILED: Final = "attestd_seal_failures_total"
+_COMMAND: Final = "attestd_tpm_command_seconds"
+
+_COUNTERS: Final = {
+    _DECISIONS: "Decisions sealed as leaves of their own, by outcome and denial code.",
+    _AGGREGATED: "Denials sealed in aggregated leaves, by code.",
+    _ENTRIES: "Entries sealed, by type.",
+    _FAILED: "Batches that could not be sealed.",
+}
+_HISTOGRAMS: Final = {
+    _SEAL: ("Seconds that sealing a batch took, from signing to the counter's step.", _BUCKETS),
+    _BATCH: ("Entries a batch.", _SIZES),
+    _COMMAND: ("Seconds until the TPM answered, by command.", _BUCKETS),
+}
+
+
+class _Histogram:
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    def samples(self, name: str, labels: Labels) -> list[str]:
+        lines, total = [], 0
+        for bound, count in zip((*(f"{bound:g}" for bound in self.bounds), "+Inf"), self.counts, strict=True):
+            total += count
+            lines.append(_sample(f"{name}_bucket", (*labels, ("le", bound)), total))
+        return [*lines, _sample(f"{name}_sum", labels, self.sum), _sample(f"{name}_count", labels, total)]
+
+
+class Metrics:
+    """What happened since the agent started. Thread-safe: the sealing thread, the TPM's and the loop count here."""
+
+    def __init__(self) -> None:
+        """Counts from zero."""
+        self._lock = threading.Lock()
+        self._counters: dict[str, Counter[Labels]] = {name: Counter() for name in _COUNTERS}
+        self._histograms: dict[str, dict[Labels, _Histogram]] = {name: {} for name in _HISTOGRAMS}
+
+    def sealed(self, pendings: Sequence[Pending], result: SealResult, seconds: float) -> None:
+        """A batch was sealed, and it took so long."""
+        with self._lock:
+            self._observe(_SEAL, (), seconds)
+            self._observe(_BATCH, (), len(pendings))
+            for pending, sealed in zip(pendings, result.sealed, strict=True):
+                self._counters[_ENTRIES][("type", sealed.type.value),] += 1
+                if sealed.type is EntryType.DECISION_ALLOW:
+                    self._counters[_DECISIONS][("outcome", "allow"), ("code", "")] += 1
+                elif sealed.type is EntryType.DECISION_DENY:
+                    code = sealed.denial.code.value if sealed.denial else str(pending.body.get("code", ""))
+                    self._counters[_DECISIONS][("outcome", "deny"), ("code", code)] += 1
+                elif sealed.type is EntryType.DENIALS_AGGREGATED:
+                    codes: Mapping[str, Any] = pending.body.get("codes", {})
+                    for code, count in codes.items():
+                        self._counters[_AGGREGATED][("code", code),] += count
+
+    def seal_failed(self) -> None:
+        """A batch could not be sealed."""
+        with self._lock:
+            self._counters[_FAILED][()] += 1
+
+    def tpm_command(self, name: str, seconds: float) -> None:
+        """The TPM answered a command."""
+        with self._lock:
+            self._observe(_COMMAND, (("command", name),), seconds)
+
+    def format(self) -> str:
+        """All families of counters and histograms, also those that are still empty: so a query finds a zero."""
+        with self._lock:
+            lines: list[str] = []
+            for name, words in _COUNTERS.items():
+                lines += _head(name, words, "counter")
+                counted = sorted(self._counters[name].items()) or ([((), 0)] if name == _FAILED else [])
+                lines += [_sample(name, labels, value) for labels, value in counted]
+            for name, (words, _) in _HISTOGRAMS.items():
+                lines += _head(name, words, "histogram")
+                for labels, histogram in sorted(self._histograms[name].items(), key=lambda item: item[0]):
+                    lines += histogram.samples(name, labels)
+        return "".join(f"{line}\n" for line in lines)
+
+    def _observe(self, name: str, labels: Labels, value: float) -> None:
+        histograms = self._histograms[name]
+        if labels not in histograms:
+            histograms[labels] = _Histogram(_HISTOGRAMS[name][1])
+        histograms[labels].observe(value)
+
+
+def format_family(name: str, words: str, samples: Mapping[Labels, float]) -> str:
+    """One family of gauges.
+
+    Args:
+        name: Its name.
+        words: What it tells.
+        samples: Values by labels; `()` where there are none.
+    """
+    lines = _head(name, words, "gauge")
+    lines += [_sample(name, labels, value) for labels, value in samples.items()]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _head(name: str, words: str, kind: str) -> list[str]:
+    return [f"# HELP {name} {words}", f"# TYPE {name} {kind}"]
+
+
+def _sample(name: str, labels: Labels, value: float) -> str:
+    shown = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels)
+    return f"{name}{{{shown}}} {value:.10g}" if shown else f"{name} {value:.10g}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
