@@ -1,6 +1,7 @@
 """Installed artifacts: found by what is asked for, verified at each use like any other."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,16 @@ class _Installed:
     data: bytes
     artifact: UntrustedArtifact
     installed_ns: int
+    inode: int
+
+
+@dataclass(frozen=True)
+class _Directory:
+    """What a directory held when it had this modification time: by path, and newest first."""
+
+    changed_ns: int
+    files: Mapping[Path, _Installed]
+    newest: tuple[_Installed, ...]
 
 
 class InstalledArtifacts:
@@ -29,7 +40,7 @@ class InstalledArtifacts:
     def __init__(self, directory: Path) -> None:
         """Names the directory."""
         self._directory = directory
-        self._cache: dict[Path, tuple[int, tuple[_Installed, ...]]] = {}
+        self._seen: dict[Path, _Directory] = {}
 
     def install(self, data: bytes, *, uid: int | None) -> str:
         """Stores an artifact; its signatures are verified when it is used.
@@ -72,27 +83,35 @@ class InstalledArtifacts:
 
     def _load(self, directory: Path) -> tuple[_Installed, ...]:
         try:
-            changed = directory.stat().st_mtime_ns
+            changed_ns = directory.stat().st_mtime_ns
         except FileNotFoundError:
             return ()
         except OSError as error:
             raise StoreError(f"{directory}: {error.strerror}") from error
-        cached = self._cache.get(directory)
-        if cached is None or cached[0] != changed:
-            found = [item for path in directory.glob(f"*{SUFFIX}") if (item := _read(path)) is not None]
-            found.sort(key=lambda item: item.installed_ns, reverse=True)
-            cached = (changed, tuple(found))
-            self._cache[directory] = cached
-        return cached[1]
+        seen = self._seen.get(directory)
+        if seen is None or seen.changed_ns != changed_ns:
+            seen = self._seen[directory] = _look(directory, changed_ns, seen.files if seen else {})
+        return seen.newest
 
 
-def _read(path: Path) -> _Installed | None:
+def _look(directory: Path, changed_ns: int, known: Mapping[Path, _Installed]) -> _Directory:
+    """Reads what is new: whoever installs one artifact must not have hundreds parsed again, while others wait."""
+    found = {path: _read(path, known.get(path)) for path in directory.glob(f"*{SUFFIX}")}
+    files = {path: item for path, item in found.items() if item is not None}
+    newest = sorted(files.values(), key=lambda item: item.installed_ns, reverse=True)
+    return _Directory(changed_ns, files, tuple(newest))
+
+
+def _read(path: Path, known: _Installed | None) -> _Installed | None:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            # Files are replaced, never written over.
+            if known is not None and (known.inode, known.installed_ns) == (status.st_ino, status.st_mtime_ns):
+                return known
             data = file.read(MAX_ARTIFACT_BYTES + 1)
-            installed_ns = os.fstat(file.fileno()).st_mtime_ns
-        return _Installed(data, parse_artifact(data), installed_ns)
+        return _Installed(data, parse_artifact(data), status.st_mtime_ns, status.st_ino)
     except (OSError, MalformedError):
         return None  # Not an artifact: it authorizes nothing, and must not keep the others from being found.
 

@@ -102,3 +102,17 @@ def test_unwritable(tmp_path: Path, host: Host) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StoreError):
         InstalledArtifacts(tmp_path / "file").install(host.issue("/bin/true"), uid=5)
+
+
+def test_what_is_known_is_not_parsed_again(
+    installed: InstalledArtifacts, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = host.issue("/bin/true", "old"), host.issue("/bin/true", "new")
+    installed.install(old, uid=5)
+    assert find(installed) == [old]
+    later()
+    installed.install(new, uid=5)
+    parsed: list[bytes] = []
+    monkeypatch.setattr(module, "parse_artifact", lambda data: parsed.append(data) or parse_artifact(data))
+    assert find(installed) == [new, old]
+    assert parsed == [new]
