@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from attestd.client.report import plain
+from attestd.errors import AttestdError
 
 __all__ = ["event", "failure", "is_journal", "logging_to_stderr"]
 
@@ -80,8 +81,9 @@ class _Lines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line = record.getMessage()
-        if record.exc_info and record.exc_info[1] is not None:
-            line = event(line, **failure(record.exc_info[1]))
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None and not isinstance(error, AttestdError):  # whose own words are in the record
+            line = event(line, **failure(error))
         if self._journal:  # It has its own clock, and its own field for the level.
             return f"<{_PRIORITIES.get(record.levelno, 6)}>{plain(line)}"
         return f"{self.formatTime(record, self.datefmt)} {record.levelname.lower()} {plain(line)}"

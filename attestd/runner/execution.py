@@ -342,7 +342,7 @@ class Running:
         try:
             self._claims.record_end(self._claimed.log_id, self._claimed.seq, type_=type_, body=body)
         except StoreError as error:  # the claim stands: the next start of the runner finds it without an end
-            self._log.error(event("execution.end_unrecorded", leaf=self._claimed.leaf, error=error))
+            self._log.warning(event("execution.end_unrecorded", leaf=self._claimed.leaf, error=error))
 
     def _close_master(self) -> None:
         if self._master is not None:

@@ -77,8 +77,7 @@ def _on_end(claims: Claims, loop: Loop, claim: Unfinished, pidfd: int, log: logg
     try:
         _record_unknown(claims, claim, "the runner that started the command was replaced while it ran")
     except StoreError as error:
-        fields = {"leaf": claim.reference["leaf"], "error": error}
-        log.error(event("execution.end_unrecorded", **fields))  # noqa: TRY400 - expected: its words say it
+        log.warning(event("execution.end_unrecorded", leaf=claim.reference["leaf"], error=error))
 
 
 def _record_unknown(claims: Claims, claim: Unfinished, error: str) -> None:
