@@ -315,5 +315,5 @@ class Server:
 
 def _number(field: bytes) -> int:
     if not field.isdigit() or len(field) > 15:
-        raise WireError(f"number {field[:20]!r}")
+        raise WireError("expected a number of at most 15 digits")
     return int(field)
