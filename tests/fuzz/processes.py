@@ -1,11 +1,11 @@
-"""Targets: what client, agent and runner tell each other, and the files and options that they read."""
+"""Targets: what client, agent and runner tell each other, and their options."""
 
 import asyncio
 import contextlib
-import json
 import os
 import socket
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -16,10 +16,8 @@ from attestd.agent.ask import _answer
 from attestd.agent.core import Core
 from attestd.agent.executions import _parse
 from attestd.agent.installed import InstalledArtifacts
-from attestd.agent.keystore import load_keys, save_keys
 from attestd.agent.operations import serve_operation
 from attestd.agent.runner_link import RunnerError, RunnerLink
-from attestd.audit.offline import verify_stored
 from attestd.audit.store import LogStore
 from attestd.cli.params import DURATION, PATTERN
 from attestd.client import Ended
@@ -29,23 +27,16 @@ from attestd.client.options import Options, parse
 from attestd.client.report import plain
 from attestd.client.run import _decided, exactly, exit_status
 from attestd.codes import Denied
-from attestd.distribution.signer import generate, load_authority
 from attestd.errors import (
     AgentError,
     ForbiddenError,
     MalformedError,
-    RollbackError,
-    StoreError,
     UsageError,
-    VerificationError,
 )
-from attestd.paths import load_configuration
-from attestd.runner.__main__ import _pinned_host
+from attestd.paths import find_layout
 from attestd.runner.request import Here, verify_request
 from attestd.strict import canonical
 from attestd.tcg.binding import Purpose
-from attestd.tlog.checkpoint import BatchMode
-from attestd.tlog.tiles import format_bundle
 from attestd.wire import (
     Frame,
     FrameReader,
@@ -55,13 +46,11 @@ from attestd.wire import (
     encode_fields,
     encode_frame,
 )
-from swtpm.daemon import Daemon
 from tests.fuzz import valid
 from tests.fuzz.formats import LIMIT
 from tests.fuzz.target import target
-from tests.fuzz.tpm import AUTH, BLOBS
 from tests.fuzz.valid import GRANTED, TRUST, WORLD
-from tests.world import BOOT, NOW, SELECTION, Log, b64
+from tests.world import BOOT, NOW, b64
 
 # --- frames --------------------------------------------------------------------------------------------------------
 
@@ -214,7 +203,8 @@ class Agent:
     def __init__(self) -> None:
         from tests.audit import harness
 
-        log = harness.Log(Path("agent.db"))
+        self.layout = replace(find_layout("state"), agent=Path.cwd())
+        log = harness.Log(self.layout.log)
         log.seal([harness.record(), harness.allow()])
         self.store = LogStore.open(log.path, readonly=True)
         self.leaf = self.store.node(0, 0).hex()
@@ -328,109 +318,3 @@ def command_line_values(data: bytes) -> None:
     text = data.decode("utf-8", "surrogateescape")
     kind: click.ParamType[Any] = PATTERN if "=" in text else DURATION
     assert kind.convert(text, None, None)
-
-
-# --- files ---------------------------------------------------------------------------------------------------------
-
-TOML = (
-    b'# attestd\ntpm = "device:/dev/tpmrm0"\ntpm_deadline_s = 5\nevidence_interval_s = 30\nmax_batch = 128\n'
-)
-
-
-@target(UsageError, seeds=lambda: [TOML, b"", b"[a.b]\nc = [1, {d = 1979-05-27T07:32:00Z}]\n"])
-def configuration(data: bytes) -> None:
-    path = Path("attestd.toml")
-    path.write_bytes(data)
-    assert 1 <= load_configuration(path, {}).max_batch <= 4096
-
-
-def _keys() -> list[bytes]:
-    path = Path("keys-seed.json")
-    save_keys(path, BLOBS, AUTH)
-    return [path.read_bytes()]
-
-
-@target(MalformedError, UsageError, seeds=_keys, is_json=True)
-def keys_file(data: bytes) -> None:
-    path = Path("keys.json")
-    path.touch(mode=0o600)
-    path.write_bytes(data)
-    assert load_keys(path)
-
-
-@target(MalformedError, seeds=lambda: [canonical({"v": 1, "host": WORLD.host.id})], is_json=True)
-def pinned_host(data: bytes) -> None:
-    Path("host.json").write_bytes(data)
-    assert len(_pinned_host(Path())) == 64
-
-
-@target(seeds=lambda: [b"%d\n" % os.getpid(), b"1\n", b"-1", "\u0661".encode()])
-def swtpm_pid(data: bytes) -> None:
-    Path("swtpm.pid").write_bytes(data)
-    assert Daemon(Path()).pid() is None, "no process here is a software TPM of this directory"
-
-
-def _private_keys() -> list[bytes]:
-    for kind in ("ed25519", "p256"):
-        for path in (Path(f"{kind}.pem"), Path(f"{kind}.pub")):
-            path.unlink(missing_ok=True)
-        generate(kind, Path(f"{kind}.pem"))
-    return [Path(f"{kind}.pem").read_bytes() for kind in ("ed25519", "p256")]
-
-
-@target(MalformedError, UsageError, StoreError, seeds=_private_keys, max_bytes=8192)
-def private_key(data: bytes) -> None:
-    path = Path("key.pem")
-    path.touch(mode=0o600)
-    path.write_bytes(data)
-    authority = load_authority(str(path))
-    public, signature = authority.sign(b"x")
-    public.verify(b"x", signature)
-
-
-NOT_A_LOG = (MalformedError, VerificationError, RollbackError, StoreError)
-
-
-def _database() -> list[bytes]:
-    from attestd.audit import schema
-
-    path = Path("seed.db")
-    path.unlink(missing_ok=True)
-    log = Log(WORLD.host)
-    schema.create(
-        str(path), origin=log.origin, host_id=WORLD.host.id, log_id=log.log_id, created="2026-01-31T12:00:00Z"
-    )
-    return [path.read_bytes()]
-
-
-@target(*NOT_A_LOG, seeds=_database, max_bytes=1 << 20)
-def log_database(data: bytes) -> None:
-    for path in (Path("log.db"), Path("log.db-wal"), Path("log.db-shm")):
-        path.unlink(missing_ok=True)
-    Path("log.db").write_bytes(data)
-    verify_stored(Path("log.db"), trust=TRUST, processes=1, progress=lambda *_: None)
-
-
-@cache
-def _export(directory: str) -> Path:
-    """An export but for its entries."""
-    log = Log(WORLD.host)
-    log.entries, log.frontier, log.nodes = list(WORLD.log.entries), WORLD.log.frontier, WORLD.log.nodes
-    top = Path(directory) / "export"
-    size = len(log.entries)
-    for name in (f"tile/0/000.p/{size}", f"tile/entries/000.p/{size}"):
-        (top / name).parent.mkdir(parents=True, exist_ok=True)
-    (top / "checkpoint").write_bytes(
-        log.seal(mode=BatchMode.RECORD, pcr_digest=WORLD.pcr_digest, selection=SELECTION)
-    )
-    (top / f"tile/0/000.p/{size}").write_bytes(b"".join(log.nodes[0, index] for index in range(size)))
-    return top
-
-
-@target(*NOT_A_LOG, seeds=lambda: [format_bundle(valid.ENTRIES)])
-def exported_entries(data: bytes) -> None:
-    top = _export(os.getcwd())
-    (top / f"tile/entries/000.p/{len(valid.ENTRIES)}").write_bytes(data)
-    found = verify_stored(top, trust=TRUST, processes=1, progress=lambda *_: None)
-    assert found.size == len(valid.ENTRIES)
-    json.dumps(found.time)
