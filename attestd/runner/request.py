@@ -174,8 +174,8 @@ def _parse(frame: Frame) -> _Request:
     env: dict[str, str] = {}
     for text in texts[:variables]:
         name, separator, value = text.partition("=")
-        if not name or not separator or name in env:
-            raise WireError(f"execute: environment variable {name!r} is malformed or there twice")
+        if not name or not separator or name in env:  # not quoted: without a separator the name is all of it
+            raise WireError(f"execute: environment variable {len(env)} is malformed or there twice")
         env[name] = value
     client, stdin, stdout, stderr, cwd, executable = descriptors[:6]
     return _Request(
@@ -194,7 +194,7 @@ def _parse(frame: Frame) -> _Request:
 
 def _count(field: bytes) -> int:
     if not field.isdigit() or len(field) > 5:
-        raise WireError(f"execute: count {field[:20]!r}")
+        raise WireError("execute: expected a count of at most 5 digits")
     return int(field)
 
 
