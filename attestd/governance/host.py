@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from attestd.authorization.dsse import parse_envelope, verify_threshold
 from attestd.errors import MalformedError, VerificationError
 from attestd.governance.authorities import Authorities
+from attestd.governance.platform import Tier, Userspace
 from attestd.strict import (
     Base64Bytes,
     HostId,
@@ -75,8 +76,8 @@ class HostRecord(Strict, frozen=True):
     ak: _Ak
     release_key: _ReleaseKey
     nv: _Nv
-    tier: Literal["software", "uncertified", "vtpm", "hardware"]
-    userspace: Literal["none", "encrypted-tpm", "ima-appraise", "verity"]
+    tier: Tier
+    userspace: Userspace
     labels: Annotated[dict[_Label, _Label], msgspec.Meta(max_length=64)]
     not_before: Utc
     not_after: Utc

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal, get_args
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -19,16 +19,19 @@ from attestd.tcg.policy import REF_PLATFORM, REF_ROOT, approval_message, platfor
 
 __all__ = [
     "TIERS",
-    "USERSPACE",
     "Approval",
     "PlatformPolicy",
+    "Tier",
+    "Userspace",
     "parse_platform_policy",
 ]
 
 MAX_PLATFORM_BYTES = 1 << 20
-# Weakest first: a policy's minimum admits itself and what stands right of it.
-TIERS = ("software", "uncertified", "vtpm", "hardware")
-USERSPACE = ("none", "encrypted-tpm", "ima-appraise", "verity")
+# How the evidence is rooted. Weakest first: a policy's minimum admits itself and what stands right of it.
+Tier = Literal["software", "uncertified", "vtpm", "hardware"]
+TIERS: Final[tuple[str, ...]] = get_args(Tier)
+# How user space is protected.
+Userspace = Literal["none", "encrypted-tpm", "ima-appraise", "verity"]
 
 _Epoch = Annotated[int, msgspec.Meta(ge=0)]
 _Quorum = Annotated[int, msgspec.Meta(ge=0, le=16)]
@@ -44,12 +47,10 @@ class _Quorums(Strict, frozen=True):
 
 
 class _Reference(Strict, frozen=True):
-    min_tier: Literal["software", "uncertified", "vtpm", "hardware"]
+    min_tier: Tier
     pcrs: dict[_Bank, dict[_PcrName, _Values]]
     quorums: _Quorums
-    userspace: Annotated[
-        list[Literal["none", "encrypted-tpm", "ima-appraise", "verity"]], msgspec.Meta(min_length=1)
-    ]
+    userspace: Annotated[list[Userspace], msgspec.Meta(min_length=1)]
 
 
 class _Approval(Strict, frozen=True):
