@@ -67,7 +67,7 @@ class AgentSocket:
                 sock.connect(self.path)
             except OSError as error:
                 raise AgentError(
-                    f"no agent answers at {self.path} ({error.strerror}): start one with attestd serve, or name its"
+                    f"no agent answers at {self.path} ({error.strerror or error}): start one with attestd serve, or name its"
                     " directory with --state-dir or ATTESTD_STATE_DIR"
                 ) from error
             reader = FrameReader(sock)

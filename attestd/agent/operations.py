@@ -1,6 +1,7 @@
 """What the command line asks a running agent: one JSON request, one JSON response."""
 
 import asyncio
+import contextlib
 import hashlib
 import os
 from base64 import b64encode
@@ -13,10 +14,11 @@ from attestd.agent.core import Core
 from attestd.agent.sealing import Receipt
 from attestd.appraisal.quote import Appraisal
 from attestd.audit.seal import Pending
+from attestd.audit.store import LogStore
 from attestd.codes import Denial
-from attestd.errors import AttestdError, MalformedError, UsageError
+from attestd.errors import AttestdError, ForbiddenError, MalformedError, UsageError
 from attestd.governance.trust import Trust
-from attestd.lineage.entry import EntryType, parse_entry
+from attestd.lineage.entry import EntryType, parse_entry, parse_entry_name
 from attestd.strict import decode_base64, format_time, parse_json
 from attestd.tcg.algorithms import HASH_SIZES
 from attestd.tcg.binding import Purpose, extra_data
@@ -47,7 +49,7 @@ async def serve_operation(payload: bytes, uid: int, core: Core) -> dict[str, Any
         if operation is None:
             return _error("usage", f"unknown operation; known: {', '.join(sorted(_OPERATIONS))}")
         return {"ok": await operation(core, uid, request)}
-    except PermissionError as error:
+    except ForbiddenError as error:
         return _error("forbidden", str(error))
     except UsageError as error:
         return _error("usage", str(error))
@@ -63,7 +65,7 @@ def _error(kind: str, message: str) -> dict[str, Any]:
 
 def _require_admin(uid: int, what: str) -> None:
     if uid not in (0, os.geteuid()):
-        raise PermissionError(f"{what}: only root and the agent's own user may (uid {uid} asked)")
+        raise ForbiddenError(f"{what}: only root and the agent's own user may (uid {uid} asked)")
 
 
 def _text(request: dict[str, Any], name: str) -> str:
@@ -173,15 +175,8 @@ def _appraisal(found: Appraisal | Denial) -> dict[str, Any]:
 
 async def _decision(core: Core, uid: int, request: dict[str, Any]) -> dict[str, Any]:
     wanted = _text(request, "id")
-    if wanted.isascii() and wanted.isdigit() and len(wanted) < 19:
-        seq: int | None = int(wanted)
-    elif len(wanted) == 64:
-        try:
-            seq = core.store.find(bytes.fromhex(wanted))
-        except ValueError as error:
-            raise UsageError(f"{wanted!r} is neither a decision's id nor a leaf's number") from error
-    else:
-        raise UsageError(f"{wanted[:80]!r} is neither a decision's id (64 hex digits) nor a leaf's number")
+    name = parse_entry_name(wanted)
+    seq = name if isinstance(name, int) else await asyncio.to_thread(_find, str(core.layout.log), name)
     if seq is None or seq >= core.store.size:
         raise UsageError(f"there is no entry {wanted} in the log")
     data = core.store.entry(seq)
@@ -190,6 +185,12 @@ async def _decision(core: Core, uid: int, request: dict[str, Any]) -> dict[str, 
     if not own:
         _require_admin(uid, "entries of other users")
     return {"seq": seq, "entry": data.decode("utf-8"), "receipt": core.store.receipt(seq).decode("utf-8")}
+
+
+def _find(log: str, leaf: bytes) -> int | None:
+    """Reads all leaf hashes of the log: in a thread, by a connection of its own, so that nobody waits for it."""
+    with contextlib.closing(LogStore.open(log, readonly=True)) as store:
+        return store.find(leaf)
 
 
 async def _quote(core: Core, _: int, request: dict[str, Any]) -> dict[str, Any]:

@@ -8,14 +8,12 @@ from attestd.account import acting_as, agent_account
 from attestd.agent.ask import AgentSocket
 from attestd.audit.store import LogStore
 from attestd.errors import AgentError, ForbiddenError, MalformedError, StoreError, UsageError
-from attestd.lineage.entry import Entry, parse_entry
+from attestd.lineage.entry import Entry, parse_entry, parse_entry_name
 from attestd.lineage.receipt import parse_receipt
 from attestd.paths import Layout
 from attestd.tlog.tree import leaf_hash
 
 __all__ = ["Record", "find_record", "open_own_log", "record_of_receipt"]
-
-MAX_RECEIPT_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True)
@@ -95,15 +93,8 @@ def record_of_receipt(data: bytes, *, source: str) -> Record:
 
 
 def _seq(wanted: str, store: LogStore) -> int:
-    if wanted.isascii() and wanted.isdigit() and len(wanted) < 19:
-        return int(wanted)
-    try:
-        digest = bytes.fromhex(wanted) if len(wanted) == 64 else b""
-    except ValueError:
-        digest = b""
-    if not digest:
-        raise UsageError(f"{wanted[:80]!r} is neither an entry's id (64 hex digits) nor its number")
-    found = store.find(digest)
+    name = parse_entry_name(wanted)
+    found = name if isinstance(name, int) else store.find(name)
     if found is None:
         raise UsageError(f"the log has no entry with the id {wanted}")
     return found

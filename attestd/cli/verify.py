@@ -24,11 +24,11 @@ from attestd.errors import MalformedError, RollbackError, VerificationError
 from attestd.gate.standing import verify_standing
 from attestd.governance.trust import Trust
 from attestd.lineage.receipt import VerifiedReceipt, parse_receipt, verify_receipt
+from attestd.tlog.proof import MAX_PROOF_BYTES
 
 __all__ = ["verify_artifact_file", "verify_command"]
 
 EXIT_NOT_VERIFIED: Final = 1
-MAX_RECEIPT_BYTES: Final = 256 * 1024
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -146,7 +146,7 @@ def receipt_command(*, trust: Path, as_json: bool, file: Path) -> int:
     Of a decision.allow it proves "sealed for release"; that the command ran is proved by the receipt of its
     execution.start.
     """
-    receipt = parse_receipt(read_input(file, max_bytes=MAX_RECEIPT_BYTES))
+    receipt = parse_receipt(read_input(file, max_bytes=MAX_PROOF_BYTES))
     known = named_trust(trust)
     output = Output(as_json=as_json)
 

@@ -6,13 +6,14 @@ from pathlib import Path
 import click
 
 from attestd.agent.ask import AgentSocket
-from attestd.agent.records import MAX_RECEIPT_BYTES, Record, find_record, record_of_receipt
+from attestd.agent.records import Record, find_record, record_of_receipt
 from attestd.cli.base import Command, json_option, read_input, state_dir_option
 from attestd.cli.entry_view import command_line, entry_facts, entry_json, user
 from attestd.cli.output import BAD, DIM, GOOD, HEAD, WARN, Output, mark, say, text
 from attestd.gate.explain import Explanation, explain
 from attestd.gate.model import Check, Outcome
 from attestd.paths import find_client_layout
+from attestd.tlog.proof import MAX_PROOF_BYTES
 
 __all__ = ["why_command"]
 
@@ -67,7 +68,7 @@ def _record(decision: str, state_dir: str | None) -> Record:
     path = Path(decision)
     if ("/" in decision or "." in decision) or os.path.isfile(path):
         return record_of_receipt(
-            read_input(path, max_bytes=MAX_RECEIPT_BYTES), source=f"the receipt {decision}"
+            read_input(path, max_bytes=MAX_PROOF_BYTES), source=f"the receipt {decision}"
         )
     return find_record(decision, agent=AgentSocket.find(state_dir), layout=find_client_layout(state_dir))
 

@@ -6,10 +6,10 @@ The leaf is the entry's exact bytes: canonical JSON with the members v, type, ti
 from enum import StrEnum
 from typing import Any, Final, Literal
 
-from attestd.errors import MalformedError
+from attestd.errors import MalformedError, UsageError
 from attestd.strict import Strict, Utc, canonical, parse_canonical, parse_time
 
-__all__ = ["MAX_ENTRY_BYTES", "Entry", "EntryType", "format_entry", "parse_entry"]
+__all__ = ["MAX_ENTRY_BYTES", "Entry", "EntryType", "format_entry", "parse_entry", "parse_entry_name"]
 
 # C2SP tlog-tiles: the length prefix of an entry in a bundle is a uint16.
 MAX_ENTRY_BYTES: Final = 65_535
@@ -77,6 +77,26 @@ def parse_entry(data: bytes) -> Entry:
     entry = parse_canonical(data, Entry, max_bytes=MAX_ENTRY_BYTES, what="log entry")
     _require_position(entry.time, entry.seq)
     return entry
+
+
+def parse_entry_name(text: str) -> int | bytes:
+    """What people name an entry by.
+
+    Returns:
+        Its seq; or its leaf hash, if its id (64 hex digits) was given.
+
+    Raises:
+        UsageError: Neither.
+    """
+    if text.isascii() and text.isdigit() and len(text) < 19:  # what SQLite can count
+        return int(text)
+    try:
+        digest = bytes.fromhex(text) if len(text) == 64 else b""
+    except ValueError:
+        digest = b""
+    if len(digest) != 32:
+        raise UsageError(f"{text[:80]!r} is neither an entry's id (64 hex digits) nor its number")
+    return digest
 
 
 def _require_position(time: str, seq: int) -> None:
