@@ -1,4 +1,7 @@
-"""Verification of the host's own log, and whether it is the newest: the TPM's counter counts its batches, and cannot be taken back with the disk."""
+"""Verification of the host's own log, and whether it is the newest.
+
+The TPM's counter counts its batches, and cannot be taken back with the disk.
+"""
 
 import time
 from collections.abc import Callable

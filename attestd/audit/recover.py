@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from attestd.audit.sealing_tpm import SealingTpm
 from attestd.audit.store import LogStore, parse_stored
-from attestd.audit.stored import verify_stored
+from attestd.audit.stored import verify_stored_checkpoint
 from attestd.errors import RollbackError
 from attestd.lineage.checkpoint import LogKeys, VerifiedCheckpoint
 from attestd.lineage.entry import EntryType
@@ -169,7 +169,7 @@ def _verified_end(store: LogStore, keys: LogKeys) -> VerifiedCheckpoint:
         raise RollbackError(
             f"the audit log is empty, but `init` seals its first entry: it was truncated; {_REMEDY}"
         )
-    last = verify_stored(keys, stored)
+    last = verify_stored_checkpoint(keys, stored)
     checkpoint = last.checkpoint
     if frontier.root() != checkpoint.root:
         raise RollbackError(

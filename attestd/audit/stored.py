@@ -5,10 +5,10 @@ from attestd.errors import MalformedError, RollbackError, VerificationError
 from attestd.lineage.checkpoint import LogKeys, VerifiedCheckpoint
 from attestd.tlog.note import parse_note
 
-__all__ = ["verify_stored"]
+__all__ = ["verify_stored_checkpoint"]
 
 
-def verify_stored(keys: LogKeys, stored: StoredCheckpoint) -> VerifiedCheckpoint:
+def verify_stored_checkpoint(keys: LogKeys, stored: StoredCheckpoint) -> VerifiedCheckpoint:
     """Verifies a stored checkpoint: its signatures, and that its row says what was signed.
 
     Raises:

@@ -17,7 +17,7 @@ from typing import Final, Literal
 import msgspec
 
 from attestd.audit.store import LogStore, StoredCheckpoint, parse_stored
-from attestd.audit.stored import verify_stored
+from attestd.audit.stored import verify_stored_checkpoint
 from attestd.errors import MalformedError, RollbackError, UsageError
 from attestd.lineage.checkpoint import LogKeys
 from attestd.lineage.entry import EntryType
@@ -176,7 +176,7 @@ def _claimed_edge(store: LogStore, keys: LogKeys, size: int) -> _Edge:
         raise RollbackError(
             f"the audit log has no checkpoint of size {size}, of which an earlier report tells"
         )
-    clock = verify_stored(keys, stored).clock.order
+    clock = verify_stored_checkpoint(keys, stored).clock.order
     time = parse_stored(size - 1, store.entry(size - 1)).time
     return _Edge(Frontier.load(size, store.node), time, stored.counter, clock)
 
@@ -185,7 +185,7 @@ def _verify_batch(
     store: LogStore, keys: LogKeys, edge: _Edge, stored: StoredCheckpoint, types: Counter[EntryType]
 ) -> _Edge:
     what = f"the checkpoint of size {stored.size}"
-    verified = verify_stored(keys, stored)  # 1
+    verified = verify_stored_checkpoint(keys, stored)  # 1
     clock, frontier, time = verified.clock.order, edge.frontier, edge.time
     if stored.first != frontier.size:  # 2
         raise RollbackError(
