@@ -101,7 +101,8 @@ def _record(wanted: str, state_dir: str | None) -> Record:
 def verify_command(*, state_dir: str | None, as_json: bool) -> int:
     """Verify the whole log, and that it is the newest.
 
-    Its last checkpoint is compared with the TPM's counter, through the running agent; without one, that is said. Exit status 1: it does not verify.
+    Its last checkpoint is compared with the TPM's counter, through the running agent; without one, that is said. Exit
+    status 1: it does not verify.
     """
     layout = find_client_layout(state_dir)
     trust = load_trust(layout.trust, owners=trust_owners(layout))

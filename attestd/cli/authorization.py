@@ -14,12 +14,13 @@ from attestd.authorization.pattern import ArgForm
 from attestd.cli.artifact_view import artifact_json, show_artifact
 from attestd.cli.base import NounGroup, json_option, read_input, state_dir_option, write_output
 from attestd.cli.output import WARN, Output, say
-from attestd.cli.params import COUNT, DURATION, PATTERN, USER, user_name
+from attestd.cli.params import COUNT, DURATION, PATTERN, USER, name_values, user_name
 from attestd.cli.verify import verify_artifact_file
 from attestd.client.issuing import Asked, draft_for_command
 from attestd.distribution.local import load_trust, write_atomic
 from attestd.distribution.signer import Authority, load_authority
 from attestd.paths import Layout, find_client_layout
+from attestd.strict import parse_time
 
 __all__ = ["authorization_command"]
 
@@ -54,13 +55,6 @@ def _key_options(command: click.decorators.FC) -> click.decorators.FC:
     return key(public(command))
 
 
-def _environment(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    settings = dict(value.partition("=")[::2] for value in values)
-    if any(value.startswith("=") or "=" not in value for value in values) or len(settings) != len(values):
-        raise click.BadParameter("expected NAME=VALUE, each name once")
-    return settings
-
-
 @authorization_command.command(
     "issue",
     context_settings={"allow_interspersed_args": False},
@@ -89,7 +83,7 @@ attestd authorization issue --arg '1={"prefix":"/srv/","charset":"name","max":20
     "--env-pass", multiple=True, metavar="NAME", help="A variable that is taken from the requester."
 )
 @click.option(
-    "--env-set", multiple=True, metavar="NAME=VALUE", callback=_environment, help="A variable that is set."
+    "--env-set", multiple=True, metavar="NAME=VALUE", callback=name_values, help="A variable that is set."
 )
 @click.option(
     "--input", "inputs", multiple=True, type=click.Path(path_type=Path), help="A file whose bytes are pinned."
@@ -130,9 +124,10 @@ def issue_command(
 ) -> None:
     """Authorize one command, as it is now, for a while.
 
-    Its bytes, arguments, directory, user and host are pinned. What is not given gets the narrowest value: this host, you, the current directory, one use, one hour, an empty
-    environment but a fixed PATH. A script's interpreter is pinned too. With --arg an argument may vary: the one given must
-    be an example; the forms are one_of, int, and prefix with charset (digits hex lower alnum name path) and max.
+    Its bytes, arguments, directory, user and host are pinned. What is not given gets the narrowest value: this
+    host, you, the current directory, one use, one hour, an empty environment but a fixed PATH. A script's interpreter
+    is pinned too. With --arg an argument may vary: the one given must be an example; the forms are one_of, int, and
+    prefix with charset (digits hex lower alnum name path) and max.
     """
     layout = find_client_layout(state_dir)
     asked = Asked(
@@ -278,5 +273,5 @@ def install_command(*, everyone: bool, state_dir: str | None, as_json: bool, fil
         return
     for_whom = "everyone" if everyone else user_name(os.geteuid())
     output.line(f"installed {answer['id']} for {for_whom}")
-    if datetime.now(UTC).isoformat() > artifact.statement.predicate.validity.not_after:
+    if datetime.now(UTC) >= parse_time(artifact.statement.predicate.validity.not_after):
         say("it has expired: it authorizes nothing", style=WARN)

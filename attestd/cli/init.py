@@ -8,16 +8,10 @@ import msgspec
 from attestd.agent.provision import Provisioned, choose_tpm, provision_standalone
 from attestd.cli.base import Command, json_option, state_dir_option
 from attestd.cli.output import WARN, Output, say
+from attestd.cli.params import name_values
 from attestd.paths import find_layout, load_configuration
 
 __all__ = ["init_command"]
-
-
-def _labels(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    labels = dict(value.partition("=")[::2] for value in values)
-    if any("=" not in value or value.startswith("=") for value in values) or len(labels) != len(values):
-        raise click.BadParameter("expected NAME=VALUE, each name once")
-    return labels
 
 
 @click.command(
@@ -43,7 +37,12 @@ attestd init --tpm device:/dev/tpmrm0 --pcrs 0,2,4,7,8,9 --label role=ci
     "--pcrs", metavar="LIST", help="The PCRs to approve in their present state, for example 0,2,4,7,8,9."
 )
 @click.option(
-    "--label", "labels", multiple=True, metavar="NAME=VALUE", callback=_labels, help="For the host record."
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=name_values,
+    help="For the host record.",
 )
 @state_dir_option
 @json_option

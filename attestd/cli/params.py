@@ -9,7 +9,7 @@ from attestd.authorization.pattern import ArgForm
 from attestd.errors import MalformedError
 from attestd.strict import convert, parse_json
 
-__all__ = ["COUNT", "DURATION", "HEX", "PATTERN", "USER", "user_name"]
+__all__ = ["COUNT", "DURATION", "HEX", "PATTERN", "USER", "name_values", "user_name"]
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 MAX_PATTERN_BYTES: Final = 64 * 1024
@@ -101,6 +101,18 @@ USER: Final = _User()
 COUNT: Final = _Count()
 HEX: Final = _Hex()
 PATTERN: Final = _Pattern()
+
+
+def name_values(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """The callback of an option that is `NAME=VALUE`, given any number of times.
+
+    Raises:
+        click.BadParameter: Another form, or a name twice.
+    """
+    found = dict(value.partition("=")[::2] for value in values)
+    if any("=" not in value or value.startswith("=") for value in values) or len(found) != len(values):
+        raise click.BadParameter("expected NAME=VALUE, each name once")
+    return found
 
 
 def user_name(uid: int) -> str:

@@ -140,8 +140,8 @@ def approve_command(
 ) -> int:
     """Approve the state that this host is in now.
 
-    From then on the TPM releases in it. Approvals that are in force stay. The new version of the platform policy is signed with the platform key; the old one
-    goes to the history, for old receipts name it.
+    From then on the TPM releases in it. Approvals that are in force stay. The new version of the platform policy is
+    signed with the platform key; the old one goes to the history, for old receipts name it.
     """
     layout = find_client_layout(state_dir)
     trust = _trust(layout)
@@ -151,7 +151,8 @@ def approve_command(
     if plan.is_approved:
         _say_plan(plan, measured)
         say("this state is approved already: nothing was changed")
-        output.json(_plan_json(plan, measured)) if as_json else None
+        if as_json:
+            output.json(_plan_json(plan, measured))
         return 0
     authority = load_authority(key or str(layout.authority / "platform.pem"), public_key=public_key)
     _say_plan(plan, measured)
