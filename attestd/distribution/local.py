@@ -1,5 +1,6 @@
 """Reads a local trust directory: `authorities.json`, `revocations.json`, `platform/…`, `hosts/…`."""
 
+import contextlib
 import errno
 import math
 import os
@@ -209,5 +210,6 @@ def write_atomic(path: Path, data: bytes, *, mode: int) -> None:
         finally:
             os.close(parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise StoreError(f"{path}: cannot be written: {error.strerror}") from error

@@ -144,7 +144,11 @@ def _create(path: Path, data: bytes, *, mode: int) -> None:
         raise UsageError(f"{path} exists: keys are never overwritten; choose another name") from error
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}") from error
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        path.unlink(missing_ok=True)  # Half a key would stand in the way of a whole one.
+        raise StoreError(f"{path}: {error.strerror}") from error
