@@ -123,6 +123,7 @@ long_text = st.builds(lambda text, count: (text or "\x1b") * count, hostile_text
 files = st.builds(File, hostile_text | long_text, st.just(digest(b"x")))
 
 
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")  # long strings are what it is about
 @settings(max_examples=60)
 @given(
     st.builds(
