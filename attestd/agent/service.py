@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import fcntl
 import functools
 import logging
 import os
@@ -17,9 +16,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import attestd
-from attestd.account import acting_as, agent_account, become
+from attestd.account import agent_account, become
 from attestd.agent.assemble import assembled
 from attestd.agent.core import Core
+from attestd.agent.exclusive import exclusive
 from attestd.agent.exposition import WRITE_S, parse_address, serving_metrics, write_metrics
 from attestd.agent.health import POLL_S
 from attestd.agent.runner_link import RunnerError
@@ -27,7 +27,7 @@ from attestd.agent.server import Server
 from attestd.audit.recover import Recovery, unsettled_allows
 from attestd.audit.seal import Pending
 from attestd.audit.store import LogStore
-from attestd.errors import AttestdError, RollbackError, StoreError, UsageError
+from attestd.errors import AttestdError, RollbackError, StoreError
 from attestd.journal import event
 from attestd.lineage.entry import EntryType
 from attestd.paths import Configuration, Layout, make_directory
@@ -59,33 +59,11 @@ def serve(layout: Layout, configuration: Configuration, log: logging.Logger) -> 
     account = agent_account(layout)
     if layout.agent_user is not None and os.geteuid() == 0 and account is None:
         log.warning(event("agent.runs_as_root", missing_user=layout.agent_user))
-    with acting_as(account):
-        lock = _lock(layout)
-    try:
-        with inherited_listener() or _bind(layout) as listener:
-            _ensure_runner(layout, log)
-            if account is not None:
-                become(account)
-            asyncio.run(_Service(layout, configuration, log, listener).run())
-    finally:
-        os.close(lock)
-
-
-def _lock(layout: Layout) -> int:
-    path = layout.agent / "lock"
-    try:
-        layout.log.stat()
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except FileNotFoundError as error:
-        raise StoreError(f"{layout.agent} holds no log: initialise this host with attestd init") from error
-    except OSError as error:
-        raise StoreError(f"{error.filename}: {error.strerror}: whose is {layout.agent}?") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise UsageError(f"an agent is running on {layout.agent} already: attestd status shows it") from error
-    return descriptor
+    with exclusive(layout), inherited_listener() or _bind(layout) as listener:
+        _ensure_runner(layout, log)
+        if account is not None:
+            become(account)
+        asyncio.run(_Service(layout, configuration, log, listener).run())
 
 
 def _runner_answers(path: Path) -> bool:

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from typing import Final
 from urllib.parse import quote
 
-from attestd.errors import RollbackError, StoreError
+from attestd.errors import RollbackError, StoreError, UsageError
 
-__all__ = ["create", "open_log", "open_log_readonly"]
+__all__ = ["copy_log", "create", "open_log", "open_log_readonly", "settle"]
 
 APPLICATION_ID: Final = 0x61747464  # "attd", see file(1)
 BUSY_TIMEOUT_S: Final = 5.0
@@ -250,6 +250,46 @@ def _check_schema(connection: sqlite3.Connection, path: str) -> None:
         raise RollbackError(
             f"{path}: the schema was edited ({', '.join(differing)}): restore it from a backup"
         )
+
+
+def copy_log(connection: sqlite3.Connection, target: str) -> None:
+    """Copies a log as it is at one moment, while it may be appended to (https://www.sqlite.org/backup.html).
+
+    Args:
+        connection: Of the log.
+        target: A file that does not exist; only this user may read it.
+
+    Raises:
+        StoreError: It cannot be read or written.
+    """
+    with _translated(f"cannot copy the audit log to {target}"):
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        copy = sqlite3.connect(target)
+        try:
+            connection.backup(copy)
+        finally:
+            copy.close()
+
+
+def settle(path: str) -> None:
+    """Moves what is in a log's write-ahead log into its file, which can then be moved by itself.
+
+    Raises:
+        UsageError: Another process reads the log.
+        StoreError, RollbackError: As `open_log`.
+    """
+    connection = open_log(path)
+    try:
+        with _translated(f"cannot settle the audit log {path}"):
+            busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    finally:
+        connection.close()
+    waiting = f"{path}-wal"
+    if busy or (os.path.exists(waiting) and os.path.getsize(waiting) > 0):
+        raise UsageError(f"another process reads {path}: end it first (attestd audit tail -f?)")
+    for left in (waiting, f"{path}-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(left)
 
 
 @contextlib.contextmanager

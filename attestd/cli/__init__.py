@@ -54,6 +54,8 @@ _MODULES: Final = {
         ("quote", "quote"),
         ("verify", "verify"),
         ("audit", "audit"),
+        ("backup", "backup"),
+        ("deprovision", "deprovision"),
     )
 }
 

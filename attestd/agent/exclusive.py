@@ -1,0 +1,38 @@
+"""One process at a time has an installation's log and TPM to itself: the agent, or what changes them without it."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+
+from attestd.account import acting_as, agent_account
+from attestd.errors import StoreError, UsageError
+from attestd.paths import Layout
+
+__all__ = ["exclusive"]
+
+
+@contextlib.contextmanager
+def exclusive(layout: Layout) -> Iterator[None]:
+    """Holds the lock; it is the kernel that releases it, at the latest with the process.
+
+    Raises:
+        UsageError: An agent is running.
+        StoreError: There is no log, or its directory cannot be used.
+    """
+    path = layout.agent / "lock"
+    try:
+        with acting_as(agent_account(layout)):
+            layout.log.stat()
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except FileNotFoundError as error:
+        raise StoreError(f"{layout.agent} holds no log: initialise this host with attestd init") from error
+    except OSError as error:
+        raise StoreError(f"{error.filename}: {error.strerror}: whose is {layout.agent}?") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise UsageError(f"an agent is running on {layout.agent} already: attestd status shows it") from error
+    finally:
+        os.close(descriptor)
