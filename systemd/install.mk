@@ -9,7 +9,7 @@ ENTRIES := attestd=attestd.__main__ attestd-runner=attestd.runner.__main__
 # Debian's own pip, so that what is installed has none.
 PIP = $(PYTHON) $(lastword $(wildcard /usr/share/python-wheels/pip-*.whl))/pip
 
-.PHONY: install uninstall
+.PHONY: install uninstall service-test
 
 # Built beside what is there, then swapped: a service that runs is not left without its modules for long.
 install:
@@ -47,3 +47,7 @@ endif
 ifeq ($(DESTDIR),)
 	if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 endif
+
+# The whole of it under a real systemd, in namespaces, as root: docs/operations.md, "Install as a service".
+service-test: setup
+	@$(BIN)/python -m tests.systemd.boot
