@@ -66,7 +66,7 @@ def _run(options: Options) -> int:
     authorization = read_file(options.authorization) or b"\n" if options.authorization is not None else b""
     parent = read_file(options.parent) if options.parent is not None else b""
     executable = find_command(options.argv[0], posix.environ.get(b"PATH", DEFAULT_PATH))
-    cwd = open_cwd()
+    descriptors = [0, 1, 2, open_cwd(), executable]
     sock = _connect(agent_socket(options.state_dir, posix.environ, posix.geteuid()))
     reader = FrameReader(sock)
     try:
@@ -77,7 +77,7 @@ def _run(options: Options) -> int:
             raise Ended(EXIT_USAGE, f"the request has {len(request)} bytes, the limit is {MAX_PAYLOAD_BYTES}")
         sock.settimeout(DECISION_TIMEOUT_S)
         try:  # noqa: SIM105 - contextlib costs more than the whole client
-            send_frame(sock, Kind.REQUEST, request, [0, 1, 2, cwd, executable])
+            send_frame(sock, Kind.REQUEST, request, descriptors)
         except BrokenPipeError:
             pass  # An agent that has no room says so before it hears what is asked: its answer is waiting.
         # Loaded while the agent works.
@@ -87,7 +87,7 @@ def _run(options: Options) -> int:
         if options.mode == "check":
             return 0
         sock.settimeout(None)
-        return StandIn(sock, reader, decision_id).run()
+        return StandIn(sock, reader, decision_id, argv=options.argv, descriptors=descriptors).run()
     except (OSError, EOFError, WireError) as error:
         raise Ended(
             EXIT_UNAVAILABLE,

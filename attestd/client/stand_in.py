@@ -31,17 +31,30 @@ FORWARDED = (
 class StandIn:
     """One command, from the runner's "ready?" to its exit status."""
 
-    def __init__(self, sock: socket, reader: FrameReader, decision_id: bytes) -> None:
+    def __init__(
+        self,
+        sock: socket,
+        reader: FrameReader,
+        decision_id: bytes,
+        *,
+        argv: list[bytes],
+        descriptors: list[int],
+    ) -> None:
         """Prepares to stand in.
 
         Args:
             sock: The connection: the agent has decided and hands its end to the runner.
             reader: Its reader.
             decision_id: The allow that the agent reported; the runner gets no go for another one.
+            argv: The command that was asked for.
+            descriptors: What it was asked with: stdin, stdout, stderr, working directory, executable.
         """
         self._sock = sock
         self._reader = reader
         self._decision_id = decision_id
+        self._argv = argv
+        self._descriptors = descriptors
+        self._gone = False
         self._wakeup, self._wakeup_writer = posix.pipe2(posix.O_CLOEXEC | posix.O_NONBLOCK)
         self._poller = select.poll()
         self._poller.register(sock, select.POLLIN)
@@ -71,10 +84,12 @@ class StandIn:
 
     def _handle(self, frame: Frame) -> None:
         if frame.kind == Kind.READY:
-            if exactly(1, frame) != [self._decision_id]:
+            if self._gone or exactly(1, frame) != [self._decision_id]:
                 raise WireError("the runner is about to run something else than was decided")
+            self._gone = True
             self._catch_signals()
-            send_frame(self._sock, Kind.GO)
+            # The runner compares: whoever stands between must not use this go for another command, or another stdin.
+            send_frame(self._sock, Kind.GO, encode_fields(self._argv), self._descriptors)
         elif frame.kind == Kind.STARTED:
             if frame.descriptors:
                 from attestd.client.terminal import Terminal  # noqa: PLC0415 - only with a terminal

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from attestd.codes import EXIT_STATUS, Code
+from attestd.codes import EXIT_STATUS, Code, Denied
 from attestd.errors import StoreError
 from attestd.journal import event, failure
 from attestd.lineage.entry import EntryType
 from attestd.runner.child import Child
 from attestd.runner.claims import Claims
+from attestd.runner.consent import Consent
 from attestd.runner.launch import Command, catches, foreground_group, start_time
 from attestd.runner.loop import Loop, Timer
 from attestd.strict import format_time_us
@@ -50,6 +51,7 @@ class Claimed:
 
     Attributes:
         requester: Who connected the client's socket: only that process may give the go.
+        consent: What its go must say.
         reference: Members of every log entry about it: request, log_id, seq, leaf, artifact.
         facts: More members of `execution.start`: isolation, uid.
     """
@@ -58,6 +60,7 @@ class Claimed:
     seq: int
     leaf: str
     requester: Credentials
+    consent: Consent
     reference: dict[str, Any]
     facts: dict[str, Any]
 
@@ -173,8 +176,10 @@ class Running:
         with self._guarded():
             try:
                 while self._client is not None and (frame := self._reader.receive()) is not None:
-                    frame.close()  # no frame of a client's carries descriptors here
-                    self._on_frame(frame)
+                    try:
+                        self._on_frame(frame)
+                    finally:
+                        frame.close()
             except EOFError:
                 self._client_gone("the client went away")
             except (WireError, OSError) as error:
@@ -182,7 +187,7 @@ class Running:
 
     def _on_frame(self, frame: Frame) -> None:
         if self._state == "waiting" and frame.kind == Kind.GO:
-            self._go(frame.sender)
+            self._go(frame)
         elif self._state == "started" and frame.kind == Kind.SIGNAL:
             fields = frame.fields(1)
             number = int(fields[0]) if fields and fields[0].isdigit() and len(fields[0]) < 3 else 0
@@ -224,10 +229,15 @@ class Running:
 
     # -- the command -----------------------------------------------------------------------------------------------
 
-    def _go(self, sender: Credentials | None) -> None:
+    def _go(self, go: Frame) -> None:
         claimed, child = self._claimed, self._child
-        if child is None or sender != claimed.requester:
+        if child is None or go.sender != claimed.requester:
             self._void(Code.IDENTITY_MISMATCH, "the go came from another process than the one that asked")
+            return
+        try:
+            claimed.consent.require(go)
+        except Denied as denied:
+            self._void(denied.denial.code, denied.denial.sentence)
             return
         cgroup = None if child.cgroup is None else str(child.cgroup.path)
         process = {

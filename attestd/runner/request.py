@@ -17,6 +17,7 @@ from attestd.gate.script import Shebang, is_script, parse_shebang
 from attestd.governance.trust import Trust
 from attestd.lineage.receipt import parse_receipt
 from attestd.observe import observe_directory, read_start
+from attestd.runner.consent import Consent
 from attestd.runner.hold import Held, hold_file, is_firm_path
 from attestd.runner.launch import FIRST_KEPT, Command, find_user
 from attestd.wire import Credentials, Frame, WireError
@@ -53,11 +54,13 @@ class Release:
 
     Attributes:
         requester: The process that connected to the agent: only it may give the go.
+        consent: What its go must say.
     """
 
     verified: VerifiedRelease
     command: Command
     requester: Credentials
+    consent: Consent
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ def verify_request(frame: Frame, here: Here, *, descriptor_limit: tuple[int, int
     """
     request = _parse(frame)  # 1
     requester = peer_of(request.client)  # 2
+    consent = Consent.needed(request.argv, [*request.stdio, request.cwd, request.executable])
     with ExitStack() as stack:
         executable = _hold(stack, request.executable)  # 3
         interpreters = [_hold(stack, descriptor) for descriptor in request.interpreters]
@@ -140,7 +144,7 @@ def verify_request(frame: Frame, here: Here, *, descriptor_limit: tuple[int, int
             terminal=None,
             descriptor_limit=descriptor_limit,
         )
-        yield Release(verified, command, requester)
+        yield Release(verified, command, requester, consent)
 
 
 def peer_of(descriptor: int) -> Credentials:

@@ -222,7 +222,15 @@ class Server:
             facts = {"isolation": settings.isolation, "uid": release.command.user.uid}
             yield (
                 release,
-                Claimed(verified.log_id, verified.seq, verified.leaf, release.requester, reference, facts),
+                Claimed(
+                    log_id=verified.log_id,
+                    seq=verified.seq,
+                    leaf=verified.leaf,
+                    requester=release.requester,
+                    consent=release.consent,
+                    reference=reference,
+                    facts=facts,
+                ),
             )
 
     def _begin(self, frame: Frame, release: Release, claimed: Claimed) -> None:

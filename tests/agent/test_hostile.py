@@ -320,13 +320,13 @@ def test_many_at_once_share_checkpoints_and_leak_nothing(host: Host) -> None:
         payload = request(host, "/bin/true", artifact=artifact)
         for sock, _, descriptors in clients:
             send_frame(sock, Kind.REQUEST, payload, descriptors.all)
-        for sock, reader, _ in clients:
+        for sock, reader, descriptors in clients:
             decision, ready = reader.receive(), reader.receive()
             assert decision is not None
             assert ready is not None
             assert decode_fields(decision.payload, 8)[0] == b"allow"
             assert ready.kind == Kind.READY, ready.payload
-            send_frame(sock, Kind.GO)
+            send_frame(sock, Kind.GO, encode_fields([b"/bin/true"]), descriptors.all)
         for _, reader, _ in clients:
             started, end = reader.receive(), reader.receive()
             assert started is not None

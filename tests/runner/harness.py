@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,13 @@ from attestd.gate.execution import Execution, File
 from attestd.gate.script import parse_shebang
 from attestd.observe import observe_file, read_start
 from attestd.strict import canonical, parse_json
+from attestd.tlog.tree import leaf_hash
 from attestd.wire import Frame, FrameReader, Kind, close_all, encode_fields, send_frame
 from tests.world import Granted, World
 
 BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 WAIT_S = 20
+ROOT = Path(__file__).parents[2]
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -56,10 +58,14 @@ def shebang_files(path: Path | str) -> list[str]:
 
 @dataclass
 class Submitted:
-    """An execution that was handed to the runner: its answer, and the client's end."""
+    """An execution that was handed to the runner: its answer, the client's end, and what the client asked with."""
 
     answer: Frame
     client: socket.socket
+    argv: Sequence[str] = ()
+    descriptors: list[int] = field(
+        default_factory=list
+    )  # stdin, stdout, stderr, cwd, executable, until the go
 
     def __post_init__(self) -> None:
         self.reader = FrameReader(self.client)
@@ -78,8 +84,15 @@ class Submitted:
         assert self.answer.kind == Kind.ACCEPTED, self.answer.fields(3)
         ready = self.receive()
         assert ready.kind == Kind.READY
-        send_frame(self.client, Kind.GO)
+        self.go()
         return self.receive()
+
+    def go(self) -> None:
+        """What the client sends when it is asked."""
+        payload = encode_fields([argument.encode() for argument in self.argv])
+        send_frame(self.client, Kind.GO, payload, self.descriptors)
+        close_all(self.descriptors)
+        self.descriptors.clear()
 
     def signal(self, number: int) -> None:
         send_frame(self.client, Kind.SIGNAL, encode_fields([str(int(number)).encode()]))
@@ -111,20 +124,14 @@ class Bench:
         self.process: subprocess.Popen[bytes] | None = None
         self.grants = 0
         self.clients: list[socket.socket] = []
+        self.asked_with: list[list[int]] = []
 
-    def start(self) -> "Bench":
-        command = [
-            sys.executable,
-            "-I",
-            "-m",
-            "attestd.runner",
-            "--state-dir",
-            self.state,
-            "--trust",
-            self.trust,
-        ]
+    def start(self, *program: str) -> "Bench":
+        """Starts the runner, or another program with its options."""
+        command: list[str | Path] = [sys.executable, *(program or ("-I", "-m", "attestd.runner"))]
+        command += ["--state-dir", self.state, "--trust", self.trust, "--socket", self.socket]
         self.log = (self.directory / "runner.log").open("ab")
-        self.process = subprocess.Popen([*command, "--socket", self.socket], stderr=self.log)
+        self.process = subprocess.Popen(command, stderr=self.log, cwd=ROOT)
         deadline = time.monotonic() + WAIT_S
         while time.monotonic() < deadline:
             try:
@@ -140,6 +147,10 @@ class Bench:
         for client in self.clients:
             client.close()
         self.clients.clear()
+        for descriptors in self.asked_with:
+            close_all(descriptors)
+            descriptors.clear()
+        self.asked_with.clear()
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         assert self.process is not None
@@ -173,6 +184,10 @@ class Bench:
                     return dict(item["body"])
             time.sleep(0.02)
         raise AssertionError(f"no {type_} in the spool")
+
+    def last_leaf(self) -> str:
+        """The id of the decision that was granted last."""
+        return leaf_hash(self.world.log.entries[-1]).hex()
 
     def execution(
         self, path: Path | str, *arguments: str, inputs: Sequence[Path] = (), **changes: Any
@@ -240,13 +255,15 @@ class Bench:
             *(stdio or (null, null, null)),
             *opened,
         ]
+        asked_with = [os.dup(descriptor) for descriptor in descriptors[1:6]]
+        self.asked_with.append(asked_with)
         try:
             answer = self.ask(Kind.EXECUTE, fields, descriptors)
         finally:
             close_all([null, *opened])
             server.close()
         client.settimeout(WAIT_S)
-        return Submitted(answer, client)
+        return Submitted(answer, client, run.argv if argv is None else argv, asked_with)
 
     def run(self, execution: Execution, **submit: Any) -> tuple[int, str, bytes]:
         """Grants, submits, goes; returns status, message, and what it wrote to stdout and stderr."""

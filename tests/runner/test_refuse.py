@@ -121,7 +121,7 @@ def test_a_go_from_another_process_than_connected(bench: Bench) -> None:
     assert submitted.receive().kind == Kind.READY
     child = os.fork()
     if child == 0:
-        send_frame(submitted.client, Kind.GO)
+        submitted.go()
         os._exit(0)
     os.waitpid(child, 0)
     refused = submitted.receive()
