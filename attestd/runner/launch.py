@@ -84,10 +84,21 @@ def start_time(pid: int) -> int | None:
     return _stat(pid, 22)
 
 
-def foreground_group(pid: int) -> int | None:
-    """The process group in the foreground of a process's terminal, if it has one."""
-    group = _stat(pid, 8)
-    return group if group is not None and group > 0 else None
+def foreground_group(leader: int) -> int | None:
+    """The process group in the foreground of a session's terminal, if it has one and that group lives.
+
+    The kernel goes on naming a group whose last process has ended, and may give its number to a group of another session
+    meanwhile: root's signals must not follow it there.
+
+    Args:
+        leader: The session's leader.
+    """
+    group = _stat(leader, 8)
+    if group is None or group <= 0:
+        return None
+    pids = (int(name) for name in os.listdir("/proc") if name.isdigit())
+    members = (pid for pid in (group, *pids) if _stat(pid, 5) == group)  # most groups have their leader still
+    return group if any(_stat(pid, 6) == leader for pid in members) else None
 
 
 def catches(pid: int, number: int) -> bool:
