@@ -162,6 +162,7 @@ def _catch_signals(loop: Loop) -> tuple[int, int]:
         signal.signal(number, lambda _number, _frame: loop.stop())
     # A closed terminal must not end what outlives its starter; commands get the default back.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGIO, signal.SIG_IGN)  # of a lease that root breaks while we hold it (runner.hold)
 
     def drain() -> None:
         os.read(reader, 64)

@@ -18,7 +18,7 @@ from attestd.governance.trust import Trust
 from attestd.lineage.receipt import parse_receipt
 from attestd.observe import observe_directory, read_start
 from attestd.runner.consent import Consent
-from attestd.runner.hold import Held, hold_file, is_firm_path
+from attestd.runner.hold import Held, hold_file, is_firm_path, require_here
 from attestd.runner.launch import FIRST_KEPT, Command, find_user
 from attestd.wire import Credentials, Frame, WireError
 
@@ -84,7 +84,8 @@ def verify_request(frame: Frame, here: Here, *, descriptor_limit: tuple[int, int
     1. It has the form of one.
     2. Who asks: the kernel's credentials of the client's connection.
     3. What would run: every descriptor's path and bytes; what others than root can write is copied to sealed memory
-       and run from there. Whether it is a script its own verified bytes say.
+       and run from there. Whether it is a script its own verified bytes say. Each path, that of the working directory
+       too, is where this host has that very file.
     4. `gate.release.verify_release` holds for exactly that.
     5. The user exists, and the runner can become that user.
     6. Pinned inputs cannot change after this: they are root's, under a path that only root can change, or the
@@ -108,11 +109,13 @@ def verify_request(frame: Frame, here: Here, *, descriptor_limit: tuple[int, int
         interpreters = [_hold(stack, descriptor) for descriptor in request.interpreters]
         shebang = _read_shebang(executable, interpreters)
         inputs = [_hold(stack, descriptor) for descriptor in request.inputs]
+        cwd = observe_directory(request.cwd)
+        require_here(cwd, request.cwd)
         execution = Execution(
             executable=_file(executable),
             interpreters=tuple(_file(item) for item in interpreters),
             argv=request.argv,
-            cwd=observe_directory(request.cwd),
+            cwd=cwd,
             uid=_claimed_uid(request.receipt),
             env=request.env,
             inputs=tuple(_file(item) for item in inputs),
@@ -257,7 +260,7 @@ def _arguments(
     by_name: dict[str, str] = {}
     for item in inputs:
         path = item.observed.path
-        if not item.observed.writable and is_firm_path(path, item.descriptor):
+        if not item.observed.writable and is_firm_path(path):
             continue
         if not any(_names(argument, path, execution.cwd) for argument in execution.argv[1:]):
             raise Denied(

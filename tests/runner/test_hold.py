@@ -9,7 +9,7 @@ import pytest
 
 from attestd.codes import Denied
 from attestd.runner import hold
-from attestd.runner.hold import hold_file, is_firm_path
+from attestd.runner.hold import hold_file, is_firm_path, require_here
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -106,14 +106,35 @@ def test_a_name_that_is_longer_than_a_memfds(tmp_path: Path) -> None:
     os.close(descriptor)
 
 
+def test_a_path_is_that_of_its_file() -> None:
+    descriptor = opened("/etc/hostname")
+    require_here("/etc/hostname", descriptor)
+    # Another file than the descriptor's, as in another mount namespace; and none.
+    for path in ("/etc/passwd", "/etc/missing"):
+        with pytest.raises(Denied, match=path):
+            require_here(path, descriptor)
+    os.close(descriptor)
+
+
+def test_a_file_that_somebody_has_open_for_writing_is_copied(tmp_path: Path) -> None:
+    """Whoever opened it while it was theirs can write to it after chown and chmod."""
+    path = tmp_path / "file"
+    path.write_bytes(b"as verified")
+    path.chmod(0o755)
+    descriptor = opened(path)
+    with path.open("r+b", buffering=0) as writer:
+        held = hold_file(descriptor)
+        writer.write(b"overwritten")
+        assert held.observed.writable
+        assert os.pread(held.descriptor, 100, 0) == b"as verified"
+        os.close(held.descriptor)
+    os.close(descriptor)
+
+
 @AS_ROOT
 def test_firm_paths(tmp_path: Path) -> None:
-    descriptor = opened("/etc/hostname")
-    assert is_firm_path("/etc/hostname", descriptor)
-    # Another file than the descriptor's, as in another mount namespace; and none.
-    assert not is_firm_path("/etc/passwd", descriptor)
-    assert not is_firm_path("/etc/missing", descriptor)
-    os.close(descriptor)
+    assert is_firm_path("/etc/hostname")
+    assert not is_firm_path("/missing/hostname")
 
 
 @AS_ROOT
@@ -132,6 +153,4 @@ def test_a_directory_on_the_way(mode: int, owner: int, firm: bool) -> None:
         path.write_bytes(b"x")
         middle.chmod(mode)
         os.chown(middle, owner, 0)
-        descriptor = opened(path)
-        assert is_firm_path(str(path), descriptor) is firm
-        os.close(descriptor)
+        assert is_firm_path(str(path)) is firm
