@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from attestd.runner.cgroup import Cgroup
+from attestd.runner.keyring import leave_session_keyring
 from attestd.runner.launch import FIRST_KEPT, Command
 from attestd.wire import Frame, FrameReader, WireError, close_all, encode_fields, send_frame
 
@@ -170,6 +171,7 @@ def _run_child(sock: socket.socket, cgroup: Cgroup | None) -> NoReturn:
 
 def _detach(keep: int) -> None:
     os.setsid()
+    leave_session_keyring()
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_DFL)
