@@ -1,0 +1,264 @@
+"""An agent that was broken into: it speaks to the runner and to clients as it likes, with everything that it was handed.
+
+What it must not achieve: run what no authority signed, run it for somebody who did not ask, or use what somebody gave it
+for something else. The field-by-field lies about a leaf are in tests/gate/test_release.py; here they come over the socket.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from attestd.tlog.checkpoint import BatchMode
+from attestd.wire import FrameReader, Kind, close_all, encode_fields, encode_frame, send_frame
+from tests.attacks.conftest import running
+from tests.runner.harness import ROOT, WAIT_S, Bench, Submitted
+from tests.world import World
+
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+VICTIM = 1001
+
+
+@pytest.fixture
+def mark(short_dir: Path) -> Path:
+    """What a command that must not run would leave."""
+    short_dir.chmod(0o777)
+    return short_dir / "ran"
+
+
+def refusal(submitted: Submitted) -> tuple[str, str]:
+    """Code and sentence with which the runner refuses a go."""
+    frame = submitted.receive()
+    assert frame.kind == Kind.REFUSED, frame.kind
+    _, code, sentence, _ = frame.fields(4)
+    return code.decode(), sentence.decode()
+
+
+def go_for(submitted: Submitted, *argv: str, executable: str, stdin: int | None = None) -> None:
+    """The victim's client asked for this, whatever the agent made of it; now it is asked for its go."""
+    ready = submitted.receive()
+    assert ready.kind == Kind.READY
+    submitted.argv = argv
+    os.close(submitted.descriptors[4])
+    submitted.descriptors[4] = os.open(executable, os.O_RDONLY)
+    if stdin is not None:
+        os.dup2(stdin, submitted.descriptors[0])
+    submitted.go()
+
+
+# -- what somebody gave it, used for something else ---------------------------------------------------------------------
+
+
+def use_for_another_command(bench: Bench, mark: Path) -> Submitted:
+    """The victim asks for `echo`; the agent has a receipt for `touch`, which the victim may run too, and uses that."""
+    submitted = bench.submit(bench.grant(bench.execution("/usr/bin/touch", str(mark))))
+    go_for(submitted, "/bin/echo", "hello", executable="/bin/echo")
+    return submitted
+
+
+def test_a_go_used_for_another_command(bench: Bench, mark: Path) -> None:
+    with running("consent") as weakened:
+        submitted = use_for_another_command(weakened, mark)
+        assert submitted.receive().kind == Kind.STARTED
+        assert submitted.end() == (0, "")
+        assert mark.exists()
+    mark.unlink()
+    code, sentence = refusal(use_for_another_command(bench, mark))
+    assert (code, sentence) == (
+        "identity_mismatch",
+        "the requester asked for another command than this one",
+    )
+    assert not mark.exists()
+
+
+def swap_stdin(bench: Bench, mark: Path) -> Submitted:
+    """The victim runs a shell on a script of its own; the agent hands over another stdin than it was given."""
+    evil, good = os.pipe(), os.pipe()
+    os.write(evil[1], b"touch %s\n" % os.fsencode(mark))
+    os.write(good[1], b"exit 3\n")
+    null = os.open("/dev/null", os.O_RDWR)
+    try:
+        submitted = bench.submit(bench.grant(bench.execution("/bin/sh")), stdio=(evil[0], null, null))
+        close_all([evil[1], good[1]])
+        go_for(submitted, "/bin/sh", executable="/bin/sh", stdin=good[0])
+    finally:
+        close_all([evil[0], good[0], null])
+    return submitted
+
+
+def test_another_stdin_than_the_requesters(bench: Bench, mark: Path) -> None:
+    with running("consent") as weakened:
+        submitted = swap_stdin(weakened, mark)
+        assert submitted.receive().kind == Kind.STARTED
+        assert submitted.end() == (0, "")
+        assert mark.exists()
+    mark.unlink()
+    code, sentence = refusal(swap_stdin(bench, mark))
+    assert (code, sentence) == (
+        "identity_mismatch",
+        "stdin is not the one that the requester asked with",
+    )
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("missing", [0, 1, 4])
+def test_a_go_without_what_it_was_asked_with(bench: Bench, mark: Path, missing: int) -> None:
+    """One that says less than all of it is bound to nothing."""
+    submitted = bench.submit(bench.grant(bench.execution("/usr/bin/touch", str(mark))))
+    assert submitted.receive().kind == Kind.READY
+    os.close(submitted.descriptors.pop(missing))
+    submitted.go()
+    assert refusal(submitted)[0] == "identity_mismatch"
+    assert not mark.exists()
+
+
+def test_one_go_for_two_executions() -> None:
+    """The agent asks the same client twice: its second answer would release the same command a second time."""
+    path = Path(f"/tmp/a-{os.getpid()}.sock")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        listener.settimeout(WAIT_S)
+        command = [sys.executable, "-I", "-m", "attestd", "exec", "--", "/bin/true"]
+        environment = {"PATH": "/usr/bin:/bin", "ATTESTD_SOCKET": str(path)}
+        with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE) as client:
+            sock, _ = listener.accept()
+            path.unlink()
+            sock.settimeout(WAIT_S)
+            reader = FrameReader(sock)
+            request = reader.receive()
+            assert request is not None
+            request.close()
+            decision, leaf = [b"allow", b"0", b"", b"", b"", b"ab" * 32, b"", b""], b"ab" * 32
+            send_frame(sock, Kind.DECISION, encode_fields(decision))
+            send_frame(sock, Kind.READY, encode_fields([leaf]))
+            go = reader.receive()
+            assert go is not None
+            assert (go.kind, go.fields(9), len(go.descriptors)) == (Kind.GO, [b"/bin/true"], 5)
+            go.close()
+            send_frame(sock, Kind.READY, encode_fields([leaf]))
+            with pytest.raises(EOFError):
+                reader.receive()
+            sock.close()
+            assert client.wait(WAIT_S) == 69
+
+
+# -- a go from somebody who never asked ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def echo_service(short_dir: Path) -> Iterator[Path]:
+    """A service of the victim's that sends back what it gets, as many do with a part of it."""
+    path = short_dir / "echo"
+    short_dir.chmod(0o755)
+    ready, done = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(str(path))
+            path.chmod(0o777)
+            os.setresgid(VICTIM, VICTIM, VICTIM)
+            os.setresuid(VICTIM, VICTIM, VICTIM)
+            listener.listen()
+            os.write(done, b"x")
+            while True:
+                sock, _ = listener.accept()
+                sock.sendall(sock.recv(4096))
+        finally:
+            os._exit(1)
+    os.read(ready, 1)
+    close_all([ready, done])
+    yield path
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+
+
+def have_it_echo_a_go(bench: Bench, service: Path, mark: Path, go: bytes) -> Submitted:
+    """To the runner the service, and so the victim, is who connected, and who says go."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        sock.connect(str(service))
+        sock.sendall(go)
+        execution = bench.execution("/usr/bin/touch", str(mark), requester_uid=VICTIM)
+        return bench.submit(bench.grant(execution), client_end=sock.fileno())
+
+
+@AS_ROOT
+def test_a_service_that_echoes_the_go(bench: Bench, echo_service: Path, mark: Path) -> None:
+    """Before it carried descriptors a go was five bytes, which a daemon of root's can be made to send."""
+    execution = bench.execution("/usr/bin/touch", str(mark))
+    words = encode_fields([argument.encode() for argument in execution.argv])
+    with running("consent") as weakened:
+        submitted = have_it_echo_a_go(weakened, echo_service, mark, encode_frame(Kind.GO))
+        assert submitted.answer.kind == Kind.ACCEPTED
+        leaf = weakened.last_leaf()
+        assert weakened.wait_spooled("execution.start", leaf)
+    mark.unlink(missing_ok=True)
+    for go in (encode_frame(Kind.GO), encode_frame(Kind.GO, words)):
+        submitted = have_it_echo_a_go(bench, echo_service, mark, go)
+        assert submitted.answer.kind == Kind.ACCEPTED
+        void = bench.wait_spooled("decision.void", bench.last_leaf())
+        assert void["code"] == "identity_mismatch"
+    assert not mark.exists()
+
+
+# -- receipts -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("quote-only batch", "evidence_invalid"),
+        ("another boot", "identity_mismatch"),
+        ("too old", "evidence_stale"),
+        ("from the future", "evidence_stale"),
+        ("spliced", "evidence_invalid"),
+        ("an earlier batch", "evidence_invalid"),
+        ("another host", "evidence_invalid"),
+        ("a denial", "evidence_invalid"),
+        ("for another artifact", "identity_mismatch"),
+        ("for another user", "scope_violation"),
+    ],
+)
+def test_receipts_that_release_nothing(bench: Bench, mark: Path, name: str, code: str) -> None:
+    """Each of these is sealed by a real TPM key, over a leaf that the agent chose."""
+    from attestd.lineage.entry import EntryType
+
+    world, execution = bench.world, bench.execution("/usr/bin/touch", str(mark))
+    granted = bench.grant(execution)
+    body, now = dict(granted.body), datetime.now(UTC)
+    if name == "quote-only batch":
+        receipt = world.receipt(body, mode=BatchMode.RECORD)
+    elif name == "another boot":
+        receipt = world.receipt(body, boot="3f1c2d4e-5a6b-4c7d-8e9f-0a1b2c3d4e5f")
+    elif name == "too old":
+        receipt = world.receipt(body, time=now - timedelta(seconds=90))
+    elif name == "from the future":
+        receipt = world.receipt(body, time=now + timedelta(seconds=30))
+    elif name == "spliced":  # the leaf of one, the proof and checkpoint of another
+        other = world.receipt({**body, "id": "ff" * 16})
+        _, blank, rest = other.partition(b"\nindex ")
+        receipt = granted.receipt.partition(b"\nindex ")[0] + blank + rest
+    elif name == "an earlier batch":
+        seq = world.log.append(body, type_=EntryType.DECISION_ALLOW, time=now, boot=world.boot)
+        world.log.seal(mode=BatchMode.RECORD, pcr_digest=world.pcr_digest)
+        world.log.append(body, type_=EntryType.DECISION_ALLOW, time=now, boot=world.boot)
+        receipt = world.log.receipt(seq, world.log.seal(mode=BatchMode.RELEASE, pcr_digest=world.pcr_digest))
+    elif name == "another host":
+        stranger = World("stranger", now=now, boot=world.boot, uid=world.uid, isolation=world.isolation)
+        receipt = stranger.receipt(body)
+    elif name == "a denial":
+        receipt = world.receipt({**body, "code": "expired"}, type_=EntryType.DECISION_DENY)
+    elif name == "for another artifact":
+        receipt = bench.grant(execution).receipt
+    else:
+        receipt = world.receipt({**body, "uid": 65534})
+    submitted = bench.submit(granted, receipt=receipt)
+    assert submitted.refusal() == code
+    assert not mark.exists()

@@ -1,0 +1,50 @@
+"""The runner with one of its checks taken out: an attack must work against that one before it counts as an attack.
+
+`python -m tests.attacks.weakened CHECK RUNNER-OPTION...`
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Final
+
+from attestd.runner import child, execution, hold, launch, request
+from attestd.runner.__main__ import main
+from attestd.runner.consent import Consent
+
+
+def _no_consent() -> None:
+    Consent.require = lambda *_: None  # type: ignore[method-assign]
+
+
+def _endless_frames() -> None:
+    execution.FRAMES_AT_ONCE = sys.maxsize  # type: ignore[misc]
+
+
+def _any_group() -> None:
+    execution.foreground_group = lambda leader: launch._stat(leader, 8)  # type: ignore[attr-defined]
+
+
+def _anywhere() -> None:
+    hold.require_here = request.require_here = lambda *_: None  # type: ignore[attr-defined]
+
+
+def _no_leases() -> None:
+    hold._has_writer = lambda _: False
+
+
+def _one_keyring() -> None:
+    child.leave_session_keyring = lambda: None  # type: ignore[attr-defined]
+
+
+CHECKS: Final[dict[str, Callable[[], None]]] = {
+    "consent": _no_consent,
+    "fairness": _endless_frames,
+    "foreground": _any_group,
+    "keyring": _one_keyring,
+    "place": _anywhere,
+    "writers": _no_leases,
+}
+
+if __name__ == "__main__":
+    CHECKS[sys.argv.pop(1)]()
+    sys.exit(main())
