@@ -163,6 +163,8 @@ def _read(path: Path, most: int) -> bytes:
     try:
         with path.open("rb") as file:
             data = file.read(most + 1)
+    except FileNotFoundError as error:
+        raise MalformedError(f"{path} is missing: this is no whole export of a log") from error
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}") from error
     if len(data) > most:

@@ -150,7 +150,7 @@ def test_an_export_that_was_edited(file: str, old: bytes | None, new: bytes | No
 
 def test_an_export_that_lacks_a_file(offline: Cli) -> None:
     (Path("export") / "checkpoint").unlink()
-    assert offline("verify", "log", "export", "--trust", "trust").status == 69
+    assert offline("verify", "log", "export", "--trust", "trust").status == 65
 
 
 def test_a_trust_directory_that_others_can_write(offline: Cli) -> None:
