@@ -138,7 +138,7 @@ async def _opened(
                 _later(loop, on_unreleased, seq)
 
         seals = SealService(
-            Sealer(store, port, keys, counter=recovery.counter),
+            Sealer(store, port, keys, counter=recovery.counter, resets=recovery.resets),
             port,
             max_batch=configuration.max_batch,
             now=lambda: clock.read().now,

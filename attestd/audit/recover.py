@@ -49,11 +49,13 @@ class Recovery:
         voids: Allows that were sealed but never released, for their counter step was missing: the caller lets the
             runner burn them, and seals a `decision.void` for each (`void_body`).
         notes: What an auditor should read in the log, for the body of `agent.start`.
+        resets: The TPM's reset and restart count that `counter` is of.
     """
 
     counter: int
     voids: tuple[int, ...]
     notes: tuple[str, ...]
+    resets: tuple[int, int]
 
 
 def recover(store: LogStore, tpm: SealingTpm, keys: LogKeys, *, clock: ClockInfo) -> Recovery:
@@ -86,15 +88,16 @@ def recover(store: LogStore, tpm: SealingTpm, keys: LogKeys, *, clock: ClockInfo
     was_reset = clock.order[:2] != last.clock.order[:2]
     if was_reset and is_reset_jump(tpm, recorded=recorded, actual=actual):
         notes.append(f"log counter went from {recorded} to {actual} in a TPM reset without orderly shutdown")
-        return Recovery(actual, (), tuple(notes))
+        return Recovery(actual, (), tuple(notes), clock.order[:2])
     settle_counter(tpm, recorded=recorded)
     if actual == recorded:
-        return Recovery(recorded, (), tuple(notes))
+        return Recovery(recorded, (), tuple(notes), clock.order[:2])
     batch = last.checkpoint.batch
     notes.append(
         f"batch [{batch.first}, {last.checkpoint.size}) was committed but not counted: its allows are void"
     )
-    return Recovery(recorded, tuple(_allows(store, batch.first, last.checkpoint.size)), tuple(notes))
+    voids = tuple(_allows(store, batch.first, last.checkpoint.size))
+    return Recovery(recorded, voids, tuple(notes), clock.order[:2])
 
 
 def is_reset_jump(tpm: SealingTpm, *, recorded: int, actual: int) -> bool:

@@ -73,6 +73,7 @@ class Sealer:
         keys: LogKeys,
         *,
         counter: int,
+        resets: tuple[int, int] | None = None,
         crash_point: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Takes over a log.
@@ -82,6 +83,7 @@ class Sealer:
             tpm: Its TPM, with the approval in force.
             keys: The keys with which that TPM signs.
             counter: The TPM's log counter, as `recover` found it; for a new log, as it is.
+            resets: The TPM's reset and restart count then; None: as at the first quote.
             crash_point: Called at each of `CRASH_POINTS`, for tests.
 
         Raises:
@@ -98,7 +100,7 @@ class Sealer:
         self._in_flight: _Tree | None = None
         self._final: RollbackError | None = None
         self._unreleased: list[int] = []
-        self._resets: tuple[int, ...] = ()
+        self._resets = resets
 
     def seal(self, pendings: Sequence[Pending], *, now: datetime, boot: str) -> SealResult:
         """Seals one batch, whose decisions are all of one platform policy version.
@@ -229,7 +231,7 @@ class Sealer:
             RollbackError: The counter is where no reset takes it.
         """
         before, self._resets = self._resets, parse_attest(quote.attest).clock.order[:2]
-        if before in ((), self._resets) or (actual := self._tpm.read_counter()) == self._counter:
+        if before in (None, self._resets) or (actual := self._tpm.read_counter()) == self._counter:
             return False
         if not is_reset_jump(self._tpm, recorded=self._counter, actual=actual):
             raise RollbackError(
@@ -278,11 +280,23 @@ class Sealer:
         tail = self._store.tail()
         first = tree.checkpoint.batch.first
         if tail.frontier == tree.frontier:
-            self._counter = settle_counter(self._tpm, recorded=tree.checkpoint.batch.counter)
+            self._counter = self._settle_counter(tree.checkpoint.batch.counter)
             self._unreleased += [seq for seq, draft in enumerate(tree.drafts, first) if draft.charge]
         elif tail.frontier != self._tail.frontier:
             raise RollbackError("the stored log changed under the sealer: another process writes to it")
         self._tail, self._in_flight = tail, None
+
+    def _settle_counter(self, recorded: int) -> int:
+        """As `recover` does, a TPM reset included: it may be why the step failed, and the counter jumped in it."""
+        actual = self._tpm.read_counter()
+        if actual not in (recorded - 1, recorded):
+            # Any quote will do for the counts, and this one can be taken for nothing else.
+            bound = extra_data(Purpose.EVIDENCE, host_id=self._keys.host_id, data=self._keys.origin.encode())
+            resets = parse_attest(self._tpm.quote(bound).attest).clock.order[:2]
+            if resets != self._resets and is_reset_jump(self._tpm, recorded=recorded, actual=actual):
+                self._resets = resets
+                return actual
+        return settle_counter(self._tpm, recorded=recorded)
 
 
 def _deny_allows(
