@@ -159,6 +159,14 @@ ISSUE = "cd /home/alice; attestd authorization issue --force --requester alice -
 EXEC = "cd /home/alice; runuser -u alice -- attestd exec"
 
 
+def a_directory_of_roots_becomes_the_agents(system: System) -> None:
+    """Initialised before there was a user: the unit gives it to the user with all that is in it."""
+    system.run(
+        "systemctl stop attestd.socket attestd; chown -R root: /var/lib/attestd; systemctl start attestd"
+    )
+    assert system.run("find /var/lib/attestd ! -user attestd") == ""
+
+
 def users_run_what_is_authorized(system: System) -> None:
     system.run(f"{ISSUE} -o id.auth.json -- id -un; chmod a+r *.json")
     assert system.run(f"{EXEC} -a id.auth.json -- id -un") == "alice\n"
@@ -226,6 +234,7 @@ CHECKS: list[Callable[[System], None]] = [
     installs_as_the_documentation_says,
     units_are_sound,
     each_user_gets_their_own,
+    a_directory_of_roots_becomes_the_agents,
     users_run_what_is_authorized,
     a_command_outlives_both,
     it_comes_back,
