@@ -16,7 +16,7 @@ from attestd.errors import MalformedError, StoreError
 from attestd.strict import Strict, convert, parse_json
 from attestd.wire import Kind, WireError, encode_fields
 
-__all__ = ["SPOOL_MAX", "Execute", "RunnerLink", "Spooled"]
+__all__ = ["SPOOL_MAX", "Execute", "RunnerError", "RunnerLink", "Spooled"]
 
 TIMEOUT_S: Final = 30.0
 SPOOL_MAX: Final = 64

@@ -4,7 +4,7 @@ import posix
 from _socket import socket
 
 from attestd.client import Ended
-from attestd.client.files import find_command
+from attestd.client.files import find_command, open_regular
 from attestd.wire import MAX_DESCRIPTORS, Kind, WireError, close_all, encode_fields, send_frame
 
 __all__ = ["answer"]
@@ -53,13 +53,12 @@ def _answer(need: bytes, argv: list[bytes], descriptors: list[int]) -> bytes:
 
 def _open(path: bytes, argv: list[bytes], descriptors: list[int]) -> bytes:
     try:
-        descriptor = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK)
+        descriptor = open_regular(path)
     except (OSError, ValueError) as error:
         return b"-" + str(getattr(error, "strerror", error)).encode()
-    mode = posix.fstat(descriptor).st_mode
-    if mode & 0o170000 != 0o100000:
-        posix.close(descriptor)
+    if descriptor < 0:
         return b"-not a regular file"
+    mode = posix.fstat(descriptor).st_mode
     # An agent that was broken into must not read root's files through a client that root runs: what is not on the
     # command line must be something that anybody may read or execute.
     if not mode & (_ANYONE_MAY_READ | _EXECUTABLE) and not _named(path, argv):

@@ -4,7 +4,7 @@ import posix
 
 from attestd.client import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_USAGE, Ended
 
-__all__ = ["find_command", "open_cwd", "read_file", "write_receipt"]
+__all__ = ["find_command", "open_cwd", "open_regular", "read_file", "write_receipt"]
 
 # One byte over the agent's limit (formats.md): the agent, not we, denies and records what is too large.
 MAX_FILE_BYTES = 256 * 1024 + 1
@@ -30,8 +30,7 @@ def find_command(name: bytes, path: bytes) -> int:
     failure = None
     for candidate in candidates:
         try:
-            # O_NONBLOCK: opening a FIFO must not hang.
-            descriptor = posix.open(candidate, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK)
+            descriptor = open_regular(candidate)
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, ValueError) as error:
@@ -40,14 +39,36 @@ def find_command(name: bytes, path: bytes) -> int:
                 or f"cannot be read ({getattr(error, 'strerror', error)}), and must be, to be measured"
             )
             continue
-        is_file = posix.fstat(descriptor).st_mode & 0o170000 == 0o100000
-        if is_file and posix.access(candidate, posix.X_OK, effective_ids=True):
+        if descriptor >= 0 and posix.access(candidate, posix.X_OK, effective_ids=True):
             return descriptor
-        posix.close(descriptor)
-        failure = failure or ("is not executable" if is_file else "is not a regular file")
+        failure = failure or ("is not executable" if descriptor >= 0 else "is not a regular file")
+        if descriptor >= 0:
+            posix.close(descriptor)
     if failure:
         raise Ended(EXIT_NOT_EXECUTABLE, f"{_shown(name)}: {failure}")
     raise Ended(EXIT_NOT_FOUND, f"{_shown(name)}: command not found")
+
+
+def open_regular(path: bytes) -> int:
+    """Opens a regular file for reading, and nothing else.
+
+    Opening a device or a FIFO can already do something (start a watchdog, hang), and which file is opened may be the
+    agent's question: so it is looked at first.
+
+    Returns:
+        The descriptor; -1 if it is not a regular file.
+
+    Raises:
+        OSError: It cannot be opened.
+        ValueError: The path holds a NUL.
+    """
+    place = posix.open(path, posix.O_PATH | posix.O_CLOEXEC)
+    try:
+        if posix.fstat(place).st_mode & 0o170000 != 0o100000:
+            return -1
+        return posix.open(b"/proc/self/fd/%d" % place, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK)
+    finally:
+        posix.close(place)
 
 
 def open_cwd() -> int:
