@@ -5,9 +5,11 @@ A receipt is used up by its row here, committed (fsync) before anything runs. No
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,6 +39,18 @@ INSERT INTO identity VALUES (lower(hex(randomblob(16))));
 CREATE TABLE spool (id INTEGER PRIMARY KEY AUTOINCREMENT, type TEXT NOT NULL, body BLOB NOT NULL) STRICT;
 PRAGMA user_version = 1;
 """
+
+
+def _schema(connection: sqlite3.Connection) -> Counter[tuple[str, str | None]]:
+    return Counter(connection.execute("SELECT name, sql FROM sqlite_schema").fetchall())
+
+
+@cache
+def _expected_schema() -> Counter[tuple[str, str | None]]:
+    """Of a new record: SQLite adds some of its own to what `_SCHEMA` says."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(_SCHEMA)
+        return _schema(connection)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +99,9 @@ class Claims:
                 self._db.executescript(f"BEGIN; PRAGMA application_id = {_APPLICATION_ID}; {_SCHEMA} COMMIT;")
             elif version != 1 or self._db.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
                 raise StoreError(f"{path}: not a runner's record of version 1")
+            elif _schema(self._db) != _expected_schema():
+                # A trigger there would be asked at each claim, by the process that must count uses.
+                raise StoreError(f"{path}: its schema was edited: restore it from a backup")
             self.spool_id = str(self._db.execute("SELECT spool FROM identity").fetchone()[0])
         except sqlite3.Error as error:
             raise StoreError(f"{path}: {error}") from error
