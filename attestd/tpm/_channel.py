@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import Final, Protocol
 
 from attestd.errors import TpmError
-from attestd.tpm._codes import RESUBMIT, Rc, base, error_of
+from attestd.tpm._codes import FORGOTTEN, RESUBMIT, Rc, base, error_of
 from attestd.tpm._commands import HEADER_SIZE, Answer, Cc, Hierarchy, build, sized, u16, u32
 
 __all__ = ["Channel", "Session", "Transport"]
@@ -43,11 +43,12 @@ class Channel:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
+        self._is_forgotten = False
 
     @property
     def is_lost(self) -> bool:
-        """Whether the connection has failed."""
-        return self._transport.is_lost
+        """Whether the connection has failed, or the TPM was reset behind it: only a new one has its keys loaded."""
+        return self._transport.is_lost or self._is_forgotten
 
     def attempt(self, command: bytes) -> tuple[int, bytes]:
         """Runs a command; again, with growing pauses (1 s in all), while the TPM asks to be asked later.
@@ -69,6 +70,7 @@ class Channel:
                 )
             code = int.from_bytes(response[6:HEADER_SIZE], "big")
             if not code or base(code) not in RESUBMIT or pause_s > _LAST_PAUSE_S:
+                self._is_forgotten |= base(code) in FORGOTTEN
                 return code, response
             time.sleep(pause_s)
             pause_s *= 2

@@ -6,7 +6,7 @@ from typing import Final
 from attestd.errors import TpmError, TpmRefusedError, TpmUnavailableError
 from attestd.tpm._tcti import describe
 
-__all__ = ["RESUBMIT", "Rc", "base", "error_of"]
+__all__ = ["FORGOTTEN", "RESUBMIT", "Rc", "base", "error_of"]
 
 
 class Rc(IntEnum):
@@ -39,6 +39,9 @@ class Rc(IntEnum):
     YIELDED = 0x908
     CANCELED = 0x909
     TESTING = 0x90A
+    REFERENCE_H0 = 0x910
+    REFERENCE_H1 = 0x911
+    REFERENCE_S0 = 0x918
     NV_RATE = 0x920
     LOCKOUT = 0x921
     RETRY = 0x922
@@ -46,6 +49,8 @@ class Rc(IntEnum):
 
 
 RESUBMIT: Final = frozenset({Rc.RETRY, Rc.YIELDED, Rc.TESTING, Rc.NV_RATE})
+# What we loaded is not there any more: the TPM was reset, though the connection to it was not.
+FORGOTTEN: Final = frozenset({Rc.INITIALIZE, Rc.REFERENCE_H0, Rc.REFERENCE_H1, Rc.REFERENCE_S0})
 
 _REFUSALS: Final = frozenset(
     {
@@ -74,7 +79,7 @@ _FULL: Final = frozenset(
     }
 )
 _OUTAGES: Final = (
-    frozenset({Rc.INITIALIZE, Rc.FAILURE, Rc.LOCKOUT, Rc.CANCELED, Rc.NV_UNAVAILABLE}) | RESUBMIT | _FULL
+    frozenset({Rc.FAILURE, Rc.LOCKOUT, Rc.CANCELED, Rc.NV_UNAVAILABLE}) | FORGOTTEN | RESUBMIT | _FULL
 )
 _HINTS: Final[dict[int, str]] = {
     Rc.LOCKOUT: "the TPM is in lockout after failed authorizations: wait, or reset it with the lockout auth value",
