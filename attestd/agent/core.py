@@ -201,7 +201,7 @@ class Core:
         return SpoolId(source=str(self.runner_info.get("spool", "runner")), id=item.id)
 
     def _is_new(self, item: Spooled) -> bool:
-        return self.store.spooled(self._spool_id(item)) is None
+        return not self.store.is_sealed(self._spool_id(item))
 
     async def _seal_spooled(self, item: Spooled, *, lazy: bool) -> Receipt:
         type_ = next((allowed for allowed in _SPOOLED_TYPES if allowed == item.type), None)

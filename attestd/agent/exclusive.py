@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 
 from attestd.account import acting_as, agent_account
+from attestd.audit.rotate import finish_rotation
+from attestd.audit.schema import migrate
 from attestd.errors import StoreError, UsageError
 from attestd.paths import Layout
 
@@ -16,9 +18,12 @@ __all__ = ["exclusive"]
 def exclusive(layout: Layout) -> Iterator[None]:
     """Holds the lock; it is the kernel that releases it, at the latest with the process.
 
+    What an earlier attestd wrote is brought to this one's schema first, and a rotation that was cut off is finished.
+
     Raises:
         UsageError: An agent is running.
-        StoreError: There is no log, or its directory cannot be used.
+        StoreError: There is no log, its directory cannot be used, or a newer attestd wrote it.
+        RollbackError: Its schema was edited.
     """
     path = layout.agent / "lock"
     try:
@@ -30,9 +35,15 @@ def exclusive(layout: Layout) -> Iterator[None]:
     except OSError as error:
         raise StoreError(f"{error.filename}: {error.strerror}: whose is {layout.agent}?") from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                f"an agent is running on {layout.agent} already: attestd status shows it"
+            ) from error
+        with acting_as(agent_account(layout)):
+            migrate(str(layout.log))
+            finish_rotation(layout.log)
         yield
-    except BlockingIOError as error:
-        raise UsageError(f"an agent is running on {layout.agent} already: attestd status shows it") from error
     finally:
         os.close(descriptor)

@@ -11,11 +11,12 @@ from attestd.account import acting_as, agent_account
 from attestd.agent.ask import AgentSocket
 from attestd.agent.records import open_own_log
 from attestd.audit.offline import VerifiedLog, verify_stored
+from attestd.audit.shards import Predecessor, verify_shards
 from attestd.errors import AgentError, RollbackError
 from attestd.governance.trust import Trust
 from attestd.paths import Layout
 
-__all__ = ["require_newest", "verify_own_log"]
+__all__ = ["require_newest", "verify_own_log", "verify_own_shards"]
 
 _ATTEMPTS: Final = 10
 _WAIT_S: Final = 0.2
@@ -31,6 +32,18 @@ def verify_own_log(
     """
     with acting_as(agent_account(layout)):
         return verify_stored(layout.log, trust=trust, processes=processes, progress=progress)
+
+
+def verify_own_shards(
+    layout: Layout, *, trust: Trust, processes: int, progress: Callable[[int, int], None]
+) -> list[tuple[Predecessor, VerifiedLog | None]]:
+    """Verifies the logs that were closed before the present one, as `verify_shards` does; as the agent's user.
+
+    Raises:
+        RollbackError, VerificationError, MalformedError, StoreError: As `verify_shards`.
+    """
+    with acting_as(agent_account(layout)):
+        return verify_shards(layout.log, trust=trust, processes=processes, progress=progress)
 
 
 def require_newest(layout: Layout, agent: AgentSocket) -> int:

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from attestd.account import Account, acting_as, agent_account
+from attestd.agent.exclusive import exclusive
 from attestd.agent.keystore import load_keys, save_keys
 from attestd.agent.tpm_access import EMBEDDED, TpmAccess
 from attestd.agent.tpm_port import TpmPort
@@ -123,6 +124,7 @@ def provision_standalone(
     """
     layout.require_short_sockets()
     account = agent_account(layout)
+    _migrate(layout, account)
     if (found := _find_provisioned(layout, account)) is not None:
         _require_same(found, pcrs=pcrs)
         return found
@@ -144,6 +146,22 @@ def provision_standalone(
             owner.close()
             if access.embedded and started:
                 access.embedded.stop()
+
+
+def _migrate(layout: Layout, account: Account | None) -> None:
+    """Brings a log of an earlier attestd to this one's schema; one that can be opened is left alone."""
+    with acting_as(account):
+        if not layout.log.exists():
+            return
+        try:
+            LogStore.open(str(layout.log), readonly=True).close()
+        except StoreError:
+            behind = True
+        else:
+            behind = False
+    if behind:
+        with exclusive(layout):  # which migrates it, or says what is wrong
+            pass
 
 
 def choose_tpm(requested: str, layout: Layout, environ: Mapping[str, str]) -> ChosenTpm:

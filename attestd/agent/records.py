@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from attestd.account import acting_as, agent_account
 from attestd.agent.ask import AgentSocket
+from attestd.audit.shards import find_in_shards, predecessors
 from attestd.audit.store import LogStore
 from attestd.errors import AgentError, ForbiddenError, MalformedError, StoreError, UsageError
 from attestd.lineage.entry import Entry, parse_entry, parse_entry_name
@@ -50,6 +51,8 @@ def open_own_log(layout: Layout) -> Iterator[LogStore]:
 def find_record(wanted: str, *, agent: AgentSocket, layout: Layout) -> Record:
     """Finds an entry, from the agent or, if that is not there or does not tell this user, in the log's file.
 
+    An id that is in neither may be that of an entry in a log that was closed: then the source says so.
+
     Args:
         wanted: An entry's id (64 hex digits) or its number.
         agent: The agent.
@@ -60,6 +63,13 @@ def find_record(wanted: str, *, agent: AgentSocket, layout: Layout) -> Record:
         AgentError, ForbiddenError: Neither way leads to it.
         StoreError: The log cannot be read.
     """
+    try:
+        return _find_in_present(wanted, agent=agent, layout=layout)
+    except UsageError as error:
+        return _find_in_closed(wanted, layout, error)
+
+
+def _find_in_present(wanted: str, *, agent: AgentSocket, layout: Layout) -> Record:
     try:
         answer = agent.ask("decision", id=wanted)
     except (AgentError, ForbiddenError) as error:
@@ -80,6 +90,31 @@ def _find_in_log(wanted: str, layout: Layout) -> Record:
         except MalformedError as error:
             raise StoreError(f"{layout.log}: entry {wanted} is no entry: {error}") from error
         return Record(entry, leaf_hash(data).hex(), store.receipt(seq), f"the log {layout.log}")
+
+
+def _find_in_closed(wanted: str, layout: Layout, error: UsageError) -> Record:
+    with acting_as(agent_account(layout)):
+        try:
+            closed = [before.path for before in predecessors(layout.log) if before.path is not None]
+        except StoreError:
+            raise error from None  # Not for this user to look at.
+        if not closed:
+            raise error
+        name = parse_entry_name(wanted)
+        found = None if isinstance(name, int) else find_in_shards(layout.log, name)
+        if found is None:
+            names = ", ".join(str(path) for path in closed)
+            raise UsageError(
+                f"{error}; in logs that were closed ({names}) entries are found by their id"
+            ) from error
+        path, seq = found
+        store = LogStore.open(str(path), readonly=True)
+        try:
+            data = store.entry(seq)
+            source = f"the closed log {path}, where it is entry {seq}"
+            return Record(parse_entry(data), leaf_hash(data).hex(), store.receipt(seq), source)
+        finally:
+            store.close()
 
 
 def record_of_receipt(data: bytes, *, source: str) -> Record:

@@ -1,5 +1,6 @@
 """The values that go into the log's tables and come out of them."""
 
+import hashlib
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import Any, Protocol
 from attestd.tlog.checkpoint import BatchMode, Checkpoint
 from attestd.tlog.tree import Frontier, Node
 
-__all__ = ["Connection", "SealedBatch", "Spooled", "StoredCheckpoint", "Tail"]
+__all__ = ["Carried", "Connection", "SealedBatch", "Spooled", "StoredCheckpoint", "Tail"]
 
 
 class Connection(Protocol):
@@ -62,6 +63,28 @@ class StoredCheckpoint:
     mode: BatchMode
     counter: int
     note: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What one log takes over from another: its first leaf has the digest, so that it is as sealed as the leaves.
+
+    Attributes:
+        uses: (artifact id, how often it was used), by artifact id.
+        spool: (source, id) of what was spooled and is sealed, sorted.
+    """
+
+    uses: Sequence[tuple[str, int]] = ()
+    spool: Sequence[tuple[str, int]] = ()
+
+    def digest(self) -> str:
+        """SHA-256 over one line each, `use <artifact> <n>` and `spooled <source> <id>`; hex."""
+        hashed = hashlib.sha256()
+        for artifact, n in self.uses:
+            hashed.update(f"use {artifact} {n}\n".encode())
+        for source, number in self.spool:
+            hashed.update(f"spooled {source} {number}\n".encode())
+        return hashed.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from attestd.errors import RollbackError, StoreError, UsageError
 
-__all__ = ["copy_log", "create", "open_log", "open_log_readonly", "settle"]
+__all__ = ["copy_log", "create", "migrate", "open_log", "open_log_readonly", "settle"]
 
 APPLICATION_ID: Final = 0x61747464  # "attd", see file(1)
 BUSY_TIMEOUT_S: Final = 5.0
@@ -63,6 +63,19 @@ _TABLES: Final = {
     ) STRICT, WITHOUT ROWID""",
 }
 
+_TABLES_V2: Final = {
+    # Of the log that this one continues: how often artifacts were used, and what of the runner's spool was sealed.
+    "carried_uses": """CREATE TABLE carried_uses (
+        artifact TEXT PRIMARY KEY,
+        n INTEGER NOT NULL CHECK (n >= 1)
+    ) STRICT, WITHOUT ROWID""",
+    "carried_spool": """CREATE TABLE carried_spool (
+        source TEXT NOT NULL,
+        id INTEGER NOT NULL,
+        PRIMARY KEY (source, id)
+    ) STRICT, WITHOUT ROWID""",
+}
+
 _INDEXES: Final = {
     "charge_by_seq": "CREATE UNIQUE INDEX charge_by_seq ON charges (seq)",
 }
@@ -76,11 +89,15 @@ _KEYS: Final[dict[str, tuple[str, ...]]] = {
     "charges": ("artifact", "n"),
     "spooled": ("source", "id"),
 }
+_KEYS_V2: Final[dict[str, tuple[str, ...]]] = {
+    "carried_uses": ("artifact",),
+    "carried_spool": ("source", "id"),
+}
 
 
-def _triggers() -> dict[str, str]:
+def _triggers(keys: dict[str, tuple[str, ...]]) -> dict[str, str]:
     triggers = {}
-    for table, key in _KEYS.items():
+    for table, key in keys.items():
         for verb in ("UPDATE", "DELETE"):
             name = f"{table}_no_{verb.lower()}"
             triggers[name] = (
@@ -100,7 +117,6 @@ def _triggers() -> dict[str, str]:
     return triggers
 
 
-_OBJECTS: Final = {**_TABLES, **_INDEXES, **_triggers()}
 # Where sqlite-utils notes which migrations were applied.
 _MIGRATIONS: Final = {
     "_sqlite_migrations": """CREATE TABLE "_sqlite_migrations" (
@@ -112,7 +128,16 @@ _MIGRATIONS: Final = {
     "idx__sqlite_migrations_migration_set_name": """CREATE UNIQUE INDEX "idx__sqlite_migrations_migration_set_name"
     ON "_sqlite_migrations" ("migration_set", "name")""",
 }
-SCHEMA_VERSION: Final = 1
+# What each version of the schema added. None is ever edited: logs that were made by it are out there.
+_ADDED: Final[dict[int, dict[str, str]]] = {
+    1: {**_TABLES, **_INDEXES, **_triggers(_KEYS)},
+    2: {**_TABLES_V2, **_triggers(_KEYS_V2)},
+}
+SCHEMA_VERSION: Final = max(_ADDED)
+
+
+def _objects(version: int) -> dict[str, str]:
+    return {name: sql for added in range(1, version + 1) for name, sql in _ADDED[added].items()}
 
 
 def create(path: str, *, origin: str, host_id: str, log_id: str, created: str) -> None:
@@ -156,14 +181,64 @@ def _migrate(connection: sqlite3.Connection) -> None:
 
     migrations = Migrations("attestd.audit")
 
-    @migrations()
-    def v1(db: Database) -> None:
-        for statement in _OBJECTS.values():
+    def add(db: Database, version: int) -> None:
+        for statement in _ADDED[version].values():
             db.execute(statement)
         db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        db.execute(f"PRAGMA user_version = {version}")
+
+    @migrations()
+    def v1(db: Database) -> None:
+        add(db, 1)
+
+    @migrations()
+    def v2(db: Database) -> None:
+        add(db, 2)
 
     migrations.apply(Database(connection, execute_plugins=False))  # plugins are code from anywhere
+
+
+def migrate(path: str) -> int | None:
+    """Brings a log of an earlier attestd to this one's schema; a copy of it as it was stays beside it.
+
+    Only tables are added: every row, and with it every signature, stays as it is. Cut off at any moment, the log is of
+    the one version or of the other. Nobody else has it open: the caller holds the installation's lock.
+
+    Args:
+        path: The log.
+
+    Returns:
+        Which version it was of; None: it is of this one already.
+
+    Raises:
+        StoreError: It is of a newer attestd, is no log, or the disk is full.
+        RollbackError: Its schema was edited.
+    """
+    _require_readable(path)
+    with _translated(f"cannot migrate the audit log {path}"):
+        connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S)
+        try:
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA trusted_schema = OFF")
+            version = _version(connection, path)
+            if version == SCHEMA_VERSION:
+                return None
+            _require_objects(connection, path, version)
+            _keep_copy(connection, f"{path}.v{version}")
+            _migrate(connection)
+            _require_objects(connection, path, SCHEMA_VERSION)
+        finally:
+            connection.close()
+    return version
+
+
+def _keep_copy(connection: sqlite3.Connection, target: str) -> None:
+    draft = f"{target}.new"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(draft)  # left by a crash
+    copy_log(connection, draft)
+    os.rename(draft, target)
+    _sync_directory(os.path.dirname(target) or ".")
 
 
 def open_log(path: str) -> sqlite3.Connection:
@@ -242,16 +317,33 @@ def _check_journal(connection: sqlite3.Connection, path: str) -> None:
 
 
 def _check_schema(connection: sqlite3.Connection, path: str) -> None:
+    version = _version(connection, path)
+    if version != SCHEMA_VERSION:
+        raise StoreError(
+            f"{path} has schema version {version}, this attestd reads version {SCHEMA_VERSION}: attestd serve, or init,"
+            " brings it there"
+        )
+    _require_objects(connection, path, version)
+
+
+def _version(connection: sqlite3.Connection, path: str) -> int:
     application_id = connection.execute("PRAGMA application_id").fetchone()[0]
     if application_id != APPLICATION_ID:
         raise StoreError(f"{path} is not an attestd audit log (application id {application_id:#x})")
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version != SCHEMA_VERSION:
-        raise StoreError(f"{path} has schema version {version}, this attestd reads version {SCHEMA_VERSION}")
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if version not in _ADDED:
+        raise StoreError(
+            f"{path} has schema version {version}, this attestd reads version {SCHEMA_VERSION}: it was written by"
+            " another, newer attestd"
+        )
+    return version
+
+
+def _require_objects(connection: sqlite3.Connection, path: str, version: int) -> None:
     # A trigger of someone else's would run in our transactions, an index of theirs could answer our queries; one of ours
     # may be missing. Each row counts, whatever it calls itself: who edits the file can name a trigger "sqlite_...".
     found = Counter(connection.execute("SELECT name, sql FROM sqlite_schema").fetchall())
-    expected = Counter({**_OBJECTS, **_MIGRATIONS}.items())
+    expected = Counter({**_objects(version), **_MIGRATIONS}.items())
     if found != expected:
         differing = sorted({str(name) for name, _ in (found - expected) + (expected - found)})
         raise RollbackError(

@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Any, Final, Self
 
-from attestd.audit.rows import Connection, SealedBatch, Spooled, StoredCheckpoint, Tail
+from attestd.audit.rows import Carried, Connection, SealedBatch, Spooled, StoredCheckpoint, Tail
 from attestd.audit.schema import open_log, open_log_readonly
 from attestd.errors import MalformedError, RollbackError, StoreError, UsageError
 from attestd.lineage.entry import Entry, parse_entry
@@ -15,6 +15,8 @@ from attestd.tlog.tree import Frontier, inclusion_proof
 
 __all__ = ["LogStore", "SealedBatch", "Spooled", "StoredCheckpoint", "Tail", "parse_stored"]
 
+# The runner delivers a page of its spool again until it is acknowledged: 64 entries.
+SPOOL_MARKS: Final = 1024
 _CHUNK: Final = 1024  # of entries in memory: 64 MiB if each were as large as it may be
 
 
@@ -115,17 +117,72 @@ class LogStore:
         Raises:
             StoreError: The log cannot be read.
         """
-        (used,) = self._row("SELECT coalesce(max(n), 0) FROM charges WHERE artifact = ?", artifact_id)
+        (used,) = self._row(
+            "SELECT coalesce((SELECT max(n) FROM charges WHERE artifact = ?1),"
+            " (SELECT n FROM carried_uses WHERE artifact = ?1), 0)",
+            artifact_id,
+        )
         return int(used)
 
-    def spooled(self, item: Spooled) -> int | None:
-        """The leaf that something spooled became, None if it is not sealed yet.
+    def is_sealed(self, item: Spooled) -> bool:
+        """Whether something spooled is in this log, or was in the one that it continues.
 
         Raises:
             StoreError: The log cannot be read.
         """
-        row = self._row("SELECT seq FROM spooled WHERE source = ? AND id = ?", item.source, item.id)
-        return None if row is None else int(row[0])
+        (found,) = self._row(
+            "SELECT EXISTS (SELECT 1 FROM spooled WHERE source = ?1 AND id = ?2)"
+            " OR EXISTS (SELECT 1 FROM carried_spool WHERE source = ?1 AND id = ?2)",
+            item.source,
+            item.id,
+        )
+        return bool(found)
+
+    def carried(self) -> Carried:
+        """What this log takes over from the one that it continues.
+
+        Raises:
+            StoreError: The log cannot be read.
+        """
+        return Carried(
+            self._rows("SELECT artifact, n FROM carried_uses ORDER BY artifact"),
+            self._rows("SELECT source, id FROM carried_spool ORDER BY source, id"),
+        )
+
+    def to_carry(self) -> Carried:
+        """What a log that continues this one has to take over: all uses, and the newest marks of each spool.
+
+        Raises:
+            StoreError: The log cannot be read.
+        """
+        uses = self._rows(
+            "SELECT artifact, max(n) FROM (SELECT artifact, n FROM carried_uses"
+            " UNION ALL SELECT artifact, n FROM charges) GROUP BY artifact ORDER BY artifact"
+        )
+        spool = self._rows(
+            "SELECT source, id FROM (SELECT source, id, row_number() OVER (PARTITION BY source ORDER BY id DESC) AS age"
+            " FROM (SELECT source, id FROM carried_spool UNION SELECT source, id FROM spooled))"
+            " WHERE age <= ? ORDER BY source, id",
+            SPOOL_MARKS,
+        )
+        return Carried(uses, spool)
+
+    def carry(self, carried: Carried) -> None:
+        """Takes that over, into a log that has no leaf yet.
+
+        Raises:
+            StoreError: It has one, or cannot be written.
+        """
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._require_end(0)
+            self._connection.executemany("INSERT INTO carried_uses VALUES (?, ?)", carried.uses)
+            self._connection.executemany("INSERT INTO carried_spool VALUES (?, ?)", carried.spool)
+            self._connection.execute("COMMIT")
+        except (sqlite3.Error, StoreError) as error:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
+            raise StoreError(f"cannot start the audit log: {error}") from error
 
     # What readers use.
 
@@ -268,7 +325,8 @@ class LogStore:
                      SELECT 0, n FROM log_size UNION ALL SELECT level + 1, width >> 1 FROM levels WHERE width > 0)
             SELECT CASE
                 WHEN (SELECT count(*) FROM nodes) <> (SELECT sum(width) FROM levels) THEN 'nodes'
-                WHEN EXISTS (SELECT 1 FROM charges GROUP BY artifact HAVING max(n) <> count(*)) THEN 'charges'
+                WHEN EXISTS (SELECT 1 FROM charges AS c LEFT JOIN carried_uses AS u USING (artifact) GROUP BY artifact
+                    HAVING max(c.n) - coalesce(u.n, 0) <> count(*) OR min(c.n) <= coalesce(u.n, 0)) THEN 'charges'
                 WHEN EXISTS (SELECT 1 FROM charges, log_size WHERE seq < 0 OR seq >= log_size.n) THEN 'charges'
                 WHEN EXISTS (SELECT 1 FROM spooled, log_size WHERE seq < 0 OR seq >= log_size.n) THEN 'spooled'
             END"""

@@ -16,6 +16,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from attestd.audit.rows import Carried
 from attestd.audit.store import LogStore, StoredCheckpoint, parse_stored
 from attestd.audit.stored import verify_stored_checkpoint
 from attestd.errors import MalformedError, RollbackError, UsageError
@@ -120,9 +121,20 @@ def verify_log(
             progress(edge.frontier.size, size)
         if stray := store.find_stray():  # 6
             raise RollbackError(f"the audit log has rows that its leaves do not explain: {stray}")
+        _verify_carried(store, size)
         return LogReport(size, edge.frontier.root(), checkpoints, types, edge.time, edge)
     finally:
         store.close()
+
+
+def _verify_carried(store: LogStore, size: int) -> None:
+    """Check 6 of what the log took over from another: the first leaf has its digest."""
+    previous = parse_stored(0, store.entry(0)).body.get("previous") if size else None
+    signed = previous.get("carried") if isinstance(previous, dict) else Carried().digest()
+    if store.carried().digest() != signed:
+        raise RollbackError(
+            "what the audit log took over from its predecessor is not what its first leaf says"
+        )
 
 
 def _require_same(claimed: _Edge, verified: _Edge) -> None:

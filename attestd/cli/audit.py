@@ -1,6 +1,7 @@
 """`attestd audit`: the log."""
 
 import json
+import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,14 @@ import click
 from rich.text import Text
 
 from attestd.agent.ask import AgentSocket
-from attestd.agent.freshness import require_newest, verify_own_log
+from attestd.agent.freshness import require_newest, verify_own_log, verify_own_shards
 from attestd.agent.provision import trust_owners
 from attestd.agent.records import Record, find_record, open_own_log
+from attestd.agent.rotate import rotate
 from attestd.audit.export import export_log
+from attestd.audit.offline import VerifiedLog
 from attestd.audit.prove import newest_entries, prove_consistency
+from attestd.audit.shards import Predecessor
 from attestd.cli.base import NounGroup, json_option, state_dir_option, write_output
 from attestd.cli.entry_view import entry_facts, entry_json, summary, type_text
 from attestd.cli.log_view import log_json, show_log, with_progress
@@ -22,7 +26,7 @@ from attestd.cli.verify import report
 from attestd.distribution.local import load_trust
 from attestd.errors import AgentError
 from attestd.lineage.entry import Entry, parse_entry
-from attestd.paths import Layout, find_client_layout
+from attestd.paths import Layout, find_client_layout, find_layout, load_configuration
 from attestd.tlog.tree import leaf_hash
 
 __all__ = ["audit_command"]
@@ -114,6 +118,11 @@ def verify_command(*, state_dir: str | None, as_json: bool) -> int:
                 layout, trust=trust, processes=processes, progress=progress
             )
         )
+        closed = with_progress(
+            lambda processes, progress: verify_own_shards(
+                layout, trust=trust, processes=processes, progress=progress
+            )
+        )
         counter = _compare(layout, AgentSocket.find(state_dir))
         if not as_json:
             show_log(output, found)
@@ -121,9 +130,25 @@ def verify_command(*, state_dir: str | None, as_json: bool) -> int:
                 output.line(
                     mark(True), text(f" it is the newest: log counter {counter:016x}, as the TPM says", GOOD)
                 )
-        return {**log_json(found), "counter": None if counter is None else f"{counter:016x}"}
+            for before, verified in closed:
+                output.line(*_closed(before, verified))
+        return {
+            **log_json(found),
+            "counter": None if counter is None else f"{counter:016x}",
+            "closed": [
+                {"origin": before.origin, "size": before.size, "verified": verified is not None}
+                for before, verified in closed
+            ],
+        }
 
     return report(output, "the log", verify)
+
+
+def _closed(before: Predecessor, verified: VerifiedLog | None) -> tuple[object, ...]:
+    words = f" it continues {before.origin}, {counted(before.size, 'entry')}: "
+    if verified is None:
+        return mark(None), text(f"{words}not kept here, so not verified", WARN)
+    return mark(True), text(f"{words}verified", GOOD)
 
 
 def _compare(layout: Layout, agent: AgentSocket) -> int | None:
@@ -212,3 +237,30 @@ def export_command(*, state_dir: str | None, as_json: bool, directory: Path) -> 
         output.json({"directory": str(directory), "size": checkpoint.size})
     else:
         output.line(f"exported {counted(checkpoint.size, 'entry')} to {directory}")
+
+
+@audit_command.command(
+    "rotate",
+    example="""
+attestd init --tpm embedded --state-dir /tmp/attestd-old
+attestd audit rotate --state-dir /tmp/attestd-old /tmp/attestd-old-log
+""",
+)
+@state_dir_option
+@json_option
+@click.argument("directory", type=click.Path(path_type=Path))
+def rotate_command(*, state_dir: str | None, as_json: bool, directory: Path) -> None:
+    """Close the log, export it, go on in a new one.
+
+    The agent must be stopped. The closed log is exported to DIRECTORY, and kept read-only beside the new one, whose first
+    entry names it. Uses of authorizations go on being counted.
+    """
+    layout = find_layout(state_dir)
+    done = rotate(layout, load_configuration(layout.configuration, os.environ), directory)
+    output = Output(as_json=as_json)
+    facts = {"closed": done.closed, "entries": done.size, "kept": str(done.shard), "exported": str(directory)}
+    if as_json:
+        output.json({**facts, "log": done.origin})
+        return
+    output.title("The log was closed; a new one continues it")
+    output.facts([*facts.items(), ("log", done.origin)])

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -15,11 +15,12 @@ from attestd.cli.output import GOOD, Output, counted, mark, text
 __all__ = ["log_json", "show_log", "with_progress"]
 
 MAX_PROCESSES: Final = 8
+_T = TypeVar("_T")
 
 
 def with_progress(
-    verify: Callable[[int, Callable[[int, int], None]], VerifiedLog],
-) -> VerifiedLog:
+    verify: Callable[[int, Callable[[int, int], None]], _T],
+) -> _T:
     """Verifies a log by as many processes as there is work for, showing progress on a terminal.
 
     Args:

@@ -10,7 +10,7 @@ from attestd.audit import schema
 from attestd.errors import RollbackError, StoreError
 from tests.audit.harness import Log
 
-TABLES = ("log", "leaves", "nodes", "checkpoints", "charges", "spooled")
+TABLES = ("log", "leaves", "nodes", "checkpoints", "charges", "spooled", "carried_uses", "carried_spool")
 
 
 def _create(path: Path) -> None:
@@ -67,11 +67,19 @@ def test_every_table_is_strict(log: Log):
     assert {name for name, strict in rows if strict} == set(TABLES)
 
 
+CARRIED = {
+    "spooled": "INSERT INTO spooled VALUES ('runner', 1, 0)",
+    "carried_uses": "INSERT INTO carried_uses VALUES ('a', 1)",
+    "carried_spool": "INSERT INTO carried_spool VALUES ('runner', 1)",
+}
+
+
 @pytest.mark.parametrize("table", TABLES)
 def test_update_and_delete_are_aborted(started: Log, table: str):
-    if table == "spooled":
-        _raw(started, "INSERT INTO spooled VALUES ('runner', 1, 0)")
-    column = {"log": "origin", "leaves": "entry", "nodes": "hash", "checkpoints": "note"}.get(table, "seq")
+    if table in CARRIED:
+        _raw(started, CARRIED[table])
+    columns = {"log": "origin", "leaves": "entry", "nodes": "hash", "checkpoints": "note"}
+    column = {**columns, "carried_uses": "n", "carried_spool": "id"}.get(table, "seq")
     for statement in (f"UPDATE {table} SET {column} = {column}", f"DELETE FROM {table}"):
         with pytest.raises(sqlite3.IntegrityError, match=f"{table} is append-only"):
             _raw(started, statement)
@@ -79,8 +87,8 @@ def test_update_and_delete_are_aborted(started: Log, table: str):
 
 @pytest.mark.parametrize("table", [table for table in TABLES if table != "nodes"])
 def test_replace_is_aborted(started: Log, table: str):
-    if table == "spooled":
-        _raw(started, "INSERT INTO spooled VALUES ('runner', 1, 0)")
+    if table in CARRIED:
+        _raw(started, CARRIED[table])
     with pytest.raises(sqlite3.IntegrityError, match=f"{table} is append-only"):
         _raw(started, f"INSERT OR REPLACE INTO {table} SELECT * FROM {table}")
 
@@ -107,7 +115,7 @@ def test_an_edited_schema_is_refused(log: Log, statement: str, message: str):
 @pytest.mark.parametrize(
     ("statement", "message"),
     [
-        ("PRAGMA user_version = 2", "schema version 2, this attestd reads version 1"),
+        ("PRAGMA user_version = 3", "schema version 3, this attestd reads version 2"),
         ("PRAGMA application_id = 1", "not an attestd audit log"),
     ],
 )
@@ -129,3 +137,61 @@ def test_readonly_writes_nothing(log: Log):
     with pytest.raises(sqlite3.OperationalError, match="readonly"):
         connection.execute("INSERT INTO leaves VALUES (0, x'7b7d')")
     connection.close()
+
+
+def make_v1(path: str) -> None:
+    """Takes a log back to what attestd 0.1 made before it knew rotation."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        for table in ("carried_uses", "carried_spool"):
+            connection.execute(f"DROP TABLE {table}")
+        connection.execute("DELETE FROM _sqlite_migrations WHERE name = 'v2'")
+        connection.execute("PRAGMA user_version = 1")
+    finally:
+        connection.close()
+
+
+def test_a_log_of_version_1_is_migrated_and_a_copy_kept(started: Log):
+    before = started.verify()
+    make_v1(started.path)
+    for open_ in (schema.open_log, schema.open_log_readonly):
+        with pytest.raises(StoreError, match="schema version 1, this attestd reads version 2: attestd serve"):
+            open_(started.path)
+    old = Path(started.path).read_bytes()
+    assert schema.migrate(started.path) == 1
+    after = started.verify()
+    assert (after.size, after.root, after.types) == (before.size, before.root, before.types)
+    copy = f"{started.path}.v1"
+    assert stat.S_IMODE(os.stat(copy).st_mode) == 0o600
+    with pytest.raises(StoreError, match="schema version 1"):
+        schema.open_log_readonly(copy)
+    assert len(old) <= os.path.getsize(copy) <= os.path.getsize(started.path)
+    assert schema.migrate(copy) == 1, "the copy is as good as the log was"
+    assert schema.migrate(started.path) is None
+
+
+def test_a_newer_log_is_refused_and_left_alone(started: Log):
+    _raw(started, "PRAGMA user_version = 3")
+    before = Path(started.path).read_bytes()
+    with pytest.raises(StoreError, match=r"schema version 3.*newer attestd"):
+        schema.migrate(started.path)
+    assert Path(started.path).read_bytes() == before
+    assert not os.path.exists(f"{started.path}.v3")
+
+
+def test_an_edited_log_is_not_migrated(started: Log):
+    make_v1(started.path)
+    _raw(started, "DROP TRIGGER leaves_no_delete")
+    with pytest.raises(RollbackError, match="leaves_no_delete"):
+        schema.migrate(started.path)
+
+
+def test_a_migration_that_is_cut_off_has_not_happened(started: Log, monkeypatch: pytest.MonkeyPatch):
+    make_v1(started.path)
+    added = {**schema._ADDED, 2: {**schema._ADDED[2], "broken": "CREATE NONSENSE"}}
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "_ADDED", added)
+        with pytest.raises(StoreError, match="cannot migrate"):
+            schema.migrate(started.path)
+    assert schema.migrate(started.path) == 1
+    started.verify()

@@ -39,7 +39,7 @@ def test_the_commands_are_those_of_the_specification() -> None:
         "authorization issue", "authorization approve", "authorization inspect", "authorization verify",
         "authorization install", "authority keygen", "authority show", "platform show", "platform approve",
         "platform extend", "verify quote", "verify receipt", "verify log", "verify artifact", "audit tail",
-        "audit show", "audit verify", "audit prove", "audit export", "backup", "deprovision",
+        "audit show", "audit verify", "audit prove", "audit export", "audit rotate", "backup", "deprovision",
     }  # fmt: skip
     found = {" ".join(path) for path, command in ALL if path and not isinstance(command, NounGroup)}
     assert found == specified

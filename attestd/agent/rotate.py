@@ -1,0 +1,141 @@
+"""`attestd audit rotate`: closes the log, exports it, and goes on in a new one."""
+
+import secrets
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from attestd.account import acting_as, agent_account
+from attestd.agent.clock import TrustedClock
+from attestd.agent.exclusive import exclusive
+from attestd.agent.keystore import load_keys
+from attestd.agent.provision import trust_owners
+from attestd.agent.tpm_access import TpmAccess
+from attestd.agent.tpm_port import TpmPort
+from attestd.audit.export import export_log
+from attestd.audit.recover import recover, unsettled_allows
+from attestd.audit.rotate import draft_next, finish_rotation, previous_of
+from attestd.audit.seal import Pending, Sealer
+from attestd.audit.store import LogStore
+from attestd.distribution.local import load_trust
+from attestd.errors import StoreError, UsageError
+from attestd.governance.trust import Trust
+from attestd.lineage.checkpoint import LogKeys
+from attestd.lineage.entry import EntryType, parse_entry
+from attestd.paths import Configuration, Layout
+from attestd.strict import format_time, format_time_us, parse_time
+from attestd.system import boot_id
+from attestd.tpm.device import Tpm
+from attestd.tpm.owner import TpmOwner
+
+__all__ = ["Rotated", "rotate"]
+
+# No receipt older than this is accepted by the runner: older allows without an outcome are past.
+_UNSETTLED: Final = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class Rotated:
+    """What was done.
+
+    Attributes:
+        closed: The log that was closed, `size` its entries, `shard` where it is kept.
+        origin: The log that continues it.
+    """
+
+    closed: str
+    size: int
+    shard: Path
+    origin: str
+
+
+def rotate(layout: Layout, configuration: Configuration, export: Path) -> Rotated:
+    """Closes the log and starts the one that continues it; the agent is stopped, for it has the log open.
+
+    Args:
+        layout: The installation.
+        configuration: Which TPM.
+        export: Where the closed log is exported to (C2SP tlog-tiles); must not exist.
+
+    Raises:
+        UsageError: The agent is running, or left something unsettled; the directory exists; the clock is not trusted.
+        RollbackError: The log contradicts its TPM.
+        StoreError, TpmError, VerificationError, MalformedError: It cannot be done; the log is as it was.
+    """
+    account = agent_account(layout)
+    with exclusive(layout):
+        trust = load_trust(layout.trust, owners=trust_owners(layout))
+        with acting_as(account):
+            access = TpmAccess(configuration, layout)
+            owner = TpmOwner(lambda: _opened(access, layout))
+            store = LogStore.open(str(layout.log))
+        try:
+            port = TpmPort(
+                owner,
+                host=store.host_id,
+                selection=next(iter(trust.platforms.values())).selection,
+                deadline_s=float(configuration.tpm_deadline_s),
+            )
+            closed, size = store.origin, store.size
+            moment = _require_settled(store, port, _keys(store, trust))
+            export_log(store, str(export))
+            with acting_as(account):
+                origin = _continue(layout, store, port, trust, moment)
+        finally:
+            with acting_as(account):
+                store.close()
+                owner.close()
+                if access.embedded is not None:
+                    access.embedded.stop()
+        with acting_as(account):
+            shard = finish_rotation(layout.log)
+    if shard is None:
+        raise StoreError("the new log has no leaf")
+    return Rotated(closed, size, shard, origin)
+
+
+def _opened(access: TpmAccess, layout: Layout) -> Tpm:
+    blobs, auth = load_keys(layout.keys)
+    tpm = access.opener()()
+    try:
+        tpm.load_keys(blobs, auth)
+    except BaseException:
+        tpm.close()
+        raise
+    return tpm
+
+
+def _keys(store: LogStore, trust: Trust) -> LogKeys:
+    host = trust.hosts.get(store.host_id)
+    if host is None:
+        raise StoreError(f"the trust directory has no record of host {store.host_id}, whose log this is")
+    return LogKeys(store.origin, host.release_spki, host.ak_spki)
+
+
+def _require_settled(store: LogStore, port: TpmPort, keys: LogKeys) -> TrustedClock:
+    """What a start of the agent checks; but what is to be made void takes a runner, and so a start."""
+    recovery = recover(store, port, keys, clock=port.clock())
+    clock = TrustedClock(parse_time(parse_entry(store.entry(store.size - 1)).time))
+    moment = clock.read()
+    if moment.denial is not None:
+        raise UsageError(f"{moment.denial.sentence}: {moment.denial.hint}")
+    unsettled = unsettled_allows(store, since=format_time_us(moment.now - _UNSETTLED))
+    if recovery.voids or unsettled:
+        raise UsageError(
+            "the agent stopped between sealing and release: start it, and stop it in order (SIGTERM); it settles that"
+        )
+    return clock
+
+
+def _continue(layout: Layout, old: LogStore, port: TpmPort, trust: Trust, clock: TrustedClock) -> str:
+    now = clock.read().now
+    path = draft_next(old, layout.log, log_id=secrets.token_hex(16), created=format_time(now))
+    new = LogStore.open(str(path))
+    try:
+        sealer = Sealer(new, port, _keys(new, trust), counter=port.read_counter())
+        body = {"host": new.host_id, "log": new.log_id, "previous": dict(previous_of(old))}
+        sealer.seal([Pending(EntryType.LOG_START, body)], now=now, boot=boot_id())
+        return new.origin
+    finally:
+        new.close()
