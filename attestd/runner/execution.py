@@ -32,11 +32,12 @@ from attestd.wire import (
     send_frame,
 )
 
-__all__ = ["Claimed", "Running"]
+__all__ = ["RECORD_AGAIN_S", "Claimed", "Running"]
 
 GO_TIMEOUT_S: Final = 10
 FRAMES_AT_ONCE: Final = 8
 HANGUP_GRACE_S: Final = 10
+RECORD_AGAIN_S: Final = 1
 EXIT_NOT_EXECUTABLE: Final = 126
 EXIT_NOT_FOUND: Final = 127
 # What a terminal's keys would send goes to the job in its foreground, everything else to the command itself.
@@ -354,10 +355,16 @@ class Running:
             self._child.close()
             self._child = None
         self._on_end(self)
+        self._record_end(type_, body)
+
+    def _record_end(self, type_: EntryType, body: dict[str, Any], *, again: bool = False) -> None:
         try:
             self._claims.record_end(self._claimed.log_id, self._claimed.seq, type_=type_, body=body)
-        except StoreError as error:  # the claim stands: the next start of the runner finds it without an end
-            self._log.warning(event("execution.end_unrecorded", leaf=self._claimed.leaf, error=error))
+        except StoreError as error:
+            # The disk will have room again. Should this process end before, the next finds the claim without an end.
+            if not again:
+                self._log.warning(event("execution.end_unrecorded", leaf=self._claimed.leaf, error=error))
+            self._loop.after(RECORD_AGAIN_S, lambda: self._record_end(type_, body, again=True))
 
     def _close_master(self) -> None:
         if self._master is not None:

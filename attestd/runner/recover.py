@@ -12,6 +12,7 @@ from attestd.journal import event
 from attestd.lineage.entry import EntryType
 from attestd.runner.cgroup import Cgroup
 from attestd.runner.claims import Claims, Unfinished
+from attestd.runner.execution import RECORD_AGAIN_S
 from attestd.runner.launch import start_time
 from attestd.runner.loop import Loop
 from attestd.strict import format_time_us
@@ -74,10 +75,18 @@ def _open(process: dict[str, Any], boot: str) -> int | None:
 def _on_end(claims: Claims, loop: Loop, claim: Unfinished, pidfd: int, log: logging.Logger) -> None:
     loop.forget(pidfd)
     os.close(pidfd)
+    _record_watched(claims, loop, claim, log)
+
+
+def _record_watched(
+    claims: Claims, loop: Loop, claim: Unfinished, log: logging.Logger, *, again: bool = False
+) -> None:
     try:
         _record_unknown(claims, claim, "the runner that started the command was replaced while it ran")
     except StoreError as error:
-        log.warning(event("execution.end_unrecorded", leaf=claim.reference["leaf"], error=error))
+        if not again:
+            log.warning(event("execution.end_unrecorded", leaf=claim.reference["leaf"], error=error))
+        loop.after(RECORD_AGAIN_S, partial(_record_watched, claims, loop, claim, log, again=True))
 
 
 def _record_unknown(claims: Claims, claim: Unfinished, error: str) -> None:

@@ -149,7 +149,7 @@ class Server:
                     frame.close()
         except EOFError:
             self._drop(peer)
-        except (WireError, OSError) as error:
+        except (WireError, OSError, StoreError) as error:  # the last: its record cannot be read or written
             self._log.warning(event("connection.dropped", error=error))
             self._drop(peer)
         except Exception:  # noqa: BLE001 - the edge of a request: it gets no answer, which is a refusal
