@@ -135,9 +135,10 @@ class Daemon:
 
     def kill(self) -> None:
         """Ends it at once, as a power cut would."""
-        pid = self.pid()
-        if pid is not None:
-            self._wait_or_kill(pid, patience_s=0)
+        # One whose starter was killed in between may have no pid file yet; it holds the lock on the state.
+        for name in os.listdir("/proc"):
+            if name.isdigit() and self._is_ours(int(name)):
+                self._wait_or_kill(int(name), patience_s=0)
 
     def _shutdown_tpm(self) -> None:
         try:
