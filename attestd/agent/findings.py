@@ -140,7 +140,9 @@ def _governance(governance: Mapping[str, Any], now: datetime) -> Iterator[Examin
         yield Examined("governance", "has no record of this host", "enrol it again: attestd init")
     elif parse_time(until) - now < EXPIRES_SOON:
         yield Examined(
-            "governance", f"this host is enrolled until {until} only", "enrol it again: attestd rekey"
+            "governance",
+            f"this host is enrolled until {until} only",
+            "enrol it again: docs/operations.md, New keys",
         )
     else:
         yield Examined("governance", f"version {governance['version']}, enrolled until {until}")

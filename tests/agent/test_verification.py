@@ -69,7 +69,7 @@ def test_only_what_was_added_is_read_in_between(served: Host) -> None:
     asyncio.run(log.verify())
     tamper(
         served.layout.log,
-        "UPDATE leaves SET entry = CAST(replace(entry, 'log', 'lag') AS BLOB) WHERE seq = 0",
+        "UPDATE leaves SET entry = CAST(replace(entry, 'agent', 'agant') AS BLOB) WHERE seq = 1",
     )
     asyncio.run(log.verify())
     log._count = verification.FULL_EVERY
