@@ -16,7 +16,7 @@ if [ -n "$$missing" ]; then \
 fi
 endef
 
-.PHONY: setup demo test lint types contracts unit bench fuzz clean
+.PHONY: setup demo test lint types contracts unit bench fuzz soak clean
 
 demo: setup
 	@$(BIN)/python docs/demo.py
@@ -42,6 +42,10 @@ bench: setup
 SECONDS ?= 600
 fuzz: setup
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --jobs 2
+
+# KILLS=10000 and RELEASES=10000 unless told; SEED=N repeats a run.
+soak: setup
+	@$(BIN)/python -m tests.soak
 
 setup: .venv/.packages .venv/.installed
 
