@@ -1,6 +1,7 @@
 """One request to execute: observe, ask for what is missing, decide, seal, hand over."""
 
 import asyncio
+import itertools
 import os
 import secrets
 from collections.abc import Mapping, Sequence
@@ -183,10 +184,11 @@ async def _decide(connection: Connection, asked: _Asked, core: Core) -> _Decided
 
 def _candidates(asked: _Asked, core: Core) -> list[_Candidate]:
     if asked.given is not None:
-        found: Sequence[bytes] = [asked.given]
+        found = [asked.given]
     else:
         digest = asked.executable.sha256 if asked.executable else ""
-        found = core.installed.candidates(uid=asked.uid, argv0=asked.argv[0], digest=digest)[:MAX_CANDIDATES]
+        fitting = core.installed.candidates(uid=asked.uid, argv0=asked.argv[0], digest=digest)
+        found = list(itertools.islice(fitting, MAX_CANDIDATES))
     candidates = []
     for data in found:
         try:

@@ -1,12 +1,12 @@
 """Installed artifacts: found by what is asked for, verified at each use like any other."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
-from attestd.authorization.artifact import MAX_ARTIFACT_BYTES, UntrustedArtifact, parse_artifact
+from attestd.authorization.artifact import MAX_ARTIFACT_BYTES, parse_artifact
 from attestd.distribution.local import write_atomic
 from attestd.errors import MalformedError, StoreError, UsageError
 
@@ -14,13 +14,18 @@ __all__ = ["InstalledArtifacts"]
 
 SYSTEM: Final = "system"
 MAX_PER_USER: Final = 256
+# All of a user's are read after the agent's start: that must not take long, for others wait.
+MAX_BYTES_PER_USER: Final = 4 << 20
 SUFFIX: Final = ".auth.json"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Installed:
-    data: bytes
-    artifact: UntrustedArtifact
+    """What an artifact is found by. No more is kept in memory: a user may have many, and there may be many users."""
+
+    path: Path
+    argv0: str | None
+    digest: str
     installed_ns: int
     inode: int
 
@@ -54,7 +59,7 @@ class InstalledArtifacts:
 
         Raises:
             MalformedError: Not an artifact.
-            UsageError: The user has too many.
+            UsageError: The user has too many, or they take too much room.
             StoreError: It cannot be written.
         """
         artifact = parse_artifact(data)
@@ -62,24 +67,28 @@ class InstalledArtifacts:
         path = directory / f"{artifact.id}{SUFFIX}"
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            count = sum(1 for other in directory.iterdir() if other != path)
+            sizes = [other.stat().st_size for other in directory.iterdir() if other != path]
         except OSError as error:
             raise StoreError(f"{directory}: {error.strerror}") from error
-        if count >= MAX_PER_USER:
+        if len(sizes) >= MAX_PER_USER or (uid is not None and sum(sizes) + len(data) > MAX_BYTES_PER_USER):
             raise UsageError(
-                f"{MAX_PER_USER} authorizations are installed already: remove some from {directory}"
+                f"{len(sizes)} authorizations of {sum(sizes)} bytes are installed already, the limits are {MAX_PER_USER}"
+                f" and {MAX_BYTES_PER_USER}: remove some from {directory}"
             )
         write_atomic(path, data, mode=0o600)
         return artifact.id
 
-    def candidates(self, *, uid: int, argv0: str, digest: str) -> list[bytes]:
+    def candidates(self, *, uid: int, argv0: str, digest: str) -> Iterator[bytes]:
         """Artifacts for a command: the user's, then those for all; by subject digest or argv[0]; newest first."""
-        return [
-            item.data
-            for directory in (self._directory / str(uid), self._directory / SYSTEM)
-            for item in self._load(directory)
-            if _is_for(item.artifact, argv0=argv0, digest=digest)
-        ]
+        for directory in (self._directory / str(uid), self._directory / SYSTEM):
+            for item in self._load(directory):
+                if item.digest == digest or item.argv0 == argv0:
+                    try:
+                        with _opened(item.path) as file:
+                            data = file.read(MAX_ARTIFACT_BYTES + 1)
+                    except OSError:  # removed since
+                        continue
+                    yield data
 
     def _load(self, directory: Path) -> tuple[_Installed, ...]:
         try:
@@ -104,18 +113,23 @@ def _look(directory: Path, changed_ns: int, known: Mapping[Path, _Installed]) ->
 
 def _read(path: Path, known: _Installed | None) -> _Installed | None:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
+        with _opened(path) as file:
+            status = os.fstat(file.fileno())
             # Files are replaced, never written over.
             if known is not None and (known.inode, known.installed_ns) == (status.st_ino, status.st_mtime_ns):
                 return known
-            data = file.read(MAX_ARTIFACT_BYTES + 1)
-        return _Installed(data, parse_artifact(data), status.st_mtime_ns, status.st_ino)
+            statement = parse_artifact(file.read(MAX_ARTIFACT_BYTES + 1)).statement
     except (OSError, MalformedError):
         return None  # Not an artifact: it authorizes nothing, and must not keep the others from being found.
+    argv0 = statement.predicate.scope.argv[0]
+    return _Installed(
+        path=path,
+        argv0=argv0 if isinstance(argv0, str) else None,
+        digest=statement.subject[0].digest.sha256,
+        installed_ns=status.st_mtime_ns,
+        inode=status.st_ino,
+    )
 
 
-def _is_for(artifact: UntrustedArtifact, *, argv0: str, digest: str) -> bool:
-    statement = artifact.statement
-    return statement.subject[0].digest.sha256 == digest or statement.predicate.scope.argv[0] == argv0
+def _opened(path: Path) -> BinaryIO:
+    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK), "rb")

@@ -27,7 +27,7 @@ def installed(tmp_path: Path) -> InstalledArtifacts:
 def find(
     installed: InstalledArtifacts, *, uid: int = 5, argv0: str = "/bin/true", digest: str = ""
 ) -> list[bytes]:
-    return installed.candidates(uid=uid, argv0=argv0, digest=digest)
+    return list(installed.candidates(uid=uid, argv0=argv0, digest=digest))
 
 
 def later() -> None:
