@@ -236,6 +236,11 @@ class FrameReader:
         self._descriptors: list[int] = []
         self._sender: Credentials | None = None
 
+    @property
+    def announced(self) -> int:
+        """How long the payload of a half-read frame will be; 0 while its header is not there."""
+        return max(self._length, 0)
+
     def receive(self) -> Frame | None:
         """The next frame.
 

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import struct
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from attestd.wire import (
@@ -18,6 +19,7 @@ __all__ = ["Connection"]
 
 _UCRED: Final = struct.Struct("=iii")
 _SEND_CHUNK: Final = 256 * 1024
+LARGE_BYTES: Final = 64 * 1024
 
 
 class Connection:
@@ -25,6 +27,7 @@ class Connection:
 
     Attributes:
         peer: Who connected, from the kernel (`SO_PEERCRED`).
+        on_large: Awaited once, before most of the first large frame is read.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -33,6 +36,7 @@ class Connection:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._sock = sock
         self._reader = FrameReader(sock)
+        self.on_large: Callable[[], Awaitable[None]] | None = None
         self.peer = Credentials(
             *_UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
         )
@@ -61,10 +65,14 @@ class Connection:
         """
         async with asyncio.timeout(timeout_s):
             while (frame := self._reader.receive()) is None:
+                if self.on_large is not None and self._reader.announced > LARGE_BYTES:
+                    on_large, self.on_large = self.on_large, None
+                    await on_large()
                 await self._ready(write=False)
-        if frame.sender is not None and frame.sender.uid != self.peer.uid:
+        if frame.sender is None or frame.sender.uid != self.peer.uid:
             frame.close()
-            raise WireError(f"connected by uid {self.peer.uid}, sent by uid {frame.sender.uid}")
+            sender = "nobody" if frame.sender is None else f"uid {frame.sender.uid}"
+            raise WireError(f"connected by uid {self.peer.uid}, sent by {sender}")
         return frame
 
     async def send(self, kind: bytes, payload: bytes = b"", descriptors: list[int] | None = None) -> None:

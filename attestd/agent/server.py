@@ -1,16 +1,16 @@
 """The agent's socket: accepts clients, one request a connection, within limits a user and in all."""
 
 import asyncio
-import os
+import resource
 import secrets
 import socket
-from collections import Counter
 from typing import Final
 
 from attestd.agent.connection import Connection
 from attestd.agent.core import Core
 from attestd.agent.executions import serve_request
 from attestd.agent.operations import serve_operation
+from attestd.agent.room import Room
 from attestd.codes import Code, Denial
 from attestd.journal import event
 from attestd.strict import canonical
@@ -18,10 +18,6 @@ from attestd.wire import Kind, WireError, encode_fields
 
 __all__ = ["Server"]
 
-MAX_PER_USER: Final = 64
-MAX_CONNECTIONS: Final = 1024
-# Root and the agent's own user keep a place when others have taken all: `status` must answer in a flood.
-RESERVED: Final = 16
 REQUEST_TIMEOUT_S: Final = 10.0
 
 
@@ -35,7 +31,7 @@ class Server:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._listener, self._core = listener, core
         self._tasks: set[asyncio.Task[None]] = set()
-        self._of_user: Counter[int] = Counter()
+        self._room = Room(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
     async def serve(self) -> None:
         """Accepts until cancelled."""
@@ -64,31 +60,22 @@ class Server:
             sock.close()
             return
         uid = connection.peer.uid
-        limit = MAX_CONNECTIONS if uid in (0, os.geteuid()) else MAX_CONNECTIONS - RESERVED
-        task = asyncio.create_task(self._serve(connection, full=self._full(uid, limit)))
-        self._of_user[uid] += 1
+        task = asyncio.create_task(self._serve(connection, full=self._room.refusal(uid)))
+        self._room.enter(uid)
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._done(done, uid))
 
-    def _full(self, uid: int, limit: int) -> str | None:
-        if len(self._tasks) >= limit:
-            return f"{MAX_CONNECTIONS} requests are waiting already"
-        if self._of_user[uid] >= MAX_PER_USER:
-            return f"{MAX_PER_USER} requests of uid {uid} are waiting already"
-        return None
-
     def _done(self, task: asyncio.Task[None], uid: int) -> None:
         self._tasks.discard(task)
-        self._of_user[uid] -= 1
-        if not self._of_user[uid]:
-            del self._of_user[uid]
+        self._room.leave(uid)
 
     async def _serve(self, connection: Connection, *, full: str | None) -> None:
         try:
             if full is not None:
                 await self._refuse(connection, Code.AGENT_UNAVAILABLE, full, "try again in a moment")
                 return
-            await self._serve_one(connection)
+            async with self._room.bounded(connection):
+                await self._serve_one(connection)
         except (WireError, EOFError, TimeoutError, OSError) as error:
             words = f"{type(error).__name__}: {error}"
             self._core.log.info(event("connection.broken", uid=connection.peer.uid, error=words))

@@ -5,6 +5,7 @@ import contextlib
 import functools
 import logging
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -22,6 +23,7 @@ from attestd.agent.core import Core
 from attestd.agent.exclusive import exclusive
 from attestd.agent.exposition import WRITE_S, parse_address, serving_metrics, write_metrics
 from attestd.agent.health import POLL_S
+from attestd.agent.room import raise_descriptor_limit
 from attestd.agent.runner_link import RunnerError
 from attestd.agent.server import Server
 from attestd.audit.recover import Recovery, unsettled_allows
@@ -59,11 +61,13 @@ def serve(layout: Layout, configuration: Configuration, log: logging.Logger) -> 
     account = agent_account(layout)
     if layout.agent_user is not None and os.geteuid() == 0 and account is None:
         log.warning(event("agent.runs_as_root", missing_user=layout.agent_user))
+    limit = raise_descriptor_limit()
     with exclusive(layout), inherited_listener() or _bind(layout) as listener:
-        _ensure_runner(layout, log)
+        ensure_runner = functools.partial(_ensure_runner, layout, log, limit)
+        ensure_runner()
         if account is not None:
             become(account)
-        asyncio.run(_Service(layout, configuration, log, listener).run())
+        asyncio.run(_Service(layout, configuration, log, listener, ensure_runner).run())
 
 
 def _runner_answers(path: Path) -> bool:
@@ -75,8 +79,8 @@ def _runner_answers(path: Path) -> bool:
         return True
 
 
-def _ensure_runner(layout: Layout, log: logging.Logger) -> None:
-    """Connects to the runner's socket, or starts a runner that outlives this process."""
+def _ensure_runner(layout: Layout, log: logging.Logger, limit: tuple[int, int]) -> None:
+    """Connects to the runner's socket, or starts a runner that outlives this process, with this RLIMIT_NOFILE."""
     if _runner_answers(layout.runner_socket):
         return
     if layout.system and os.geteuid() != 0:
@@ -96,6 +100,9 @@ def _ensure_runner(layout: Layout, log: logging.Logger) -> None:
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd="/",
             env={"PATH": os.defpath},  # Nothing of ours, least of all what a service manager told us.
         )  # fmt: skip
+        # Ours is higher. It looks at its own once it has loaded, and gives it to commands.
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, limit)
     finally:
         os.close(output)
     deadline = time.monotonic() + RUNNER_START_S
@@ -120,9 +127,15 @@ class _Service:
     """The running agent."""
 
     def __init__(
-        self, layout: Layout, configuration: Configuration, log: logging.Logger, listener: socket.socket
+        self,
+        layout: Layout,
+        configuration: Configuration,
+        log: logging.Logger,
+        listener: socket.socket,
+        ensure_runner: Callable[[], None],
     ) -> None:
         self.layout, self.configuration, self.log, self.listener = layout, configuration, log, listener
+        self.ensure_runner = ensure_runner
         self.tasks: set[asyncio.Task[None]] = set()
         self.stopping = asyncio.Event()
         self.core: Core | None = None
@@ -219,7 +232,7 @@ class _Service:
                 self.log.warning(event("runner.lost", error=error))
             core.runner_lost = True
             if not self.layout.system:  # As a service it has a unit of its own, which restarts it.
-                await asyncio.to_thread(_ensure_runner, self.layout, self.log)
+                await asyncio.to_thread(self.ensure_runner)
                 await self._ask_runner(core)
             return
         await core.retry_voids()
