@@ -56,3 +56,28 @@ def test_users_that_were_quiet_for_a_minute_are_forgotten(monkeypatch: pytest.Mo
     clock.now = WINDOW_S
     meter.admit(10)
     assert set(meter._singles) == {10}
+
+
+def test_many_user_ids_share_what_all_of_them_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_SINGLE_IN_ALL", 5)
+    clock = Clock()
+    meter = DenialMeter(clock)
+    assert [meter.admit(uid) for uid in range(7)] == [True] * 5 + [False] * 2
+    clock.now = WINDOW_S
+    assert meter.admit(7)
+
+
+def test_of_many_user_ids_the_quiet_ones_share_a_leaf(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_AGGREGATED", 2)
+    meter = DenialMeter(Clock())
+    for uid, count in ((4, 3), (5, 1), (6, 1), (7, 2)):
+        for _ in range(count):
+            meter.aggregate(uid, "expired")
+    meter.aggregate(6, "revoked")
+    bodies = meter.drain()
+    assert bodies[:1] == [{"uid": 4, "codes": {"expired": 3}}]
+    assert bodies[-1]["uid"] is None
+    assert sum(sum(body["codes"].values()) for body in bodies) == 8
+    meter.restore(bodies[-1])
+    meter.aggregate(5, "expired")
+    assert {body["uid"] for body in meter.drain()} == {None, 5}
