@@ -52,7 +52,7 @@ class Core:
 
     Attributes:
         store: The log, opened to read.
-        large_files: Taken while a large file of that user is being hashed.
+        slow: Taken while something slow is done for that user, in a thread.
         runner_info: What the runner said of itself last; empty until it did.
         runner_lost: It does not answer now. What it said stays: which user it can become decides a check of its own.
         releases: Executions handed to the runner since the start.
@@ -75,7 +75,7 @@ class Core:
     installed: InstalledArtifacts
     log: logging.Logger
     denials: DenialMeter = field(default_factory=lambda: DenialMeter(time.monotonic))
-    large_files: dict[int, asyncio.Lock] = field(default_factory=dict)
+    slow: dict[int, asyncio.Lock] = field(default_factory=dict)
     runner_info: dict[str, Any] = field(default_factory=dict)
     runner_lost: bool = False
     releases: int = 0
@@ -121,6 +121,15 @@ class Core:
     def runner_up(self) -> bool:
         """Whether the runner answered last."""
         return bool(self.runner_info) and not self.runner_lost
+
+    def has_evidence(self, statement: Statement) -> bool:
+        """Whether there is evidence for the platform policy that an artifact names, as fresh as it asks."""
+        trust = self.trust()
+        if isinstance(trust, Denial):
+            return True  # none is needed for what this comes to
+        environment = statement.predicate.environment
+        policy = trust.platforms.get(environment.platform)
+        return policy is None or self.evidence.is_fresh(policy, trust, environment.max_evidence_age_s)
 
     async def refresh_evidence(self, statement: Statement | None) -> None:
         """Takes evidence for the platform policy that an artifact names, unless there is fresh one."""

@@ -39,10 +39,10 @@ class EvidenceKeeper:
 
     async def ensure(self, policy: PlatformPolicy, *, trust: Trust, max_age_s: int) -> None:
         """Takes evidence if there is none, or it is too old, or it was appraised under another policy version."""
-        if self._is_fresh(policy, trust, max_age_s):
+        if self.is_fresh(policy, trust, max_age_s):
             return
         async with self._lock:
-            if not self._is_fresh(policy, trust, max_age_s):
+            if not self.is_fresh(policy, trust, max_age_s):
                 self._latest[policy.name] = await self._take(policy, trust)
 
     def sealed(self, quote: UntrustedAttest) -> None:
@@ -62,7 +62,8 @@ class EvidenceKeeper:
             else:
                 del self._latest[name]
 
-    def _is_fresh(self, policy: PlatformPolicy, trust: Trust, max_age_s: int) -> bool:
+    def is_fresh(self, policy: PlatformPolicy, trust: Trust, max_age_s: int) -> bool:
+        """Whether there is evidence that will do: appraised under this policy version, and not too old."""
         found = self._latest.get(policy.name)
         if not isinstance(found, Appraisal) or found.policy.digest != policy.digest:
             return False

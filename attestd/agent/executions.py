@@ -18,6 +18,7 @@ from attestd.authorization.artifact import UntrustedArtifact, parse_artifact
 from attestd.authorization.issue import DEFAULT_PATH
 from attestd.codes import Code, Denial, Denied
 from attestd.errors import AttestdError, MalformedError, StoreError, VerificationError
+from attestd.gate.authority import verify_authorization
 from attestd.gate.body import as_denied
 from attestd.gate.decide import decide
 from attestd.gate.execution import Execution, File, plan_environment
@@ -40,6 +41,7 @@ MAX_FIELDS: Final = 65_536
 MAX_ARGV_BYTES: Final = 1 << 20  # its strings and a NUL after each
 MAX_CANDIDATES: Final = 8
 MAX_NEEDS: Final = 14  # of which each may bring a descriptor
+MAX_ENV_BYTES: Final = 1 << 20  # no command could be given more (execve(2), "Limits on size of arguments")
 INLINE_BYTES: Final = 1 << 20  # hashed in about a millisecond
 ANSWER_TIMEOUT_S: Final = 30.0  # for a client to answer, and to take an answer
 _ONLY_COUNTED: Final = f"more than {MAX_SINGLE} denials in a minute: this one is counted, and has no receipt"
@@ -139,7 +141,7 @@ async def _look(descriptor: int, uid: int, core: Core) -> Observed:
         small = True
     if small:
         return observe_file(descriptor)
-    async with core.large_files.setdefault(uid, asyncio.Lock()):
+    async with core.slow.setdefault(uid, asyncio.Lock()):
         return await asyncio.to_thread(observe_file, descriptor)
 
 
@@ -171,8 +173,7 @@ async def _decide(connection: Connection, asked: _Asked, core: Core) -> _Decided
             observation=asked.failure or failure,
             parent=parent,
         )
-        statement = candidate.artifact.statement if candidate.artifact else None
-        await core.refresh_evidence(statement)
+        await _refresh_evidence(candidate, execution, core)
         decided = _Decided(candidate, execution, decide(request, core.context()))
         if decided.decision.denial is None:
             return decided
@@ -180,6 +181,20 @@ async def _decide(connection: Connection, asked: _Asked, core: Core) -> _Decided
     if first is None:
         raise StoreError("no candidate was decided")  # There is always one, if only "none".
     return first
+
+
+async def _refresh_evidence(candidate: _Candidate, execution: Execution, core: Core) -> None:
+    """Takes evidence that is as fresh as the artifact asks. One that nobody signed makes the TPM do nothing."""
+    if candidate.artifact is None or core.has_evidence(candidate.artifact.statement):
+        return
+    trust = core.trust()
+    try:
+        if not isinstance(trust, Denial):
+            path = execution.executable.path
+            verify_authorization(candidate.artifact, trust=trust, executable=path, uid=execution.uid)
+            await core.refresh_evidence(candidate.artifact.statement)
+    except Denied:
+        return
 
 
 def _candidates(asked: _Asked, core: Core) -> list[_Candidate]:
@@ -225,8 +240,9 @@ async def _ask(connection: Connection, asked: _Asked, needs: Sequence[str], core
 
 
 async def _ask_some(connection: Connection, asked: _Asked, wanted: Sequence[str], core: Core) -> None:
-    await connection.send(Kind.NEED, encode_fields([need.encode() for need in wanted]))
-    frame = await connection.receive(timeout_s=ANSWER_TIMEOUT_S)
+    async with asyncio.timeout(ANSWER_TIMEOUT_S):
+        await connection.send(Kind.NEED, encode_fields([need.encode() for need in wanted]))
+        frame = await connection.receive(timeout_s=None)
     try:
         answers = frame.fields(len(wanted))
         if frame.kind != Kind.HERE or len(answers) != len(wanted):
@@ -253,6 +269,8 @@ async def _take(asked: _Asked, need: str, answer: bytes, frame: Frame, core: Cor
             asked.missing[need] = "its value has a NUL byte"
             return
         asked.env[name] = value
+        if sum(map(len, asked.env.values())) > MAX_ENV_BYTES:
+            raise WireError(f"variables of more than {MAX_ENV_BYTES} bytes")
     else:
         if not frame.descriptors:
             raise WireError("an answer without its descriptor")

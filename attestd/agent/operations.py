@@ -176,7 +176,11 @@ def _appraisal(found: Appraisal | Denial) -> dict[str, Any]:
 async def _decision(core: Core, uid: int, request: dict[str, Any]) -> dict[str, Any]:
     wanted = _text(request, "id")
     name = parse_entry_name(wanted)
-    seq = name if isinstance(name, int) else await asyncio.to_thread(_find, str(core.layout.log), name)
+    if isinstance(name, int):
+        seq: int | None = name
+    else:
+        async with core.slow.setdefault(uid, asyncio.Lock()):
+            seq = await asyncio.to_thread(_find, str(core.layout.log), name)
     if seq is None or seq >= core.store.size:
         raise UsageError(f"there is no entry {wanted} in the log")
     data = core.store.entry(seq)
