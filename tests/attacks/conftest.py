@@ -48,7 +48,13 @@ def shared() -> Iterator[Host]:
 
 
 @pytest.fixture
-def host() -> Iterator[Host]:
-    """A running host of the test's own."""
+def stopped() -> Iterator[Host]:
+    """A provisioned host of the test's own, not started."""
     with Host.create() as host:
-        yield host.start()
+        yield host
+
+
+@pytest.fixture
+def host(stopped: Host) -> Host:
+    """A running host of the test's own."""
+    return stopped.start()
