@@ -83,7 +83,7 @@ def _run(options: Options) -> int:
         # Loaded while the agent works.
         from attestd.client.stand_in import StandIn  # noqa: PLC0415
 
-        decision_id = _await_decision(options, sock, reader)
+        decision_id = _await_decision(options, sock, reader, executable)
         if options.mode == "check":
             return 0
         sock.settimeout(None)
@@ -109,7 +109,7 @@ def _request_options(options: Options) -> bytes:
     return ",".join(words).encode()
 
 
-def _await_decision(options: Options, sock: socket, reader: FrameReader) -> bytes:
+def _await_decision(options: Options, sock: socket, reader: FrameReader, executable: int) -> bytes:
     """Answers what the agent asks for, until it has decided.
 
     Returns:
@@ -127,7 +127,7 @@ def _await_decision(options: Options, sock: socket, reader: FrameReader) -> byte
             raise WireError(f"the agent sent {frame.kind!r} instead of a decision")
         from attestd.client.answer import answer  # noqa: PLC0415 - only scripts, inputs and passed variables
 
-        answer(sock, frame.fields(MAX_NEEDS), options.argv)
+        answer(sock, frame.fields(MAX_NEEDS), options.argv, executable)
     raise WireError("the agent never came to a decision")
 
 

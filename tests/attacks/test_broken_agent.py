@@ -8,7 +8,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -262,3 +262,77 @@ def test_receipts_that_release_nothing(bench: Bench, mark: Path, name: str, code
     submitted = bench.submit(granted, receipt=receipt)
     assert submitted.refusal() == code
     assert not mark.exists()
+
+
+# -- reading files through a client --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def secrets(short_dir: Path) -> dict[str, Path]:
+    """Files that their owner believes to be private, each for another reason."""
+    short_dir.chmod(0o755)
+    (short_dir / "private").mkdir(0o700)
+    files = {
+        "mode": short_dir / "mode",
+        "program": short_dir / "program",
+        "directory": short_dir / "private" / "notes",
+        "link": short_dir / "link",
+    }
+    for name, mode in (("mode", 0o600), ("program", 0o700), ("directory", 0o755)):
+        files[name].write_text("#!/bin/sh\nPASSWORD=hush\n")
+        files[name].chmod(mode)
+    files["link"].symlink_to(files["directory"])
+    return files
+
+
+def asked_of_a_client(*needs: str, command: Sequence[str] = ("/bin/true",)) -> list[bytes]:
+    """What a client answers to an agent that asks for what it likes."""
+    path = Path(f"/tmp/a-{os.getpid()}.sock")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        listener.settimeout(WAIT_S)
+        words = [sys.executable, "-I", "-m", "attestd", "exec", "--", *command]
+        environment = {"PATH": "/usr/bin:/bin", "ATTESTD_SOCKET": str(path)}
+        with subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL) as client:
+            sock, _ = listener.accept()
+            path.unlink()
+            with sock:
+                sock.settimeout(WAIT_S)
+                reader = FrameReader(sock)
+                request = reader.receive()
+                assert request is not None
+                request.close()
+                send_frame(sock, Kind.NEED, encode_fields([need.encode() for need in needs]))
+                frame = reader.receive()
+                assert frame is not None
+                answers = frame.fields(len(needs))
+                assert len(frame.descriptors) == answers.count(b"+")
+                frame.close()
+            assert client.wait(WAIT_S) == 69
+            return answers
+
+
+def test_reading_private_files_through_a_client(secrets: dict[str, Path]) -> None:
+    """The mode alone does not tell: what is 0644 in a home of 0700 is private, and so is a program of 0700."""
+    needs = [f"file:{path}" for path in secrets.values()]
+    needs += [f"lookup:{secrets['program']}:", f"lookup:notes:{secrets['directory'].parent}"]
+    answers = asked_of_a_client(*needs, "file:/etc/hostname", "lookup:sh:/bin")
+    assert [answer[:8] for answer in answers] == [b"-private"] * 6 + [b"+", b"+"]
+
+
+def test_what_the_requester_named_is_opened(secrets: dict[str, Path]) -> None:
+    """So that private inputs, and scripts whose interpreter is in a private home, can be run at all."""
+    script = secrets["mode"].parent / "script"
+    script.write_text(f"#!{secrets['program']}\n")
+    script.chmod(0o755)
+    assert asked_of_a_client(f"file:{secrets['program']}", command=[str(script)]) == [b"+"]
+    command = ["/bin/cat", str(secrets["mode"]), str(secrets["link"])]
+    needs = [f"file:{secrets['mode']}", f"file:{secrets['link']}", f"file:{secrets['directory']}"]
+    answers = asked_of_a_client(*needs, command=command)
+    assert [answer[:8] for answer in answers] == [b"+", b"+", b"-private"]
+
+
+def test_single_variables_can_be_asked_for() -> None:
+    """Residual (ADR 0003): the client cannot tell which variables an artifact passes, so it answers for any one."""
+    assert asked_of_a_client("env:PATH", "env:HOME") == [b"+/usr/bin:/bin", b"-not set"]
