@@ -108,6 +108,11 @@ class Running:
         self._failure = b""
         self._began = 0.0
 
+    @property
+    def requester_uid(self) -> int:
+        """Who asked for it."""
+        return self._claimed.requester.uid
+
     def begin(self, child: Child, command: Command, *, master: int | None) -> None:
         """Gives the child its command, and asks the client for its go.
 

@@ -32,6 +32,7 @@ MAX_PEERS: Final = 16
 # A reply must fit the socket's buffer: the runner waits for nobody to read.
 MAX_REPLY_BYTES: Final = 96 * 1024
 MAX_SPOOLED: Final = 256
+REQUESTERS_SHARE: Final = 4
 
 
 @dataclass(frozen=True)
@@ -210,6 +211,7 @@ class Server:
         settings = self._settings
         here = Here(self._load_trust(), settings.host_id, settings.boot, now, settings.isolation)
         with verify_request(frame, here, descriptor_limit=settings.descriptor_limit) as release:
+            self._require_room_for(release.requester.uid)
             verified = release.verified
             reference = {
                 "artifact": verified.artifact_id,
@@ -232,6 +234,17 @@ class Server:
                     facts=facts,
                 ),
             )
+
+    def _require_room_for(self, uid: int) -> None:
+        """No requester takes all places: whoever may run something once more, and once more, keeps nobody else out."""
+        most = self._settings.max_running // REQUESTERS_SHARE
+        if uid in (0, os.geteuid()) or sum(running.requester_uid == uid for running in self._running) < most:
+            return
+        raise Denied(
+            Code.AGENT_UNAVAILABLE,
+            f"{most} commands of uid {uid} are running, the most there may be of one requester",
+            "wait until some have ended",
+        )
 
     def _begin(self, frame: Frame, release: Release, claimed: Claimed) -> None:
         command, master = release.command, None

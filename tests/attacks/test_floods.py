@@ -35,6 +35,19 @@ from tests.world import World
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 ATTACKER = 1001
 
+
+@contextlib.contextmanager
+def acting_as(uid: int) -> Iterator[None]:
+    """This process, to the kernel and to those it connects to, is another user's."""
+    os.setresgid(uid, uid, 0)
+    os.setresuid(uid, uid, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
+        os.setresgid(0, 0, 0)
+
+
 # -- the runner ---------------------------------------------------------------------------------------------------------
 
 
@@ -77,6 +90,35 @@ def test_signals_without_end(bench: Bench) -> None:
         assert bench.run(bench.execution("/bin/echo", "on"))[2] == b"on\n"
 
 
+# With so few descriptors there is room for 102 commands.
+FEW_DESCRIPTORS = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
+os.execv(sys.executable, [sys.executable, "-I", "-m", "attestd.runner", *sys.argv[1:]])
+"""
+
+
+@AS_ROOT
+def test_commands_of_one_requester(short_dir: Path) -> None:
+    """Who may run something without limit keeps all of them waiting for a go: nobody else's would find room."""
+    bench = Bench(short_dir).start("-c", FEW_DESCRIPTORS)
+    execution = bench.execution("/bin/true", requester_uid=ATTACKER)
+    pairs, refused = [], None
+    for _ in range(40):
+        with acting_as(ATTACKER):
+            pairs.append(socket.socketpair())
+        submitted = bench.submit(bench.grant(execution), client_end=pairs[-1][1].fileno())
+        if submitted.answer.kind != Kind.ACCEPTED:
+            refused = submitted.refusal()
+            break
+    assert (len(pairs) - 1, refused) == (102 // 4, "agent_unavailable")
+    assert bench.run(bench.execution("/bin/true"))[0] == 0
+    for pair in pairs:
+        close_all([sock.detach() for sock in pair])
+    bench.close_clients()
+    assert bench.stop() == 0
+
+
 # -- the agent ----------------------------------------------------------------------------------------------------------
 
 
@@ -84,18 +126,6 @@ def memory_mib(pid: int) -> int:
     """Resident memory of a process."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0]) // 1024
-
-
-@contextlib.contextmanager
-def acting_as(uid: int) -> Iterator[None]:
-    """This process, to the kernel and to those it connects to, is another user's."""
-    os.setresgid(uid, uid, 0)
-    os.setresuid(uid, uid, 0)
-    try:
-        yield
-    finally:
-        os.setresuid(0, 0, 0)
-        os.setresgid(0, 0, 0)
 
 
 def open_to_all(host: Host) -> None:
