@@ -151,7 +151,7 @@ def provision_standalone(
 def _migrate(layout: Layout, account: Account | None) -> None:
     """Brings a log of an earlier attestd to this one's schema; one that can be opened is left alone."""
     with acting_as(account):
-        if not layout.log.exists():
+        if not os.path.exists(layout.log):  # false also where this account may not look: what follows says so
             return
         try:
             LogStore.open(str(layout.log), readonly=True).close()
