@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from attestd.errors import MalformedError
 from attestd.wire import Kind, close_all
 from tests.attacks.conftest import running
 from tests.runner.harness import WAIT_S, Bench, read_until
+from tests.world import World
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 PYTHON = os.path.realpath("/usr/bin/python3")
@@ -256,3 +258,48 @@ def test_a_foreground_group_whose_number_another_process_has(bench: Bench) -> No
     with running("foreground") as weakened:
         assert interrupt_by_number(weakened), "root ended somebody else's process"
     assert not interrupt_by_number(bench)
+
+
+# -- LD_PRELOAD and friends ----------------------------------------------------------------------------------------------
+
+# A variable, its value, and a command that nobody would think dangerous; {mark} is what only the variable can leave.
+VARIABLES = {
+    "LD_AUDIT": ("{place}/evil.so", ["/bin/true"]),
+    "LD_PRELOAD": ("{place}/evil.so", ["/bin/true"]),
+    "BASH_ENV": ("{place}/evil.sh", ["/bin/bash", "-c", "true"]),
+    "GNUMAKEFLAGS": ("--eval=include\\ {place}/evil.mk", ["/usr/bin/make", "-f", "/dev/null", "-n"]),
+    "MAKEFILES": ("{place}/evil.mk", ["/usr/bin/make", "-f", "/dev/null", "-n"]),
+    "PERL5OPT": ("-Mevil", ["/usr/bin/perl", "-I{place}", "-e", "1"]),
+    "PYTHONPATH": ("{place}", [PYTHON, "-c", "import evil"]),
+    "TAR_OPTIONS": ("--checkpoint=1 --checkpoint-action=exec='touch {mark}'", ["/bin/tar", "cf", "/dev/null", "/etc/hostname"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+def test_variables_that_change_what_code_runs(tmp_path: Path, name: str) -> None:
+    """With the requester's value another program runs than was authorized; no artifact can let it through."""
+    mark, (value, command) = tmp_path / "mark", VARIABLES[name]
+    if not os.path.exists(command[0]):
+        pytest.skip(f"no {command[0]}")
+    if value.endswith(".so"):
+        source = f'__attribute__((constructor)) void f(void) {{ fclose(fopen("{mark}", "w")); }}'
+        source += " unsigned la_version(unsigned v) { return v; }"
+        if shutil.which("gcc") is None:
+            pytest.skip("no compiler")
+        subprocess.run(
+            ["gcc", "-shared", "-fPIC", "-xc", "-include", "stdio.h", "-", "-o", tmp_path / "evil.so"],
+            input=source.encode(), check=True,
+        )  # fmt: skip
+    (tmp_path / "evil.sh").write_text(f"touch {mark}\n")
+    (tmp_path / "evil.mk").write_text(f"$(shell touch {mark})\n")
+    (tmp_path / "evil.pm").write_text(f"open(my $f, '>', '{mark}'); 1;\n")
+    (tmp_path / "evil.py").write_text(f"open('{mark}', 'w')\n")
+    places = {"place": tmp_path, "mark": mark}
+    environment = {"PATH": "/usr/bin:/bin", name: value.format(**places)}
+    subprocess.run(
+        [word.format(**places) for word in command], env=environment, check=False, capture_output=True
+    )
+    assert mark.exists(), "it is no attack"
+    for passed in ({"env_pass": [name]}, {"env_set": {name: value}}):
+        with pytest.raises(MalformedError, match=f"{name} changes what code runs"):
+            World().artifact(**passed)

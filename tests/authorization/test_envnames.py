@@ -42,6 +42,10 @@ def test_ordinary_variables_may_be_passed_and_set(name):
         "GIT_CONFIG_COUNT",
         "ZDOTDIR",
         "OPENSSL_CONF",
+        "MAKEFILES",
+        "GNUMAKEFLAGS",
+        "TAR_OPTIONS",
+        "TERMINFO",
     ],
 )
 def test_what_changes_what_code_runs_is_neither_passed_nor_set(name):
@@ -49,7 +53,21 @@ def test_what_changes_what_code_runs_is_neither_passed_nor_set(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["PATH", "HOME", "EDITOR", "SHELL", "JAVA_HOME", "XDG_CONFIG_HOME", "TMPDIR"]
+    "name",
+    [
+        "PATH",
+        "HOME",
+        "EDITOR",
+        "SHELL",
+        "JAVA_HOME",
+        "XDG_CONFIG_HOME",
+        "TMPDIR",
+        "RSYNC_RSH",
+        "DBUS_SESSION_BUS_ADDRESS",
+        "PIP_INDEX_URL",
+        "RUSTC_WRAPPER",
+        "SSL_CERT_FILE",
+    ],
 )
 def test_where_programs_look_is_for_the_artifact_to_say(name):
     assert refusal(name, fixed=True) is None

@@ -120,7 +120,8 @@ def env_names() -> str:
     return (
         f"- **Never, by prefix**: {names(f'{name}*' for name in envnames._NEVER_PREFIXES)}\n"
         f"- **Never, by name**: {names(envnames._NEVER)}\n"
-        f"- **In `set` only**: {names(envnames._FIXED_ONLY)}\n"
+        f"- **In `set` only**: {names(f'{name}*' for name in envnames._FIXED_ONLY_PREFIXES)},"
+        f" {names(envnames._FIXED_ONLY)}\n"
         f"- **In `set`, although a prefix above names them**: {names(envnames._HARMLESS)}\n"
     )
 
