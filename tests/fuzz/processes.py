@@ -209,6 +209,7 @@ class Agent:
         self.store = LogStore.open(log.path, readonly=True)
         self.leaf = self.store.node(0, 0).hex()
         self.loop = asyncio.new_event_loop()
+        self.slow: dict[int, asyncio.Lock] = {}
 
     def trust(self) -> Any:
         return TRUST
@@ -272,9 +273,9 @@ def client_needs(data: bytes) -> None:
     if any(word in data for word in (b"dev", b"proc", b"sys", b".")):
         return  # opening some devices does something
     ours, theirs = socket.socketpair()
-    with ours, theirs:
+    with ours, theirs, open("/bin/sh", "rb") as executable:
         ours.setblocking(False)
-        answer(ours, decode_fields(data, 32), [b"ls"])
+        answer(ours, decode_fields(data, 32), [b"ls"], executable.fileno())
 
 
 def _decision(*fields: bytes) -> bytes:
