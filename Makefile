@@ -37,7 +37,7 @@ contracts:
 CORE := tcg tlog authorization governance appraisal gate lineage
 unit:
 	$(BIN)/pytest -n 2 --dist worksteal $(CORE:%=tests/%) $(CORE:%=--cov=attestd.%) --cov-branch --cov-fail-under=99
-	$(BIN)/pytest -n 4 --dist worksteal $(CORE:%=--ignore=tests/%)
+	$(BIN)/pytest -n 3 --dist worksteal $(CORE:%=--ignore=tests/%)
 
 bench: setup
 	@$(BIN)/python -m tests.bench

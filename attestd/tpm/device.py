@@ -234,7 +234,7 @@ class Tpm:
         """Signs with the release key, if the TPM finds the platform in the approved state.
 
         Architecture, "Release policy". A PCR extended while the policy runs (IMA does so at each exec) is no
-        refusal: up to eight attempts, each with a fresh session.
+        refusal: up to 32 attempts, each with a fresh session.
 
         Args:
             digest: SHA-256 of the note text.

@@ -20,7 +20,8 @@ from attestd.tpm.keys import LoadedKey, read_ecdsa
 
 __all__ = ["Armed", "ReleaseApproval", "arm", "ecdsa_signature", "sign_release", "verify_approval"]
 
-_ATTEMPTS: Final = 8
+_ATTEMPTS: Final = 32
+_MAX_DOUBLINGS: Final = 5
 _PAUSE_S: Final = 0.001
 _SIGN_TAIL: Final = bytes.fromhex("00108024400000070000")  # scheme NULL; NULL ticket: key is unrestricted
 _POLICY_REFUSALS: Final = frozenset({Rc.VALUE})
@@ -139,7 +140,7 @@ def sign_release(channel: Channel, armed: Armed, key: LoadedKey, digest: bytes) 
     for attempt in range(_ATTEMPTS):
         if attempt:
             # Whoever extends PCRs in a rhythm (IMA, at each exec) must not meet us in the same rhythm.
-            time.sleep(random.uniform(0, _PAUSE_S * 2**attempt))  # noqa: S311 (jitter, no secret)
+            time.sleep(random.uniform(0, _PAUSE_S * 2 ** min(attempt, _MAX_DOUBLINGS)))  # noqa: S311 (no secret)
         with channel.session(policy=True) as session:
             _satisfy(channel, armed, session)
             code, signature = _sign(channel, session, key, digest)
