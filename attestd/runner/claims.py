@@ -207,6 +207,21 @@ class Claims:
             for log_id, seq, reference, process in rows
         ]
 
+    def last_claim(self) -> str | None:
+        """When a receipt was last claimed, RFC 3339; None if none ever was. Not what was merely forfeited.
+
+        Raises:
+            StoreError: The record cannot be read.
+        """
+        with self._transaction():  # of each log the newest: there are few logs, and may be many claims
+            (found,) = self._db.execute(
+                "WITH RECURSIVE logs (id) AS (SELECT min(log_id) FROM claims UNION ALL"
+                " SELECT (SELECT min(log_id) FROM claims WHERE log_id > id) FROM logs WHERE id IS NOT NULL)"
+                " SELECT max((SELECT time FROM claims WHERE log_id = id AND state <> 'forfeited'"
+                " ORDER BY seq DESC LIMIT 1)) FROM logs"
+            ).fetchone()
+        return None if found is None else str(found)
+
     def spooled(self, limit: int) -> list[Spooled]:
         """The oldest entries that the log is not known to have.
 

@@ -18,12 +18,13 @@ from attestd.errors import AttestdError, StoreError
 from attestd.governance.trust import Trust, parse_trust
 from attestd.journal import event
 from attestd.runner.claims import Claims
+from attestd.runner.clock import Clock
 from attestd.runner.execution import Claimed, Running
 from attestd.runner.loop import Loop
 from attestd.runner.request import Here, Release, peer_of, verify_request
 from attestd.runner.spares import Spares
 from attestd.runner.terminal import is_terminal, open_terminal
-from attestd.strict import canonical, format_time_us
+from attestd.strict import canonical, format_time_us, parse_time
 from attestd.wire import Frame, FrameReader, Kind, WireError, encode_fields, send_frame
 
 __all__ = ["Server", "Settings"]
@@ -33,6 +34,7 @@ MAX_PEERS: Final = 16
 MAX_REPLY_BYTES: Final = 96 * 1024
 MAX_SPOOLED: Final = 256
 REQUESTERS_SHARE: Final = 4
+MAX_LOG_ID_BYTES: Final = 64
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ class Server:
         self._log = log
         self._peers: set[_Peer] = set()
         self._running: set[Running] = set()
+        last = claims.last_claim()
+        self._clock = Clock(None if last is None else parse_time(last))
         self._trust_files: dict[str, bytes] = {}
         self._trust: Trust | None = None
         self._answers: dict[bytes, Callable[[Frame], tuple[bytes, list[bytes]]]] = {
@@ -207,7 +211,7 @@ class Server:
             raise Denied(
                 Code.AGENT_UNAVAILABLE, f"{most} commands are running, the most there may be", "wait"
             )
-        now = datetime.now(UTC)
+        now = self._clock.now()
         settings = self._settings
         here = Here(self._load_trust(), settings.host_id, settings.boot, now, settings.isolation)
         with verify_request(frame, here, descriptor_limit=settings.descriptor_limit) as release:
@@ -289,7 +293,7 @@ class Server:
 
     def _forfeit(self, frame: Frame) -> tuple[bytes, list[bytes]]:
         fields = frame.fields(2)
-        if len(fields) != 2:
+        if len(fields) != 2 or len(fields[0]) > MAX_LOG_ID_BYTES:  # it is kept
             raise WireError("forfeit: expected log id and seq")
         burned = self._claims.forfeit(
             fields[0].decode("utf-8", "replace"), _number(fields[1]), now=format_time_us(datetime.now(UTC))

@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,9 +12,9 @@ from tests.runner.harness import Bench
 
 
 @contextlib.contextmanager
-def running(check: str | None = None) -> Iterator[Bench]:
-    """A runner; with `check` one that lacks it (see `weakened`)."""
-    program = () if check is None else ("-m", "tests.attacks.weakened", check)
+def running(check: str | None = None, *, options: Sequence[str] = ()) -> Iterator[Bench]:
+    """A runner; with `check` one that lacks it (see `weakened`, also for its options)."""
+    program = () if check is None else ("-m", "tests.attacks.weakened", check, *options)
     with tempfile.TemporaryDirectory(prefix="a-", dir="/tmp") as name:
         bench = Bench(Path(name))
         try:

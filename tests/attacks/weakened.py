@@ -1,15 +1,16 @@
 """The runner with one of its checks taken out: an attack must work against that one before it counts as an attack.
 
-`python -m tests.attacks.weakened CHECK RUNNER-OPTION...`
+`python -m tests.attacks.weakened CHECK [--shift FILE] RUNNER-OPTION...`
 """
 
 import sys
 from collections.abc import Callable
 from typing import Final
 
-from attestd.runner import child, execution, hold, launch, request
+from attestd.runner import child, clock, execution, hold, launch, request
 from attestd.runner.__main__ import main
 from attestd.runner.consent import Consent
+from tests.attacks.shifted import shift, take_option
 
 
 def _no_consent() -> None:
@@ -36,15 +37,24 @@ def _one_keyring() -> None:
     child.leave_session_keyring = lambda: None  # type: ignore[attr-defined]
 
 
+def _no_memory_of_time() -> None:
+    clock.Clock.now = lambda _: clock.datetime.now(clock.UTC)  # type: ignore[method-assign]
+
+
 CHECKS: Final[dict[str, Callable[[], None]]] = {
+    "clock": _no_memory_of_time,
     "consent": _no_consent,
     "fairness": _endless_frames,
     "foreground": _any_group,
     "keyring": _one_keyring,
+    "nothing": lambda: None,
     "place": _anywhere,
     "writers": _no_leases,
 }
 
 if __name__ == "__main__":
+    shifted = take_option()
+    if shifted is not None:
+        shift(clock, shifted)
     CHECKS[sys.argv.pop(1)]()
     sys.exit(main())

@@ -12,7 +12,7 @@ from attestd.codes import Denied
 from attestd.errors import StoreError
 from attestd.gate.release import VerifiedRelease
 from attestd.lineage.entry import EntryType
-from attestd.runner.claims import Claims, Unfinished
+from attestd.runner.claims import Claims, Ran, Unfinished, read_ran
 
 NOW = "2026-03-01T12:00:00.000000Z"
 
@@ -170,3 +170,25 @@ def test_something_else_is_not_a_record(path: Path, content: bytes) -> None:
 def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(StoreError):
         Claims(tmp_path / "missing" / "runner.db")
+
+
+def test_the_last_claim_is_that_of_any_log_and_no_forfeit(claims: Claims) -> None:
+    assert claims.last_claim() is None
+    claims.forfeit("log-3", 1, now="2026-03-09T00:00:00.000000Z")
+    assert claims.last_claim() is None
+    for seq, log_id, time in ((2, "log-1", "02"), (7, "log-2", "05"), (9, "log-1", "04")):
+        claims.claim(release(seq, log_id=log_id), {}, now=f"2026-03-{time}T00:00:00.000000Z")
+    claims.forfeit("log-2", 99, now="2026-03-09T00:00:00.000000Z")
+    assert claims.last_claim() == "2026-03-05T00:00:00.000000Z"
+
+
+def test_what_ran_is_read_beside_the_runner(claims: Claims, path: Path) -> None:
+    for seq in (1, 2, 3):
+        claims.claim(release(seq), {"leaf": f"{seq:064x}"}, now=NOW)
+    claims.record_started("log-1", 1, process={"boot": "b", "pid": 1}, body={})
+    claims.record_started("log-1", 2, process={"boot": "b", "pid": 2}, body={})
+    claims.record_end("log-1", 2, type_=EntryType.EXECUTION_EXIT, body={})
+    claims.record_end("log-1", 3, type_=EntryType.DECISION_VOID, body={})
+    assert read_ran(path) == [Ran("log-1", seq, f"{seq:064x}", NOW) for seq in (1, 2)]
+    with pytest.raises(StoreError):
+        read_ran(path.with_name("missing"))
