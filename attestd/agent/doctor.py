@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from attestd.agent.ask import AgentSocket
 from attestd.agent.findings import Examined, of_status, room
+from attestd.agent.hidden import find_hidden_runs
 from attestd.agent.measured import quote_now
 from attestd.agent.provision import trust_owners
 from attestd.agent.records import open_own_log
@@ -57,6 +58,7 @@ def examine(layout: Layout, agent: AgentSocket) -> list[Examined]:
         found += _guarded("platform", lambda: _platforms(layout, agent))
     found += _guarded("trust", lambda: _trust(layout))
     found += _guarded("log", lambda: _log(layout, verified_by_agent=status is not None))
+    found += _guarded("runs", lambda: _runs(layout))
     found += _guarded("files", lambda: _files(layout))
     return found
 
@@ -80,6 +82,7 @@ _REMEDIES: Final = {
     "trust": "restore the directory from a backup, or run attestd init again (it writes what is missing)",
     "log": "attestd audit verify says more; keep the directory as evidence before you change anything",
     "platform": "boot an approved state, or approve this one: attestd platform approve",
+    "runs": "the runner's journal says what is wrong with its record",
     "files": "attestd init makes what is missing",
 }
 
@@ -132,6 +135,22 @@ def _log(layout: Layout, *, verified_by_agent: bool) -> Iterator[Examined]:
             keys = log_keys(store.origin, load_trust(layout.trust, owners=trust_owners(layout)))
             keys.verify(parse_note(last.note))
         yield Examined("log", f"{store.size} entries, the last checkpoint's signatures verify")
+
+
+def _runs(layout: Layout) -> Iterator[Examined]:
+    if not (layout.runner / "runner.db").exists() or not layout.log.exists():
+        return
+    count, hidden = find_hidden_runs(layout)
+    if hidden:
+        last = max(hidden, key=lambda item: item.time)
+        yield Examined(
+            "runs",
+            f"{len(hidden)} commands ran that the log does not tell of, the last at {last.time} by decision {last.leaf}",
+            "the agent was broken into: take the host out of service, keep runner.db and the log as evidence, and"
+            " revoke its record",
+        )
+    else:
+        yield Examined("runs", f"{count} commands ran, the log has the decision of each")
 
 
 def _files(layout: Layout) -> Iterator[Examined]:

@@ -80,7 +80,8 @@ def verify_log(
     """Verifies a log, in bounded memory. A running agent may append meanwhile: what it adds later is not read.
 
     1. Each checkpoint is this log's, its signatures verify, and its row says what its text says.
-    2. Batches follow each other without gap or overlap; counters rise; the TPM's clock does not go back.
+    2. Batches follow each other without gap or overlap; counters rise, by one unless the TPM was reset in between; the
+       TPM's clock does not go back.
     3. Each leaf is an entry of a known type, at its own seq, not earlier than the one before.
     4. An allow is in a batch of mode `release`, and a use of its artifact was charged for it, and for nothing else.
     5. The leaves hash to the stored nodes, and these to the root that the checkpoint signs.
@@ -205,6 +206,13 @@ def _verify_batch(
         )
     if stored.counter <= edge.counter:
         raise RollbackError(f"{what} has log counter {stored.counter}, the one before it {edge.counter}")
+    if clock[:2] == edge.clock[:2] and stored.counter != edge.counter + 1 and edge.frontier.size:
+        # Only a reset makes the TPM skip values: batches that were counted are not here, for they were cut off, or
+        # sealed in another copy of this log.
+        raise RollbackError(
+            f"{what} has log counter {stored.counter}, the one before it {edge.counter}, and the TPM was not reset in"
+            " between: batches are missing"
+        )
     if clock < edge.clock:
         raise RollbackError(f"{what} was quoted at TPM clock {clock}, the one before it at {edge.clock}")
     while frontier.size < stored.size:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 from attestd.codes import Code, Denied
 from attestd.errors import StoreError
@@ -19,7 +20,7 @@ from attestd.gate.release import VerifiedRelease
 from attestd.lineage.entry import EntryType
 from attestd.strict import canonical
 
-__all__ = ["Claims", "Spooled", "Unfinished"]
+__all__ = ["Claims", "Ran", "Spooled", "Unfinished", "read_ran"]
 
 _APPLICATION_ID: Final = 0x61747264
 _SCHEMA: Final = """
@@ -75,6 +76,38 @@ class Unfinished:
     seq: int
     reference: dict[str, Any]
     process: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A receipt by which a command was started.
+
+    Attributes:
+        leaf: The decision's id, hex.
+        time: When it was claimed, for people.
+    """
+
+    log_id: str
+    seq: int
+    leaf: str
+    time: str
+
+
+def read_ran(path: Path) -> list[Ran]:
+    """Everything that was ever started, by log and seq. For whoever may read the runner's record, also while it runs.
+
+    Raises:
+        StoreError: It cannot be read.
+    """
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)) as database:
+            rows = database.execute(
+                "SELECT log_id, seq, json_extract(reference, '$.leaf'), time FROM claims"
+                " WHERE state IN ('started', 'ended') ORDER BY log_id, seq"
+            )
+            return [Ran(*row) for row in rows]
+    except sqlite3.Error as error:
+        raise StoreError(f"{path}: {error}") from error
 
 
 class Claims:

@@ -5,6 +5,7 @@ for something else. The field-by-field lies about a leaf are in tests/gate/test_
 """
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,9 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from attestd.agent.ask import AgentSocket
+from attestd.agent.doctor import examine
+from attestd.agent.hidden import find_hidden_runs
+from attestd.lineage.entry import EntryType
 from attestd.tlog.checkpoint import BatchMode
 from attestd.wire import FrameReader, Kind, close_all, encode_fields, encode_frame, send_frame
 from tests.attacks.conftest import running
+from tests.host import Host
 from tests.runner.harness import ROOT, WAIT_S, Bench, Submitted
 from tests.world import World
 
@@ -228,8 +234,6 @@ def test_a_service_that_echoes_the_go(bench: Bench, echo_service: Path, mark: Pa
 )
 def test_receipts_that_release_nothing(bench: Bench, mark: Path, name: str, code: str) -> None:
     """Each of these is sealed by a real TPM key, over a leaf that the agent chose."""
-    from attestd.lineage.entry import EntryType
-
     world, execution = bench.world, bench.execution("/usr/bin/touch", str(mark))
     granted = bench.grant(execution)
     body, now = dict(granted.body), datetime.now(UTC)
@@ -336,3 +340,54 @@ def test_what_the_requester_named_is_opened(secrets: dict[str, Path]) -> None:
 def test_single_variables_can_be_asked_for() -> None:
     """Residual (ADR 0003): the client cannot tell which variables an artifact passes, so it answers for any one."""
     assert asked_of_a_client("env:PATH", "env:HOME") == [b"+/usr/bin:/bin", b"-not set"]
+
+
+# -- hiding a run --------------------------------------------------------------------------------------------------------
+
+
+@AS_ROOT
+def test_a_run_that_the_log_does_not_tell_of(stopped: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is sealed and released in a copy of the log; then the log goes on without it, and everything verifies.
+
+    The receipt is real, so nothing unauthorized ran, and only witnesses would have seen two histories. But the runner
+    counted: `attestd doctor`, by root, holds its record against the log.
+    """
+    host, mark = stopped, stopped.work / "ran"
+    touch = host.issue("/usr/bin/touch", str(mark))
+    host.start()
+    assert host.run("/bin/true").status == 0
+    host.wait_settled()
+    assert host.stop() == 0
+    real, copy = host.layout.agent, host.top / "copy"
+    shutil.copytree(real, copy)
+
+    # The agent's directory is the copy now, and the agent is not itself.
+    real.rename(host.top / "real")
+    copy.rename(real)
+    monkeypatch.setattr("tests.host.ENTRY", "tests.attacks.broken_agent")
+    host.start()
+    assert host.exec("/usr/bin/touch", str(mark), authorization=touch).status == 0
+    assert mark.exists()
+    (allow,) = [item for item in host.entries(EntryType.DECISION_ALLOW) if str(mark) in item.body["argv"]]
+    host.outcome(allow.id)  # so the runner's spool is empty
+    host.kill_agent()
+
+    # As if nothing had been.
+    shutil.rmtree(real)
+    (host.top / "real").rename(real)
+    monkeypatch.undo()
+    host.start()
+    while len(host.entries()) <= allow.seq:  # the runner would refuse another receipt for the same leaf
+        assert host.exec("/bin/false").status == 77
+    assert host.run("/bin/true").status == 0
+    assert not [item for item in host.entries() if allow.id in str(item.body)]
+    host.wait_settled()
+    host.require_sound()
+
+    found = {
+        item.area: item for item in examine(host.layout, AgentSocket(os.fsencode(host.layout.agent_socket)))
+    }
+    assert found["runs"].remedy is not None
+    assert "1 commands ran that the log does not tell of, the last at" in found["runs"].found
+    assert allow.id in found["runs"].found
+    assert find_hidden_runs(host.layout)[0] == 3

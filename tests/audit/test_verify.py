@@ -105,6 +105,19 @@ def test_check_2_overlapping_batches(started: Log):
         started.verify()
 
 
+def test_check_2_a_counter_that_skips_values_without_a_reset(started: Log):
+    """Batches were sealed and counted, and are not here: the log was cut, and went on."""
+    _append(started, _entry(5), counter=12)
+    with pytest.raises(RollbackError, match="log counter 12, the one before it 10, and the TPM was not reset"):
+        started.verify()
+
+
+def test_check_2_a_counter_that_skips_values_in_a_reset(started: Log):
+    started.tpm.clock = ClockInfo(clock=5, reset_count=4, restart_count=0, safe=False)
+    _append(started, _entry(5), counter=255)
+    assert started.verify().size == 6
+
+
 @pytest.mark.parametrize("counter", [10, 9])
 def test_check_2_a_counter_that_does_not_rise(started: Log, counter: int):
     _append(started, _entry(5), counter=counter)
