@@ -30,6 +30,7 @@ from attestd.audit.recover import Recovery, unsettled_allows
 from attestd.audit.seal import Pending
 from attestd.audit.store import LogStore
 from attestd.errors import AttestdError, RollbackError, StoreError
+from attestd.governance.trust import Trust
 from attestd.journal import event
 from attestd.lineage.entry import EntryType
 from attestd.paths import Configuration, Layout, make_directory
@@ -165,7 +166,16 @@ class _Service:
         await core.note_governance()
         await core.drain_spool()
         await self._settle(core, recovery)
-        start = {"version": attestd.__version__, "notes": list(recovery.notes), "host": core.host}
+        trust = core.trust()
+        start = {
+            "version": attestd.__version__,
+            "notes": list(recovery.notes),
+            "host": core.host,
+            # What was changed while no agent ran is seen here.
+            "governance": {"version": trust.version, "digest": trust.digest}
+            if isinstance(trust, Trust)
+            else None,
+        }
         await core.seal(Pending(EntryType.AGENT_START, start))
         self.listener.listen(BACKLOG)  # Not before: who comes earlier is told at once that there is no agent.
         server = Server(self.listener, core)

@@ -276,13 +276,16 @@ def bodies() -> dict[EntryType, list[tuple[str, Mapping[str, Any]]]]:
         "seq": 1,
     }
     at, trust = format_time_us(w.now), w.trust()
+    governance = {"digest": trust.digest, "version": trust.version}
     start = {"at": at, "cgroup": None, "isolation": "user", "pid": 4242, "uid": w.uid}
     end = {"at": at, "duration_ms": 1730, "error": None, "signal": None, "status": 0}
     clock = {"by_uid": 0, "time": format_time(w.now), "what": "clock accepted"}
     agent = "by the agent"
     return {
         EntryType.LOG_START: [("", {"host": w.host.id, "log": w.log.log_id, "previous": None})],
-        EntryType.AGENT_START: [("", {"host": w.host.id, "notes": [], "version": "0.1.0"})],
+        EntryType.AGENT_START: [
+            ("", {"governance": governance, "host": w.host.id, "notes": [], "version": "0.1.0"})
+        ],
         EntryType.AGENT_STOP: [("", {"releases": 1})],
         EntryType.DECISION_ALLOW: [("", allow.entry.body)],
         EntryType.DECISION_DENY: [("", denied.body)],
@@ -302,7 +305,7 @@ def bodies() -> dict[EntryType, list[tuple[str, Mapping[str, Any]]]]:
         EntryType.EXECUTION_START: [("", {**reference, **start})],
         EntryType.EXECUTION_EXIT: [("", {**reference, **end})],
         EntryType.ATTESTATION: [("", clock)],
-        EntryType.GOVERNANCE_UPDATE: [("", {"digest": trust.digest, "version": trust.version})],
+        EntryType.GOVERNANCE_UPDATE: [("", governance)],
     }
 
 
