@@ -108,7 +108,9 @@ def test_check_2_overlapping_batches(started: Log):
 def test_check_2_a_counter_that_skips_values_without_a_reset(started: Log):
     """Batches were sealed and counted, and are not here: the log was cut, and went on."""
     _append(started, _entry(5), counter=12)
-    with pytest.raises(RollbackError, match="log counter 12, the one before it 10, and the TPM was not reset"):
+    with pytest.raises(
+        RollbackError, match="log counter 12, the one before it 10, and the TPM was not reset"
+    ):
         started.verify()
 
 

@@ -239,9 +239,7 @@ def test_a_pcr_extended_during_the_policy_is_no_refusal(watched: Provisioned, be
     assert len(open_handles(watched.tpm)) == 2
 
 
-def test_a_storm_without_end_is_a_refusal_after_32_attempts(
-    watched: Provisioned, between: Between
-) -> None:
+def test_a_storm_without_end_is_a_refusal_after_32_attempts(watched: Provisioned, between: Between) -> None:
     approval = watched.approval()
     watched.tpm.sign_release(DIGEST, approval)
     between.seen.clear()
