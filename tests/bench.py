@@ -28,6 +28,7 @@ from rich.table import Table
 from attestd.agent.assemble import assembled
 from attestd.agent.core import Core
 from attestd.agent.provision import provision_standalone
+from attestd.audit.offline import log_keys
 from attestd.audit.seal import Charge, Pending
 from attestd.audit.store import LogStore
 from attestd.audit.verify import verify_log
@@ -178,7 +179,7 @@ class Bench:
             self.row(f"releases a second, {AT_ONCE} at a time", rate, "/s", "")
             await self.quotes(core)
             await self.grow(core)
-            self.keys = agent.keys
+            self.keys = log_keys(core.store.origin, core.trust_directory.current())
 
     async def quotes(self, core: Core) -> None:
         trust = core.trust_directory.current()
