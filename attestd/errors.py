@@ -8,6 +8,7 @@ __all__ = [
     "AgentError",
     "AttestdError",
     "ForbiddenError",
+    "GovernanceRollbackError",
     "MalformedError",
     "RollbackError",
     "StoreError",
@@ -33,6 +34,10 @@ class MalformedError(AttestdError):
 
 class VerificationError(AttestdError):
     """Input from outside parses but does not verify: a signature, a proof, a binding."""
+
+
+class GovernanceRollbackError(VerificationError):
+    """Governance metadata that is properly signed, and older than what was seen before."""
 
 
 class TpmError(AttestdError):

@@ -1,0 +1,305 @@
+"""Verifies governance metadata: the TUF client workflow, from a trusted root to the list of target files. Pure.
+
+TUF specification 1.0, section 5 ("Detailed client workflow"), steps 5.3 to 5.6; the numbers in the code are its
+numbers. Stricter than it where that makes the set easier to judge: delegations are a tree of path patterns, and no role
+may sign what was not delegated to it. Bytes come from a `Fetch`; time is not judged here.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, Final, TypeVar
+
+import msgspec
+from tuf.api.exceptions import LengthOrHashMismatchError
+from tuf.api.metadata import DelegatedRole, MetaFile, Root, Snapshot, Targets, Timestamp
+
+from attestd.errors import GovernanceRollbackError, MalformedError, VerificationError
+from attestd.governance.signed import (
+    ISSUED,
+    MAX_BYTES,
+    MAX_SNAPSHOT_ROLES,
+    RoleName,
+    Version,
+    parse_signed,
+    public_key,
+)
+from attestd.strict import Strict, convert, parse_time
+
+__all__ = ["Fetch", "Metadata", "TargetFile", "Versions", "target_path", "verify_metadata", "verify_target"]
+
+MAX_ROOTS: Final = 1024
+MAX_ROLES: Final = 64
+MAX_DEPTH: Final = 4
+MAX_TARGETS: Final = 20_000
+MAX_PATTERNS: Final = 256
+
+Fetch = Callable[[str, int], bytes | None]
+_T = TypeVar("_T", Snapshot, Targets)
+
+
+class Versions(Strict, frozen=True):
+    """The version of each role: of a verified set, or the least that is still acceptable (a floor).
+
+    Attributes:
+        targets: Of `targets` and every delegated role that the snapshot names.
+    """
+
+    root: Version
+    timestamp: Version
+    snapshot: Version
+    targets: Annotated[dict[RoleName, Version], msgspec.Meta(max_length=MAX_SNAPSHOT_ROLES)]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON, as it is kept in logs and records."""
+        return dict(msgspec.to_builtins(self))
+
+    @classmethod
+    def from_json(cls, value: Any) -> "Versions":
+        """Reads what `to_json` wrote.
+
+        Raises:
+            MalformedError: Anything else.
+        """
+        return convert(value, cls, what="governance versions")
+
+
+@dataclass(frozen=True)
+class TargetFile:
+    """A target file as its metadata describes it, `role` being the TUF role that signed it."""
+
+    length: int
+    sha256: str
+    role: str
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """A verified set of metadata.
+
+    Attributes:
+        versions: What it consists of.
+        targets: Files by name.
+        expires: When the first role of it expires, which is `expires_role`. Nothing here compared it with a clock.
+        issued: When the timestamp was made, if its publisher says so.
+    """
+
+    versions: Versions
+    targets: Mapping[str, TargetFile]
+    expires: datetime
+    expires_role: str
+    issued: datetime | None
+
+
+@dataclass(frozen=True)
+class _Role:
+    """A verified targets role, and the delegations that lead to it."""
+
+    signed: Targets
+    way: tuple[DelegatedRole, ...]
+
+
+def verify_metadata(fetch: Fetch, *, root: bytes, floor: Versions | None) -> Metadata:
+    """Verifies a published set of metadata, from an anchor that is trusted already.
+
+    Args:
+        fetch: Gives a metadata file by name (`3.root.json`, `timestamp.json`) and the most bytes it may have; None if
+            there is no such file.
+        root: The root metadata that the host was given: any version of it, the newest is found from there.
+        floor: What was seen before; None: nothing.
+
+    Returns:
+        The set. Whoever decides by it must compare `expires` with the time.
+
+    Raises:
+        MalformedError: A file is over its limit, or not what it must be.
+        VerificationError: Too few signatures, a file that is missing or not the one that its parent names.
+        GovernanceRollbackError: A version below the floor, or a role that is no longer there.
+    """
+    final, floor = _final_root(fetch, root, floor)
+    timestamp = parse_signed(_fetch(fetch, "timestamp.json", "timestamp"), Timestamp, what="timestamp.json")
+    timestamp.verify(final, "timestamp")  # 5.4.2
+    _require_at_least("timestamp", timestamp.content.version, floor.timestamp if floor else 0)  # 5.4.3.1
+    snapshot_meta = timestamp.content.snapshot_meta
+    _require_at_least("snapshot", snapshot_meta.version, floor.snapshot if floor else 0)  # 5.4.3.2
+    snapshot = _load(fetch, "snapshot", Snapshot, meta=snapshot_meta, delegator=final)  # 5.5.1 to 5.5.4
+    versions = Versions(
+        root=final.version,
+        timestamp=timestamp.content.version,
+        snapshot=snapshot.version,
+        targets={name.removesuffix(".json"): meta.version for name, meta in snapshot.meta.items()},
+    )
+    for role, least in floor.targets.items() if floor else ():  # 5.5.5
+        if role not in versions.targets:
+            raise GovernanceRollbackError(f"governance: the snapshot no longer names role {role!r}")
+        _require_at_least(role, versions.targets[role], least)
+    roles = _load_roles(fetch, snapshot, final)
+    expiries = [
+        ("root", final.expires),
+        ("timestamp", timestamp.content.expires),
+        ("snapshot", snapshot.expires),
+        *((name, role.signed.expires) for name, role in roles.items()),
+    ]
+    expires_role, expires = min(expiries, key=lambda item: item[1])
+    return Metadata(versions, _targets(roles), expires, expires_role, _issued(timestamp.content))
+
+
+def target_path(name: str, sha256: str) -> str:
+    """Where a target lies below `targets/`: `platform/local.json` at `platform/<sha256>.local.json` (TUF 6.2)."""
+    directory, slash, base = name.rpartition("/")
+    return f"{directory}{slash}{sha256}.{base}"
+
+
+def verify_target(name: str, file: TargetFile, data: bytes) -> None:
+    """Compares a target's bytes with what its metadata says (5.7.2).
+
+    Raises:
+        VerificationError: Another length or digest.
+    """
+    if len(data) != file.length:
+        raise VerificationError(f"governance: target {name}: expected {file.length} bytes, found {len(data)}")
+    found = hashlib.sha256(data).hexdigest()
+    if found != file.sha256:
+        raise VerificationError(f"governance: target {name}: expected SHA-256 {file.sha256}, found {found}")
+
+
+def _final_root(fetch: Fetch, anchor: bytes, floor: Versions | None) -> tuple[Root, Versions | None]:
+    """5.3: each root signed by itself and by the one before, up to the newest; and the floor that then holds."""
+    untrusted = parse_signed(anchor, Root, what="root.json")
+    root = untrusted.verify(untrusted.content, "root")
+    for _ in range(MAX_ROOTS):
+        name = f"{root.version + 1}.root.json"
+        data = fetch(name, MAX_BYTES["root"])
+        if data is None:
+            break
+        untrusted = parse_signed(data, Root, what=name)
+        untrusted.verify(root, "root")  # 5.3.4
+        following = untrusted.verify(untrusted.content, "root")
+        if following.version != root.version + 1:  # 5.3.5
+            raise VerificationError(f"governance: {name} is version {following.version}")
+        if floor and following.version > floor.root and _is_rotated(root, following):  # 5.3.11
+            floor = Versions(root=floor.root, timestamp=1, snapshot=1, targets={})
+        root = following
+    else:
+        raise VerificationError(
+            f"governance: {MAX_ROOTS} root versions after the anchor: give the host a newer root.json"
+        )
+    _require_at_least("root", root.version, floor.root if floor else 0)
+    return root, floor
+
+
+def _is_rotated(old: Root, new: Root) -> bool:
+    """Whether so many keys of timestamp or snapshot were taken away that those who held them cannot sign any more.
+
+    Versions that they signed, however high, then bind nobody: else one leaked online key could end all updates.
+    """
+    for name in ("timestamp", "snapshot"):
+        before, after = (
+            {public_key(root.keys[key_id], name) for key_id in root.roles[name].keyids} for root in (old, new)
+        )
+        if len(before - after) >= old.roles[name].threshold:
+            return True
+    return False
+
+
+def _load_roles(fetch: Fetch, snapshot: Snapshot, root: Root) -> dict[str, _Role]:
+    """5.6: `targets` and every role that it delegates to, in the order in which they are searched (5.6.7)."""
+    roles: dict[str, _Role] = {}
+    pending: list[tuple[str, Root | Targets, tuple[DelegatedRole, ...]]] = [("targets", root, ())]
+    while pending:
+        name, delegator, way = pending.pop()
+        if name in roles:
+            # A cycle, or two delegators: which of them a reader has in mind would be anybody's guess.
+            raise VerificationError(f"governance: role {name!r} is delegated twice")
+        if len(way) > MAX_DEPTH or len(roles) > MAX_ROLES:
+            raise MalformedError(f"governance: more than {MAX_ROLES} delegated roles, or {MAX_DEPTH} levels")
+        meta = snapshot.meta.get(f"{name}.json")
+        if meta is None:
+            raise VerificationError(f"governance: the snapshot does not name role {name!r}")
+        signed = _load(fetch, name, Targets, meta=meta, delegator=delegator)
+        for path in signed.targets:
+            if not all(delegation.is_delegated_path(path) for delegation in way):
+                raise VerificationError(
+                    f"governance: role {name!r} signs {path!r}, which is not delegated to it"
+                )
+        roles[name] = _Role(signed, way)
+        pending += [(child.name, signed, (*way, child)) for child in reversed(_children(signed))]
+    if sum(len(role.signed.targets) for role in roles.values()) > MAX_TARGETS:
+        raise MalformedError(f"governance: more than {MAX_TARGETS} targets")
+    if sum(len(role.way[-1].paths or ()) for role in roles.values() if role.way) > MAX_PATTERNS:
+        raise MalformedError(f"governance: more than {MAX_PATTERNS} delegated patterns")
+    return roles
+
+
+def _children(signed: Targets) -> list[DelegatedRole]:
+    return list((signed.delegations.roles or {}).values()) if signed.delegations else []
+
+
+def _targets(roles: Mapping[str, _Role]) -> dict[str, TargetFile]:
+    """Every file that a search for its name finds, as the role that it finds first describes it."""
+    return {
+        path: TargetFile(length=file.length, sha256=file.hashes["sha256"], role=name)
+        for name, role in roles.items()
+        for path, file in role.signed.targets.items()
+        if name == "targets" or _search(path, roles) == name
+    }
+
+
+def _search(path: str, roles: Mapping[str, _Role]) -> str | None:
+    """5.6.7: preorder, and behind a terminating delegation nothing more is looked at."""
+    pending = ["targets"]
+    while pending:
+        name = pending.pop()
+        signed = roles[name].signed
+        if path in signed.targets:
+            return name
+        matching: list[str] = []
+        for child in _children(signed):
+            if child.is_delegated_path(path):
+                matching.append(child.name)
+                if child.terminating:
+                    pending.clear()
+                    break
+        pending += reversed(matching)
+    return None
+
+
+def _load(fetch: Fetch, role: str, kind: type[_T], *, meta: MetaFile, delegator: Root | Targets) -> _T:
+    """A file that another one names by version, and perhaps by length and hashes: of one set, never a mixture."""
+    name = f"{meta.version}.{role}.json"
+    data = _fetch(fetch, name, kind.type, length=meta.length)
+    try:
+        meta.verify_length_and_hashes(data)
+    except LengthOrHashMismatchError as error:
+        raise VerificationError(f"governance: {name}: {error}") from error
+    signed = parse_signed(data, kind, what=name).verify(delegator, role)
+    if signed.version != meta.version:
+        raise VerificationError(f"governance: {name} is version {signed.version}")
+    return signed
+
+
+def _fetch(fetch: Fetch, name: str, kind: str, *, length: int | None = None) -> bytes:
+    limit = MAX_BYTES[kind] if length is None else min(length, MAX_BYTES[kind])
+    data = fetch(name, limit)
+    if data is None:
+        raise VerificationError(f"governance: {name} is missing")
+    if len(data) > limit:
+        raise MalformedError(f"governance: {name}: {len(data)} bytes, the limit is {limit}")
+    return data
+
+
+def _require_at_least(role: str, version: int, least: int) -> None:
+    if version < least:
+        raise GovernanceRollbackError(
+            f"governance: {role} version {version}, but version {least} was seen before: an old copy was put in its place"
+        )
+
+
+def _issued(timestamp: Timestamp) -> datetime | None:
+    value = timestamp.unrecognized_fields.get(ISSUED)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise MalformedError(f"governance: timestamp.json: {ISSUED}: expected a time")
+    return parse_time(value)
