@@ -2,10 +2,10 @@
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Self
 
 import msgspec
 
@@ -16,6 +16,7 @@ from attestd.strict import Strict
 __all__ = [
     "Configuration",
     "Layout",
+    "TrustSource",
     "find_client_layout",
     "find_layout",
     "load_configuration",
@@ -28,12 +29,34 @@ MAX_CONFIGURATION_BYTES: Final = 8 * 1024
 
 
 @dataclass(frozen=True)
+class TrustSource:
+    """Where governance is read.
+
+    Attributes:
+        anchor: The directory with `root.json`, the root of trust that this host was given: who can write there decides
+            what is trusted.
+        mirror: The directory with `metadata/` and `targets/` as they were published. All of it is verified from the
+            anchor, so it does not matter who can write there.
+        owners: The only users that may own the anchor.
+    """
+
+    anchor: Path
+    mirror: Path
+    owners: frozenset[int]
+
+    @classmethod
+    def at(cls, directory: Path, *, owners: Collection[int]) -> Self:
+        """A directory that is both: `root.json` beside `metadata/` and `targets/`."""
+        return cls(directory, directory, frozenset(owners))
+
+
+@dataclass(frozen=True)
 class Layout:
     """All paths of one installation.
 
     Attributes:
         system: The service's places; otherwise all is below one directory.
-        trust: What agent, runner and verifiers read.
+        trust: The root of trust; and all that is trusted, unless the agent downloads that.
         authority: Keys of local authorities; the agent never reads it.
         agent: The agent's state: log, keys, installed authorizations.
         runner: The runner's own records.
@@ -71,6 +94,19 @@ class Layout:
     def authorizations(self) -> Path:
         """Installed artifacts, below it one directory a user and one for all."""
         return self.agent / "authorizations"
+
+    @property
+    def mirror(self) -> Path:
+        """Where the agent keeps what it downloads of a repository that others share."""
+        return self.agent / "governance"
+
+    def trust_source(self, configuration: "Configuration") -> TrustSource:
+        """Where this installation's governance is read: root's, and in a state directory of one's own, one's own."""
+        return TrustSource(
+            anchor=self.trust,
+            mirror=self.mirror if configuration.governance_url else self.trust,
+            owners=frozenset({0} if self.system else {0, os.geteuid()}),
+        )
 
     def require_short_sockets(self) -> None:
         """Socket paths that the kernel would refuse.
@@ -170,6 +206,11 @@ class Configuration(Strict, frozen=True):
         verify_interval_s: How often the agent verifies what was added to the log.
         metrics_file: Where metrics are written for the node exporter's textfile collector; empty: nowhere.
         metrics_address: `127.0.0.1:PORT`, where metrics are served over HTTP; empty: nowhere.
+        governance_url: `https://…`, `http://…` or a directory, from where the agent downloads governance; empty: the
+            trust directory itself is the repository.
+        governance_ca: A PEM file of the certificate authorities that may vouch for that server; empty: the system's.
+        governance_interval_s: How often the agent looks there.
+        governance_grace_s: For how long metadata may be used after it expired.
     """
 
     tpm: str = "embedded"
@@ -180,6 +221,10 @@ class Configuration(Strict, frozen=True):
     verify_interval_s: Annotated[int, msgspec.Meta(ge=1, le=604_800)] = 3600
     metrics_file: str = ""
     metrics_address: str = ""
+    governance_url: str = ""
+    governance_ca: str = ""
+    governance_interval_s: Annotated[int, msgspec.Meta(ge=1, le=86_400)] = 60
+    governance_grace_s: Annotated[int, msgspec.Meta(ge=0, le=31_536_000)] = 0
 
 
 def load_configuration(path: Path, environ: Mapping[str, str]) -> Configuration:

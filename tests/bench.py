@@ -34,7 +34,7 @@ from attestd.audit.store import LogStore
 from attestd.audit.verify import verify_log
 from attestd.authorization.artifact import parse_artifact
 from attestd.authorization.issue import DEFAULT_PATH, draft_statement, issue, resource
-from attestd.distribution.local import load_trust
+from attestd.distribution.local import load_own_trust
 from attestd.distribution.signer import load_authority
 from attestd.gate.body import as_denied
 from attestd.gate.decide import decide
@@ -85,7 +85,7 @@ class Bench:
 
     def issue(self) -> bytes:
         executable = os.path.realpath("/bin/true")
-        trust = load_trust(self.layout.trust, owners={0, os.geteuid()})
+        trust = load_own_trust(self.layout)
         statement = draft_statement(
             subjects=[resource(executable, hashlib.sha256(Path(executable).read_bytes()).hexdigest())],
             argv=["/bin/true"],

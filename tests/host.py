@@ -23,11 +23,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from attestd.agent.provision import provision_standalone, trust_owners
+from attestd.agent.provision import provision_standalone
 from attestd.audit.store import LogStore
 from attestd.audit.verify import LogReport, verify_log
 from attestd.authorization.issue import draft_statement, issue, resource
-from attestd.distribution.local import load_trust, write_atomic
+from attestd.distribution.local import load_own_trust, write_atomic
 from attestd.distribution.signer import load_authority
 from attestd.governance.issue import approve_state, draft_platform_policy
 from attestd.governance.trust import Trust
@@ -240,7 +240,7 @@ class Host:
 
     @property
     def trust(self) -> Trust:
-        return load_trust(self.layout.trust, owners=trust_owners(self.layout))
+        return load_own_trust(self.layout)
 
     @cached_property
     def id(self) -> str:

@@ -36,7 +36,7 @@ from attestd.authorization.artifact import parse_artifact
 from attestd.authorization.dsse import format_envelope
 from attestd.authorization.issue import DEFAULT_PATH
 from attestd.codes import Code, Denial, Denied
-from attestd.distribution.local import load_trust
+from attestd.distribution.local import TrustSource, load_trust
 from attestd.errors import MalformedError, RollbackError, VerificationError
 from attestd.gate.decide import decide
 from attestd.gate.execution import File
@@ -750,7 +750,7 @@ def test_artifact_temporal_validity(world: World) -> None:
 def test_artifact_verified_offline_by_any_node(world: World, tmp_path: Path) -> None:
     """A file and a trust directory: whoever has both comes to the same result."""
     artifact = world.artifact()
-    trust = load_trust(world.write_trust(tmp_path), owners={os.geteuid()})
+    trust = load_trust(TrustSource.at(world.write_trust(tmp_path), owners={os.geteuid()}))
     found, rule = verify_standing(parse_artifact(artifact), trust=trust)
     assert (found.id, rule.name) == (parse_artifact(artifact).id, "local")
     elsewhere = World("another world").trust()
@@ -1182,7 +1182,7 @@ def test_offline_evidence_persistence(host: Host, tmp_path: Path) -> None:
     decision = host.run("/bin/true", options=["--json"]).json
     path = copy_log(host, tmp_path)
     shutil.copytree(host.layout.trust, tmp_path / "trust")
-    trust = load_trust(tmp_path / "trust", owners={os.geteuid()})
+    trust = load_trust(TrustSource.at(tmp_path / "trust", owners={os.geteuid()}))
     report = verify_copy(path, trust)
     with contextlib.closing(LogStore.open(str(path), readonly=True)) as store:
         assert report.size == store.size

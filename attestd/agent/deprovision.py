@@ -7,11 +7,10 @@ from typing import Final
 
 from attestd.account import acting_as, agent_account
 from attestd.agent.exclusive import exclusive
-from attestd.agent.provision import trust_owners
 from attestd.agent.tpm_access import TpmAccess
 from attestd.audit.schema import settle
 from attestd.audit.store import LogStore
-from attestd.distribution.local import load_trust
+from attestd.distribution.local import load_own_trust
 from attestd.errors import StoreError
 from attestd.governance.trust import Trust
 from attestd.paths import Configuration, Layout
@@ -57,7 +56,7 @@ def deprovision(layout: Layout, configuration: Configuration, *, purge: bool) ->
     """
     account = agent_account(layout)
     with exclusive(layout):
-        trust = load_trust(layout.trust, owners=trust_owners(layout))
+        trust = load_own_trust(layout)
         access = TpmAccess(configuration, layout)
         with acting_as(account):
             undefined, notes = _undefine(access, trust)

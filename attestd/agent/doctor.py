@@ -11,12 +11,11 @@ from attestd.agent.ask import AgentSocket
 from attestd.agent.findings import Examined, of_status, room
 from attestd.agent.hidden import find_hidden_runs
 from attestd.agent.measured import quote_now
-from attestd.agent.provision import trust_owners
 from attestd.agent.records import open_own_log
 from attestd.appraisal.quote import appraise_quote
 from attestd.audit.offline import log_keys
 from attestd.client.where import MAX_SOCKET_PATH_BYTES
-from attestd.distribution.local import load_trust
+from attestd.distribution.local import load_own_trust
 from attestd.errors import AgentError, AttestdError
 from attestd.paths import Layout, load_configuration
 from attestd.tlog.note import parse_note
@@ -89,7 +88,7 @@ _REMEDIES: Final = {
 
 def _platforms(layout: Layout, agent: AgentSocket) -> Iterator[Examined]:
     """By a quote of this moment: the agent's evidence is some seconds old."""
-    trust = load_trust(layout.trust, owners=trust_owners(layout))
+    trust = load_own_trust(layout)
     for name, policy in trust.platforms.items():
         verified = quote_now(name, trust=trust, agent=agent)
         found = appraise_quote(
@@ -107,7 +106,7 @@ def _platforms(layout: Layout, agent: AgentSocket) -> Iterator[Examined]:
 
 
 def _trust(layout: Layout) -> Iterator[Examined]:
-    trust = load_trust(layout.trust, owners=trust_owners(layout))
+    trust = load_own_trust(layout)
     yield Examined("trust directory", f"{layout.trust} verifies, governance version {trust.version}")
     for name, policy in trust.platforms.items():
         if not any(trust.revocations.epoch <= min(old.epoch, old.max_epoch) for old in policy.approvals):
@@ -132,7 +131,7 @@ def _log(layout: Layout, *, verified_by_agent: bool) -> Iterator[Examined]:
         store.tail()
         last = store.last_checkpoint()
         if last is not None:
-            keys = log_keys(store.origin, load_trust(layout.trust, owners=trust_owners(layout)))
+            keys = log_keys(store.origin, load_own_trust(layout))
             keys.verify(parse_note(last.note))
         yield Examined("log", f"{store.size} entries, the last checkpoint's signatures verify")
 

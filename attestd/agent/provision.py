@@ -20,7 +20,7 @@ from attestd.agent.tpm_port import TpmPort
 from attestd.audit.schema import create
 from attestd.audit.seal import Pending, Sealer
 from attestd.audit.store import LogStore
-from attestd.distribution.local import load_trust, write_atomic
+from attestd.distribution.local import load_own_trust, write_atomic
 from attestd.distribution.signer import Authority, generate, load_authority
 from attestd.errors import StoreError, TpmError, UsageError
 from attestd.governance.authorities import parse_authorities
@@ -54,7 +54,6 @@ __all__ = [
     "Provisioned",
     "choose_tpm",
     "provision_standalone",
-    "trust_owners",
 ]
 
 _T = TypeVar("_T")
@@ -95,11 +94,6 @@ class ChosenTpm:
 
     tpm: str
     fallback: str | None
-
-
-def trust_owners(layout: Layout) -> frozenset[int]:
-    """Who may own the trust directory: root; in a state directory of one's own, oneself too."""
-    return frozenset({0} if layout.system else {0, os.geteuid()})
 
 
 def provision_standalone(
@@ -213,7 +207,7 @@ def _find_provisioned(layout: Layout, account: Account | None) -> Provisioned | 
             store.close()
     if not size or not (layout.trust / "hosts" / f"{host}.json").exists():
         return None
-    trust = load_trust(layout.trust, owners=trust_owners(layout))
+    trust = load_own_trust(layout)
     return _provisioned(trust, host, log_origin, fresh=False)
 
 
@@ -265,7 +259,7 @@ class _Steps:
         host = host_id(ek.public)
         self._host_record(ek, tier, authorities)
         self._platform_policy(authorities)
-        trust = load_trust(self.layout.trust, owners=trust_owners(self.layout))
+        trust = load_own_trust(self.layout)
         if host not in trust.hosts:
             raise StoreError(f"{self.layout.trust} is of another host: this TPM's host id is {host}")
         self._pin_host(host)

@@ -10,7 +10,6 @@ from attestd.account import acting_as, agent_account
 from attestd.agent.clock import TrustedClock
 from attestd.agent.exclusive import exclusive
 from attestd.agent.keystore import load_keys
-from attestd.agent.provision import trust_owners
 from attestd.agent.tpm_access import TpmAccess
 from attestd.agent.tpm_port import TpmPort
 from attestd.audit.export import export_log
@@ -18,7 +17,7 @@ from attestd.audit.recover import recover, unsettled_allows
 from attestd.audit.rotate import draft_next, finish_rotation, previous_of
 from attestd.audit.seal import Pending, Sealer
 from attestd.audit.store import LogStore
-from attestd.distribution.local import load_trust
+from attestd.distribution.local import load_own_trust
 from attestd.errors import StoreError, UsageError
 from attestd.governance.trust import Trust
 from attestd.lineage.checkpoint import LogKeys
@@ -65,7 +64,7 @@ def rotate(layout: Layout, configuration: Configuration, export: Path) -> Rotate
     """
     account = agent_account(layout)
     with exclusive(layout):
-        trust = load_trust(layout.trust, owners=trust_owners(layout))
+        trust = load_own_trust(layout)
         with acting_as(account):
             access = TpmAccess(configuration, layout)
             owner = TpmOwner(lambda: _opened(access, layout))

@@ -11,7 +11,6 @@ from rich.text import Text
 
 from attestd.agent.ask import AgentSocket
 from attestd.agent.freshness import require_newest, verify_own_log, verify_own_shards
-from attestd.agent.provision import trust_owners
 from attestd.agent.records import Record, find_record, open_own_log
 from attestd.agent.rotate import rotate
 from attestd.audit.export import export_log
@@ -23,7 +22,7 @@ from attestd.cli.entry_view import entry_facts, entry_json, summary, type_text
 from attestd.cli.log_view import log_json, show_log, with_progress
 from attestd.cli.output import DIM, GOOD, WARN, Output, counted, mark, say, text
 from attestd.cli.verify import report
-from attestd.distribution.local import load_trust
+from attestd.distribution.local import load_own_trust
 from attestd.errors import AgentError
 from attestd.lineage.entry import Entry, parse_entry
 from attestd.paths import Layout, find_client_layout, find_layout, load_configuration
@@ -109,7 +108,7 @@ def verify_command(*, state_dir: str | None, as_json: bool) -> int:
     status 1: it does not verify.
     """
     layout = find_client_layout(state_dir)
-    trust = load_trust(layout.trust, owners=trust_owners(layout))
+    trust = load_own_trust(layout)
     output = Output(as_json=as_json)
 
     def verify() -> dict[str, Any]:

@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
-from attestd.agent.provision import trust_owners
 from attestd.cli.base import NounGroup, json_option, state_dir_option
 from attestd.cli.output import Output, text
+from attestd.distribution.local import load_own_trust
 from attestd.distribution.roles import KeyInUse, keys_in_use, public_of
 from attestd.distribution.signer import KINDS, generate
 from attestd.paths import find_client_layout
@@ -76,7 +76,7 @@ def show_command(*, public_key: Path | None, state_dir: str | None, as_json: boo
     output = Output(as_json=as_json)
     if key is None:
         layout = find_client_layout(state_dir)
-        _show_trusted(output, keys_in_use(layout.trust, owners=trust_owners(layout)))
+        _show_trusted(output, keys_in_use(load_own_trust(layout)))
         return
     found = public_of(key, public_key=public_key)
     if as_json:

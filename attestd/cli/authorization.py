@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from attestd.agent.ask import AgentSocket
-from attestd.agent.provision import trust_owners
 from attestd.authorization.artifact import MAX_ARTIFACT_BYTES, UntrustedArtifact, parse_artifact
 from attestd.authorization.issue import approve, issue
 from attestd.authorization.pattern import ArgForm
@@ -17,7 +16,7 @@ from attestd.cli.output import WARN, Output, say
 from attestd.cli.params import COUNT, DURATION, PATTERN, USER, name_values, user_name
 from attestd.cli.verify import verify_artifact_file
 from attestd.client.issuing import Asked, draft_for_command
-from attestd.distribution.local import load_trust, write_atomic
+from attestd.distribution.local import load_own_trust, write_atomic
 from attestd.distribution.signer import Authority, load_authority
 from attestd.paths import Layout, find_client_layout
 from attestd.strict import parse_time
@@ -147,7 +146,7 @@ def issue_command(
         reason=reason,
         on_behalf_of=on_behalf_of,
     )
-    trust = load_trust(layout.trust, owners=trust_owners(layout))
+    trust = load_own_trust(layout)
     statement = draft_for_command(asked, trust=trust, environ=os.environ, now=datetime.now(UTC))
     data = issue(statement, signers=[_signer(key, public_key, layout).sign])
     path = output or Path(f"{os.path.basename(command[0])}.auth.json")

@@ -8,12 +8,11 @@ import click
 
 from attestd.agent.ask import AgentSocket
 from attestd.agent.measured import Measured, file_digest, measure
-from attestd.agent.provision import trust_owners
 from attestd.cli.base import NounGroup, json_option, state_dir_option
 from attestd.cli.output import BAD, DIM, GOOD, HEAD, WARN, Output, counted, mark, say, text
 from attestd.cli.params import HEX
 from attestd.distribution.approve import Plan, plan_approval, publish_approval
-from attestd.distribution.local import load_trust
+from attestd.distribution.local import load_own_trust
 from attestd.distribution.signer import load_authority
 from attestd.errors import AttestdError, UsageError
 from attestd.governance.trust import Trust
@@ -40,7 +39,7 @@ _name_option = click.option(
 
 
 def _trust(layout: Layout) -> Trust:
-    return load_trust(layout.trust, owners=trust_owners(layout))
+    return load_own_trust(layout)
 
 
 def _name(trust: Trust, name: str | None) -> str:

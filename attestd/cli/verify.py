@@ -19,7 +19,7 @@ from attestd.cli.log_view import log_json, show_log, with_progress
 from attestd.cli.output import BAD, GOOD, Output, mark, say, text
 from attestd.cli.params import HEX
 from attestd.codes import Denied
-from attestd.distribution.local import load_trust
+from attestd.distribution.local import TrustSource, load_trust
 from attestd.errors import MalformedError, RollbackError, VerificationError
 from attestd.gate.standing import verify_standing
 from attestd.governance.trust import Trust
@@ -56,7 +56,9 @@ def named_trust(directory: Path) -> Trust:
         StoreError, MalformedError, VerificationError: As `load_trust`.
     """
     try:
-        return load_trust(directory, owners={0, os.geteuid(), directory.stat().st_uid})
+        return load_trust(
+            TrustSource.at(directory, owners={0, os.geteuid(), directory.stat().st_uid})
+        )
     except (MalformedError, VerificationError) as error:
         raise type(error)(f"the trust directory {directory} cannot be used: {error}") from error
 

@@ -1,189 +1,164 @@
-"""Reads a local trust directory: `authorities.json`, `revocations.json`, `platform/…`, `hosts/…`."""
+"""Governance as it is on this host: read, verified, and read again when it changed."""
 
 import contextlib
-import errno
 import math
 import os
-import stat
 import time
-from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from attestd.errors import MalformedError, StoreError, VerificationError
+from attestd.distribution.mirror import METADATA, ROOT, TIMESTAMP, Mirror, read_anchor
+from attestd.errors import AttestdError, MalformedError, StoreError, VerificationError
+from attestd.governance.floor import Floor
+from attestd.governance.metadata import Versions, verify_metadata
+from attestd.governance.signed import MAX_BYTES
 from attestd.governance.trust import Trust, parse_trust
+from attestd.paths import Layout, TrustSource, load_configuration
 
-__all__ = ["TrustDirectory", "load_trust", "read_trust_files", "write_atomic"]
+__all__ = ["TrustDirectory", "TrustSource", "load_own_trust", "load_trust", "write_atomic"]
 
-MAX_FILES: Final = 4096
-MAX_FILE_BYTES: Final = 16 << 20
-MAX_DEPTH: Final = 2
 LOOK_S: Final = 0.02
-# Two changes within one tick of the kernel's clock have the same ctime: what was younger than this is read again.
+# Two changes within one tick of the kernel's clock have the same ctime: what was younger than this is looked at again.
 SETTLED_NS: Final = 100_000_000
+# What did not verify is tried again after this, even if nothing that is looked at changed.
+RETRY_S: Final = 1.0
+# A publisher or a download goes on while it is read: what the timestamp names may be gone by then.
+TRIES: Final = 3
 
 
-def load_trust(directory: Path, *, owners: Collection[int]) -> Trust:
-    """Reads and verifies a trust directory.
+def load_trust(source: TrustSource, *, floor: Versions | None = None) -> Trust:
+    """Reads and verifies governance, from the root of trust down to each file.
 
     Args:
-        directory: The directory; what anchors trust is who can write to it.
-        owners: The only users that may own it and what is in it.
+        source: Where.
+        floor: Versions below which nothing is believed.
 
     Raises:
         StoreError: It cannot be read.
-        VerificationError: Others than `owners` can write to it, or what is in it does not verify.
-        MalformedError: What is in it does not parse.
+        VerificationError: Others than the anchor's owners can write to the anchor, or something does not verify.
+        RollbackError: Something is older than the floor.
+        MalformedError: Something does not parse.
     """
-    return parse_trust(read_trust_files(directory, owners=owners))
+    return _load(source, read_anchor(source), floor)
 
 
-class TrustDirectory:
-    """A trust directory that is read again when something in it changed.
+def load_own_trust(layout: Layout) -> Trust:
+    """Governance of an installation, where its configuration says.
 
-    Verifying everything takes some milliseconds, looking whether it changed a tenth of one: so each decision is
-    against what was on disk at most `LOOK_S` ago.
+    Raises:
+        UsageError: The configuration is not usable.
+        StoreError, VerificationError, MalformedError: As `load_trust`.
     """
-
-    def __init__(self, directory: Path, *, owners: Collection[int]) -> None:
-        """Names the directory; nothing is read yet."""
-        self.directory = directory
-        self._owners = owners
-        self._seen: tuple[_Entry, ...] | None = None
-        self._trust: Trust | None = None
-        self._looked_at = -math.inf
-
-    def current(self) -> Trust:
-        """What the directory says now.
-
-        Raises:
-            StoreError, VerificationError, MalformedError: As `load_trust`; what was trusted before is dropped.
-        """
-        now = time.monotonic()
-        if self._trust is not None and now - self._looked_at < LOOK_S:
-            return self._trust
-        trust, self._trust = self._trust, None  # Nothing is trusted while it cannot be read.
-        settled_ns = time.time_ns() - SETTLED_NS
-        seen = _fingerprint(self.directory)
-        if trust is None or seen != self._seen:
-            trust = load_trust(self.directory, owners=self._owners)
-        settled = all(entry.ctime_ns < settled_ns for entry in seen)
-        self._trust, self._seen, self._looked_at = trust, seen if settled else None, now
-        return trust
+    return load_trust(layout.trust_source(load_configuration(layout.configuration, os.environ)))
 
 
-class _Entry(NamedTuple):
-    path: str
+def _load(source: TrustSource, root: bytes, floor: Versions | None) -> Trust:
+    for left in reversed(range(TRIES)):
+        with Mirror.open(source.mirror) as mirror:
+            before = mirror.metadata(TIMESTAMP, MAX_BYTES["timestamp"])
+            try:
+                metadata = verify_metadata(mirror.metadata, root=root, floor=floor)
+                files = {name: mirror.target(name, file) for name, file in metadata.targets.items()}
+            except AttestdError:
+                if left and mirror.metadata(TIMESTAMP, MAX_BYTES["timestamp"]) != before:
+                    continue  # published anew meanwhile
+                raise
+            return parse_trust(files, metadata=metadata)
+    raise StoreError(f"{source.mirror}: changes faster than it can be read")
+
+
+class _Stamp(NamedTuple):
+    """Changes with every change of what it is of: inode and ctime, which nobody can set."""
+
     inode: int
     ctime_ns: int
     size: int
 
 
-def _fingerprint(directory: Path) -> tuple[_Entry, ...]:
-    """Changes with every change below a directory: inode and ctime, which nobody can set, of all there is."""
-    found: list[_Entry] = []
-    pending = [os.fspath(directory)]
-    try:
-        while pending and len(found) <= MAX_FILES:
-            path = pending.pop()
-            found.append(_entry(path, os.lstat(path)))
-            with os.scandir(path) as entries:
-                for entry in sorted(entries, key=lambda entry: entry.name):
-                    if entry.is_dir(follow_symlinks=False):
-                        pending.append(entry.path)
-                    else:
-                        found.append(_entry(entry.path, entry.stat(follow_symlinks=False)))
-    except OSError as error:
-        raise StoreError(
-            f"trust directory {directory}: {error.strerror}; initialise the host with attestd init"
-        ) from error
-    return tuple(found)
+class TrustDirectory:
+    """Governance that is read again when it changed, and never goes back.
 
-
-def _entry(path: str, status: os.stat_result) -> _Entry:
-    return _Entry(path, status.st_ino, status.st_ctime_ns, status.st_size)
-
-
-def read_trust_files(directory: Path, *, owners: Collection[int]) -> dict[str, bytes]:
-    """The files of a trust directory by relative name, each read through a descriptor that was checked.
-
-    Names that begin with a dot are left out: they are temporary files of an update that was cut off.
-
-    Raises:
-        StoreError: A directory or file cannot be read, or there are too many.
-        VerificationError: A wrong owner, others can write, a symbolic link, not a regular file.
-        MalformedError: A file over 16 MiB.
+    Looking takes some microseconds, verifying everything up to a second: so each decision is against what was on disk
+    at most `LOOK_S` ago. What was verified stays in memory until something newer verifies; while what is on disk does
+    not verify, is older, or is gone, nothing is trusted.
     """
-    files: dict[str, bytes] = {}
-    try:
-        root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise StoreError(
-            f"trust directory {directory}: {error.strerror}; initialise the host with attestd init"
-        ) from error
-    try:
-        for name, data in _walk(root, "", directory, owners, depth=0):
-            files[name] = data
-            if len(files) > MAX_FILES:
-                raise StoreError(f"trust directory {directory}: more than {MAX_FILES} files")
-    except OSError as error:
-        raise StoreError(f"trust directory {directory}: {error}") from error
-    finally:
-        os.close(root)
-    return files
 
+    def __init__(self, source: TrustSource, *, floor: Floor | None = None) -> None:
+        """Names the places; nothing is read yet.
 
-def _walk(
-    directory: int, prefix: str, top: Path, owners: Collection[int], *, depth: int
-) -> Iterator[tuple[str, bytes]]:
-    _require_safe(os.fstat(directory), top / prefix, owners)
-    for name in sorted(os.listdir(directory)):
-        if name.startswith("."):
-            continue
-        child = _open(name, directory, top / f"{prefix}{name}")
+        Args:
+            source: Where.
+            floor: What was seen before.
+        """
+        self.source = source
+        self.floor = floor
+        self._stamps: tuple[_Stamp, ...] | None = None
+        self._found: tuple[bytes, bytes | None] | None = None
+        self._trust: Trust | None = None
+        self._problem: AttestdError | None = None
+        self._looked_at = self._tried_at = -math.inf
+
+    def current(self) -> Trust:
+        """What is trusted now.
+
+        Raises:
+            StoreError, VerificationError, RollbackError, MalformedError: As `load_trust`.
+        """
+        now = time.monotonic()
+        if now - self._looked_at >= LOOK_S or self._trust is None:
+            self._look(now)
+        if self._problem is not None:
+            raise type(self._problem)(*self._problem.args) from self._problem
+        if self._trust is None:
+            raise StoreError(f"{self.source.anchor}: nothing was read yet")
+        return self._trust
+
+    def _look(self, now: float) -> None:
+        settled_ns = time.time_ns() - SETTLED_NS
         try:
-            status = os.fstat(child)
-            relative = f"{prefix}{name}"
-            if stat.S_ISDIR(status.st_mode) and depth < MAX_DEPTH:
-                yield from _walk(child, f"{relative}/", top, owners, depth=depth + 1)
-                continue
-            _require_safe(status, top / relative, owners)
-            if not stat.S_ISREG(status.st_mode):
-                raise VerificationError(f"{top / relative}: expected a regular file")
-            yield relative, _read(child, top / relative)
-        finally:
-            os.close(child)
+            stamps = self._stamp()
+            tried = self._problem is not None and now - self._tried_at < RETRY_S
+            if stamps != self._stamps or (self._problem is not None and not tried):
+                self._stamps, self._tried_at = stamps, now
+                self._read()
+                self._problem = None
+                if any(stamp.ctime_ns >= settled_ns for stamp in stamps):
+                    self._stamps = None
+        except (StoreError, VerificationError, MalformedError) as error:
+            self._problem = error
+        self._looked_at = now
 
-
-def _open(name: str, directory: int, path: Path) -> int:
-    try:
-        # Non-blocking: a FIFO in the directory must not hang its reader.
-        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=directory)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise VerificationError(f"{path}: a symbolic link, expected a regular file") from error
-        raise
-
-
-def _require_safe(status: os.stat_result, path: Path, owners: Collection[int]) -> None:
-    if status.st_uid not in owners:
-        allowed = " or ".join(str(uid) for uid in sorted(owners))
-        raise VerificationError(f"{path}: owned by uid {status.st_uid}, expected {allowed}: chown it")
-    if status.st_mode & 0o022:
-        raise VerificationError(
-            f"{path}: mode {stat.S_IMODE(status.st_mode):04o}: others can write: chmod go-w"
+    def _stamp(self) -> tuple[_Stamp, ...]:
+        # All that is added to a mirror is renamed into its directory, by which the directory changes.
+        metadata = self.source.mirror / METADATA
+        return tuple(
+            map(_stamp_of, (self.source.anchor / ROOT, self.source.anchor, metadata, metadata / TIMESTAMP))
         )
 
+    def _read(self) -> None:
+        root = read_anchor(self.source)
+        found = (root, self._timestamp())
+        versions = self._trust.versions if self._trust is not None else None
+        if versions is not None and found == self._found and not self._has(f"{versions.root + 1}.root.json"):
+            return  # What is named by a timestamp, which names everything, cannot have changed.
+        floor = self.floor.versions_for(root) if self.floor is not None else None
+        trust = _load(self.source, root, floor)
+        self._trust, self._found, self.floor = trust, found, Floor.of(trust, root=root)
 
-def _read(descriptor: int, path: Path) -> bytes:
-    parts: list[bytes] = []
-    left = MAX_FILE_BYTES + 1
-    while left and (part := os.read(descriptor, min(left, 1 << 20))):
-        parts.append(part)
-        left -= len(part)
-    if not left:
-        raise MalformedError(f"{path}: over {MAX_FILE_BYTES} bytes")
-    return b"".join(parts)
+    def _timestamp(self) -> bytes | None:
+        with Mirror.open(self.source.mirror) as mirror:
+            return mirror.metadata(TIMESTAMP, MAX_BYTES["timestamp"])
+
+    def _has(self, name: str) -> bool:
+        return os.path.lexists(self.source.mirror / METADATA / name)
+
+
+def _stamp_of(path: Path) -> _Stamp:
+    try:
+        status = os.lstat(path)
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}; initialise the host with attestd init") from error
+    return _Stamp(status.st_ino, status.st_ctime_ns, status.st_size)
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int) -> None:

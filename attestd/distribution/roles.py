@@ -1,6 +1,5 @@
 """Which keys a host trusts, and for what; and what a key's file says of it."""
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -9,7 +8,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from attestd.authorization.dsse import PublicKey
-from attestd.distribution.local import load_trust
 from attestd.distribution.signer import load_authority, load_public
 from attestd.errors import StoreError
 from attestd.governance.trust import Trust
@@ -53,13 +51,8 @@ def public_of(uri: str, *, public_key: Path | None = None) -> PublicHalf:
     return PublicHalf(key.key_id, _kind(key), pem.decode("ascii"))
 
 
-def keys_in_use(directory: Path, *, owners: Collection[int]) -> list[KeyInUse]:
-    """Every key of a trust directory.
-
-    Raises:
-        StoreError, VerificationError, MalformedError: As `load_trust`.
-    """
-    trust = load_trust(directory, owners=owners)
+def keys_in_use(trust: Trust) -> list[KeyInUse]:
+    """Every key that is trusted, whatever for."""
     roles: dict[str, list[str]] = {}
     known: dict[str, PublicKey] = {}
     for role, key in _roles(trust):

@@ -12,11 +12,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from attestd.agent import provision
 from attestd.agent.keystore import load_keys
-from attestd.agent.provision import Provisioned, provision_standalone, trust_owners
+from attestd.agent.provision import Provisioned, provision_standalone
 from attestd.audit.seal import Sealer
 from attestd.audit.store import LogStore
 from attestd.audit.verify import verify_log
-from attestd.distribution.local import load_trust
+from attestd.distribution.local import load_own_trust
 from attestd.errors import AttestdError, UsageError
 from attestd.lineage.checkpoint import LogKeys
 from attestd.paths import Configuration, Layout, find_layout
@@ -82,7 +82,7 @@ def die_after(count: int) -> None:
 
 
 def require_complete(layout: Layout) -> None:
-    trust = load_trust(layout.trust, owners=trust_owners(layout))
+    trust = load_own_trust(layout)
     (host,) = trust.hosts.values()
     store = LogStore.open(str(layout.log))
     origin, size = store.origin, store.size
@@ -143,7 +143,7 @@ def test_other_pcrs_than_approved(layout: Layout) -> None:
 
 def test_labels_and_permissions(layout: Layout) -> None:
     init(layout, labels={"role": "ci"})
-    trust = load_trust(layout.trust, owners=trust_owners(layout))
+    trust = load_own_trust(layout)
     (host,) = trust.hosts.values()
     assert host.labels == {"role": "ci"}
     require_complete(layout)

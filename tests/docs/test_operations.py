@@ -5,8 +5,8 @@ import shutil
 import tomllib
 from pathlib import Path
 
-from attestd.agent.provision import provision_standalone, trust_owners
-from attestd.distribution.local import load_trust
+from attestd.agent.provision import provision_standalone
+from attestd.distribution.local import TrustSource, load_trust
 from attestd.lineage.entry import EntryType
 from attestd.lineage.receipt import parse_receipt, verify_receipt
 from attestd.paths import Configuration
@@ -61,7 +61,7 @@ def test_new_keys():
         assert host.trust.hosts[host.id].release_spki != before.release_spki
         host.verify_receipt(new)
         host.require_sound()
-        old_trust = load_trust(away / "trust", owners=trust_owners(host.layout))
+        old_trust = load_trust(TrustSource.at(away / "trust", owners={os.geteuid()}))
         assert verify_receipt(parse_receipt(old), trust=old_trust).entry.type is EntryType.DECISION_ALLOW
 
 

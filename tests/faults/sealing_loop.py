@@ -12,13 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from attestd.agent.assemble import _opener
-from attestd.agent.provision import trust_owners
 from attestd.agent.tpm_access import TpmAccess
 from attestd.agent.tpm_port import TpmPort
 from attestd.audit.recover import recover, unsettled_allows, void_body
 from attestd.audit.seal import Charge, Pending, Sealer
 from attestd.audit.store import LogStore
-from attestd.distribution.local import load_trust
+from attestd.distribution.local import load_own_trust
 from attestd.errors import TpmUnavailableError
 from attestd.lineage.checkpoint import LogKeys
 from attestd.lineage.entry import EntryType
@@ -50,7 +49,7 @@ def _seal(layout: Layout, traces: Path, number: int) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     owner = TpmOwner(_opener(TpmAccess(Configuration(), layout), layout))
     store = LogStore.open(str(layout.log))
-    trust = load_trust(layout.trust, owners=trust_owners(layout))
+    trust = load_own_trust(layout)
     host, policy = trust.hosts[store.host_id], trust.platforms["local"]
     port = TpmPort(owner, host=store.host_id, selection=policy.selection, deadline_s=10)
     body = parse_attest(port.quote(bytes(32)).attest).body

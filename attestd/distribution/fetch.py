@@ -1,0 +1,139 @@
+"""Downloads a published repository into a mirror: metadata is verified, then come the targets, then it is switched."""
+
+import contextlib
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final
+
+from attestd.distribution.local import write_atomic
+from attestd.distribution.mirror import METADATA, TARGETS, TIMESTAMP, Mirror
+from attestd.distribution.remote import Remote
+from attestd.errors import AttestdError, MalformedError, StoreError, VerificationError
+from attestd.governance.metadata import (
+    Metadata,
+    TargetFile,
+    Versions,
+    target_path,
+    verify_metadata,
+    verify_target,
+)
+from attestd.paths import make_directory
+
+__all__ = ["update_mirror"]
+
+MAX_TOTAL_BYTES: Final = 512 << 20
+
+
+def update_mirror(remote: Remote, mirror: Path, *, root: bytes, floor: Versions | None) -> Metadata:
+    """Brings a mirror up to date. Cut off at any moment, it holds the set of before or the new one, whole.
+
+    (But for a new root under which the timestamp of before does not verify: then the next call repairs it.)
+
+    Metadata is kept in memory until it is verified, so nothing that does not verify is ever written. Targets come
+    next: under the names of their digests they disturb nobody. Then metadata is written, and `timestamp.json`, by which
+    a reader finds everything, last. What the new set does not name is then removed: whoever was reading it sees that
+    the timestamp changed, and reads again.
+
+    Args:
+        remote: Where from.
+        mirror: Where to; made if it is not there.
+        root: The root of trust.
+        floor: Versions below which nothing is accepted.
+
+    Returns:
+        The verified metadata of what is in the mirror now.
+
+    Raises:
+        StoreError: Something cannot be read or written.
+        VerificationError, MalformedError: What is published does not verify; the mirror is as it was.
+        GovernanceRollbackError: It is older than the floor.
+    """
+    for path in (mirror, mirror / METADATA, mirror / TARGETS):
+        make_directory(path, 0o755)
+    with Mirror.open(mirror) as present:
+        try:
+            fetched = _Fetched(remote, present)
+            metadata = verify_metadata(fetched, root=root, floor=floor)
+        except (VerificationError, MalformedError):
+            # What is in the mirror already may be damaged: then all of it is downloaded again.
+            fetched = _Fetched(remote, None)
+            metadata = verify_metadata(fetched, root=root, floor=floor)
+        missing = [
+            (name, file) for name, file in metadata.targets.items() if not _is_present(present, name, file)
+        ]
+    if sum(file.length for _, file in missing) > MAX_TOTAL_BYTES:
+        raise StoreError(f"more than {MAX_TOTAL_BYTES} bytes are published: nothing was downloaded")
+    for name, file in missing:
+        _download(remote, mirror, name, file)
+    timestamp = fetched.new.pop(TIMESTAMP)
+    for name, data in fetched.new.items():
+        write_atomic(mirror / METADATA / name, data, mode=0o644)
+    if timestamp != _read(mirror / METADATA / TIMESTAMP):
+        write_atomic(mirror / METADATA / TIMESTAMP, timestamp, mode=0o644)  # From here on it is the new set.
+        _remove_others(mirror / METADATA, {*fetched.names, TIMESTAMP})
+        targets = metadata.targets.items()
+        _remove_others(mirror / TARGETS, {target_path(name, file.sha256) for name, file in targets})
+    return metadata
+
+
+class _Fetched:
+    """Gives metadata to its verification: what has a version in its name, from the mirror if it is there."""
+
+    def __init__(self, remote: Remote, present: Mirror | None) -> None:
+        self._remote, self._present = remote, present
+        self.new: dict[str, bytes] = {}
+        self.names: set[str] = set()
+
+    def __call__(self, name: str, max_bytes: int) -> bytes | None:
+        data = None
+        if self._present is not None and name != TIMESTAMP:
+            data = self._present.metadata(name, max_bytes)
+        if data is None:
+            data = self._remote.get(f"{METADATA}/{name}", max_bytes)
+            if data is not None:
+                self.new[name] = data
+        if data is not None:
+            self.names.add(name)
+        return data
+
+
+def _is_present(mirror: Mirror, name: str, file: TargetFile) -> bool:
+    try:
+        mirror.target(name, file)
+    except AttestdError:
+        return False
+    return True
+
+
+def _download(remote: Remote, mirror: Path, name: str, file: TargetFile) -> None:
+    relative = target_path(name, file.sha256)
+    data = remote.get(f"{TARGETS}/{relative}", file.length)
+    if data is None:
+        raise VerificationError(f"{TARGETS}/{relative} is published by name, but is not there")
+    verify_target(name, file, data)
+    path = mirror / TARGETS / relative
+    directory = mirror / TARGETS
+    for part in Path(relative).parent.parts:
+        directory /= part
+        make_directory(directory, 0o755)
+    write_atomic(path, data, mode=0o644)
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error
+
+
+def _remove_others(top: Path, keep: Collection[str]) -> None:
+    """Also what a crash left of `write_atomic`. What cannot be removed stays: it disturbs nobody."""
+    for directory, _, files in os.walk(top):
+        for file in files:
+            path = Path(directory, file)
+            if str(path.relative_to(top)) not in keep:
+                with contextlib.suppress(OSError):
+                    path.unlink()
