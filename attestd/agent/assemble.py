@@ -5,16 +5,17 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from attestd.agent.clock import TrustedClock
 from attestd.agent.core import Core
 from attestd.agent.evidence import EvidenceKeeper
+from attestd.agent.governance import Updater, sealed_floor
 from attestd.agent.health import Health
 from attestd.agent.installed import InstalledArtifacts
 from attestd.agent.keystore import load_keys
 from attestd.agent.metrics import Metrics
-from attestd.agent.provision import trust_owners
 from attestd.agent.runner_link import RunnerLink
 from attestd.agent.sealing import SealService
 from attestd.agent.tpm_access import TpmAccess
@@ -23,11 +24,13 @@ from attestd.agent.verification import LogVerification
 from attestd.audit.recover import Recovery, recover
 from attestd.audit.seal import Sealer, SealResult
 from attestd.audit.store import LogStore
-from attestd.distribution.local import TrustDirectory
-from attestd.errors import StoreError
+from attestd.distribution.local import TrustDirectory, load_trust
+from attestd.errors import MalformedError, StoreError, VerificationError
+from attestd.governance.floor import Floor
+from attestd.governance.trust import Trust
 from attestd.lineage.checkpoint import LogKeys
 from attestd.lineage.entry import parse_entry
-from attestd.paths import Configuration, Layout
+from attestd.paths import Configuration, Layout, TrustSource
 from attestd.strict import parse_time
 from attestd.system import boot_id
 from attestd.tcg.attest import parse_attest
@@ -115,8 +118,9 @@ async def _opened(
         stack.callback(store.close)
         reader = LogStore.open(str(layout.log), readonly=True)
         stack.callback(reader.close)
-        trust_directory = TrustDirectory(layout.trust, owners=trust_owners(layout))
-        trust = trust_directory.current()
+        source, floor = layout.trust_source(configuration), sealed_floor(store)
+        updater = Updater(source, configuration, log=log)
+        trust = await _first_trust(source, updater, floor)
         host = trust.hosts.get(store.host_id)
         if host is None:
             raise StoreError(f"{layout.trust} has no record of host {store.host_id}, whose log this is")
@@ -150,7 +154,7 @@ async def _opened(
             layout=layout,
             host=store.host_id,
             boot=boot_id(),
-            trust_directory=trust_directory,
+            trust_directory=TrustDirectory(source, floor=floor),
             port=port,
             store=reader,
             seals=seals,
@@ -167,11 +171,27 @@ async def _opened(
             clock=clock,
             runner=RunnerLink(layout.runner_socket),
             installed=InstalledArtifacts(layout.authorizations),
+            updater=updater,
+            grace=timedelta(seconds=configuration.governance_grace_s),
             log=log,
         )
         seals.start()
         stack.push_async_callback(asyncio.to_thread, seals.stop)
         yield Assembled(core, recovery)
+
+
+async def _first_trust(source: TrustSource, updater: Updater, floor: Floor | None) -> Trust:
+    """Whose log this is, by governance that may be older than the log tells: what is decided by is looked at later.
+
+    So an agent starts on restored older metadata: it denies everything, records that, and can be asked why.
+    """
+    try:
+        return load_trust(source)
+    except (StoreError, VerificationError, MalformedError):
+        if not updater.url:
+            raise
+        await asyncio.to_thread(updater.update, floor)
+        return load_trust(source)
 
 
 def _later(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments: Any) -> None:

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from attestd.account import acting_as, agent_account
-from attestd.agent.provision import trust_owners
 from attestd.audit.schema import copy_log, open_log_readonly
 from attestd.audit.store import LogStore
 from attestd.authorization.artifact import MAX_ARTIFACT_BYTES
-from attestd.distribution.local import read_trust_files
+from attestd.distribution.local import read_published
 from attestd.errors import StoreError, UsageError
-from attestd.paths import Layout
+from attestd.paths import Layout, load_configuration
 
 __all__ = ["Backup", "write_backup"]
 
@@ -90,7 +89,8 @@ def write_backup(layout: Layout, path: Path) -> Backup:
 
 
 def _files(layout: Layout) -> Iterator[tuple[str, bytes]]:
-    for name, data in read_trust_files(layout.trust, owners=trust_owners(layout)).items():
+    configuration = load_configuration(layout.configuration, os.environ)
+    for name, data in read_published(layout.trust_source(configuration)).items():
         yield f"trust/{name}", data
     with suppress(FileNotFoundError):
         yield "attestd.toml", layout.configuration.read_bytes()

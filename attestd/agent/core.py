@@ -3,14 +3,14 @@
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from attestd.agent.clock import TrustedClock
 from attestd.agent.denials import DenialMeter
 from attestd.agent.evidence import EvidenceKeeper
+from attestd.agent.governance import Updated, Updater, update_now
 from attestd.agent.health import Health
 from attestd.agent.installed import InstalledArtifacts
 from attestd.agent.metrics import Metrics
@@ -28,6 +28,7 @@ from attestd.codes import Code, Denial
 from attestd.distribution.local import TrustDirectory
 from attestd.errors import AttestdError, MalformedError, StoreError, VerificationError
 from attestd.gate.model import Context, Mesh
+from attestd.governance.floor import Floor, seen_body
 from attestd.governance.platform import PlatformPolicy
 from attestd.governance.trust import Trust
 from attestd.journal import event
@@ -36,6 +37,8 @@ from attestd.paths import Layout
 
 __all__ = ["Core"]
 
+# Entries after which the log is told again what was seen: whoever starts reads at most so many to find it.
+SEEN_EVERY: Final = 10_000
 _SPOOLED_TYPES: Final = frozenset(
     {
         EntryType.EXECUTION_START,
@@ -56,6 +59,8 @@ class Core:
         runner_info: What the runner said of itself last; empty until it did.
         runner_lost: It does not answer now. What it said stays: which user it can become decides a check of its own.
         releases: Executions handed to the runner since the start.
+        updater: Downloads governance.
+        grace: For how long governance metadata may be used after it expired.
         verification: Verifies the log in the background.
     """
 
@@ -73,23 +78,26 @@ class Core:
     clock: TrustedClock
     runner: RunnerLink
     installed: InstalledArtifacts
+    updater: Updater
+    grace: timedelta
     log: logging.Logger
     denials: DenialMeter = field(default_factory=lambda: DenialMeter(time.monotonic))
     slow: dict[int, asyncio.Lock] = field(default_factory=dict)
     runner_info: dict[str, Any] = field(default_factory=dict)
     runner_lost: bool = False
     releases: int = 0
-    _governance: str = ""
+    _seen: Floor | None = None
+    _seen_at: int = 0
     _to_void: dict[int, str] = field(default_factory=dict)
 
     def trust(self) -> Trust | Denial:
-        """What is trusted now; a directory that does not verify is a denial of everything."""
+        """What is trusted now; governance that does not verify, or that is older than what was, denies everything."""
         try:
             return self.trust_directory.current()
         except (StoreError, VerificationError, MalformedError) as error:
             return Denial(
                 Code.GOVERNANCE_MISMATCH,
-                f"the trust directory does not verify: {error}",
+                f"this host's governance does not verify: {error}",
                 "see attestd doctor",
             )
 
@@ -102,6 +110,7 @@ class Core:
             isolation=str(self.runner_info.get("isolation", "none")),
             runner_uid=int(self.runner_info.get("uid", -1)),
             now=moment.now,
+            grace=self.grace,
             appraisals=self.evidence.latest(),
             mesh=Mesh(verifiers=0, witnesses=0),
             conditions=self.conditions(),
@@ -193,14 +202,36 @@ class Core:
                 self.log.warning(event("denials.unsealed", uid=body["uid"], error=error))
 
     async def note_governance(self) -> None:
-        """Records that trust changed: which version decisions are under from here on."""
-        trust = self.trust()
-        digest = trust.digest if isinstance(trust, Trust) else ""
-        if digest and digest != self._governance:
-            if isinstance(trust, Trust) and self._governance:
-                body: Mapping[str, Any] = {"version": trust.version, "digest": digest}
-                await self.seal(Pending(EntryType.GOVERNANCE_UPDATE, body), lazy=True)
-            self._governance = digest
+        """Records that trust changed: from here on nothing older is believed, also after a restart.
+
+        And now and then that it did not, so that whoever starts finds it near the log's end.
+        """
+        if self.trust_directory.floor != self._seen or self.store.size - self._seen_at >= SEEN_EVERY:
+            seen = self.see_governance()
+            if seen is not None:
+                try:
+                    await self.seal(Pending(EntryType.GOVERNANCE_UPDATE, seen), lazy=True)
+                except AttestdError:
+                    self._seen = None  # The log was not told: the next call tells it.
+                    raise
+
+    def see_governance(self) -> dict[str, Any] | None:
+        """What the log is told of the governance that is in force, by whoever calls; None: none is."""
+        trust, floor = self.trust(), self.trust_directory.floor
+        if isinstance(trust, Denial) or floor is None:
+            return None
+        self._seen, self._seen_at = floor, self.store.size
+        return seen_body(trust, anchor=floor.anchor)
+
+    async def update_governance(self) -> Updated:
+        """Looks for newer governance now.
+
+        Raises:
+            StoreError, VerificationError, MalformedError, UsageError: It cannot be updated, or does not verify.
+        """
+        updated = await update_now(self.updater, self.trust_directory)
+        await self.note_governance()
+        return updated
 
     def now(self) -> datetime:
         """Trusted time."""

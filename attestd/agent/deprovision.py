@@ -1,6 +1,7 @@
 """`attestd deprovision`: takes a host out of service. Its log stays, as evidence, unless all is to go."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -10,7 +11,7 @@ from attestd.agent.exclusive import exclusive
 from attestd.agent.tpm_access import TpmAccess
 from attestd.audit.schema import settle
 from attestd.audit.store import LogStore
-from attestd.distribution.local import load_own_trust
+from attestd.distribution.local import load_own_trust, read_published, write_atomic
 from attestd.errors import StoreError
 from attestd.governance.trust import Trust
 from attestd.paths import Configuration, Layout
@@ -57,6 +58,7 @@ def deprovision(layout: Layout, configuration: Configuration, *, purge: bool) ->
     account = agent_account(layout)
     with exclusive(layout):
         trust = load_own_trust(layout)
+        published = read_published(layout.trust_source(configuration))
         access = TpmAccess(configuration, layout)
         with acting_as(account):
             undefined, notes = _undefine(access, trust)
@@ -66,10 +68,8 @@ def deprovision(layout: Layout, configuration: Configuration, *, purge: bool) ->
                 return Deprovisioned(undefined, None, notes)
             with acting_as(account):
                 evidence = _keep(layout)
-                shutil.copytree(layout.trust, evidence / "trust")
+                _write(published, evidence / "trust")
                 layout.keys.unlink(missing_ok=True)
-            for host in trust.hosts:
-                (layout.trust / "hosts" / f"{host}.json").unlink()
             layout.host.unlink(missing_ok=True)
         except OSError as error:
             raise StoreError(f"{error.filename}: {error.strerror}") from error
@@ -113,6 +113,13 @@ def _keep(layout: Layout) -> Path:
     evidence.mkdir(mode=0o700)
     layout.log.rename(evidence / layout.log.name)
     return evidence
+
+
+def _write(published: Mapping[str, bytes], directory: Path) -> None:
+    for name, data in published.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, data, mode=0o644)
 
 
 def _purge(layout: Layout) -> None:

@@ -116,7 +116,8 @@ async def _status(core: Core, uid: int, _: dict[str, Any]) -> dict[str, Any]:
         },
         "governance": {"error": trust.sentence}
         if isinstance(trust, Denial)
-        else _governance(trust, core.host),
+        else _governance(trust, core),
+        "governance_update": core.updater.describe(),
         "platforms": {name: _appraisal(found) for name, found in core.evidence.latest().items()},
         "disk": {"free": core.health.free(), "reserve": core.health.reserve},
         "clock": {
@@ -144,11 +145,17 @@ def _verified(core: Core) -> dict[str, Any]:
     }
 
 
-def _governance(trust: Trust, host: str) -> dict[str, Any]:
-    record = trust.hosts.get(host)
+def _governance(trust: Trust, core: Core) -> dict[str, Any]:
+    record = trust.hosts.get(core.host)
     return {
         "version": trust.version,
         "digest": trust.digest,
+        "timestamp": trust.versions.timestamp,
+        "issued": None if trust.issued is None else format_time(trust.issued),
+        "expires": format_time(trust.expires),
+        "expires_role": trust.expires_role,
+        "usable_until": format_time(trust.expires + core.grace),
+        "unusable": dict(trust.unusable),
         "epoch": trust.revocations.epoch,
         "platforms": {name: policy.version for name, policy in trust.platforms.items()},
         "platforms_until": {
@@ -255,6 +262,11 @@ async def _accept_clock(core: Core, uid: int, _: dict[str, Any]) -> dict[str, An
     return {"time": format_time(accepted), "seq": receipt.sealed.seq}
 
 
+async def _update_governance(core: Core, uid: int, _: dict[str, Any]) -> dict[str, Any]:
+    _require_admin(uid, "updating governance")
+    return asdict(await core.update_governance())
+
+
 _OPERATIONS: Final[dict[str, _Operation]] = {
     "accept_clock": _accept_clock,
     "decision": _decision,
@@ -262,4 +274,5 @@ _OPERATIONS: Final[dict[str, _Operation]] = {
     "install": _install,
     "quote": _quote,
     "status": _status,
+    "update_governance": _update_governance,
 }

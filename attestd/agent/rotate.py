@@ -9,6 +9,7 @@ from typing import Final
 from attestd.account import acting_as, agent_account
 from attestd.agent.clock import TrustedClock
 from attestd.agent.exclusive import exclusive
+from attestd.agent.governance import last_seen
 from attestd.agent.keystore import load_keys
 from attestd.agent.tpm_access import TpmAccess
 from attestd.agent.tpm_port import TpmPort
@@ -133,7 +134,13 @@ def _continue(layout: Layout, old: LogStore, port: TpmPort, trust: Trust, clock:
     new = LogStore.open(str(path))
     try:
         sealer = Sealer(new, port, _keys(new, trust), counter=port.read_counter())
-        body = {"host": new.host_id, "log": new.log_id, "previous": dict(previous_of(old))}
+        # The floor of governance goes with it: older metadata is not believed because the log is a new one.
+        body = {
+            "governance": last_seen(old),
+            "host": new.host_id,
+            "log": new.log_id,
+            "previous": dict(previous_of(old)),
+        }
         sealer.seal([Pending(EntryType.LOG_START, body)], now=now, boot=boot_id())
         return new.origin
     finally:

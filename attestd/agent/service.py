@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -30,7 +30,6 @@ from attestd.audit.recover import Recovery, unsettled_allows
 from attestd.audit.seal import Pending
 from attestd.audit.store import LogStore
 from attestd.errors import AttestdError, RollbackError, StoreError
-from attestd.governance.trust import Trust
 from attestd.journal import event
 from attestd.lineage.entry import EntryType
 from attestd.paths import Configuration, Layout, make_directory
@@ -91,6 +90,7 @@ def _ensure_runner(layout: Layout, log: logging.Logger, limit: tuple[int, int]) 
     make_directory(layout.runner_socket.parent, 0o755 if layout.system else 0o700)
     command = [sys.executable, "-I", "-m", "attestd.runner"]
     command += ["--state-dir", str(layout.runner), "--trust", str(layout.trust)]
+    command += ["--configuration", str(layout.configuration), "--mirror", str(layout.mirror)]
     command += ["--socket", str(layout.runner_socket)]
     account = agent_account(layout)
     if account is not None:
@@ -157,24 +157,22 @@ class _Service:
             await self._end_tasks()
 
     async def _end_tasks(self) -> None:
+        if self.core is not None:
+            self.core.updater.stop()  # Its thread may be waiting for a server.
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
     async def _serve(self, core: Core, recovery: Recovery) -> None:
         core.runner_info = await core.runner.info()
-        await core.note_governance()
         await core.drain_spool()
         await self._settle(core, recovery)
-        trust = core.trust()
         start = {
             "version": attestd.__version__,
             "notes": list(recovery.notes),
             "host": core.host,
             # What was changed while no agent ran is seen here.
-            "governance": {"version": trust.version, "digest": trust.digest}
-            if isinstance(trust, Trust)
-            else None,
+            "governance": core.see_governance(),
         }
         await core.seal(Pending(EntryType.AGENT_START, start))
         self.listener.listen(BACKLOG)  # Not before: who comes earlier is told at once that there is no agent.
@@ -187,6 +185,7 @@ class _Service:
             self._watchdog(core),
             self._verify(core),
             self._every(POLL_S, core.health.poll),
+            *self._updating(core),
         ):
             self._spawn(job)
         self._expose(core)
@@ -215,6 +214,16 @@ class _Service:
             self._spawn(self._every(WRITE_S, functools.partial(write_metrics, path, core)))
         if self.configuration.metrics_address:
             self._spawn(self._metrics(core))
+
+    def _updating(self, core: Core) -> Iterator[Coroutine[Any, Any, None]]:
+        """Looking for newer governance, where the configuration says where to look."""
+
+        async def update() -> None:
+            with contextlib.suppress(AttestdError):  # The updater says it, once; so do status and doctor.
+                await core.update_governance()
+
+        if self.configuration.governance_url:
+            yield self._every(float(self.configuration.governance_interval_s), update)
 
     async def _settle(self, core: Core, recovery: Recovery) -> None:
         """Allows that a crash left between sealing and release are burned at the runner, and recorded as void."""

@@ -7,15 +7,15 @@ import time
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from attestd.distribution.mirror import METADATA, ROOT, TIMESTAMP, Mirror, read_anchor
+from attestd.distribution.mirror import METADATA, ROOT, TARGETS, TIMESTAMP, Mirror, read_anchor
 from attestd.errors import AttestdError, MalformedError, StoreError, VerificationError
 from attestd.governance.floor import Floor
-from attestd.governance.metadata import Versions, verify_metadata
+from attestd.governance.metadata import Versions, target_path, verify_metadata
 from attestd.governance.signed import MAX_BYTES
 from attestd.governance.trust import Trust, parse_trust
 from attestd.paths import Layout, TrustSource, load_configuration
 
-__all__ = ["TrustDirectory", "TrustSource", "load_own_trust", "load_trust", "write_atomic"]
+__all__ = ["TrustDirectory", "TrustSource", "load_own_trust", "load_trust", "read_published", "write_atomic"]
 
 LOOK_S: Final = 0.02
 # Two changes within one tick of the kernel's clock have the same ctime: what was younger than this is looked at again.
@@ -65,6 +65,27 @@ def _load(source: TrustSource, root: bytes, floor: Versions | None) -> Trust:
                 raise
             return parse_trust(files, metadata=metadata)
     raise StoreError(f"{source.mirror}: changes faster than it can be read")
+
+
+def read_published(source: TrustSource) -> dict[str, bytes]:
+    """The files that governance consists of, verified, by their names below one directory: a copy of them verifies too.
+
+    Raises:
+        StoreError, VerificationError, MalformedError: As `load_trust`.
+    """
+    files = {ROOT: read_anchor(source)}
+    with Mirror.open(source.mirror) as mirror:
+
+        def fetch(name: str, max_bytes: int) -> bytes | None:
+            data = mirror.metadata(name, max_bytes)
+            if data is not None:
+                files[f"{METADATA}/{name}"] = data
+            return data
+
+        targets = verify_metadata(fetch, root=files[ROOT], floor=None).targets
+        for name, file in targets.items():
+            files[f"{TARGETS}/{target_path(name, file.sha256)}"] = mirror.target(name, file)
+    return files
 
 
 class _Stamp(NamedTuple):

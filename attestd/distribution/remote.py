@@ -99,7 +99,7 @@ class _Web:
         if url.startswith("https:"):
             settings["ssl_context"] = _context(ca)
         self._pool = urllib3.connection_from_url(url, **settings)
-        self._pool.ConnectionCls = _watched(self._pool.ConnectionCls, self._live)  # type: ignore[assignment]
+        self._pool.ConnectionCls = _watched(self._pool.ConnectionCls, self._live)
 
     def get(self, path: str, max_bytes: int) -> bytes | None:
         where = f"{self._url}/{path}"
@@ -183,7 +183,7 @@ def _context(ca: str) -> ssl.SSLContext:
 
 
 def _words(error: Exception) -> str:
-    cause: BaseException = error
+    cause: Any = error
     while cause.__cause__ is not None or isinstance(getattr(cause, "reason", None), BaseException):
         cause = cause.__cause__ or getattr(cause, "reason", cause)
     return str(cause) or type(cause).__name__

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
@@ -12,7 +13,7 @@ from attestd.gate.execution import Execution, execution_body
 from attestd.gate.model import Check, Outcome
 from attestd.governance.platform import PlatformPolicy
 from attestd.governance.trust import Trust
-from attestd.strict import canonical
+from attestd.strict import canonical, format_time
 
 __all__ = ["as_denied", "checks_body", "decided_body", "denial_body", "governance_body"]
 
@@ -66,15 +67,25 @@ def decided_body(
     )
 
 
-def governance_body(trust: Trust | Denial, platform: PlatformPolicy | None) -> dict[str, Any]:
-    """Under which governance was decided; None where the decision did not come so far."""
+def governance_body(
+    trust: Trust | Denial, platform: PlatformPolicy | None, *, now: datetime
+) -> dict[str, Any]:
+    """Under which governance was decided, and how old it was; None where the decision did not come so far."""
     return {
-        "governance": None
-        if isinstance(trust, Denial)
-        else {"version": trust.version, "digest": trust.digest},
+        "governance": None if isinstance(trust, Denial) else _governance(trust, now),
         "platform": None
         if platform is None
         else {"name": platform.name, "version": platform.version, "digest": platform.digest},
+    }
+
+
+def _governance(trust: Trust, now: datetime) -> dict[str, Any]:
+    return {
+        "version": trust.version,
+        "digest": trust.digest,
+        "timestamp": trust.versions.timestamp,
+        "expires": format_time(trust.expires),
+        "age_s": None if trust.issued is None else int((now - trust.issued).total_seconds()),
     }
 
 

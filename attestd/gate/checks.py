@@ -77,7 +77,9 @@ def check_revocation(
 
 def check_governance(statement: Statement, context: Context, trust: Trust) -> tuple[PlatformPolicy, str]:
     """Check 5."""
-    platform = require_governance(statement, trust=trust, host=context.host, now=context.now)
+    platform = require_governance(
+        statement, trust=trust, host=context.host, now=context.now, grace=context.grace
+    )
     return platform, f"version {trust.version}, platform {platform.name!r} version {platform.version}"
 
 

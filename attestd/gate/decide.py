@@ -50,7 +50,8 @@ def decide(request: Request, context: Context) -> Decision:
      3. signatures: enough distinct keys that governance trusts for this scope signed it (`invalid_signature`,
         `insufficient_approvals`; a governance that cannot be loaded is `governance_mismatch`).
      4. revocation: neither artifact, keys, host, files nor requester is revoked (`revoked`).
-     5. governance: the platform policy, version floor and policy it names are in force (`governance_mismatch`).
+     5. governance: it is fresh; the platform policy, version floor and policy it names are in force
+        (`governance_mismatch`).
      6. clock: time can be trusted (`clock_untrusted`).
      7. validity: it is within its validity (`not_yet_valid`, `expired`).
      8. identity: this host, this requester, these bytes (`identity_mismatch`).
@@ -128,7 +129,7 @@ def _body(
             code=None if denial is None else denial.code,
             isolation=context.isolation,
         ),
-        **governance_body(context.trust, platform),
+        **governance_body(context.trust, platform, now=context.now),
         "id": request.id,
         "parent": request.parent.leaf if isinstance(request.parent, VerifiedReceipt) else None,
         "checks": checks_body(decided.checks),

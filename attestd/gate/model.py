@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
@@ -92,6 +92,7 @@ class Context:
         isolation: `user` when the runner can become another user, else `none`.
         runner_uid: The user the runner runs as.
         now: Trusted time.
+        grace: For how long governance metadata may be used after it expired.
         appraisals: By platform policy: the latest appraisal, or the denial that taking evidence came to.
         mesh: Results of the mesh.
         conditions: Operational trust conditions by name (`clock`, `log`, `tpm`, `runner`): None when it holds.
@@ -103,6 +104,7 @@ class Context:
     isolation: str
     runner_uid: int
     now: datetime
+    grace: timedelta
     appraisals: Mapping[str, Appraisal | Denial]
     mesh: Mesh
     conditions: Mapping[str, Denial | None]

@@ -67,6 +67,7 @@ def verify_release(
     host_id: str,
     boot: str,
     now: datetime,
+    grace: timedelta,
     isolation: str,
 ) -> VerifiedRelease:
     """Verifies that exactly this execution was decided, recorded and sealed for release, here and now.
@@ -92,6 +93,7 @@ def verify_release(
         host_id: Which host this is, pinned when it was initialised.
         boot: This boot's id.
         now: The wall clock.
+        grace: For how long governance metadata may be used after it expired.
         isolation: What this runner can do: `user` or `none`.
 
     Raises:
@@ -106,7 +108,7 @@ def verify_release(
     )
     statement = authorized.statement
     require_not_revoked(authorized.id, execution, host=host_id, trust=trust)  # 4
-    platform = require_governance(statement, trust=trust, host=host_id, now=now)
+    platform = require_governance(statement, trust=trust, host=host_id, now=now, grace=grace)
     require_validity(statement, now=now, tolerance=CLOCK_TOLERANCE)
     require_policy(statement)
     require_no_chain(statement)

@@ -47,8 +47,17 @@ def require_not_revoked(artifact: str, execution: Execution, *, host: str, trust
     return f"revocations version {revoked.version}"
 
 
-def require_governance(statement: Statement, *, trust: Trust, host: str, now: datetime) -> PlatformPolicy:
-    """Version floor, policy, platform policy and host record that the artifact needs are in force.
+def require_governance(
+    statement: Statement, *, trust: Trust, host: str, now: datetime, grace: timedelta
+) -> PlatformPolicy:
+    """Governance is fresh; version floor, policy, platform policy and host record that the artifact needs are in force.
+
+    Args:
+        statement: The artifact's statement.
+        trust: What is trusted.
+        host: This host's id.
+        now: Trusted time, or the wall clock.
+        grace: For how long metadata may be used after it expired.
 
     Returns:
         The platform policy that the artifact names.
@@ -56,6 +65,7 @@ def require_governance(statement: Statement, *, trust: Trust, host: str, now: da
     Raises:
         Denied: `governance_mismatch`.
     """
+    _require_fresh(trust, now=now, grace=grace)
     governance, environment = statement.predicate.governance, statement.predicate.environment
     hint = "update this host's governance metadata, or ask for an authorization under the one in force"
     if trust.version < governance.min_version:
@@ -74,7 +84,10 @@ def require_governance(statement: Statement, *, trust: Trust, host: str, now: da
         )
     platform = trust.platforms.get(environment.platform)
     if platform is None:
-        raise _mismatch(f"platform policy {environment.platform!r} is not in force here", hint)
+        reason = trust.unusable.get(f"platform/{environment.platform}.json")
+        raise _mismatch(
+            f"platform policy {environment.platform!r} is not in force here{_because(reason)}", hint
+        )
     if platform.valid_until is not None and now >= platform.valid_until:
         raise _mismatch(
             f"platform policy {platform.name!r} version {platform.version} was valid until {platform.valid_until}",
@@ -82,7 +95,12 @@ def require_governance(statement: Statement, *, trust: Trust, host: str, now: da
         )
     record = trust.hosts.get(host)
     if record is None or not record.not_before <= now < record.not_after:
-        found = "none" if record is None else f"valid from {record.not_before} until {record.not_after}"
+        reason = trust.unusable.get(f"hosts/{host}.json")
+        found = (
+            f"none{_because(reason)}"
+            if record is None
+            else f"valid from {record.not_before} until {record.not_after}"
+        )
         raise _mismatch(f"a valid record of host {host} is needed, found: {found}", hint)
     return platform
 
@@ -202,6 +220,22 @@ def require_quorums(statement: Statement, platform: PlatformPolicy, *, verifiers
 def witness_quorum(statement: Statement, platform: PlatformPolicy) -> int:
     """How many witnesses must cosign the checkpoint: what a decision says, and its receipt must show."""
     return max(statement.predicate.environment.witnesses.quorum, platform.witness_quorum)
+
+
+def _require_fresh(trust: Trust, *, now: datetime, grace: timedelta) -> None:
+    # Whoever keeps newer metadata from this host must not gain more by it than this.
+    if now > trust.expires + grace:
+        allowed = f" and {grace.total_seconds():.0f} s more are allowed" if grace else ""
+        raise _mismatch(
+            f"governance metadata expired: role {trust.expires_role!r} at {trust.expires:%Y-%m-%dT%H:%M:%SZ}{allowed},"
+            f" it is {now:%Y-%m-%dT%H:%M:%SZ}",
+            "update it (attestd governance update); if what is published is as old, have it signed again (attestd"
+            " governance refresh)",
+        )
+
+
+def _because(reason: str | None) -> str:
+    return "" if reason is None else f": it is published, but {reason}"
 
 
 def _mismatch(sentence: str, hint: str) -> Denied:

@@ -9,6 +9,8 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Collection
+from datetime import timedelta
 from pathlib import Path
 from typing import Final, Literal, NoReturn
 
@@ -16,9 +18,10 @@ from attestd.client.where import MAX_SOCKET_PATH_BYTES
 from attestd.codes import EXIT_STATUS, EXIT_USAGE, Code
 from attestd.errors import AttestdError, StoreError, UsageError
 from attestd.journal import event, logging_to_stderr
-from attestd.paths import make_directory
+from attestd.paths import Configuration, TrustSource, load_configuration, make_directory
 from attestd.runner.cgroup import find_parent, remove_empty
 from attestd.runner.claims import Claims
+from attestd.runner.governance import Governance
 from attestd.runner.loop import Loop
 from attestd.runner.recover import recover
 from attestd.runner.server import Server, Settings
@@ -77,7 +80,15 @@ def _parse_options() -> argparse.Namespace:
     )
     parser.add_argument("--state-dir", type=Path, required=True, help="the runner's own records (0700)")
     parser.add_argument(
-        "--trust", type=Path, required=True, help="trust directory; as root it must be root's"
+        "--trust", type=Path, required=True, help="the root of trust (root.json); as root it must be root's"
+    )
+    parser.add_argument(
+        "--configuration", type=Path, help="attestd.toml, for what it says of governance; owned as --trust is"
+    )
+    parser.add_argument(
+        "--mirror",
+        type=Path,
+        help="where the agent downloads governance to, if the configuration has a governance_url",
     )
     parser.add_argument("--socket", type=Path, help="where to listen, unless systemd hands over a socket")
     parser.add_argument(
@@ -107,9 +118,18 @@ def _serve(options: argparse.Namespace, log: logging.Logger) -> None:
     watched = recover(claims, loop, boot=boot, log=log)
     listener = _listen(options.socket, options.agent_user)
     uid = os.geteuid()
+    configuration = _configuration(options.configuration, {0, uid})
+    mirror = options.mirror if configuration.governance_url else options.trust
+    if mirror is None:
+        raise UsageError("--mirror is needed: the configuration has a governance_url")
+    governance = Governance(
+        TrustSource(options.trust, mirror, frozenset({0, uid})),
+        options.state_dir / "governance.json",
+        log=log,
+    )
+    governance.watch(loop)
     settings = Settings(
-        trust=options.trust,
-        trust_owners={0, uid},
+        grace=timedelta(seconds=configuration.governance_grace_s),
         peers={0, uid} | ({options.agent_user.pw_uid} if options.agent_user is not None else set()),
         host_id=_pinned_host(options.state_dir),
         boot=boot,
@@ -118,7 +138,7 @@ def _serve(options: argparse.Namespace, log: logging.Logger) -> None:
         max_running=_raise_descriptor_limit(limit),
         descriptor_limit=limit,
     )
-    server = Server(settings, listener, claims=claims, loop=loop, log=log)
+    server = Server(settings, listener, claims=claims, governance=governance, loop=loop, log=log)
     notify("READY=1")
     log.info(event("runner.ready", isolation=settings.isolation, still_running=watched, pid=os.getpid()))
     try:
@@ -130,6 +150,16 @@ def _serve(options: argparse.Namespace, log: logging.Logger) -> None:
         listener.close()
         for descriptor in (*wakeup, lock):
             os.close(descriptor)
+
+
+def _configuration(path: Path | None, owners: Collection[int]) -> Configuration:
+    """Nothing from the environment: who starts the runner is not who decides where governance comes from."""
+    if path is None or not path.exists():
+        return Configuration()
+    status = path.stat()
+    if status.st_uid not in owners or status.st_mode & 0o022:
+        raise UsageError(f"{path}: expected a file that only root can write: chown root, chmod go-w")
+    return load_configuration(path, {})
 
 
 def _fill_stdio() -> None:

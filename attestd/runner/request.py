@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from attestd.codes import Code, Denied
@@ -38,6 +38,7 @@ class Here:
         host_id: Which host this is.
         boot: This boot's id.
         now: The wall clock.
+        grace: For how long governance metadata may be used after it expired.
         isolation: `user` if the runner can become another user, else `none`.
     """
 
@@ -45,6 +46,7 @@ class Here:
     host_id: str
     boot: str
     now: datetime
+    grace: timedelta
     isolation: str
 
 
@@ -132,6 +134,7 @@ def verify_request(frame: Frame, here: Here, *, descriptor_limit: tuple[int, int
             host_id=here.host_id,
             boot=here.boot,
             now=here.now,
+            grace=here.grace,
             isolation=here.isolation,
         )
         user = find_user(execution.uid)  # 5

@@ -7,19 +7,18 @@ import secrets
 import socket
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 import attestd
 from attestd.codes import Code, Denial, Denied
-from attestd.distribution.local import read_trust_files
-from attestd.errors import AttestdError, StoreError
-from attestd.governance.trust import Trust, parse_trust
+from attestd.errors import StoreError
 from attestd.journal import event
 from attestd.runner.claims import Claims
 from attestd.runner.clock import Clock
 from attestd.runner.execution import Claimed, Running
+from attestd.runner.governance import Governance
 from attestd.runner.loop import Loop
 from attestd.runner.request import Here, Release, peer_of, verify_request
 from attestd.runner.spares import Spares
@@ -42,8 +41,7 @@ class Settings:
     """What a runner is started with.
 
     Attributes:
-        trust: The trust directory.
-        trust_owners: The users that may own it: root, and without root the runner's own.
+        grace: For how long governance metadata may be used after it expired.
         peers: The users that may connect.
         host_id: Which host this is.
         boot: This boot's id.
@@ -53,8 +51,7 @@ class Settings:
         descriptor_limit: RLIMIT_NOFILE as the runner was given it, and gives it to commands.
     """
 
-    trust: Path
-    trust_owners: Collection[int]
+    grace: timedelta
     peers: Collection[int]
     host_id: str
     boot: str
@@ -81,6 +78,7 @@ class Server:
         listener: socket.socket,
         *,
         claims: Claims,
+        governance: Governance,
         loop: Loop,
         log: logging.Logger,
     ) -> None:
@@ -90,20 +88,20 @@ class Server:
             settings: What the runner was started with.
             listener: A listening Unix stream socket.
             claims: The durable record.
+            governance: What is trusted.
             loop: Calls back.
             log: For the journal.
         """
         self._settings = settings
         self._listener = listener
         self._claims = claims
+        self._governance = governance
         self._loop = loop
         self._log = log
         self._peers: set[_Peer] = set()
         self._running: set[Running] = set()
         last = claims.last_claim()
         self._clock = Clock(None if last is None else parse_time(last))
-        self._trust_files: dict[str, bytes] = {}
-        self._trust: Trust | None = None
         self._answers: dict[bytes, Callable[[Frame], tuple[bytes, list[bytes]]]] = {
             Kind.FORFEIT: self._forfeit,
             Kind.SPOOL: self._spool,
@@ -213,7 +211,14 @@ class Server:
             )
         now = self._clock.now()
         settings = self._settings
-        here = Here(self._load_trust(), settings.host_id, settings.boot, now, settings.isolation)
+        here = Here(
+            trust=self._governance.current(),
+            host_id=settings.host_id,
+            boot=settings.boot,
+            now=now,
+            grace=settings.grace,
+            isolation=settings.isolation,
+        )
         with verify_request(frame, here, descriptor_limit=settings.descriptor_limit) as release:
             self._require_room_for(release.requester.uid)
             verified = release.verified
@@ -278,17 +283,6 @@ class Server:
             if slave is not None:
                 os.close(slave)
 
-    def _load_trust(self) -> Trust:
-        settings = self._settings
-        try:
-            files = read_trust_files(settings.trust, owners=settings.trust_owners)
-            if self._trust is None or files != self._trust_files:
-                self._trust = None
-                self._trust, self._trust_files = parse_trust(files), files
-        except AttestdError as error:
-            raise Denied(Code.GOVERNANCE_MISMATCH, str(error), "attestd doctor") from error
-        return self._trust
-
     # -- the other requests ----------------------------------------------------------------------------------------
 
     def _forfeit(self, frame: Frame) -> tuple[bytes, list[bytes]]:
@@ -322,16 +316,12 @@ class Server:
 
     def _info(self, frame: Frame) -> tuple[bytes, list[bytes]]:
         frame.fields(0)
-        try:
-            digest: str | None = self._load_trust().digest
-        except Denied:
-            digest = None
         info = {
+            "governance": self._governance.describe(),
             "isolation": self._settings.isolation,
             "pid": os.getpid(),
             "running": len(self._running),
             "spool": self._claims.spool_id,
-            "trust": digest,
             "uid": os.geteuid(),
             "version": attestd.__version__,
         }
