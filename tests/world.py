@@ -2,7 +2,9 @@
 
 Everything is signed with real keys over real TPM structures, marshalled here. Keys follow from names and signatures
 are deterministic (RFC 6979), so that a world is the same in every run. What a test wants different it changes: the
-trust files are plain JSON values (`authorities`, `revocations`, `platforms`, `records`) until `files()` writes them.
+trust files are plain JSON values (`authorities`, `revocations`, `platforms`, `records`, `teams`; `extra` takes any other
+file as bytes) until `files()` writes them; `publish()` makes them the next version of a TUF repository
+(`tests.repository`), whose roles and expiries a test can change as well.
 
     world = World()
     granted = world.grant()                       # artifact, execution and a receipt that releases it
@@ -14,9 +16,10 @@ import json
 import struct
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -39,6 +42,7 @@ from attestd.gate.decide import decide
 from attestd.gate.execution import Execution, File
 from attestd.gate.model import Context, Decision, Mesh, Request
 from attestd.governance.host import HOST_RECORD_TYPE
+from attestd.governance.metadata import verify_metadata
 from attestd.governance.trust import BUILTIN_POLICY, Trust, parse_trust
 from attestd.lineage.entry import EntryType, format_entry
 from attestd.strict import canonical, format_time, format_time_us
@@ -68,6 +72,7 @@ from attestd.tlog.note import NoteSignature, format_note
 from attestd.tlog.proof import TlogProof, format_proof
 from attestd.tlog.tree import Frontier, inclusion_proof, leaf_hash
 from attestd.tlog.vkey import ecdsa_vkey, tpm_quote_vkey
+from tests.repository import Repository
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 BOOT = "3f1c2d4e-5a6b-4c7d-8e9f-0a1b2c3d4e5f"
@@ -287,6 +292,23 @@ class Log:
         )
 
 
+@lru_cache(maxsize=32)
+def _first_published(name: str, now: datetime, files: tuple[tuple[str, bytes], ...]) -> Repository:
+    """Signed once for all worlds that are the same, as most of a thousand tests' are."""
+    repository = Repository(name, now=now)
+    repository.publish(dict(files))
+    return repository
+
+
+@lru_cache(maxsize=32)
+def _verified(
+    root: bytes, published: tuple[tuple[str, bytes], ...], files: tuple[tuple[str, bytes], ...]
+) -> Trust:
+    metadata = dict(published)
+    found = verify_metadata(lambda name, _: metadata.get(name), root=root, floor=None)
+    return parse_trust(dict(files), metadata=found)
+
+
 # --- the world -----------------------------------------------------------------------------------------------------
 
 
@@ -342,10 +364,14 @@ class World:
             "subjects": [],
             "requesters": [],
             "epoch": 0,
+            "bump": None,
         }
+        self.teams: dict[str, dict[str, Any]] = {}
+        self.extra: dict[str, bytes] = {}
         self.platforms: dict[str, dict[str, Any]] = {"local": self.platform_file()}
         self.history: dict[str, dict[str, Any]] = {}
         self.records: dict[str, dict[str, Any]] = {self.host.id: self.host_record(self.host)}
+        self._published: dict[str, bytes] = {}
         self.log = Log(self.host)
         self.log.append({}, type_=EntryType.LOG_START, time=now - timedelta(seconds=2), boot=boot)
         self.log.seal(mode=BatchMode.RECORD, pcr_digest=self.pcr_digest)
@@ -379,6 +405,7 @@ class World:
                     "max_depth": 0,
                 }
             ],
+            "teams": {},
             "enrollers": {"keys": [key_id(key) for key in self.enrollers], "threshold": 1},
             "tpm": {
                 "root": key_id(self.root),
@@ -482,22 +509,34 @@ class World:
             files[f"hosts/{host}.json"] = dsse(
                 canonical(record), self.enrollers, payload_type=HOST_RECORD_TYPE
             )
-        return files
+        files |= {f"teams/{name}/authorities.json": canonical(file) for name, file in self.teams.items()}
+        return files | self.extra
+
+    @cached_property
+    def repository(self) -> Repository:
+        """The repository in which the trust files are published."""
+        return Repository(self.name, now=self.now)
+
+    def publish(self) -> Repository:
+        """Publishes the trust files as they are now; nothing, if nothing changed."""
+        files = self.files()
+        if "repository" not in vars(self):
+            self.repository = deepcopy(_first_published(self.name, self.now, tuple(files.items())))
+        elif files != self._published:
+            self.repository.publish(files)
+        self._published = files
+        return self.repository
 
     def trust(self) -> Trust:
-        """The trust files, verified."""
-        return parse_trust(self.files())
+        """The trust files as they are now: published, and verified from the first root on."""
+        repository = self.publish()
+        return _verified(
+            repository.root, tuple(repository.metadata.items()), tuple(sorted(self._published.items()))
+        )
 
     def write_trust(self, directory: Path) -> Path:
-        """Writes the trust files as `attestd init` does: nobody else can write to them."""
-        for name, data in self.files().items():
-            path = directory / name
-            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            path.write_bytes(data)
-            path.chmod(0o644)
-        for path in (directory, *(item for item in directory.rglob("*") if item.is_dir())):
-            path.chmod(0o755)
-        return directory
+        """Publishes into a trust directory, `root.json` and mirror, as `attestd init` does."""
+        return self.publish().write(directory)
 
     # artifacts and executions
 

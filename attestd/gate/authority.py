@@ -24,7 +24,7 @@ def verify_authorization(
         The artifact, verified with keys that are in force, and the rule.
 
     Raises:
-        Denied: `invalid_signature` (also: no authority for this scope), `insufficient_approvals`, `revoked` (the
+        Denied: `governance_mismatch` (the team's rules for this scope are not usable), `invalid_signature` (also: no authority for this scope), `insufficient_approvals`, `revoked` (the
             threshold is missed only because signing keys are revoked).
     """
     rule = trust.authorities.rule_for(executable=executable, uid=uid)
@@ -33,6 +33,12 @@ def verify_authorization(
             Code.INVALID_SIGNATURE,
             f"no authority may authorize {executable} as uid {uid} on this host",
             "governance must name an authority for this scope",
+        )
+    if rule.unusable is not None:
+        raise Denied(
+            Code.GOVERNANCE_MISMATCH,
+            f"rule {rule.name!r}: {rule.unusable}",
+            "the team must publish rules that verify (attestd governance show)",
         )
     try:
         signed = verify_artifact(untrusted, keys=rule.keys, threshold=rule.threshold)

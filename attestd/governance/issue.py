@@ -67,6 +67,7 @@ def draft_authorities(
                     "max_depth": 0,
                 }
             ],
+            "teams": {},
             "enrollers": {"keys": [enroller.key_id], "threshold": 1},
             "tpm": {"root": root.key_id, "platform": [platform.key_id], "epoch": epoch.key_id},
         }
@@ -86,6 +87,7 @@ def draft_revocations(*, version: int = 1, epoch: int) -> bytes:
             "subjects": empty,
             "requesters": empty,
             "epoch": epoch,
+            "bump": None,
         }
     )
 

@@ -1,27 +1,50 @@
-"""Trust: authorities, platform policies, host records and revocations, verified as one set of files.
+"""Trust: authorities, platform policies, host records and revocations: the target files of one set of governance.
 
-Before the mesh `attestd init --standalone` writes them to a directory; their form is that of the TUF targets.
+What everything rests on must load, or nothing is trusted. Of the rest, one file that does not verify is left out and says
+why, so that a revoked enroller ends the hosts that rest on it and not the fleet.
 """
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
 
 from attestd.authorization.statement import Uid
 from attestd.errors import MalformedError, VerificationError
-from attestd.governance.authorities import Authorities, Version, parse_authorities
+from attestd.governance.authorities import (
+    Authorities,
+    AuthorityRule,
+    Version,
+    parse_authorities,
+    parse_team,
+    unusable_team,
+)
 from attestd.governance.host import VerifiedHost, parse_host_record
+from attestd.governance.metadata import Metadata, Versions, verify_target
 from attestd.governance.platform import PlatformPolicy, parse_platform_policy
-from attestd.strict import HostId, Sha256Hex, Strict, canonical, parse_canonical
+from attestd.strict import Base64Bytes, HostId, Sha256Hex, Strict, canonical, decode_base64, parse_canonical
+from attestd.tcg.policy import REF_EPOCH_SET, approval_message, epoch_set_policy
 
-__all__ = ["BUILTIN_POLICY", "Revocations", "Trust", "parse_trust"]
+__all__ = ["BUILTIN_POLICY", "Bump", "Revocations", "Trust", "parse_trust"]
 
-MAX_REVOCATIONS_BYTES = 16 << 20
+MAX_REVOCATIONS_BYTES: Final = 16 << 20
 # The policy of a host without Cedar policies: the authorities' signatures and the artifact's scope decide alone.
-BUILTIN_POLICY = "exec"
+BUILTIN_POLICY: Final = "exec"
+
+_T = TypeVar("_T")
+
+
+class Bump(Strict, frozen=True):
+    """The epoch authority's signature that moves every TPM of the fleet to that epoch (`tcg.policy.epoch_set_policy`)."""
+
+    epoch: Annotated[int, msgspec.Meta(ge=1)]
+    sig: Base64Bytes
 
 
 class Revocations(Strict, frozen=True):
@@ -34,6 +57,7 @@ class Revocations(Strict, frozen=True):
         subjects: SHA-256 of executables, interpreters and inputs.
         requesters: User ids.
         epoch: The least epoch whose approvals still hold.
+        bump: What moves TPMs to that epoch; None: they stay where they are, and software alone revokes.
     """
 
     v: Literal[1]
@@ -44,6 +68,7 @@ class Revocations(Strict, frozen=True):
     subjects: frozenset[Sha256Hex]
     requesters: frozenset[Uid]
     epoch: Annotated[int, msgspec.Meta(ge=0)]
+    bump: Bump | None
 
 
 @dataclass(frozen=True)
@@ -51,22 +76,33 @@ class Trust:
     """Everything that is trusted, and nothing that is not verified.
 
     Attributes:
-        version: Rises with every change of any of the files (it is the sum of their versions).
+        version: Of the snapshot: it rises with every change of any file.
         digest: SHA-256 over the names and digests of all files, hex.
+        versions: Of every role of the metadata.
+        expires: When the first role expires, which is `expires_role`.
+        issued: When the timestamp was made, if it says so.
+        unusable: Why a file was left out, by name: whatever names it is denied.
         platforms: Current platform policies by name.
         history: Earlier versions by (name, version): they verify old receipts and allow nothing.
         hosts: Host records by host-id.
         policies: Policy digests by name; None for the built-in one.
+        policy_files: Cedar policies with their schema and entities, by file name.
     """
 
     version: int
     digest: str
+    versions: Versions
+    expires: datetime
+    expires_role: str
+    issued: datetime | None
+    unusable: Mapping[str, str]
     authorities: Authorities
     platforms: Mapping[str, PlatformPolicy]
     history: Mapping[tuple[str, int], PlatformPolicy]
     hosts: Mapping[str, VerifiedHost]
     revocations: Revocations
     policies: Mapping[str, str | None]
+    policy_files: Mapping[str, bytes]
 
     def platform_version(self, name: str, version: int) -> PlatformPolicy | None:
         """A platform policy as it was in one version, current or earlier."""
@@ -76,62 +112,152 @@ class Trust:
         return self.history.get((name, version))
 
 
-def parse_trust(files: Mapping[str, bytes]) -> Trust:
-    """Verifies a set of trust files.
+def parse_trust(files: Mapping[str, bytes], *, metadata: Metadata) -> Trust:
+    """Verifies the target files of a set of governance.
 
     Args:
-        files: Contents by relative name, for example `platform/local.json`.
+        files: Contents by name, for example `platform/local.json`: exactly those that the metadata names.
+        metadata: Verified; it says what each file must be. Whether it has expired is for whoever decides by it.
 
     Raises:
-        MalformedError: A file is missing, unknown, or does not parse.
-        VerificationError: A signature or a binding in a file does not hold.
+        MalformedError: `authorities.json`, `revocations.json` or a policy does not parse; a file of no known name.
+        VerificationError: A file is missing, not signed, or not what the metadata says.
     """
-    for name in ("authorities.json", "revocations.json"):
-        if name not in files:
-            raise MalformedError(f"trust: {name} is missing")
-    authorities = parse_authorities(files["authorities.json"])
-    revocations = parse_canonical(
-        files["revocations.json"], Revocations, max_bytes=MAX_REVOCATIONS_BYTES, what="revocations.json"
+    _require_exact(files, metadata)
+    authorities = parse_authorities(_required(files, "authorities.json"))
+    revocations = _revocations(_required(files, "revocations.json"), authorities)
+    parts = _Parts(authorities, revocations)
+    for name in sorted(files):
+        parts.add(name, files[name])
+    team_rules = [rule for team in authorities.teams for rule in parts.rules.get(team, ())]
+    names = {name: target.sha256 for name, target in metadata.targets.items()}
+    return Trust(
+        version=metadata.versions.snapshot,
+        digest=hashlib.sha256(canonical(names)).hexdigest(),
+        versions=metadata.versions,
+        expires=metadata.expires,
+        expires_role=metadata.expires_role,
+        issued=metadata.issued,
+        unusable=parts.unusable,
+        authorities=replace(authorities, rules=(*authorities.rules, *team_rules)),
+        platforms=parts.platforms,
+        history=parts.history,
+        hosts=parts.hosts,
+        revocations=revocations,
+        policies={BUILTIN_POLICY: None},
+        policy_files=parts.policy_files,
     )
-    platforms: dict[str, PlatformPolicy] = {}
-    history: dict[tuple[str, int], PlatformPolicy] = {}
-    hosts: dict[str, VerifiedHost] = {}
-    for name, data in sorted(files.items()):
+
+
+class _Parts:
+    """The files beside authorities and revocations, each verified or left out with its reason."""
+
+    def __init__(self, authorities: Authorities, revocations: Revocations) -> None:
+        self._authorities, self._revoked = authorities, revocations.keys
+        self.unusable: dict[str, str] = {}
+        self.rules: dict[str, tuple[AuthorityRule, ...]] = {}
+        self.platforms: dict[str, PlatformPolicy] = {}
+        self.history: dict[tuple[str, int], PlatformPolicy] = {}
+        self.hosts: dict[str, VerifiedHost] = {}
+        self.policy_files: dict[str, bytes] = {}
+
+    def add(self, name: str, data: bytes) -> None:
+        """Takes one file."""
         match name.split("/"):
             case ["authorities.json"] | ["revocations.json"]:
                 pass
             case ["platform", file]:
-                policy = parse_platform_policy(data, authorities=authorities, revoked_keys=revocations.keys)
-                _require_name(name, file, f"{policy.name}.json")
-                platforms[policy.name] = policy
+                if (
+                    policy := self._usable(name, lambda: self._platform(data, file, "{0.name}.json"))
+                ) is not None:
+                    self.platforms[policy.name] = policy
             case ["platform", "history", file]:
-                policy = parse_platform_policy(data, authorities=authorities, revoked_keys=revocations.keys)
-                _require_name(name, file, f"{policy.name}-{policy.version}.json")
-                history[policy.name, policy.version] = policy
+                old = self._usable(name, lambda: self._platform(data, file, "{0.name}-{0.version}.json"))
+                if old is not None:
+                    self.history[old.name, old.version] = old
             case ["hosts", file]:
-                host = parse_host_record(data, authorities=authorities, revoked_keys=revocations.keys)
-                _require_name(name, file, f"{host.host}.json")
-                hosts[host.host] = host
+                if (host := self._usable(name, lambda: self._host(data, file))) is not None:
+                    self.hosts[host.host] = host
+            case ["policy", file] if file in _POLICY_FILES or file.endswith(".cedar"):
+                self.policy_files[name] = data
+            case ["teams", team, *rest]:
+                self._add_team(name, team, rest, data)
             case _:
                 raise MalformedError(f"trust: unknown file {name!r}")
-    if not platforms or not hosts:
-        raise MalformedError("trust: at least one platform policy and one host record are needed")
-    return Trust(
-        version=authorities.version
-        + revocations.version
-        + sum(policy.version for policy in platforms.values()),
-        digest=hashlib.sha256(
-            canonical({name: hashlib.sha256(data).hexdigest() for name, data in files.items()})
-        ).hexdigest(),
-        authorities=authorities,
-        platforms=platforms,
-        history=history,
-        hosts=hosts,
-        revocations=revocations,
-        policies={BUILTIN_POLICY: None},
-    )
+
+    def _add_team(self, name: str, team: str, rest: list[str], data: bytes) -> None:
+        scope = self._authorities.teams.get(team)
+        if scope is None:
+            self.unusable[name] = f"authorities.json names no team {team!r}"
+            return
+        match rest:
+            case ["authorities.json"]:
+                rules = self._usable(name, lambda: parse_team(data, team=scope))
+                self.rules[team] = (unusable_team(scope, self.unusable[name]),) if rules is None else rules
+            case ["policy", file] if file.endswith(".cedar"):
+                self.policy_files[name] = data
+            case _:
+                self.unusable[name] = "not a file that a team may have"
+
+    def _usable(self, name: str, parse: Callable[[], _T]) -> _T | None:
+        try:
+            return parse()
+        except (MalformedError, VerificationError) as error:
+            self.unusable[name] = str(error)
+            return None
+
+    def _platform(self, data: bytes, found: str, named: str) -> PlatformPolicy:
+        policy = parse_platform_policy(data, authorities=self._authorities, revoked_keys=self._revoked)
+        _require_name(found, named.format(policy))
+        return policy
+
+    def _host(self, data: bytes, found: str) -> VerifiedHost:
+        host = parse_host_record(data, authorities=self._authorities, revoked_keys=self._revoked)
+        _require_name(found, f"{host.host}.json")
+        return host
 
 
-def _require_name(name: str, found: str, expected: str) -> None:
+_POLICY_FILES: Final = ("schema.cedarschema", "entities.json")
+
+
+def _require_exact(files: Mapping[str, bytes], metadata: Metadata) -> None:
+    for name, target in metadata.targets.items():
+        if name not in files:
+            raise VerificationError(f"trust: {name} is missing: the governance mirror is not complete")
+        verify_target(name, target, files[name])
+    unsigned = sorted(files.keys() - metadata.targets.keys())
+    if unsigned:
+        raise VerificationError(f"trust: no role signs {unsigned[0]!r}")
+
+
+def _required(files: Mapping[str, bytes], name: str) -> bytes:
+    if name not in files:
+        raise MalformedError(f"trust: governance has no {name}")
+    return files[name]
+
+
+def _revocations(data: bytes, authorities: Authorities) -> Revocations:
+    what = "revocations.json"
+    revocations = parse_canonical(data, Revocations, max_bytes=MAX_REVOCATIONS_BYTES, what=what)
+    bump = revocations.bump
+    if bump is None:
+        return revocations
+    if bump.epoch != revocations.epoch:
+        raise MalformedError(
+            f"{what}: the bump is to epoch {bump.epoch}, the least epoch is {revocations.epoch}"
+        )
+    policy = epoch_set_policy(epoch_name=authorities.epoch_name, epoch=bump.epoch)
+    try:
+        authorities.epoch.key.verify(
+            decode_base64(bump.sig, what=what), approval_message(policy, REF_EPOCH_SET), ec.ECDSA(SHA256())
+        )
+    except InvalidSignature as error:
+        raise VerificationError(
+            f"{what}: the bump to epoch {bump.epoch} is not signed by the epoch authority"
+        ) from error
+    return revocations
+
+
+def _require_name(found: str, expected: str) -> None:
     if found != expected:
-        raise VerificationError(f"trust: {name} holds what belongs in {expected}")
+        raise VerificationError(f"it holds what belongs in {expected}")
