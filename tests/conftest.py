@@ -10,6 +10,9 @@ import pytest
 from attestd.tpm.device import Tpm
 from attestd.tpm.embedded import EmbeddedTpm
 from swtpm.provision import provision
+from tests.softhsm import token, token_environment
+
+__all__ = ["embedded_tpm", "short_dir", "swtpm_tcti", "swtpm_template", "token", "token_environment", "tpm"]
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from attestd.appraisal.quote import appraise_quote
 from attestd.audit.offline import log_keys
 from attestd.client.where import MAX_SOCKET_PATH_BYTES
 from attestd.distribution.local import load_own_trust
+from attestd.distribution.pkcs8 import is_encrypted
 from attestd.errors import AgentError, AttestdError
 from attestd.paths import Layout, load_configuration
 from attestd.tlog.note import parse_note
@@ -59,6 +60,7 @@ def examine(layout: Layout, agent: AgentSocket) -> list[Examined]:
     found += _guarded("log", lambda: _log(layout, verified_by_agent=status is not None))
     found += _guarded("runs", lambda: _runs(layout))
     found += _guarded("files", lambda: _files(layout))
+    found += _guarded("authority keys", lambda: _authority_keys(layout))
     return found
 
 
@@ -83,6 +85,7 @@ _REMEDIES: Final = {
     "platform": "boot an approved state, or approve this one: attestd platform approve",
     "runs": "the runner's journal says what is wrong with its record",
     "files": "attestd init makes what is missing",
+    "authority keys": "look at the file: only root has a place there",
 }
 
 
@@ -165,3 +168,18 @@ def _files(layout: Layout) -> Iterator[Examined]:
             yield Examined(
                 "files", f"{path} is missing", "attestd init makes it, if the host was never initialised"
             )
+
+
+def _authority_keys(layout: Layout) -> Iterator[Examined]:
+    """No finding: a host that signs unattended has no other way. Who keeps them should know."""
+    if not os.path.exists(layout.authority):
+        return
+    clear = [
+        path.name for path in sorted(layout.authority.glob("*.pem")) if not is_encrypted(path.read_bytes())
+    ]
+    if clear:
+        yield Examined(
+            "authority keys",
+            f"{', '.join(clear)} in {layout.authority} are not encrypted: whoever is root here can sign"
+            " (attestd authority protect encrypts them)",
+        )

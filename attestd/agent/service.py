@@ -46,6 +46,7 @@ UNSETTLED: Final = timedelta(minutes=10)
 RUNNER_START_S: Final = 10.0
 EVIDENCE_MAX_AGE_S: Final = 60  # what an artifact asks for unless it says otherwise
 BACKLOG: Final = 1024
+SETTLED_AT_ONCE: Final = 128
 
 
 def serve(layout: Layout, configuration: Configuration, log: logging.Logger) -> None:
@@ -229,8 +230,12 @@ class _Service:
         """Allows that a crash left between sealing and release are burned at the runner, and recorded as void."""
         since = format_time_us(core.now() - UNSETTLED)
         unsettled = {*recovery.voids, *await asyncio.to_thread(_unsettled, str(self.layout.log), since)}
-        for seq in sorted(unsettled):
-            await core.void(seq, "the agent stopped between sealing and release")
+        waiting = sorted(unsettled)
+        # Together: a crash may leave a thousand behind.
+        for start in range(0, len(waiting), SETTLED_AT_ONCE):
+            some = waiting[start : start + SETTLED_AT_ONCE]
+            reason = "the agent stopped between sealing and release"
+            await asyncio.gather(*(core.void(seq, reason) for seq in some))
 
     def _on_unreleased(self, seq: int) -> None:
         if self.core is not None:

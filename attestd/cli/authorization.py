@@ -12,12 +12,13 @@ from attestd.authorization.issue import approve, issue
 from attestd.authorization.pattern import ArgForm
 from attestd.cli.artifact_view import artifact_json, show_artifact
 from attestd.cli.base import NounGroup, json_option, read_input, state_dir_option, write_output
+from attestd.cli.keys import key_options, open_key
 from attestd.cli.output import WARN, Output, say
 from attestd.cli.params import COUNT, DURATION, PATTERN, USER, name_values, user_name
 from attestd.cli.verify import verify_artifact_file
 from attestd.client.issuing import Asked, draft_for_command
 from attestd.distribution.local import load_own_trust, write_atomic
-from attestd.distribution.signer import Authority, load_authority
+from attestd.distribution.signer import Authority
 from attestd.paths import Layout, find_client_layout
 from attestd.strict import parse_time
 
@@ -39,19 +40,10 @@ def authorization_command() -> None:
 
 
 def _signer(key: str | None, public_key: Path | None, layout: Layout) -> Authority:
-    return load_authority(key or str(layout.authority / "local.pem"), public_key=public_key)
+    return open_key(key or str(layout.authority / "local.pem"), public_key=public_key)
 
 
-def _key_options(command: click.decorators.FC) -> click.decorators.FC:
-    public = click.option(
-        "--public-key", type=_FILE, metavar="FILE", help="PEM of the public key, for keys that are no files."
-    )
-    key = click.option(
-        "--key",
-        metavar="URI",
-        help="Signing key: a file, or hsm:, awskms:, ... (default: this host's local authority).",
-    )
-    return key(public(command))
+_key_options = key_options("this host's local authority")
 
 
 @authorization_command.command(
@@ -174,7 +166,7 @@ def _show_written(path: Path, artifact: UntrustedArtifact, output: Output) -> No
 @authorization_command.command(
     "approve",
     example="""
-attestd authority keygen second
+attestd authority keygen --no-passphrase second
 attestd authorization issue -o two.auth.json -- id -u
 attestd authorization approve --key second.pem two.auth.json
 """,

@@ -9,11 +9,11 @@ import click
 from attestd.agent.ask import AgentSocket
 from attestd.agent.measured import Measured, file_digest, measure
 from attestd.cli.base import NounGroup, json_option, state_dir_option
+from attestd.cli.keys import key_options, open_key
 from attestd.cli.output import BAD, DIM, GOOD, HEAD, WARN, Output, counted, mark, say, text
 from attestd.cli.params import HEX
 from attestd.distribution.approve import Plan, plan_approval, publish_approval
 from attestd.distribution.local import load_own_trust
-from attestd.distribution.signer import load_authority
 from attestd.errors import AttestdError, UsageError
 from attestd.governance.trust import Trust
 from attestd.paths import Layout, find_client_layout, load_configuration
@@ -123,8 +123,7 @@ def _plan_json(plan: Plan, measured: Measured) -> dict[str, object]:
 
 @platform_command.command("approve", example="attestd platform approve\nattestd platform approve --yes")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--key", metavar="URI", help="The platform key (default: this host's authority/platform.pem).")
-@click.option("--public-key", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE")
+@key_options("this host's authority/platform.pem")
 @_name_option
 @state_dir_option
 @json_option
@@ -153,7 +152,7 @@ def approve_command(
         if as_json:
             output.json(_plan_json(plan, measured))
         return 0
-    authority = load_authority(key or str(layout.authority / "platform.pem"), public_key=public_key)
+    authority = open_key(key or str(layout.authority / "platform.pem"), public_key=public_key)
     _say_plan(plan, measured)
     if not yes:
         click.confirm("Approve this state?", abort=True, err=True)

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from attestd.authorization.dsse import PublicKey
-from attestd.distribution.signer import load_authority, load_public
+from attestd.distribution.signer import Ask, load_authority, load_public
 from attestd.errors import StoreError
 from attestd.governance.trust import Trust
 
@@ -36,8 +36,13 @@ class KeyInUse:
     revoked: bool
 
 
-def public_of(uri: str, *, public_key: Path | None = None) -> PublicHalf:
+def public_of(uri: str, *, public_key: Path | None = None, ask: Ask | None = None) -> PublicHalf:
     """The public half of a key: of a PEM file, private or public, or of any URI that can sign.
+
+    Args:
+        uri: The key.
+        public_key: PEM of its public key, for keys that are no files.
+        ask: For the passphrase of an encrypted file.
 
     Raises:
         UsageError, StoreError, MalformedError: As `load_authority` and `load_public`.
@@ -46,7 +51,7 @@ def public_of(uri: str, *, public_key: Path | None = None) -> PublicHalf:
     if path.exists() and _PUBLIC_PEM in _start(path):
         key = load_public(path)
     else:
-        key = load_authority(uri, public_key=public_key).public
+        key = load_authority(uri, public_key=public_key, ask=ask).public
     pem = load_der_public_key(key.spki_der).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     return PublicHalf(key.key_id, _kind(key), pem.decode("ascii"))
 

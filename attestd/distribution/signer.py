@@ -1,17 +1,22 @@
 """Authority keys: generation, and signing through securesystemslib (files, HSMs, cloud key services).
 
-Only this module imports securesystemslib; it costs 80 ms, so nothing that runs commands imports this one.
+Secrets (a file's passphrase, a token's PIN) are asked for through an `Ask`: they are in no argument, no message and no
+log. securesystemslib costs 80 ms, so nothing that runs commands imports this module.
 """
 
+import importlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
+    NoEncryption,
+    PrivateFormat,
     PublicFormat,
     load_der_public_key,
     load_pem_private_key,
@@ -21,9 +26,25 @@ from securesystemslib.exceptions import UnsupportedLibraryError
 from securesystemslib.signer import CryptoSigner, Signer, SSlibKey
 
 from attestd.authorization.dsse import PublicKey
+from attestd.distribution.local import write_atomic
+from attestd.distribution.pkcs8 import MAX_PASSPHRASE_BYTES, encrypt_pkcs8, is_encrypted
 from attestd.errors import MalformedError, StoreError, UsageError
 
-__all__ = ["KINDS", "Authority", "generate", "load_authority", "load_public"]
+__all__ = [
+    "KINDS",
+    "Ask",
+    "Authority",
+    "generate",
+    "generate_in_token",
+    "import_from_token",
+    "is_encrypted_file",
+    "load_authority",
+    "load_public",
+    "protect",
+]
+
+# Asks a person, or a file that was named for it, for the secret that the argument describes.
+Ask = Callable[[str], str]
 
 MAX_KEY_BYTES: Final = 64 * 1024
 KINDS: Final[dict[str, Callable[[], CryptoSigner]]] = {
@@ -41,7 +62,7 @@ class Authority:
     """
 
     public: PublicKey
-    _signer: Signer
+    _signer: Signer = field(repr=False)
 
     def sign(self, message: bytes) -> tuple[PublicKey, bytes]:
         """Signs a message: Ed25519, or ECDSA with the curve's hash, DER.
@@ -56,48 +77,125 @@ class Authority:
         return self.public, bytes.fromhex(signature)
 
 
-def generate(kind: str, path: Path) -> Authority:
+def generate(kind: str, path: Path, *, passphrase: str | None = None) -> Authority:
     """Makes a key pair: PEM PKCS#8 in `path` (mode 0600), the public key beside it with suffix `.pub`.
 
+    Args:
+        kind: `ed25519` or `p256`.
+        path: Of the private key.
+        passphrase: Encrypts it; None: whoever can read the file can sign.
+
     Raises:
-        UsageError: Another kind than `ed25519` or `p256`, or the file exists: keys are never overwritten.
+        UsageError: Another kind, an unusable passphrase, or the file exists: keys are never overwritten.
         StoreError: It cannot be written.
     """
-    if kind not in KINDS:
-        raise UsageError(f"key kind {kind!r}: expected one of {', '.join(sorted(KINDS))}")
+    _require_kind(kind)
     signer = KINDS[kind]()
-    pem = _public_pem(signer)
-    _create(path, signer.private_bytes, mode=0o600)
-    _create(path.with_suffix(".pub"), pem, mode=0o644)
-    return Authority(PublicKey.from_pem(pem), signer)
+    public = _public_pem(signer)
+    _create(path, _private_pem(signer, passphrase), mode=0o600)
+    _create(path.with_suffix(".pub"), public, mode=0o644)
+    return Authority(PublicKey.from_pem(public), signer)
 
 
-def load_authority(uri: str, *, public_key: Path | None = None) -> Authority:
+def generate_in_token(kind: str, uri: str, path: Path, *, ask: Ask) -> tuple[str, PublicKey]:
+    """Makes a key pair inside a PKCS#11 token; only its public half comes out, as PEM in `path`.
+
+    Args:
+        kind: `ed25519` or `p256`.
+        uri: `hsm:[ID][?label=TOKEN]`.
+        path: Of the public key.
+        ask: For the PIN.
+
+    Returns:
+        The URI by which it signs, and the public key.
+
+    Raises:
+        UsageError: As `generate`; no library for tokens; a wrong PIN; the token has a key of this ID.
+        StoreError: The token fails, or the file cannot be written.
+    """
+    _require_kind(kind)
+    if path.exists():
+        raise UsageError(f"{path} exists: keys are never overwritten; choose another name")
+    complete, public = _tokens().generate_hsm_key(kind, uri, ask=ask)
+    _create(path, _spki_pem(public), mode=0o644)
+    return complete, public
+
+
+def import_from_token(uri: str, path: Path, *, ask: Ask) -> tuple[str, PublicKey]:
+    """Writes the public half of a token's key to `path`, as PEM.
+
+    Returns:
+        The URI by which it signs, and the public key.
+
+    Raises:
+        UsageError, StoreError, MalformedError: As `attestd.distribution.hsm.find_hsm_key`, or `path` exists.
+    """
+    complete, public = _tokens().find_hsm_key(uri, ask=ask)
+    _create(path, _spki_pem(public), mode=0o644)
+    return complete, public
+
+
+def protect(path: Path, *, ask: Ask, passphrase: str | None) -> Authority:
+    """Encrypts a private key file, or changes its passphrase, in one step: at no time is there no key.
+
+    What was on the disk before may still be found in free blocks: a key that others may have seen is to be replaced.
+
+    Args:
+        path: The private key.
+        ask: For the present passphrase, if it has one.
+        passphrase: The new one; None: it is stored in the clear.
+
+    Raises:
+        UsageError: A wrong or unusable passphrase, or others can read the file.
+        StoreError, MalformedError: It cannot be read or written.
+    """
+    signer = _load_signer(path, ask)
+    write_atomic(path, _private_pem(signer, passphrase), mode=0o600)
+    return Authority(PublicKey.from_pem(_public_pem(signer)), signer)
+
+
+def load_authority(uri: str, *, public_key: Path | None = None, ask: Ask | None = None) -> Authority:
     """Opens a key for signing.
 
     Args:
         uri: `file:PATH` (or just a path), or a securesystemslib URI such as `hsm:2` or `awskms:ID`.
         public_key: PEM of the public key; needed for all but files.
+        ask: For a passphrase or PIN; None: keys that need one are refused.
 
     Raises:
-        UsageError: A URI that is not known, or the public key is missing or another one.
+        UsageError: A URI that is not known, the public key is missing or another one, a wrong passphrase, or nobody
+            to ask for it.
         StoreError: The key cannot be read.
         MalformedError: What is there is no key.
     """
     scheme, separator, rest = uri.partition(":")
     if not separator or scheme == "file":
-        return _load_file(Path(rest if separator else uri))
+        held = _load_signer(Path(rest if separator else uri), ask)
+        return Authority(PublicKey.from_pem(_public_pem(held)), held)
     if public_key is None:
-        raise UsageError(f"key {scheme}: needs its public key (--public-key FILE)")
+        raise UsageError(
+            f"key {scheme}: needs its public key (--public-key FILE); attestd authority import writes it"
+        )
     public = load_public(public_key)
     key = SSlibKey.from_crypto(load_der_public_key(public.spki_der))
+    if scheme == "hsm":
+        return Authority(public, _tokens().HsmSigner(uri, key, ask or _nobody))
     try:
-        signer = Signer.from_priv_key_uri(uri, key)
+        signer = Signer.from_priv_key_uri(uri, key, ask or _nobody)
     except UnsupportedLibraryError as error:
         raise UsageError(f"key {scheme}: a library is missing: {error}") from error
     except (SecureSystemsLibError, ValueError, OSError) as error:
         raise UsageError(f"key {scheme}: {error}") from error
     return Authority(public, signer)
+
+
+def is_encrypted_file(path: Path) -> bool:
+    """Whether a private key file is encrypted.
+
+    Raises:
+        StoreError, MalformedError: It cannot be read.
+    """
+    return is_encrypted(_read(path))
 
 
 def load_public(path: Path) -> PublicKey:
@@ -110,15 +208,56 @@ def load_public(path: Path) -> PublicKey:
     return PublicKey.from_pem(_read(path))
 
 
-def _load_file(path: Path) -> Authority:
+def _load_signer(path: Path, ask: Ask | None) -> CryptoSigner:
     data = _read(path)
     if path.stat().st_mode & 0o077:
         raise UsageError(f"key {path}: others can read it: chmod 600 {path}")
+    encrypted = is_encrypted(data)
+    passphrase = _bytes((ask or _nobody)(f"passphrase of key {path}")) if encrypted else None
     try:
-        signer = CryptoSigner(load_pem_private_key(data, password=None))
+        return CryptoSigner(load_pem_private_key(data, password=passphrase))
     except (ValueError, TypeError, UnsupportedAlgorithm, SecureSystemsLibError) as error:
-        raise MalformedError(f"key {path}: not an unencrypted PEM private key of a supported kind") from error
-    return Authority(PublicKey.from_pem(_public_pem(signer)), signer)
+        if encrypted:
+            raise UsageError(f"key {path}: wrong passphrase, or not a key of a supported kind") from error
+        raise MalformedError(f"key {path}: not a PEM private key of a supported kind") from error
+
+
+def _nobody(what: str) -> str:
+    raise UsageError(f"the {what} is needed, and nobody is there to ask: name a file that holds it")
+
+
+def _require_kind(kind: str) -> None:
+    if kind not in KINDS:
+        raise UsageError(f"key kind {kind!r}: expected one of {', '.join(sorted(KINDS))}")
+
+
+def _tokens() -> ModuleType:
+    try:
+        return importlib.import_module("attestd.distribution.hsm")
+    except ImportError as error:
+        raise UsageError(
+            "keys in tokens (hsm:) need the Python package python-pkcs11: pip install 'attestd[hsm]'"
+        ) from error
+
+
+def _bytes(passphrase: str) -> bytes:
+    data = passphrase.encode("utf-8", "surrogateescape")
+    if not data or len(data) > MAX_PASSPHRASE_BYTES:
+        raise UsageError(f"a passphrase has 1 to {MAX_PASSPHRASE_BYTES} bytes, found {len(data)}")
+    return data
+
+
+def _private_pem(signer: CryptoSigner, passphrase: str | None) -> bytes:
+    if passphrase is None:
+        return signer.private_bytes
+    private = load_pem_private_key(signer.private_bytes, password=None)
+    der = private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    return encrypt_pkcs8(der, _bytes(passphrase))
+
+
+def _spki_pem(public: PublicKey) -> bytes:
+    key = load_der_public_key(public.spki_der)
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _public_pem(signer: CryptoSigner) -> bytes:

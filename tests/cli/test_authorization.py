@@ -197,7 +197,7 @@ def test_verify_says_who_signed(cli: Cli, running: Host) -> None:
 
 
 def test_a_stranger_signs_in_vain(cli: Cli) -> None:
-    cli.ok("authority", "keygen", "stranger")
+    cli.ok("authority", "keygen", "--no-passphrase", "stranger")
     cli.ok("authorization", "issue", "--key", "stranger.pem", "--", "id")
     result = cli("authorization", "verify", "id.auth.json")
     assert result.status == 1
@@ -213,7 +213,7 @@ def test_a_stranger_signs_in_vain(cli: Cli) -> None:
 
 
 def test_approve_keeps_the_id_and_the_mode(cli: Cli) -> None:
-    cli.ok("authority", "keygen", "second")
+    cli.ok("authority", "keygen", "--no-passphrase", "second")
     cli.ok("authorization", "issue", "--", "id")
     path = Path("id.auth.json")
     path.chmod(0o640)

@@ -112,6 +112,6 @@ def test_misuse_is_64(arguments: list[str], nowhere: Cli) -> None:
 
 def test_an_unwritable_output_is_misuse(nowhere: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("there").write_text("x")
-    assert nowhere("authority", "keygen", "no/such/directory/key").status == 69
+    assert nowhere("authority", "keygen", "--no-passphrase", "no/such/directory/key").status == 69
     monkeypatch.chdir(nowhere.work)
     assert run(["--version"]) == 0

@@ -13,6 +13,7 @@ from attestd.cli.base import Command, NounGroup
 from tests.cli.conftest import Cli
 from tests.cli.test_help import ALL
 from tests.host import Host, kill_and_wait
+from tests.softhsm import PIN
 
 EXAMPLES = {
     " ".join(path) or "attestd": command.example
@@ -20,13 +21,14 @@ EXAMPLES = {
     if isinstance(command, Command | NounGroup) and path != ("serve",)  # the first one serves
 }
 # What earlier examples would have left behind.
-PREPARE = """
+PREPARE = f"""
 attestd authorization issue --max-uses unlimited -o id.auth.json -- id -u
 attestd authorization install id.auth.json
 attestd exec -a id.auth.json --receipt run.tlog-proof -- id -u
 attestd quote --challenge 00112233 -o host.quote.json
-attestd authority keygen second
+attestd authority keygen --no-passphrase second
 mkdir keys
+umask 077; echo passphrase > secret; echo {PIN} > pin
 """
 ATTESTD = f"{sys.executable} -I -m attestd"
 
@@ -47,9 +49,13 @@ class Workplace:
         shutil.rmtree(self.work, ignore_errors=True)
         shutil.copytree(self.kept, self.work, symlinks=True)
         for path in self.work.iterdir():
-            made = {f"-o {path.name}", f"keygen {path.stem}"}
-            if any(word in example for word in made) or (
-                path.name == "id.auth.json" and "issue -- id" in example
+            generated = any(
+                "keygen" in line and line.endswith(f" {path.stem}") for line in example.splitlines()
+            )
+            if (
+                f"-o {path.name}" in example
+                or (generated and path.suffix in (".pem", ".pub"))
+                or (path.name == "id.auth.json" and "issue -- id" in example)
             ):
                 path.unlink()
 
@@ -100,6 +106,7 @@ def workplace(running: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.mark.parametrize("command", EXAMPLES)
+@pytest.mark.usefixtures("token")
 def test_example(command: str, workplace: Workplace, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     example = EXAMPLES[command]
     workplace.fresh(example)
@@ -110,6 +117,12 @@ def test_example(command: str, workplace: Workplace, cli: Cli, monkeypatch: pyte
         assert status == 0, f"{script}\n{shown}"
         return
     monkeypatch.chdir(workplace.work)
+    if command == "authority import":
+        cli.ok("authority", "keygen", "--hsm", "hsm:7?label=attestd", "--passphrase-file", "pin", "made")
+    if (
+        command == "authority keygen"
+    ):  # the token already has a key for the example of import, or the other way round
+        script = script.replace("hsm:7", "hsm:8")
     for line in script.splitlines():  # in this process: ten times as fast
         name, *arguments = shlex.split(line)
         assert name == "attestd"

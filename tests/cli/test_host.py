@@ -137,7 +137,7 @@ def test_serve_says_why_it_cannot(nowhere: Cli, own: Host, tmp_path: Path) -> No
 
 
 def test_keygen_and_show(cli: Cli, running: Host) -> None:
-    made = cli.ok("authority", "keygen", "key", "--json").json
+    made = cli.ok("authority", "keygen", "--no-passphrase", "key", "--json").json
     assert stat.S_IMODE(Path("key.pem").stat().st_mode) == 0o600
     for file in ("key.pem", "key.pub", "file:key.pem"):
         assert cli.ok("authority", "show", file, "--json").json["key_id"] == made["key_id"]

@@ -65,7 +65,7 @@ def test_another_key_approves_nothing(own: Host, own_cli: Cli) -> None:
     own.start()
     own.extend(11)
     before = (own.layout.trust / "platform" / "local.json").read_bytes()
-    own_cli.ok("authority", "keygen", "--kind", "p256", "other")
+    own_cli.ok("authority", "keygen", "--no-passphrase", "--kind", "p256", "other")
     result = own_cli("platform", "approve", "--yes", "--key", "other.pem")
     assert result.status == 64
     assert "no platform authority" in result.stderr

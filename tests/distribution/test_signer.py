@@ -1,6 +1,8 @@
 """Authority keys: files that others cannot read, never overwritten, and signatures that attestd itself verifies."""
 
 import os
+import sys
+import traceback
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,15 @@ from cryptography.hazmat.primitives.serialization import (
 from securesystemslib.signer import SIGNER_FOR_URI_SCHEME, Key, Signature, Signer
 
 from attestd.authorization.dsse import PublicKey
-from attestd.distribution.signer import KINDS, MAX_KEY_BYTES, generate, load_authority, load_public
+from attestd.distribution.signer import (
+    KINDS,
+    MAX_KEY_BYTES,
+    generate,
+    is_encrypted_file,
+    load_authority,
+    load_public,
+    protect,
+)
 from attestd.errors import MalformedError, StoreError, UsageError
 from tests.world import digest, spki
 
@@ -88,15 +98,82 @@ def test_too_large(tmp_path: Path) -> None:
         load_authority(name)
 
 
-def test_encrypted_or_of_another_kind(tmp_path: Path) -> None:
-    key = ed25519.Ed25519PrivateKey.generate()
-    locked = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
+def test_of_another_kind(tmp_path: Path) -> None:
     strange = rsa.generate_private_key(65537, 2048).private_bytes(
         Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
     )
-    for data in (locked, strange):
-        with pytest.raises(MalformedError):
-            load_authority(write(tmp_path / "key", data))
+    with pytest.raises(MalformedError):
+        load_authority(write(tmp_path / "key", strange))
+
+
+SECRET = "correct horse"
+
+
+def answer(what: str) -> str:
+    assert "passphrase of key" in what
+    return SECRET
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_encrypted_keys_sign_with_their_passphrase(tmp_path: Path, kind: str) -> None:
+    made = generate(kind, tmp_path / "key", passphrase=SECRET)
+    assert is_encrypted_file(tmp_path / "key")
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+    assert b"ENCRYPTED" in (tmp_path / "key").read_bytes()
+    public, signature = load_authority(str(tmp_path / "key"), ask=answer).sign(b"message")
+    assert public == made.public
+    public.verify(b"message", signature)
+    with pytest.raises(UsageError, match="nobody is there to ask"):
+        load_authority(str(tmp_path / "key"))
+
+
+def test_a_wrong_passphrase_is_said_and_not_shown(tmp_path: Path) -> None:
+    generate("p256", tmp_path / "key", passphrase=SECRET)
+    for wrong in ("Correct horse", "x" * 1024):
+        with pytest.raises(UsageError, match="wrong passphrase") as caught:
+            load_authority(str(tmp_path / "key"), ask=lambda _, wrong=wrong: wrong)
+        shown = "".join(traceback.format_exception(caught.value))
+        assert wrong not in shown
+        assert SECRET not in shown
+
+
+@pytest.mark.parametrize("unusable", ["", "x" * 1025])
+def test_unusable_passphrases(tmp_path: Path, unusable: str) -> None:
+    with pytest.raises(UsageError, match="1 to 1024 bytes"):
+        generate("p256", tmp_path / "key", passphrase=unusable)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_protect(tmp_path: Path) -> None:
+    """The key stays the same, whatever its file looks like."""
+    path = tmp_path / "key"
+    made = generate("ed25519", path)
+    clear = path.read_bytes()
+    assert protect(path, ask=answer, passphrase=SECRET).public == made.public
+    assert clear.splitlines()[1] not in path.read_bytes()
+    assert load_authority(str(path), ask=answer).public == made.public
+    with pytest.raises(UsageError, match="wrong passphrase"):
+        protect(path, ask=lambda _: "x", passphrase=None)
+    protect(path, ask=answer, passphrase="another")
+    assert load_authority(str(path), ask=lambda _: "another").public == made.public
+    protect(path, ask=lambda _: "another", passphrase=None)
+    assert path.read_bytes() == clear
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert sorted(os.listdir(tmp_path)) == ["key", "key.pub"]
+
+
+def test_encrypted_by_others(tmp_path: Path) -> None:
+    key = ed25519.Ed25519PrivateKey.generate()
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(SECRET.encode()))
+    assert load_authority(write(tmp_path / "key", pem), ask=answer).public == PublicKey(spki(key))
+
+
+def test_tokens_need_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generate("p256", tmp_path / "key")
+    monkeypatch.setitem(sys.modules, "pkcs11", None)
+    monkeypatch.delitem(sys.modules, "attestd.distribution.hsm", raising=False)
+    with pytest.raises(UsageError, match=r"attestd\[hsm\]"):
+        load_authority("hsm:2", public_key=tmp_path / "key.pub")
 
 
 def test_uris_that_need_a_public_key(tmp_path: Path) -> None:
