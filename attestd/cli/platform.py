@@ -9,11 +9,13 @@ import click
 from attestd.agent.ask import AgentSocket
 from attestd.agent.measured import Measured, file_digest, measure
 from attestd.cli.base import NounGroup, json_option, state_dir_option
-from attestd.cli.keys import key_options, open_key
+from attestd.cli.keys import ask_secret, key_options, open_key
 from attestd.cli.output import BAD, DIM, GOOD, HEAD, WARN, Output, counted, mark, say, text
 from attestd.cli.params import HEX
-from attestd.distribution.approve import Plan, plan_approval, publish_approval
+from attestd.distribution.approve import Plan, plan_approval, stage_approval
 from attestd.distribution.local import load_own_trust
+from attestd.distribution.repository import Repository
+from attestd.distribution.standalone import open_local_repository, publish_local
 from attestd.errors import AttestdError, UsageError
 from attestd.governance.trust import Trust
 from attestd.paths import Layout, find_client_layout, load_configuration
@@ -124,6 +126,13 @@ def _plan_json(plan: Plan, measured: Measured) -> dict[str, object]:
 @platform_command.command("approve", example="attestd platform approve\nattestd platform approve --yes")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @key_options("this host's authority/platform.pem")
+@click.option(
+    "--repository",
+    "directory",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Stage it there, to be signed and published by others (default: this host's own, published at once).",
+)
 @_name_option
 @state_dir_option
 @json_option
@@ -132,14 +141,15 @@ def approve_command(
     yes: bool,
     key: str | None,
     public_key: Path | None,
+    directory: Path | None,
     name: str | None,
     state_dir: str | None,
     as_json: bool,
 ) -> int:
     """Approve the state that this host is in now.
 
-    From then on the TPM releases in it. Approvals that are in force stay. The new version of the platform policy is
-    signed with the platform key; the old one goes to the history, for old receipts name it.
+    Once it is published the TPM releases in it. Approvals that are in force stay. The new version of the platform policy
+    is signed with the platform key; the old one goes to the history, for old receipts name it.
     """
     layout = find_client_layout(state_dir)
     trust = _trust(layout)
@@ -156,7 +166,12 @@ def approve_command(
     _say_plan(plan, measured)
     if not yes:
         click.confirm("Approve this state?", abort=True, err=True)
-    policy = publish_approval(plan, directory=layout.trust, owners=trust_owners(layout), key=authority)
+    repository = open_local_repository(layout.authority) if directory is None else Repository(directory)
+    policy = stage_approval(plan, repository=repository, key=authority)
+    if directory is None:
+        publish_local(repository, layout.authority, {}, ask=ask_secret)
+    else:
+        say(f"staged in {directory}; next: attestd governance diff, sign, publish")
     if as_json:
         output.json({**_plan_json(plan, measured), "version": policy.version, "approved": True})
     else:

@@ -1,21 +1,20 @@
-"""Approves a platform state: a new version of a platform policy in the local trust directory.
+"""Approves a platform state: a new version of a platform policy, staged in the repository.
 
-Three steps, so that a person sees what is signed before it is: plan, sign, publish.
+Three steps, so that a person sees what is signed before it is: plan, sign and stage, publish.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from attestd.distribution.local import load_trust, read_trust_files, write_atomic
+from attestd.distribution.repository import Repository
 from attestd.distribution.signer import Authority
 from attestd.errors import UsageError
 from attestd.governance.issue import amend_platform_policy, approve_state
 from attestd.governance.platform import PlatformPolicy
-from attestd.governance.trust import Trust, parse_trust
+from attestd.governance.trust import Trust
 from attestd.tcg.pcr import composite
 
-__all__ = ["Plan", "plan_approval", "publish_approval"]
+__all__ = ["Plan", "plan_approval", "stage_approval"]
 
 
 @dataclass(frozen=True)
@@ -65,53 +64,50 @@ def plan_approval(trust: Trust, *, name: str, values: Mapping[int, bytes]) -> Pl
     )
 
 
-def publish_approval(
-    plan: Plan, *, directory: Path, owners: Collection[int], key: Authority
-) -> PlatformPolicy:
-    """Signs the approval and makes it the policy's next version; the present one goes to the history.
-
-    Old receipts name the version that they were sealed under: so the history is written first, and whoever reads
-    meanwhile has both.
+def stage_approval(plan: Plan, *, repository: Repository, key: Authority) -> PlatformPolicy:
+    """Signs the approval and stages the policy's next version; the present one goes to the history.
 
     Args:
         plan: From `plan_approval`.
-        directory: The trust directory.
-        owners: The only users that may own it.
+        repository: Where.
         key: A platform authority's key.
 
     Returns:
-        The new version, read back and verified.
+        The version that is staged.
 
     Raises:
-        UsageError: The policy changed since the plan was made, or the key is no platform authority.
+        UsageError: Something else is staged, the policy is another one there, or the key is no platform authority.
         StoreError: It cannot be written.
-        VerificationError, MalformedError: The trust directory does not verify (any more).
+        VerificationError, MalformedError: Hosts would not accept it.
     """
-    policy = plan.policy
-    name = f"platform/{policy.name}.json"
-    files = read_trust_files(directory, owners=owners)
-    trust = parse_trust(files)
-    if trust.platforms[policy.name].digest != policy.digest:
-        raise UsageError(f"platform policy {policy.name!r} was changed meanwhile: look again")
+    name = f"platform/{plan.policy.name}.json"
+    staged = repository.plan()
+    if staged.drafts:
+        raise UsageError(
+            f"{repository.path}: something is staged already ({', '.join(sorted(staged.drafts))}): publish it, or take it"
+            " back with attestd governance stage --reset"
+        )
+    trust = repository.validate().trust
+    present = trust.platforms.get(plan.policy.name)
+    if present is None or present.digest != plan.policy.digest:
+        raise UsageError(
+            f"platform policy {plan.policy.name!r} is another one in {repository.path}: look again"
+        )
     if key.public.key_id not in trust.authorities.platform:
-        raise UsageError(f"key {key.public.key_id} is no platform authority of {directory}")
+        raise UsageError(f"key {key.public.key_id} is no platform authority of {repository.path}")
     approval = approve_state(
         trust.authorities,
-        selection=policy.selection,
+        selection=plan.policy.selection,
         values=plan.values,
         epoch=plan.epoch,
         sign_platform=key.sign,
     )
     amended = amend_platform_policy(
-        files[name],
+        staged.files[name],
         approval=approval,
         values=plan.values,
         epoch=plan.epoch,
         revoked_keys=trust.revocations.keys,
     )
-    history = f"platform/history/{policy.name}-{policy.version}.json"
-    # Verified with all the rest before anything is written: a directory that does not verify denies everything.
-    parse_trust({**files, history: files[name], name: amended})
-    write_atomic(directory / history, files[name], mode=0o644)
-    write_atomic(directory / name, amended, mode=0o644)
-    return load_trust(directory, owners=owners).platforms[policy.name]
+    repository.stage({name: amended})
+    return repository.validate().trust.platforms[plan.policy.name]

@@ -85,9 +85,10 @@ class Next:
             for name, role in self.roles.items()
         ]
 
-    def metadata(self) -> Metadata:
-        """What a host would find verified once all is signed and published."""
-        sha256 = digests(self.files)
+    def metadata(self, files: Mapping[str, bytes] | None = None) -> Metadata:
+        """What a host would find verified once all is signed and published: these files, or those of this version."""
+        found = self.files if files is None else files
+        sha256 = digests(found)
         published = self.published
         targets = {name: role.version for name, role in {**published.roles, **self.roles}.items()}
         role, expires = min(
@@ -105,7 +106,7 @@ class Next:
                 targets=targets,
             ),
             targets={
-                name: TargetFile(len(data), sha256[name], role_of(name)) for name, data in self.files.items()
+                name: TargetFile(len(data), sha256[name], role_of(name)) for name, data in found.items()
             },
             expires=expires,
             expires_role=role,

@@ -12,6 +12,7 @@ from typing import Final
 
 from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
 
+from attestd.distribution.acceptance import Accepted, require_acceptable, with_history
 from attestd.distribution.documents import (
     Document,
     delegations_of,
@@ -45,9 +46,8 @@ from attestd.governance.draft import (
     merge_signatures,
 )
 from attestd.governance.metadata import verify_metadata
-from attestd.governance.trust import Trust, parse_trust
 
-__all__ = ["ONLINE", "Repository"]
+__all__ = ["ONLINE", "Repository", "utc_now"]
 
 # Snapshot and timestamp are signed by the same keys: both are made by whoever publishes.
 ONLINE: Final = "online"
@@ -55,14 +55,15 @@ _ONLINE_ROLES: Final = ("snapshot", "timestamp")
 _NEEDED: Final = ("authorities.json", "revocations.json")
 
 
-def _utc_now() -> datetime:
+def utc_now() -> datetime:
+    """The time, in the whole seconds that metadata has."""
     return datetime.now(UTC).replace(microsecond=0)
 
 
 class Repository:
     """A repository's directory. Every method leaves it whole, whenever it is cut off."""
 
-    def __init__(self, path: Path, *, clock: Callable[[], datetime] = _utc_now) -> None:
+    def __init__(self, path: Path, *, clock: Callable[[], datetime] = utc_now) -> None:
         """Opens a repository.
 
         Raises:
@@ -84,7 +85,7 @@ class Repository:
         targets: RoleKeys,
         online: RoleKeys,
         settings: Settings,
-        clock: Callable[[], datetime] = _utc_now,
+        clock: Callable[[], datetime] = utc_now,
     ) -> "Repository":
         """Makes a repository whose first root waits to be signed.
 
@@ -102,11 +103,7 @@ class Repository:
         """
         for role, keys in (("root", root), ("targets", targets), (ONLINE, online)):
             require_keys(keys, role=role)
-        try:
-            if path.exists() and any(path.iterdir()):
-                raise UsageError(f"{path} is not empty: a repository is made in a new directory")
-        except OSError as error:
-            raise StoreError(f"{path}: {error.strerror}") from error
+        _require_unused(path)
         for directory in (path / "staged" / "targets", path / "staged" / "metadata", path / "published"):
             make_directories(directory, top=path, mode=0o700)
         draft = draft_root(
@@ -140,15 +137,13 @@ class Repository:
         """Each role's version, staged or published, and how many signatures it lacks."""
         return self.plan().evaluate()
 
-    def validate(self) -> Trust:
-        """What a host would believe if this were published.
+    def validate(self) -> Accepted:
+        """What hosts would believe if this were published.
 
         Raises:
-            MalformedError, VerificationError: A host would not accept it.
-            UsageError: A rule of governance is broken that a host cannot see.
+            MalformedError, VerificationError, UsageError: As `require_acceptable`.
         """
-        plan = self.plan()
-        return _validate(plan.files, plan)
+        return require_acceptable(self.plan())
 
     # --- staging ----------------------------------------------------------------------------------------------------
 
@@ -170,12 +165,14 @@ class Repository:
             if absent:
                 raise UsageError(f"target {absent[0]!r} is not staged; there are: {', '.join(present)}")
             wanted = {name: data for name, data in {**present, **files}.items() if data is not None}
+            wanted = with_history(wanted, self.published.files)
             plan = self._plan(wanted, self._staging.drafts())
             if self.missing(wanted):
                 _validate_parts(wanted)
             else:
-                _validate(wanted, plan)
-            self._staging.write(files)
+                require_acceptable(plan)
+            added = {name: data for name, data in wanted.items() if name not in present}
+            self._staging.write({**added, **files})
             self._staging.write_drafts(plan.documents())
 
     def missing(self, files: Mapping[str, bytes] | None = None) -> list[str]:
@@ -273,7 +270,7 @@ class Repository:
             plan = self.plan()
             roles = signable(plan, authority.public.key_id)
             if roles != [Root.type]:
-                _validate(plan.files, plan)
+                require_acceptable(plan)
             if not roles:
                 raise UsageError(
                     f"key {authority.public.key_id} signs nothing of what is staged: "
@@ -317,7 +314,7 @@ class Repository:
                         f"{source}: its {role} is not the next version here: expected one made from what is published"
                     )
                 del data
-            _validate(wanted, merged)
+            require_acceptable(merged)
             before = {item.role: item.approvals for item in plan.evaluate() if item.role in plan.drafts}
             self._staging.write(files)
             self._staging.write_drafts(merged.documents())
@@ -344,7 +341,7 @@ class Repository:
         with self._staging.locked():
             plan = self.plan()
             if plan.drafts:
-                _validate(plan.files, plan)
+                require_acceptable(plan)
                 for item in plan.evaluate():
                     _require_signed(item)
                 self._write_set(plan, online, is_new=True)
@@ -440,6 +437,16 @@ class Repository:
         self._staging.write_drafts(self._plan(plan.files, drafts).documents())
 
 
+def _require_unused(path: Path) -> None:
+    """Settings are written last: without them, what lies there is a creation that was cut off, and is begun again."""
+    try:
+        found = {item.name for item in path.iterdir()} if path.exists() else set()
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error
+    if not found <= {"staged", "published"}:
+        raise UsageError(f"{path} is not empty: a repository is made in a new directory")
+
+
 def signable(plan: Next, key_id: str) -> list[str]:
     """The drafts that a key may sign, by role."""
     return [
@@ -448,10 +455,6 @@ def signable(plan: Next, key_id: str) -> list[str]:
         if item.is_staged
         and any(key_id in (*approvals.signed, *approvals.missing) for approvals in item.approvals)
     ]
-
-
-def _validate(files: Mapping[str, bytes], plan: Next) -> Trust:
-    return parse_trust(files, metadata=plan.metadata())
 
 
 def _validate_parts(files: Mapping[str, bytes]) -> None:

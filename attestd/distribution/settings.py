@@ -12,7 +12,7 @@ from attestd.distribution.local import write_atomic
 from attestd.errors import StoreError, UsageError
 from attestd.strict import Strict
 
-__all__ = ["STANDALONE_DAYS", "Expiry", "Settings", "load_settings", "save_settings"]
+__all__ = ["FILE", "STANDALONE_DAYS", "Expiry", "Settings", "load_settings", "save_settings"]
 
 MAX_SETTINGS_BYTES: Final = 8 * 1024
 FILE: Final = "settings.toml"

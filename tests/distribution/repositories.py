@@ -21,8 +21,8 @@ from tests.world import World, ed25519_key, p256
 
 
 def write_key(directory: Path, name: str) -> Path:
-    """The key of that name as a file; names that begin with `tpm` are P-256."""
-    key = p256(name) if name.startswith("tpm") else ed25519_key(name)
+    """The key of that name as a file; names that begin with `tpm ` are P-256 keys."""
+    key = p256(name.removeprefix("tpm ")) if name.startswith("tpm ") else ed25519_key(name)
     path = directory / f"{name}.pem"
     path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     path.chmod(0o600)
