@@ -16,7 +16,7 @@ from attestd.governance.draft import RoleKeys
 __all__ = ["LOCAL_KEYS", "local_repository", "open_local_repository", "publish_local"]
 
 # Beside the keys that sign authorizations and platform states: one for each TUF role.
-LOCAL_KEYS: Final = ("governance-root", "governance-targets", "governance-online")
+LOCAL_KEYS: Final = ("governance-root", "governance", "online")
 DIRECTORY: Final = "governance"
 
 
@@ -42,7 +42,7 @@ def local_repository(authority: Path, *, trust: Path, clock: Callable[[], dateti
         targets=RoleKeys((targets.public,)),
         online=RoleKeys((online.public,)),
         settings=Settings(
-            online=str(authority / "governance-online.pem"),
+            online=str(authority / "online.pem"),
             publish_to=str(trust),
             expiry_days=Expiry(root=days, targets=days, snapshot=days, timestamp=days),
         ),
@@ -83,7 +83,7 @@ def publish_local(
         repository.stage(files)
     for item in repository.status():
         if item.is_staged:
-            name = "governance-root" if item.role == "root" else "governance-targets"
+            name = "governance-root" if item.role == "root" else "governance"
             repository.sign(load_authority(str(authority / f"{name}.pem"), ask=ask))
     published = repository.publish([load_authority(repository.settings.online, ask=ask)])
     anchor = Path(repository.settings.publish_to) / "root.json"
