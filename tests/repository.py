@@ -143,13 +143,19 @@ class Repository:
         )
         self.metadata["timestamp.json"] = self.sign(draft, *self.signers["timestamp"])
 
+    def files(self) -> dict[str, bytes]:
+        """A trust directory: anchor and mirror. In the order in which they are written, the timestamp last."""
+        metadata = sorted(self.metadata, key=lambda name: (name == "timestamp.json", name))
+        return {
+            "root.json": self.root,
+            **{f"targets/{path}": data for path, data in self.targets.items()},
+            **{f"metadata/{name}": self.metadata[name] for name in metadata},
+        }
+
     def write(self, directory: Path) -> Path:
-        """Writes anchor and mirror as `attestd init` does: nobody else can write to them, the timestamp comes last."""
-        _write(directory / "root.json", self.root)
-        for path, data in self.targets.items():
-            _write(directory / "targets" / path, data)
-        for name in sorted(self.metadata, key=lambda name: name == "timestamp.json"):
-            _write(directory / "metadata" / name, self.metadata[name])
+        """Writes a trust directory as `attestd init` does: nobody else can write to it."""
+        for name, data in self.files().items():
+            _write(directory / name, data)
         for path in (directory, *(item for item in directory.rglob("*") if item.is_dir())):
             path.chmod(0o755)
         return directory

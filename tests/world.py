@@ -42,7 +42,7 @@ from attestd.gate.decide import decide
 from attestd.gate.execution import Execution, File
 from attestd.gate.model import Context, Decision, Mesh, Request
 from attestd.governance.host import HOST_RECORD_TYPE
-from attestd.governance.metadata import verify_metadata
+from attestd.governance.metadata import Metadata, TargetFile, Versions, verify_metadata
 from attestd.governance.trust import BUILTIN_POLICY, Trust, parse_trust
 from attestd.lineage.entry import EntryType, format_entry
 from attestd.strict import canonical, format_time, format_time_us
@@ -51,9 +51,11 @@ from attestd.tcg.binding import Purpose, extra_data
 from attestd.tcg.nv import counter_public, epoch_name, nv_name
 from attestd.tcg.pcr import PcrSelection, composite
 from attestd.tcg.policy import (
+    REF_EPOCH_SET,
     REF_PLATFORM,
     REF_ROOT,
     approval_message,
+    epoch_set_policy,
     platform_policy,
     release_policy,
     root_policy,
@@ -72,7 +74,7 @@ from attestd.tlog.note import NoteSignature, format_note
 from attestd.tlog.proof import TlogProof, format_proof
 from attestd.tlog.tree import Frontier, inclusion_proof, leaf_hash
 from attestd.tlog.vkey import ecdsa_vkey, tpm_quote_vkey
-from tests.repository import Repository
+from tests.repository import LIFETIME, Repository
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 BOOT = "3f1c2d4e-5a6b-4c7d-8e9f-0a1b2c3d4e5f"
@@ -292,6 +294,27 @@ class Log:
         )
 
 
+def described(files: Mapping[str, bytes], **changes: Any) -> Metadata:
+    """What verified metadata says of these files, when nobody is there to sign any; `changes` replace attributes."""
+    targets = {
+        name: TargetFile(length=len(data), sha256=digest(data), role="targets")
+        for name, data in files.items()
+    }
+    found = Metadata(
+        versions=Versions(root=1, timestamp=1, snapshot=1, targets={"targets": 1}),
+        targets=targets,
+        expires=NOW + LIFETIME,
+        expires_role="root",
+        issued=NOW,
+    )
+    return replace(found, **changes)
+
+
+def parse_files(files: Mapping[str, bytes]) -> Trust:
+    """Any target files, as if they were published."""
+    return parse_trust(files, metadata=described(files))
+
+
 @lru_cache(maxsize=32)
 def _first_published(name: str, now: datetime, files: tuple[tuple[str, bytes], ...]) -> Repository:
     """Signed once for all worlds that are the same, as most of a thousand tests' are."""
@@ -497,6 +520,26 @@ class World:
         }
         return {**record, **members}
 
+    def add_team(
+        self, name: str, *, paths: list[str], uids: list[int] | None = None, max_depth: int = 0
+    ) -> AnyKey:
+        """A team with that scope, and one rule over all of it; returns the key that may authorize by it."""
+        key = ed25519_key(f"{self.name} team {name}")
+        scope = {"paths": paths, "uids": uids, "max_depth": max_depth}
+        self.authorities["teams"][name] = scope
+        self.teams[name] = {
+            "v": 1,
+            "version": 1,
+            "keys": {key_id(key): {"spki": b64(spki(key))}},
+            "authorizations": [{**scope, "name": "all", "keys": [key_id(key)], "threshold": 1}],
+        }
+        return key
+
+    def bump(self, epoch: int, *, key: EcKey | None = None) -> dict[str, Any]:
+        """What moves every TPM to an epoch, as a member of the revocations."""
+        message = approval_message(epoch_set_policy(epoch_name=self.epoch_name, epoch=epoch), REF_EPOCH_SET)
+        return {"epoch": epoch, "sig": b64(sign(key or self.epoch_key, message))}
+
     def files(self) -> dict[str, bytes]:
         """The trust files; the host records are signed by the enrollers."""
         files = {
@@ -644,6 +687,7 @@ class World:
             isolation=self.isolation,
             runner_uid=0 if self.isolation == "user" else self.uid,
             now=self.now,
+            grace=timedelta(0),
             appraisals={"local": self.appraisal()} if "appraisals" not in changes else {},
             mesh=Mesh(verifiers=0, witnesses=0),
             conditions=dict.fromkeys(CONDITIONS),

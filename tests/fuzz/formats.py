@@ -3,6 +3,7 @@
 import contextlib
 import json
 from dataclasses import replace
+from datetime import timedelta
 
 from attestd.appraisal.document import parse_quote, verify_document
 from attestd.audit.verify import _verify_entries
@@ -18,7 +19,6 @@ from attestd.gate.script import parse_shebang
 from attestd.governance.authorities import parse_authorities
 from attestd.governance.host import HOST_RECORD_TYPE, parse_host_record
 from attestd.governance.platform import parse_platform_policy
-from attestd.governance.trust import parse_trust
 from attestd.lineage.entry import MAX_ENTRY_BYTES, EntryType, format_entry, parse_entry
 from attestd.lineage.receipt import parse_receipt, verify_receipt
 from attestd.strict import (
@@ -39,7 +39,7 @@ from attestd.tlog.vkey import format_vkey, parse_vkey
 from tests.fuzz import valid
 from tests.fuzz.target import recanonical, target, value_of
 from tests.fuzz.valid import FILES, GRANTED, NOTE, TRUST, WORLD
-from tests.world import BOOT, NOW, Log, dsse
+from tests.world import BOOT, NOW, Log, dsse, parse_files
 
 LIMIT = 256 * 1024
 
@@ -129,7 +129,7 @@ def _receipt(entry: bytes) -> bytes:
 def _release(receipt: bytes, signed: bytes) -> None:
     verify_release(
         receipt=receipt, artifact=signed, execution=GRANTED.execution, trust=TRUST, host_id=WORLD.host.id,
-        boot=BOOT, now=NOW, isolation="user",
+        boot=BOOT, now=NOW, grace=timedelta(0), isolation="user",
     )  # fmt: skip
 
 
@@ -211,7 +211,7 @@ def trust_files(data: bytes) -> None:
         files = {name: recanonical(text.encode("utf-8", "surrogatepass")) for name, text in value.items()}
     else:
         files["revocations.json"] = recanonical(data)
-    parse_trust(files)
+    parse_files(files)
 
 
 @target(

@@ -1,7 +1,7 @@
 """Writes tests/governance/vectors; run `python -m tests.governance.make_vectors`.
 
 Keys follow from names and all signatures are deterministic: the same bytes come out every time. Beside one golden
-example of each trust file there are an artifact, the leaves of its two decisions, and the receipt that releases it.
+example of each trust file, published in a TUF repository, there are an artifact, the leaves of its two decisions, and the receipt that releases it.
 """
 
 from dataclasses import replace
@@ -19,6 +19,7 @@ DIRECTORY = Path(__file__).parent / "vectors"
 def golden_world() -> World:
     """The world of the vectors: every list of its trust files has an element."""
     world = World("golden", authors=2, threshold=2)
+    world.add_team("payments", paths=["/opt/payments/"], uids=[1001, 1002], max_depth=1)
     world.revocations |= {
         "artifacts": ["aa" * 32],
         "keys": ["bb" * 32],
@@ -26,6 +27,7 @@ def golden_world() -> World:
         "subjects": ["dd" * 32],
         "requesters": [65534],
         "epoch": 1,
+        "bump": world.bump(1),
     }
     values = {str(pcr): [value.hex()] for pcr, value in world.values.items()}
     reference = {**world.platforms["local"]["reference"], "pcrs": {"sha256": values}}
@@ -52,7 +54,7 @@ def vectors() -> dict[str, bytes]:
         type_=denied.entry_type, time=format_time_us(NOW), seq=2, boot=BOOT, body=dict(denied.body)
     )
     return {
-        **{f"trust/{name}": data for name, data in world.files().items()},
+        **{f"trust/{name}": data for name, data in world.publish().files().items()},
         "deploy.auth.json": granted.artifact,
         "decision.allow.json": parse_receipt(granted.receipt).entry_bytes,
         "decision.deny.json": deny,

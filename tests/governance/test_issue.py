@@ -17,10 +17,9 @@ from attestd.governance.issue import (
     draft_revocations,
 )
 from attestd.governance.platform import PlatformPolicy, parse_platform_policy
-from attestd.governance.trust import parse_trust
 from attestd.strict import canonical
 from attestd.tcg.pcr import PcrSelection, composite
-from tests.world import SELECTION, World, key_id, p256, signer
+from tests.world import SELECTION, World, key_id, p256, parse_files, signer
 
 
 @pytest.fixture
@@ -94,14 +93,14 @@ def test_the_files_are_those_of_the_formats(world: World, authorities: Authoriti
 def test_the_files_verify(world: World, authorities: Authorities) -> None:
     values = {"sha256": {pcr: [bytes(32), value] for pcr, value in world.values.items()}}
     files = written(world, authorities, values=values, valid_until=world.now, writable="refuse")
-    policy = parse_trust(files).platforms["local"]
+    policy = parse_files(files).platforms["local"]
     assert policy.reference() == world.values
     assert (policy.valid_until, policy.writable) == (world.now, "refuse")
     assert policy.approval_for(world.pcr_digest, epoch=1) is not None
 
 
 def test_revocations_of_a_later_version(world: World) -> None:
-    trust = parse_trust({**world.files(), "revocations.json": draft_revocations(version=5, epoch=2)})
+    trust = parse_files({**world.files(), "revocations.json": draft_revocations(version=5, epoch=2)})
     assert (trust.revocations.version, trust.revocations.epoch) == (5, 2)
 
 

@@ -1,13 +1,15 @@
-"""The trust files as one set: names, what is missing, what is unknown, version and digest."""
+"""The trust files as one set: names, what is missing or unknown, what is left out alone, version and digest."""
 
 from typing import Any
 
 import pytest
 
 from attestd.errors import AttestdError, MalformedError, VerificationError
+from attestd.governance.host import HOST_RECORD_TYPE
 from attestd.governance.trust import Trust, parse_trust
 from attestd.strict import canonical
-from tests.world import Host, World, key_id
+from tests.repository import LIFETIME
+from tests.world import NOW, Host, World, b64, described, dsse, ed25519_key, key_id, p256, parse_files, spki
 
 
 @pytest.fixture
@@ -17,27 +19,61 @@ def world() -> World:
 
 def refused(files: dict[str, bytes], error: type[AttestdError] = MalformedError) -> str:
     with pytest.raises(error) as raised:
-        parse_trust(files)
+        parse_files(files)
     return str(raised.value)
+
+
+def left_out(files: dict[str, bytes], name: str) -> str:
+    """Why that file alone is not usable: all others are."""
+    trust = parse_files(files)
+    assert set(trust.unusable) == {name}
+    return trust.unusable[name]
 
 
 def test_verifies(world: World) -> None:
     trust = world.trust()
-    assert trust.version == 3
+    assert (trust.version, trust.versions.targets) == (1, {"targets": 1})
+    assert (trust.expires, trust.expires_role, trust.issued) == (NOW + LIFETIME, "root", NOW)
     assert set(trust.platforms) == {"local"}
     assert set(trust.hosts) == {world.host.id}
-    assert trust.history == {}
+    assert (trust.history, trust.unusable, trust.policy_files) == ({}, {}, {})
     assert trust.policies == {"exec": None}
 
 
-@pytest.mark.parametrize("name", ["authorities.json", "revocations.json", "platform", "hosts"])
-def test_missing(world: World, name: str) -> None:
-    files = {path: data for path, data in world.files().items() if not path.startswith(name)}
-    assert "missing" in (message := refused(files)) or "at least one" in message
+@pytest.mark.parametrize("name", ["authorities.json", "revocations.json"])
+def test_without_these_nothing_is_trusted(world: World, name: str) -> None:
+    files = world.files()
+    del files[name]
+    assert f"no {name}" in refused(files)
+    files[name] = b"{}"
+    refused(files)
 
 
 def test_empty() -> None:
     refused({})
+
+
+def test_a_fleet_before_its_first_host(world: World) -> None:
+    world.records, world.platforms = {}, {}
+    assert (world.trust().hosts, world.trust().platforms) == ({}, {})
+
+
+def test_exactly_the_files_that_are_signed(world: World) -> None:
+    """Whoever reads the mirror cannot forget to compare: it is compared here."""
+    files = world.files()
+    metadata = described(files)
+    assert parse_trust(files, metadata=metadata)
+    changed = {**files, "revocations.json": files["revocations.json"] + b" "}
+    for found, why in (
+        ({name: data for name, data in files.items() if name != "platform/local.json"}, "is missing"),
+        (
+            {**files, "platform/other.json": files["platform/local.json"]},
+            "no role signs 'platform/other.json'",
+        ),
+        (changed, "target revocations.json: expected"),
+    ):
+        with pytest.raises(VerificationError, match=why):
+            parse_trust(found, metadata=metadata)
 
 
 @pytest.mark.parametrize(
@@ -48,9 +84,11 @@ def test_empty() -> None:
         "authorities.json.bak",
         "platform",
         "platform/history/old/local-1.json",
+        "hosts",
         "hosts/a/b.json",
         "mesh.json",
-        "policy/exec.cedar",
+        "policy/exec.json",
+        "policy/a/exec.cedar",
         "",
         "/authorities.json",
         "./authorities.json",
@@ -74,13 +112,14 @@ def test_every_file_lies_where_its_name_says(world: World) -> None:
         ("hosts/" + "00" * 32 + ".json", host),
         (f"hosts/{world.host.id}", host),
     ):
-        assert "holds what belongs in" in refused({**files, name: data}, VerificationError)
+        assert "holds what belongs in" in left_out({**files, name: data}, name)
 
 
 def test_a_file_of_another_kind(world: World) -> None:
     files = world.files()
-    refused({**files, f"hosts/{world.host.id}.json": files["platform/local.json"]})
-    refused({**files, "platform/local.json": files["revocations.json"]})
+    host = f"hosts/{world.host.id}.json"
+    left_out({**files, host: files["platform/local.json"]}, host)
+    left_out({**files, "platform/local.json": files["revocations.json"]}, "platform/local.json")
 
 
 def test_history(world: World) -> None:
@@ -94,14 +133,13 @@ def test_history(world: World) -> None:
     assert earlier is trust.history["local", 1]
     assert trust.platform_version("local", 3) is None
     assert trust.platform_version("other", 1) is None
-    assert trust.version == 4, "what was once in force does not make governance newer"
 
 
 def test_history_is_verified_like_the_rest(world: World) -> None:
     old = world.platform_file()
     old["approvals"][0]["epoch"] += 1
     world.history["local-1"] = old
-    refused(world.files(), VerificationError)
+    assert "policy digest" in left_out(world.files(), "platform/history/local-1.json")
 
 
 def test_several_platforms_and_hosts(world: World) -> None:
@@ -111,7 +149,6 @@ def test_several_platforms_and_hosts(world: World) -> None:
     trust = world.trust()
     assert set(trust.hosts) == {world.host.id, other.id}
     assert set(trust.platforms) == {"local", "prod-server"}
-    assert trust.version == 1 + 1 + 1 + 7
 
 
 def test_the_digest_is_of_every_name_and_byte(world: World) -> None:
@@ -127,27 +164,188 @@ def test_the_digest_is_of_every_name_and_byte(world: World) -> None:
 
 
 def test_the_version_rises_with_each_file(world: World) -> None:
-    version = world.trust().version
-    for file in (world.authorities, world.revocations, world.platforms["local"]):
-        file["version"] += 1
-        version += 1
-        assert world.trust().version == version
+    """It is the snapshot's: also a change that forgot to count itself is a newer set."""
+    assert world.trust().version == 1
+    world.revocations["requesters"] = [5]
+    assert world.trust().version == 2
+    world.records[world.host.id]["labels"] = {}
+    assert world.trust().version == 3
+    assert world.trust().version == 3
 
 
 @pytest.mark.parametrize("version", [0, 2**31 + 1])
 def test_versions_are_bounded(world: World, version: int) -> None:
-    for file in (world.authorities, world.revocations, world.platforms["local"]):
+    for file in (world.authorities, world.revocations):
         old, file["version"] = file["version"], version
         refused(world.files())
         file["version"] = old
-    assert world.trust()
+    world.platforms["local"]["version"] = version
+    left_out(world.files(), "platform/local.json")
 
 
 def test_revoked_keys_reach_every_file(world: World) -> None:
     world.revocations["keys"] = [key_id(world.platform_key)]
     assert world.trust().platforms["local"].approvals == ()
+    assert world.trust().unusable == {}, "a policy without approvals allows nothing, and says why"
     world.revocations["keys"] = [key_id(world.enrollers[0])]
+    host = f"hosts/{world.host.id}.json"
+    assert "every enroller key is revoked" in left_out(world.files(), host)
+
+
+def test_a_revoked_enroller_ends_only_the_hosts_that_rest_on_it(world: World) -> None:
+    other, second = Host("other", root=world.root), ed25519_key("second enroller")
+    world.authorities["keys"][key_id(second)] = {"spki": b64(spki(second))}
+    world.authorities["enrollers"]["keys"].append(key_id(second))
+    world.revocations["keys"] = [key_id(world.enrollers[0])]
+    name = f"hosts/{other.id}.json"
+    world.extra[name] = dsse(canonical(world.host_record(other)), [second], payload_type=HOST_RECORD_TYPE)
+    trust = world.trust()
+    assert set(trust.hosts) == {other.id}
+    assert set(trust.unusable) == {f"hosts/{world.host.id}.json"}
+    assert set(trust.platforms) == {"local"}
+
+
+def test_a_host_under_another_tpm_root_is_left_out(world: World) -> None:
+    """The TPM root is replaced: hosts that still have their old release key are out, the others go on."""
+    stranger = Host("stranger", root=p256("another root"))
+    world.records[stranger.id] = world.host_record(stranger)
+    left_out(world.files(), f"hosts/{stranger.id}.json")
+
+
+# --- revocations ---------------------------------------------------------------------------------------------------
+
+
+def test_a_bump(world: World) -> None:
+    world.revocations |= {"epoch": 3, "bump": world.bump(3)}
+    bump = world.trust().revocations.bump
+    assert bump is not None
+    assert bump.epoch == 3
+
+
+def test_a_bump_to_another_epoch(world: World) -> None:
+    """TPM and software must not differ in what is approved."""
+    world.revocations |= {"epoch": 2, "bump": world.bump(3)}
+    assert "bump is to epoch 3, the least epoch is 2" in refused(world.files())
+
+
+def test_a_bump_that_the_epoch_authority_did_not_sign(world: World) -> None:
+    world.revocations |= {"epoch": 3, "bump": world.bump(3, key=world.root)}
+    assert "not signed by the epoch authority" in refused(world.files(), VerificationError)
+    world.revocations["bump"] = {**world.bump(2), "epoch": 3}
     refused(world.files(), VerificationError)
+    world.revocations["bump"] = {"epoch": 3, "sig": "AA=="}
+    refused(world.files(), VerificationError)
+
+
+# --- teams ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_team(world: World) -> None:
+    """Its rules come after those of the top level, those of several teams in the order of their names."""
+    for name in ("b", "a-b", "a"):
+        world.add_team(name, paths=["/opt/"], uids=[1001], max_depth=2)
+    world.authorities["authorizations"][0]["paths"] = ["/usr/"]
+    trust = world.trust()
+    assert [rule.name for rule in trust.authorities.rules] == ["local", "a/all", "a-b/all", "b/all"]
+    assert trust.versions.targets.keys() == {"targets", "team-a", "team-a-b", "team-b"}
+    rule = trust.authorities.rule_for(executable="/opt/x", uid=1001)
+    assert rule is not None
+    assert rule.name == "a/all"
+    assert trust.authorities.rule_for(executable="/opt/x", uid=0) is None
+    assert trust.authorities.teams["a"].covers(executable="/opt/x", uid=1001)
+    assert not trust.authorities.teams["a"].covers(executable="/usr/x", uid=1001)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"paths": ["/opt/"]}, "path '/opt/'"),
+        ({"paths": ["/opt/payments"]}, "path '/opt/payments'"),
+        ({"paths": ["/opt/payments/x", "/usr/bin/id"]}, "path '/usr/bin/id'"),
+        ({"uids": None}, "any user"),
+        ({"uids": [1001, 0]}, "uid 0"),
+        ({"max_depth": 2}, "max_depth 2 > 1"),
+        ({"paths": ["/opt/payments/../x"]}, "not a real, absolute path"),
+        ({"threshold": 2}, "2 of 1"),
+    ],
+)
+def test_a_team_beyond_its_scope(world: World, change: dict[str, Any], why: str) -> None:
+    """Then nobody may authorize anything in it: the next team, or nobody's rule, must not decide instead."""
+    world.authorities["authorizations"][0]["paths"] = ["/usr/"]
+    world.add_team("payments", paths=["/opt/payments/"], uids=[1001], max_depth=1)
+    world.add_team("z", paths=["/opt/"])
+    world.teams["payments"]["authorizations"][0] |= change
+    trust = world.trust()
+    name = "teams/payments/authorities.json"
+    assert set(trust.unusable) == {name}
+    assert why in trust.unusable[name]
+    rule = trust.authorities.rule_for(executable="/opt/payments/x", uid=1001)
+    assert rule is not None
+    assert (rule.name, rule.keys, rule.unusable) == ("payments/", (), trust.unusable[name])
+    other = trust.authorities.rule_for(executable="/opt/other", uid=1001)
+    assert other is not None
+    assert other.name == "z/all"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"paths": ["/opt/payments/bin/"]}, {"paths": ["/opt/payments/x"]}, {"uids": [1001]}, {"max_depth": 0}],
+)
+def test_a_team_within_its_scope(world: World, change: dict[str, Any]) -> None:
+    world.add_team("payments", paths=["/opt/payments/"], uids=[1001, 1002], max_depth=1)
+    world.teams["payments"]["authorizations"][0] |= change
+    assert world.trust().unusable == {}
+
+
+def test_a_team_without_rules_yet(world: World) -> None:
+    world.add_team("a", paths=["/opt/"])
+    del world.teams["a"]
+    assert [rule.name for rule in world.trust().authorities.rules] == ["local"]
+
+
+def test_files_of_teams(world: World) -> None:
+    world.add_team("a", paths=["/opt/"])
+    world.extra = {
+        "teams/a/policy/exec.cedar": b"a",
+        "teams/a/policy/exec.json": b"b",
+        "teams/a/other.json": b"c",
+        "teams/b/authorities.json": b"d",
+        "teams/b/policy/exec.cedar": b"e",
+    }
+    trust = world.trust()
+    assert trust.policy_files == {"teams/a/policy/exec.cedar": b"a"}
+    assert trust.unusable == {
+        "teams/a/policy/exec.json": "not a file that a team may have",
+        "teams/a/other.json": "not a file that a team may have",
+        "teams/b/authorities.json": "authorities.json names no team 'b'",
+        "teams/b/policy/exec.cedar": "authorities.json names no team 'b'",
+    }
+
+
+@pytest.mark.parametrize("name", ["", "A", "a/b", "-a", "a_b", "a" * 33])
+def test_names_of_teams(world: World, name: str) -> None:
+    world.authorities["teams"][name] = {"paths": ["/opt/"], "uids": None, "max_depth": 0}
+    refused(world.files())
+
+
+def test_paths_of_teams(world: World) -> None:
+    world.authorities["teams"]["a"] = {"paths": ["opt/"], "uids": None, "max_depth": 0}
+    assert "team 'a': 'opt/' is not a real, absolute path" in refused(world.files())
+
+
+# --- policies ------------------------------------------------------------------------------------------------------
+
+
+def test_policy_files(world: World) -> None:
+    world.extra = {
+        "policy/exec.cedar": b"permit",
+        "policy/schema.cedarschema": b"schema",
+        "policy/entities.json": b"[]",
+    }
+    assert world.trust().policy_files == world.extra
+
+
+# --- the set as a whole --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -170,7 +368,7 @@ def test_revocations_that_would_revoke_nothing(world: World, member: str, value:
 
 
 def test_trust_is_the_same_for_the_same_files(world: World) -> None:
-    first, second = world.trust(), parse_trust(dict(reversed(world.files().items())))
+    first, second = parse_files(world.files()), parse_files(dict(reversed(world.files().items())))
     assert isinstance(first, Trust)
     assert first.digest == second.digest
     assert canonical(first.revocations) == canonical(second.revocations)

@@ -1,20 +1,22 @@
 """The golden examples: one of each trust file, an artifact, both decisions, and the receipt that joins them."""
 
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from attestd.distribution.local import load_trust
+from attestd.distribution.local import TrustSource, load_trust
 from attestd.gate.release import verify_release
-from attestd.governance.trust import Trust, parse_trust
+from attestd.governance.trust import Trust
 from attestd.lineage.entry import EntryType, parse_entry
 from attestd.lineage.receipt import parse_receipt, verify_receipt
 from tests.governance.make_vectors import DIRECTORY, golden_world, vectors
+from tests.governance.tuf import Oracle
 from tests.world import BOOT, NOW
 
 VECTORS = vectors()
-LEAF = "223708c330b62a17653615a1e47152ca45a6a4f3c451427bae3e99fef8b7edbb"
+LEAF = "0211fc8ffc202da636d1d7eee47dc903e57d6822189ff4b58aac63abaa0f3ff2"
 
 
 @pytest.mark.parametrize("name", sorted(VECTORS))
@@ -27,26 +29,30 @@ def test_no_file_without_a_generator() -> None:
     assert found == set(VECTORS)
 
 
-def checked_in() -> dict[str, bytes]:
+def _trust() -> Trust:
     trust = DIRECTORY / "trust"
-    return {str(path.relative_to(trust)): path.read_bytes() for path in trust.rglob("*.json")}
+    return load_trust(TrustSource.at(trust, owners={trust.stat().st_uid}))
 
 
 def test_the_golden_trust_verifies() -> None:
-    trust = parse_trust(checked_in())
-    assert trust.version == 1 + 1 + 2
+    trust = _trust()
+    assert trust.version == 1
+    assert trust.versions.to_json() == {
+        "root": 1,
+        "timestamp": 1,
+        "snapshot": 1,
+        "targets": {"targets": 1, "team-payments": 1},
+    }
+    assert trust.unusable == {}
     assert trust.platforms["local"].reference() == golden_world().values
     assert trust.platforms["local"].approvals[0].max_epoch == 3
+    assert [rule.name for rule in trust.authorities.rules] == ["local", "payments/all"]
+    assert trust.revocations.bump is not None
 
 
-def test_the_golden_trust_verifies_as_a_directory(tmp_path: Path) -> None:
-    directory = golden_world().write_trust(tmp_path / "trust")
-    loaded = load_trust(directory, owners=[directory.stat().st_uid])
-    assert loaded.digest == parse_trust(checked_in()).digest
-
-
-def _trust() -> Trust:
-    return parse_trust(checked_in())
+def test_the_golden_trust_is_a_repository_for_python_tuf(tmp_path: Path) -> None:
+    oracle = Oracle(golden_world().publish(), tmp_path)
+    assert oracle.update(*golden_world().files()).keys() == golden_world().files().keys()
 
 
 def test_the_golden_receipt_verifies() -> None:
@@ -66,6 +72,7 @@ def test_the_golden_receipt_releases() -> None:
         host_id=world.host.id,
         boot=BOOT,
         now=NOW,
+        grace=timedelta(0),
         isolation="user",
     )
     assert released.leaf == LEAF
