@@ -1,6 +1,7 @@
 """Where published files are downloaded from: a web server, or a directory. Nothing that comes from there is believed."""
 
 import contextlib
+import http.client
 import os
 import socket
 import ssl
@@ -92,7 +93,7 @@ class _Web:
         import urllib3  # noqa: PLC0415
 
         self._url, self._prefix = url, urlsplit(url).path
-        self._errors = urllib3.exceptions.HTTPError
+        self._errors = (urllib3.exceptions.HTTPError, http.client.HTTPException)
         self._live: set[Any] = set()
         timeout = urllib3.Timeout(connect=CONNECT_S, read=READ_S)
         settings: dict[str, Any] = {"timeout": timeout, "retries": False, "maxsize": 1}
@@ -105,7 +106,8 @@ class _Web:
         where = f"{self._url}/{path}"
         try:
             with self._deadline():
-                return self._get(path, max_bytes)
+                data = self._get(path, max_bytes)
+            return data
         except self._errors as error:
             raise StoreError(f"{where}: {_words(error)}") from error
         except (OSError, ValueError) as error:  # of a socket that was shut down meanwhile
@@ -144,14 +146,17 @@ class _Web:
         timer = threading.Timer(FILE_S, cut)
         timer.daemon = True
         timer.start()
+        cause: BaseException | None = None
         try:
             yield
-        except self._errors as error:
-            if late.is_set():
-                raise StoreError(f"{self._url}: a file did not come within {FILE_S:.0f} s") from error
-            raise
+        except (*self._errors, OSError, StoreError, MalformedError) as error:
+            if not late.is_set():
+                raise
+            cause = error
         finally:
             timer.cancel()
+        if late.is_set():  # also where what was cut off looked like an end
+            raise StoreError(f"{self._url}: a file did not come within {FILE_S:.0f} s") from cause
 
     def close(self) -> None:
         for connection in list(self._live):
