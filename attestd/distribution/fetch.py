@@ -18,6 +18,7 @@ from attestd.governance.metadata import (
     verify_metadata,
     verify_target,
 )
+from attestd.governance.signed import MAX_BYTES
 from attestd.paths import make_directory
 
 __all__ = ["update_mirror"]
@@ -59,6 +60,7 @@ def update_mirror(remote: Remote, mirror: Path, *, root: bytes, floor: Versions 
             # What is in the mirror already may be damaged: then all of it is downloaded again.
             fetched = _Fetched(remote, None)
             metadata = verify_metadata(fetched, root=root, floor=floor)
+        before = _timestamp(present)
         missing = [
             (name, file) for name, file in metadata.targets.items() if not _is_present(present, name, file)
         ]
@@ -69,7 +71,7 @@ def update_mirror(remote: Remote, mirror: Path, *, root: bytes, floor: Versions 
     timestamp = fetched.new.pop(TIMESTAMP)
     for name, data in fetched.new.items():
         write_atomic(mirror / METADATA / name, data, mode=0o644)
-    if timestamp != _read(mirror / METADATA / TIMESTAMP):
+    if timestamp != before:
         write_atomic(mirror / METADATA / TIMESTAMP, timestamp, mode=0o644)  # From here on it is the new set.
         _remove_others(mirror / METADATA, {*fetched.names, TIMESTAMP})
         targets = metadata.targets.items()
@@ -120,13 +122,11 @@ def _download(remote: Remote, mirror: Path, name: str, file: TargetFile) -> None
     write_atomic(path, data, mode=0o644)
 
 
-def _read(path: Path) -> bytes | None:
+def _timestamp(mirror: Mirror) -> bytes | None:
     try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from error
+        return mirror.metadata(TIMESTAMP, MAX_BYTES["timestamp"])
+    except AttestdError:
+        return None  # It is damaged, and replaced.
 
 
 def _remove_others(top: Path, keep: Collection[str]) -> None:

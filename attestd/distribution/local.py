@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import secrets
 import time
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -188,7 +189,7 @@ def write_atomic(path: Path, data: bytes, *, mode: int) -> None:
     Raises:
         StoreError: It cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
