@@ -96,6 +96,16 @@ class Layout:
         return self.agent / "authorizations"
 
     @property
+    def repository(self) -> Path:
+        """The repository of a standalone host's own authorities."""
+        return self.authority / "governance"
+
+    @property
+    def host_request(self) -> Path:
+        """The host record that the enrollers are asked to sign."""
+        return self.trust.parent / "host-request.json"
+
+    @property
     def mirror(self) -> Path:
         """Where the agent keeps what it downloads of a repository that others share."""
         return self.agent / "governance"

@@ -13,6 +13,7 @@ from attestd.agent.core import Core
 from attestd.agent.evidence import EvidenceKeeper
 from attestd.agent.governance import Updater, sealed_floor
 from attestd.agent.health import Health
+from attestd.agent.identity import selection_of
 from attestd.agent.installed import InstalledArtifacts
 from attestd.agent.keystore import load_keys
 from attestd.agent.metrics import Metrics
@@ -127,7 +128,7 @@ async def _opened(
         port = TpmPort(
             owner,
             host=store.host_id,
-            selection=next(iter(trust.platforms.values())).selection,
+            selection=selection_of(trust),
             deadline_s=float(configuration.tpm_deadline_s),
         )
         keys = LogKeys(store.origin, host.release_spki, host.ak_spki)

@@ -19,13 +19,22 @@ from attestd.distribution.local import TrustDirectory
 from attestd.distribution.mirror import read_anchor
 from attestd.distribution.remote import Remote, open_remote
 from attestd.errors import AttestdError, MalformedError, StoreError, VerificationError
-from attestd.governance.floor import Floor, floor_of
+from attestd.governance.floor import Floor, floor_of, seen_body
+from attestd.governance.trust import Trust
 from attestd.journal import event
 from attestd.lineage.entry import EntryType
 from attestd.paths import Configuration, Layout, TrustSource
 from attestd.strict import format_time
 
-__all__ = ["Updated", "Updater", "last_seen", "sealed_floor", "update_now", "update_without_agent"]
+__all__ = [
+    "Updated",
+    "Updater",
+    "first_seen",
+    "last_seen",
+    "sealed_floor",
+    "update_now",
+    "update_without_agent",
+]
 
 _CHUNK: Final = 256
 # These entries tell what was seen, and canonical JSON ends with the type.
@@ -136,6 +145,17 @@ class Updater:
     def describe(self) -> dict[str, Any]:
         """For status."""
         return {"url": self.url, "looked_at": self.looked_at, "problem": self.problem}
+
+
+def first_seen(source: TrustSource) -> tuple[Trust, dict[str, Any]]:
+    """What a new host trusts, and what its log is told of that.
+
+    Raises:
+        StoreError, VerificationError, MalformedError: As `load_trust`.
+    """
+    directory = TrustDirectory(source)
+    trust, floor = directory.current(), directory.floor
+    return trust, {} if floor is None else seen_body(trust, anchor=floor.anchor)
 
 
 async def update_now(updater: Updater, directory: TrustDirectory) -> Updated:

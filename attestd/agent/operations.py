@@ -114,9 +114,7 @@ async def _status(core: Core, uid: int, _: dict[str, Any]) -> dict[str, Any]:
             "verifying": core.verification.progress,
             "path": str(core.layout.log),
         },
-        "governance": {"error": trust.sentence}
-        if isinstance(trust, Denial)
-        else _governance(trust, core),
+        "governance": {"error": trust.sentence} if isinstance(trust, Denial) else _governance(trust, core),
         "governance_update": core.updater.describe(),
         "platforms": {name: _appraisal(found) for name, found in core.evidence.latest().items()},
         "disk": {"free": core.health.free(), "reserve": core.health.reserve},

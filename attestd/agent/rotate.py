@@ -10,6 +10,7 @@ from attestd.account import acting_as, agent_account
 from attestd.agent.clock import TrustedClock
 from attestd.agent.exclusive import exclusive
 from attestd.agent.governance import last_seen
+from attestd.agent.identity import selection_of
 from attestd.agent.keystore import load_keys
 from attestd.agent.tpm_access import TpmAccess
 from attestd.agent.tpm_port import TpmPort
@@ -74,7 +75,7 @@ def rotate(layout: Layout, configuration: Configuration, export: Path) -> Rotate
             port = TpmPort(
                 owner,
                 host=store.host_id,
-                selection=next(iter(trust.platforms.values())).selection,
+                selection=selection_of(trust),
                 deadline_s=float(configuration.tpm_deadline_s),
             )
             closed, size = store.origin, store.size

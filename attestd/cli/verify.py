@@ -56,9 +56,7 @@ def named_trust(directory: Path) -> Trust:
         StoreError, MalformedError, VerificationError: As `load_trust`.
     """
     try:
-        return load_trust(
-            TrustSource.at(directory, owners={0, os.geteuid(), directory.stat().st_uid})
-        )
+        return load_trust(TrustSource.at(directory, owners={0, os.geteuid(), directory.stat().st_uid}))
     except (MalformedError, VerificationError) as error:
         raise type(error)(f"the trust directory {directory} cannot be used: {error}") from error
 

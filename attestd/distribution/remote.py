@@ -54,7 +54,9 @@ def open_remote(url: str, *, ca: str = "") -> Remote:
         return _Directory(Path(url))
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and parts.hostname and not parts.query and not parts.fragment
+        usable = (
+            parts.scheme in ("http", "https") and parts.hostname and not parts.query and not parts.fragment
+        )
     except ValueError:
         usable = False
     if not usable:
@@ -106,8 +108,7 @@ class _Web:
         where = f"{self._url}/{path}"
         try:
             with self._deadline():
-                data = self._get(path, max_bytes)
-            return data
+                return self._get(path, max_bytes)
         except self._errors as error:
             raise StoreError(f"{where}: {_words(error)}") from error
         except (OSError, ValueError) as error:  # of a socket that was shut down meanwhile

@@ -16,7 +16,7 @@ from attestd.authorization.dsse import (
 )
 from attestd.errors import UsageError
 from attestd.governance.authorities import Authorities
-from attestd.governance.host import HOST_RECORD_TYPE, HostRecord
+from attestd.governance.host import HOST_RECORD_TYPE, MAX_HOST_RECORD_BYTES, HostRecord
 from attestd.governance.platform import MAX_PLATFORM_BYTES, PlatformFile
 from attestd.strict import canonical, convert, format_time, parse_canonical
 from attestd.tcg.nv import counter_public, nv_name
@@ -30,9 +30,10 @@ __all__ = [
     "approve_platform_key",
     "approve_state",
     "draft_authorities",
-    "draft_host_record",
+    "draft_host_request",
     "draft_platform_policy",
     "draft_revocations",
+    "sign_host_request",
 ]
 
 Sign = Callable[[bytes], tuple[PublicKey, bytes]]
@@ -244,7 +245,7 @@ def amend_platform_policy(
     )
 
 
-def draft_host_record(
+def draft_host_request(
     authorities: Authorities,
     *,
     ek_public: bytes,
@@ -257,9 +258,8 @@ def draft_host_record(
     labels: Mapping[str, str],
     not_before: datetime,
     not_after: datetime,
-    sign: Sign,
 ) -> bytes:
-    """`hosts/<host-id>.json`: a host record in its DSSE envelope, signed by one enroller.
+    """What a host asks the enrollers to sign: its host record, unsigned.
 
     Args:
         authorities: Verified authorities: they imply the NV Names.
@@ -271,7 +271,6 @@ def draft_host_record(
         labels: For artifacts bound to labels.
         not_before: Validity.
         not_after: Validity.
-        sign: Signs with an enroller's key.
     """
     attest, signature = certify
     record = convert(
@@ -297,10 +296,25 @@ def draft_host_record(
         HostRecord,
         what="host record",
     )
-    payload = canonical(record)
-    key, dsse_signature = sign(pae(HOST_RECORD_TYPE, payload))
+    return canonical(record)
+
+
+def sign_host_request(request: bytes, *, signers: Sequence[Sign]) -> bytes:
+    """`hosts/<host-id>.json`: a host record in its DSSE envelope, signed by enrollers.
+
+    Args:
+        request: As the host drafted it; what it says of the host is for the enrollers to compare with what they know.
+        signers: Sign with enrollers' keys.
+
+    Raises:
+        MalformedError: It is no host record.
+    """
+    parse_canonical(request, HostRecord, max_bytes=MAX_HOST_RECORD_BYTES, what="host record request")
+    signed = [sign(pae(HOST_RECORD_TYPE, request)) for sign in signers]
     return format_envelope(
-        UntrustedEnvelope(HOST_RECORD_TYPE, payload, (EnvelopeSignature(key.key_id, dsse_signature),))
+        UntrustedEnvelope(
+            HOST_RECORD_TYPE, request, tuple(EnvelopeSignature(key.key_id, data) for key, data in signed)
+        )
     )
 
 

@@ -68,14 +68,16 @@ class Governance:
                 write_atomic(self._record, data, mode=0o600)
                 self._recorded = floor
         except AttestdError as error:
-            raise Denied(Code.GOVERNANCE_MISMATCH, f"the runner refuses: {error}", "attestd doctor") from error
+            raise Denied(
+                Code.GOVERNANCE_MISMATCH, f"the runner refuses: {error}", "attestd doctor"
+            ) from error
         return trust
 
     def watch(self, loop: Loop) -> None:
         """Looks now, and each second from now on, so that nothing is on disk for longer without being noticed."""
         try:
             problem = self.problem()
-        except Exception:  # the edge of the loop: whoever asks for a release meets it again, and is refused
+        except Exception:  # noqa: BLE001 - the edge of the loop: whoever asks for a release meets it again, and is refused
             self._log.exception(event("governance.failed"))
             problem = self._said
         if problem != self._said:

@@ -12,9 +12,10 @@ from attestd.governance.issue import (
     approve_platform_key,
     approve_state,
     draft_authorities,
-    draft_host_record,
+    draft_host_request,
     draft_platform_policy,
     draft_revocations,
+    sign_host_request,
 )
 from attestd.governance.platform import PlatformPolicy, parse_platform_policy
 from attestd.strict import canonical
@@ -68,19 +69,21 @@ def written(world: World, authorities: Authorities, **platform: Any) -> dict[str
             userspace=["none", "encrypted-tpm", "ima-appraise", "verity"],
             **{"values": {}, **platform},
         ),
-        f"hosts/{host.id}.json": draft_host_record(
-            authorities,
-            ek_public=host.ek_public,
-            ek_chain_digest=None,
-            ak_public=host.ak_public,
-            release_public=host.release_public,
-            certify=host.certify(),
-            tier="software",
-            userspace="none",
-            labels={"role": "ci"},
-            not_before=world.now - timedelta(days=1),
-            not_after=world.now + timedelta(days=365),
-            sign=signer(world.enrollers[0]),
+        f"hosts/{host.id}.json": sign_host_request(
+            draft_host_request(
+                authorities,
+                ek_public=host.ek_public,
+                ek_chain_digest=None,
+                ak_public=host.ak_public,
+                release_public=host.release_public,
+                certify=host.certify(),
+                tier="software",
+                userspace="none",
+                labels={"role": "ci"},
+                not_before=world.now - timedelta(days=1),
+                not_after=world.now + timedelta(days=365),
+            ),
+            signers=[signer(world.enrollers[0])],
         ),
     }
 
@@ -107,7 +110,7 @@ def test_revocations_of_a_later_version(world: World) -> None:
 def test_a_record_that_could_not_be_read_is_not_signed(world: World, authorities: Authorities) -> None:
     host = world.host
     with pytest.raises(MalformedError):
-        draft_host_record(
+        draft_host_request(
             authorities,
             ek_public=host.ek_public,
             ek_chain_digest=None,
@@ -119,7 +122,6 @@ def test_a_record_that_could_not_be_read_is_not_signed(world: World, authorities
             labels={},
             not_before=world.now,
             not_after=world.now,
-            sign=signer(world.enrollers[0]),
         )
 
 

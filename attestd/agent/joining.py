@@ -1,0 +1,104 @@
+"""A host that joins a repository: it is given a root of trust, and asks the enrollers for its host record."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from attestd.account import acting_as, agent_account
+from attestd.agent.governance import Updater, first_seen
+from attestd.agent.identity import is_record_of, selection_of
+from attestd.agent.provision_steps import HostSteps, make_directories, opened_tpm
+from attestd.authorization.dsse import PublicKey
+from attestd.distribution.local import write_atomic
+from attestd.distribution.mirror import ROOT, read_anchor
+from attestd.distribution.signer import Authority
+from attestd.errors import UsageError
+from attestd.governance.trust import Trust
+from attestd.paths import Configuration, Layout
+from attestd.tcg.public import host_id
+
+__all__ = ["Joined", "join"]
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What joining came to.
+
+    Attributes:
+        trust: What is published.
+        host: This host's id.
+        log_origin: Its log's.
+        tier: What its evidence is rooted in.
+        request: The host record that the enrollers are to sign; None: they did.
+    """
+
+    trust: Trust
+    host: str
+    log_origin: str
+    tier: str
+    request: Path | None
+
+
+def join(
+    layout: Layout,
+    configuration: Configuration,
+    *,
+    root: bytes,
+    epoch_key: Callable[[], Authority],
+    labels: Mapping[str, str],
+) -> Joined:
+    """Provisions a host by what others publish. Done again, it finishes what is missing.
+
+    Args:
+        layout: Where.
+        configuration: Which TPM, and where governance is published.
+        root: The root of trust: how it came here is what everything rests on.
+        epoch_key: Gives the epoch authority's key, which must sign once for each TPM; asked only then.
+        labels: For the host record.
+
+    Raises:
+        UsageError: The host has another root of trust; no platform policy is published; there is no epoch key.
+        StoreError, VerificationError, MalformedError: What is published cannot be read or does not verify.
+        TpmError: The TPM is not usable, or holds another installation's indices.
+    """
+    account = agent_account(layout)
+    make_directories(layout, account)
+    source = layout.trust_source(configuration)
+    anchor = layout.trust / ROOT
+    if not anchor.exists():
+        write_atomic(anchor, root, mode=0o644)
+    elif read_anchor(source) != root:
+        raise UsageError(
+            f"{anchor} is another root of trust than the one that was given: choose another --state-dir, or remove"
+            " what is there (attestd deprovision --purge)"
+        )
+    with acting_as(account):
+        Updater(source, configuration).update(None)
+    trust, seen = first_seen(source)
+    authorities, now = trust.authorities, datetime.now(UTC).replace(microsecond=0)
+    with opened_tpm(layout, configuration) as owner:
+        steps = HostSteps(layout, configuration, owner)
+        ek = steps.tpm(lambda tpm: tpm.endorsement_key())
+        blobs = steps.make_keys(_public(authorities.root.key))
+        epoch = max(1, trust.revocations.epoch)
+        steps.define_indices(epoch, _public(authorities.epoch.key), epoch_key)
+        host = host_id(ek.public)
+        request = None
+        if not is_record_of(trust.hosts.get(host), blobs):
+            request = layout.host_request
+            write_atomic(
+                request, steps.draft_request(authorities, ek, blobs, labels=labels, now=now), mode=0o644
+            )
+        steps.pin_host(host)
+        log_origin = steps.make_log(host, blobs, selection_of(trust), seen=seen, now=now)
+        tier = steps.tier()
+    steps.write_configuration()
+    return Joined(trust, host, log_origin, tier, request)
+
+
+def _public(key: ec.EllipticCurvePublicKey) -> PublicKey:
+    return PublicKey(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
