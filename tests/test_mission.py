@@ -278,6 +278,7 @@ def released(world: World, granted: Granted, **changes: Any) -> VerifiedRelease:
         "host_id": world.host.id,
         "boot": world.boot,
         "now": world.now,
+        "grace": timedelta(0),
         "isolation": world.isolation,
         **changes,
     }

@@ -7,6 +7,7 @@ refuse it by themselves. Encodings and thresholds one by one are in tests/author
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -51,6 +52,7 @@ def both(world: World, granted: Granted, artifact: bytes) -> tuple[Code, Code]:
             host_id=world.host.id,
             boot=world.boot,
             now=world.now,
+            grace=timedelta(0),
             isolation=world.isolation,
         )
     return decision.denial.code, denied.value.denial.code

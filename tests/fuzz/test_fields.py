@@ -8,6 +8,7 @@ import struct
 from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -55,7 +56,7 @@ def refuse_artifact(data: bytes) -> None:
     with pytest.raises(Denied):
         verify_release(
             receipt=GRANTED.receipt, artifact=data, execution=GRANTED.execution, trust=TRUST, host_id=WORLD.host.id,
-            boot=BOOT, now=NOW, isolation="user",
+            boot=BOOT, now=NOW, grace=timedelta(0), isolation="user",
         )  # fmt: skip
 
 

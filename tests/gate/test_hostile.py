@@ -4,6 +4,7 @@ import json
 from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -67,6 +68,7 @@ def denied_by_both(artifact: bytes) -> None:
             host_id=WORLD.host.id,
             boot=BOOT,
             now=NOW,
+            grace=timedelta(0),
             isolation="user",
         )
 
@@ -152,6 +154,7 @@ def test_any_execution(execution: Execution) -> None:
             host_id=WORLD.host.id,
             boot=BOOT,
             now=NOW,
+            grace=timedelta(0),
             isolation="user",
         )
 

@@ -44,6 +44,7 @@ def release(world: World, granted: Granted, **changes: Any) -> VerifiedRelease:
         "host_id": world.host.id,
         "boot": world.boot,
         "now": world.now,
+        "grace": timedelta(0),
         "isolation": world.isolation,
         **changes,
     }
