@@ -14,8 +14,9 @@ from attestd.errors import MalformedError, StoreError, VerificationError
 from attestd.governance.trust import Trust
 from attestd.lineage.checkpoint import LogKeys
 from attestd.lineage.entry import EntryType, parse_entry
+from attestd.lineage.receipt import sealed_by
 from attestd.tlog.checkpoint import parse_checkpoint, parse_origin
-from attestd.tlog.note import parse_note
+from attestd.tlog.note import UntrustedNote, parse_note
 from attestd.tlog.tiles import Tile, parse_bundle, tiles
 from attestd.tlog.tree import Frontier, leaf_hash
 
@@ -49,19 +50,24 @@ class VerifiedLog:
     time: str
 
 
-def log_keys(origin: str, trust: Trust) -> LogKeys:
-    """The keys of a log, from the record of the host that it says it is of.
+def log_keys(origin: str, trust: Trust, *, last: UntrustedNote | None = None) -> LogKeys:
+    """The keys of a log, from a record of the host that it says it is of.
+
+    Args:
+        origin: The log's.
+        trust: Verified governance.
+        last: Its last checkpoint: which of the host's records, present or earlier, says the key id of its quote. None:
+            the present one.
 
     Raises:
         VerificationError: There is no record of that host.
         MalformedError: Not an origin.
     """
     host_id = parse_origin(origin).host_id
-    host = trust.hosts.get(host_id)
-    if host is None:
-        raise VerificationError(
-            f"the trust directory has no record of host {host_id}, whose log this says it is"
-        )
+    records = trust.records(host_id) if last is not None else tuple(filter(None, [trust.hosts.get(host_id)]))
+    if not records:
+        raise VerificationError(f"governance has no record of host {host_id}, whose log this says it is")
+    host = records[0] if last is None else sealed_by(last, trust=trust)[0]
     return LogKeys(origin, host.release_spki, host.ak_spki)
 
 
@@ -89,7 +95,8 @@ def verify_stored(
     _require_log(path)
     store = LogStore.open(str(path), readonly=True)
     try:
-        keys = log_keys(store.origin, trust)
+        last = store.last_checkpoint()
+        keys = log_keys(store.origin, trust, last=None if last is None else parse_note(last.note))
     finally:
         store.close()
     report = verify_log(str(path), keys, processes=processes, progress=progress)
@@ -109,7 +116,7 @@ def _require_log(path: Path) -> None:
 
 def _verify_export(directory: Path, trust: Trust, progress: Callable[[int, int], None]) -> VerifiedLog:
     note = parse_note(_read(directory / "checkpoint", MAX_CHECKPOINT_BYTES))
-    keys = log_keys(parse_checkpoint(note.text).origin, trust)
+    keys = log_keys(parse_checkpoint(note.text).origin, trust, last=note)
     checkpoint = keys.verify(note).checkpoint
     walk = _Walk(directory)
     for number, tile in enumerate(tiles(checkpoint.size)):

@@ -153,8 +153,8 @@ def receipt_command(*, trust: Path, as_json: bool, file: Path) -> int:
     def verify() -> dict[str, Any]:
         verified = verify_receipt(receipt, trust=known)
         if not output.as_json:
-            _show_receipt(output, verified, known)
-        host = known.hosts[verified.at.host]
+            _show_receipt(output, verified)
+        host = verified.host
         return {
             "id": verified.leaf,
             "seq": verified.entry.seq,
@@ -172,8 +172,8 @@ def receipt_command(*, trust: Path, as_json: bool, file: Path) -> int:
     return report(output, "the receipt", verify)
 
 
-def _show_receipt(output: Output, verified: VerifiedReceipt, trust: Trust) -> None:
-    host, at = trust.hosts[verified.at.host], verified.at
+def _show_receipt(output: Output, verified: VerifiedReceipt) -> None:
+    host, at = verified.host, verified.at
     meaning = (
         "sealed for release, in an approved state" if verified.approval is not None else "sealed in this log"
     )

@@ -73,7 +73,7 @@ def verify_release(
     """Verifies that exactly this execution was decided, recorded and sealed for release, here and now.
 
     1. The receipt verifies: signatures, inclusion, batch rule, approved platform state.
-    2. It is for a `decision.allow` of this host, this boot, and not older than 60 s.
+    2. It is for a `decision.allow` of this host with its present keys, of this boot, and not older than 60 s.
     3. The artifact is the one that the leaf names, and enough authorities in force signed it.
     4. It is in force: nothing it is about is revoked, governance is what it asks for, it is valid now, no policy
        denies it, no chain is missing.
@@ -100,7 +100,7 @@ def verify_release(
         Denied: One of the above does not hold.
     """
     verified, sealed_in = _receipt(receipt, trust)  # 1, 2
-    _require_here_and_now(verified, host_id=host_id, boot=boot, now=now)
+    _require_here_and_now(verified, trust=trust, host_id=host_id, boot=boot, now=now)
     body, host = verified.entry.body, trust.hosts[host_id]
     untrusted = _artifact(artifact, body)  # 3
     authorized, rule = verify_authorization(
@@ -150,12 +150,16 @@ def _receipt(data: bytes, trust: Trust) -> tuple[VerifiedReceipt, Approval]:
     return verified, verified.approval
 
 
-def _require_here_and_now(verified: VerifiedReceipt, *, host_id: str, boot: str, now: datetime) -> None:
+def _require_here_and_now(
+    verified: VerifiedReceipt, *, trust: Trust, host_id: str, boot: str, now: datetime
+) -> None:
     entry = verified.entry
     if verified.at.host != host_id:
         raise _refused(
             Code.IDENTITY_MISMATCH, f"the receipt is of host {verified.at.host}, this host is {host_id}"
         )
+    if verified.host is not trust.hosts.get(host_id):
+        raise _refused(Code.IDENTITY_MISMATCH, "the receipt was sealed with keys that were replaced since")
     if entry.boot != boot:
         raise _refused(
             Code.IDENTITY_MISMATCH, f"the receipt is of boot {quote(entry.boot)}, this boot is {boot}"

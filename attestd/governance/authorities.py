@@ -6,8 +6,8 @@ that this file gives it, in `teams/<team>/authorities.json`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal, TypedDict
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -67,10 +67,15 @@ class _Enrollers(Strict, frozen=True):
     threshold: _Threshold
 
 
-class _TpmKeys(Strict, frozen=True):
+class _FormerKeys(Strict, frozen=True):
     root: Sha256Hex
     platform: _Keys
     epoch: Sha256Hex
+
+
+class _TpmKeys(_FormerKeys, frozen=True):
+    # Those that were replaced, the newest first; absent where none was.
+    former: Annotated[list[_FormerKeys], msgspec.Meta(min_length=1, max_length=64)] | None = None
 
 
 class AuthoritiesFile(Strict, frozen=True):
@@ -166,7 +171,12 @@ class TpmAuthority:
 
 @dataclass(frozen=True)
 class Authorities:
-    """All authorities, keys loaded and key ids recomputed."""
+    """All authorities, keys loaded and key ids recomputed.
+
+    Attributes:
+        former: The same with TPM authorities that were replaced, the newest first: what history was signed by. They
+            verify old receipts, and allow nothing.
+    """
 
     version: int
     rules: tuple[AuthorityRule, ...]
@@ -176,6 +186,7 @@ class Authorities:
     root: TpmAuthority
     platform: Mapping[str, TpmAuthority]
     epoch: TpmAuthority
+    former: tuple["Authorities", ...] = ()
 
     @property
     def epoch_name(self) -> bytes:
@@ -204,7 +215,7 @@ def parse_authorities(data: bytes) -> Authorities:
     file = parse_canonical(data, AuthoritiesFile, max_bytes=MAX_AUTHORITIES_BYTES, what=what)
     keys = _load(file.keys, what)
     enrollers = _named(file.enrollers.keys, keys, file.enrollers.threshold, f"{what}: enrollers")
-    return Authorities(
+    present = Authorities(
         version=file.version,
         rules=_rules(file.authorizations, keys, prefix="", what=what),
         teams={
@@ -218,13 +229,10 @@ def parse_authorities(data: bytes) -> Authorities:
         },
         enroller_keys=enrollers,
         enroller_threshold=file.enrollers.threshold,
-        root=_tpm_authority(file.tpm.root, keys, "root"),
-        platform={
-            key.key_id: _tpm_authority(key.key_id, keys, "platform")
-            for key in _named(file.tpm.platform, keys, 1, f"{what}: TPM authority 'platform'")
-        },
-        epoch=_tpm_authority(file.tpm.epoch, keys, "epoch"),
+        **_tpm_authorities(file.tpm, keys),
     )
+    former = tuple(replace(present, **_tpm_authorities(old, keys)) for old in file.tpm.former or ())
+    return replace(present, former=former)
 
 
 def parse_team(data: bytes, *, team: Team) -> tuple[AuthorityRule, ...]:
@@ -312,6 +320,21 @@ def _named(ids: list[str], keys: Mapping[str, PublicKey], threshold: int, what: 
     if len(set(ids)) != len(ids) or threshold > len(ids):
         raise MalformedError(f"{what} asks for {threshold} of {len(set(ids))} distinct keys")
     return tuple(keys[key_id] for key_id in ids)
+
+
+class _TpmAuthorities(TypedDict):
+    root: TpmAuthority
+    platform: dict[str, TpmAuthority]
+    epoch: TpmAuthority
+
+
+def _tpm_authorities(named: _FormerKeys, keys: Mapping[str, PublicKey]) -> _TpmAuthorities:
+    platform = _named(named.platform, keys, 1, "authorities.json: TPM authority 'platform'")
+    return {
+        "root": _tpm_authority(named.root, keys, "root"),
+        "platform": {key.key_id: _tpm_authority(key.key_id, keys, "platform") for key in platform},
+        "epoch": _tpm_authority(named.epoch, keys, "epoch"),
+    }
 
 
 def _tpm_authority(key_id: str, keys: Mapping[str, PublicKey], role: str) -> TpmAuthority:

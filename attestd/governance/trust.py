@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from attestd.authorization.statement import Uid
-from attestd.errors import MalformedError, VerificationError
+from attestd.errors import AttestdError, MalformedError, VerificationError
 from attestd.governance.authorities import (
     Authorities,
     AuthorityRule,
@@ -85,6 +85,7 @@ class Trust:
         platforms: Current platform policies by name.
         history: Earlier versions by (name, version): they verify old receipts and allow nothing.
         hosts: Host records by host-id.
+        host_history: Earlier records by host-id, the newest first: they verify what was sealed while they held.
         policies: Policy digests by name; None for the built-in one.
         policy_files: Cedar policies with their schema and entities, by file name.
     """
@@ -100,6 +101,7 @@ class Trust:
     platforms: Mapping[str, PlatformPolicy]
     history: Mapping[tuple[str, int], PlatformPolicy]
     hosts: Mapping[str, VerifiedHost]
+    host_history: Mapping[str, tuple[VerifiedHost, ...]]
     revocations: Revocations
     policies: Mapping[str, str | None]
     policy_files: Mapping[str, bytes]
@@ -110,6 +112,11 @@ class Trust:
         if current is not None and current.version == version:
             return current
         return self.history.get((name, version))
+
+    def records(self, host: str) -> tuple[VerifiedHost, ...]:
+        """All records of a host: the present one, if it has one, and earlier ones, the newest first."""
+        present = self.hosts.get(host)
+        return (() if present is None else (present,)) + self.host_history.get(host, ())
 
 
 def parse_trust(files: Mapping[str, bytes], *, metadata: Metadata) -> Trust:
@@ -143,6 +150,10 @@ def parse_trust(files: Mapping[str, bytes], *, metadata: Metadata) -> Trust:
         platforms=parts.platforms,
         history=parts.history,
         hosts=parts.hosts,
+        host_history={
+            host: tuple(old for _, old in sorted(records.items(), reverse=True))
+            for host, records in parts.host_history.items()
+        },
         revocations=revocations,
         policies={BUILTIN_POLICY: None},
         policy_files=parts.policy_files,
@@ -159,6 +170,7 @@ class _Parts:
         self.platforms: dict[str, PlatformPolicy] = {}
         self.history: dict[tuple[str, int], PlatformPolicy] = {}
         self.hosts: dict[str, VerifiedHost] = {}
+        self.host_history: dict[str, dict[int, VerifiedHost]] = {}
         self.policy_files: dict[str, bytes] = {}
 
     def add(self, name: str, data: bytes) -> None:
@@ -167,21 +179,38 @@ class _Parts:
             case ["authorities.json"] | ["revocations.json"]:
                 pass
             case ["platform", file]:
-                if (
-                    policy := self._usable(name, lambda: self._platform(data, file, "{0.name}.json"))
-                ) is not None:
+                policy = self._usable(name, lambda: self._platform(data, file, "{0.name}.json"))
+                if policy is not None:
                     self.platforms[policy.name] = policy
-            case ["platform", "history", file]:
-                old = self._usable(name, lambda: self._platform(data, file, "{0.name}-{0.version}.json"))
-                if old is not None:
-                    self.history[old.name, old.version] = old
             case ["hosts", file]:
                 if (host := self._usable(name, lambda: self._host(data, file))) is not None:
                     self.hosts[host.host] = host
+            case [kind, "history", file]:
+                self._add_history(name, kind, file, data)
             case ["policy", file] if file in _POLICY_FILES or file.endswith(".cedar"):
                 self.policy_files[name] = data
             case ["teams", team, *rest]:
                 self._add_team(name, team, rest, data)
+            case _:
+                raise MalformedError(f"trust: unknown file {name!r}")
+
+    def _add_history(self, name: str, kind: str, file: str, data: bytes) -> None:
+        """What was signed by the present TPM authorities, or by those that they replaced."""
+        match kind:
+            case "platform":
+                named = "{0.name}-{0.version}.json"
+                old = self._usable(
+                    name, lambda: self._of_its_time(lambda by: self._platform(data, file, named, by))
+                )
+                if old is not None:
+                    self.history[old.name, old.version] = old
+            case "hosts":
+                number = _history_number(file)
+                past = self._usable(
+                    name, lambda: self._of_its_time(lambda by: self._host(data, file, by, number=number))
+                )
+                if past is not None:
+                    self.host_history.setdefault(past.host, {})[number] = past
             case _:
                 raise MalformedError(f"trust: unknown file {name!r}")
 
@@ -206,14 +235,31 @@ class _Parts:
             self.unusable[name] = str(error)
             return None
 
-    def _platform(self, data: bytes, found: str, named: str) -> PlatformPolicy:
-        policy = parse_platform_policy(data, authorities=self._authorities, revoked_keys=self._revoked)
+    def _of_its_time(self, parse: Callable[[Authorities], _T]) -> _T:
+        found: list[AttestdError] = []
+        for authorities in (self._authorities, *self._authorities.former):
+            try:
+                return parse(authorities)
+            except (MalformedError, VerificationError) as error:
+                found.append(error)
+        raise found[0]
+
+    def _platform(
+        self, data: bytes, found: str, named: str, authorities: Authorities | None = None
+    ) -> PlatformPolicy:
+        policy = parse_platform_policy(
+            data, authorities=authorities or self._authorities, revoked_keys=self._revoked
+        )
         _require_name(found, named.format(policy))
         return policy
 
-    def _host(self, data: bytes, found: str) -> VerifiedHost:
-        host = parse_host_record(data, authorities=self._authorities, revoked_keys=self._revoked)
-        _require_name(found, f"{host.host}.json")
+    def _host(
+        self, data: bytes, found: str, authorities: Authorities | None = None, *, number: int | None = None
+    ) -> VerifiedHost:
+        host = parse_host_record(
+            data, authorities=authorities or self._authorities, revoked_keys=self._revoked
+        )
+        _require_name(found, f"{host.host}.json" if number is None else f"{host.host}-{number}.json")
         return host
 
 
@@ -256,6 +302,11 @@ def _revocations(data: bytes, authorities: Authorities) -> Revocations:
             f"{what}: the bump to epoch {bump.epoch} is not signed by the epoch authority"
         ) from error
     return revocations
+
+
+def _history_number(file: str) -> int:
+    number = file.removesuffix(".json").rpartition("-")[2]
+    return int(number) if number.isascii() and number.isdigit() and len(number) < 10 else 0
 
 
 def _require_name(found: str, expected: str) -> None:

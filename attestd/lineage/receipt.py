@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from attestd.errors import VerificationError
+from attestd.governance.host import VerifiedHost
 from attestd.governance.platform import Approval
 from attestd.governance.trust import Trust
 from attestd.lineage.checkpoint import LogKeys, VerifiedCheckpoint
@@ -22,6 +23,7 @@ __all__ = [
     "UntrustedReceipt",
     "VerifiedReceipt",
     "parse_receipt",
+    "sealed_by",
     "verify_checkpoint",
     "verify_receipt",
 ]
@@ -44,6 +46,7 @@ class VerifiedReceipt:
 
     Attributes:
         leaf: The leaf hash, hex: the id of the decision.
+        host: The host record whose keys sealed it: the present one, or an earlier one of the same host.
         approval: For a `decision.allow`, the approved state in which it was sealed.
     """
 
@@ -51,6 +54,7 @@ class VerifiedReceipt:
     entry_bytes: bytes
     leaf: str
     at: VerifiedCheckpoint
+    host: VerifiedHost
     approval: Approval | None
 
 
@@ -74,26 +78,42 @@ def parse_receipt(data: bytes) -> UntrustedReceipt:
     )
 
 
+def sealed_by(note: UntrustedNote, *, trust: Trust) -> tuple[VerifiedHost, LogKeys]:
+    """Whose keys a checkpoint says it is signed by, among all that its host ever had: nothing is verified.
+
+    Returns:
+        The host record, the present one where none matches; and the keys of the log under it.
+
+    Raises:
+        MalformedError: The text is no checkpoint.
+        VerificationError: There is no record of its host.
+    """
+    origin = parse_checkpoint(note.text).origin
+    records = trust.records(parse_origin(origin).host_id)
+    if not records:
+        raise VerificationError(f"checkpoint: no host record for host {parse_origin(origin).host_id}")
+    lines = {line.key_id for line in note.signatures if line.name == origin}
+    candidates = [(host, _log_keys(origin, host.release_spki, host.ak_spki)) for host in records]
+    return next((found for found in candidates if found[1].attestation.key_id in lines), candidates[0])
+
+
 def verify_checkpoint(note: UntrustedNote, *, trust: Trust) -> VerifiedCheckpoint:
-    """Verifies the signature lines of a checkpoint against the host record of its origin: see `LogKeys.verify`.
+    """Verifies the signature lines of a checkpoint against a record of its host: see `LogKeys.verify`.
 
     Raises:
         MalformedError: The text is no checkpoint, or the quote line holds no quote.
         VerificationError: No host record for the origin, or the lines do not verify with its keys.
     """
-    origin = parse_checkpoint(note.text).origin
-    host = trust.hosts.get(parse_origin(origin).host_id)
-    if host is None:
-        raise VerificationError(f"checkpoint: no host record for host {parse_origin(origin).host_id}")
-    return _log_keys(origin, host.release_spki, host.ak_spki).verify(note)
+    return sealed_by(note, trust=trust)[1].verify(note)
 
 
 def verify_receipt(receipt: UntrustedReceipt, *, trust: Trust) -> VerifiedReceipt:
     """Verifies a receipt offline.
 
-    1. The checkpoint's signature lines verify against the host record of its origin.
+    1. The checkpoint's signature lines verify against a record of its host: the present one or, by the key id, an
+       earlier one. Who lets something run also requires that it is the present one.
     2. The entry's bytes are the leaf at the proof's index, and say so themselves (`seq`).
-    3. The host was enrolled at the entry's time, and is not revoked.
+    3. The host was enrolled with these keys at the entry's time, and is not revoked.
     For a `decision.allow` also:
     4. Batch rule: its leaf lies in the batch of this checkpoint, and the batch was sealed for release.
     5. The quote's selection and composite are an approval of the platform policy version that the entry names.
@@ -106,7 +126,8 @@ def verify_receipt(receipt: UntrustedReceipt, *, trust: Trust) -> VerifiedReceip
         VerificationError: One of the above does not hold.
     """
     entry, entry_bytes = receipt.entry, receipt.entry_bytes
-    at = verify_checkpoint(receipt.note, trust=trust)  # 1
+    host, keys = sealed_by(receipt.note, trust=trust)  # 1
+    at = keys.verify(receipt.note)
     leaf = leaf_hash(entry_bytes)
     verify_inclusion(  # 2
         leaf=leaf,
@@ -119,13 +140,14 @@ def verify_receipt(receipt: UntrustedReceipt, *, trust: Trust) -> VerifiedReceip
         raise VerificationError(
             f"receipt: the entry says seq {entry.seq}, its index is {receipt.proof.index}"
         )
-    host = trust.hosts[at.host]
     if not host.not_before <= parse_time(entry.time) < host.not_after:  # 3
-        raise VerificationError(f"receipt: at {entry.time} host {at.host} was not enrolled")
+        raise VerificationError(f"receipt: at {entry.time} host {at.host} was not enrolled with these keys")
     if at.host in trust.revocations.hosts:
         raise VerificationError(f"receipt: host {at.host} is revoked")
     approval = _require_released(entry, at, trust) if entry.type is EntryType.DECISION_ALLOW else None
-    return VerifiedReceipt(entry=entry, entry_bytes=entry_bytes, leaf=leaf.hex(), at=at, approval=approval)
+    return VerifiedReceipt(
+        entry=entry, entry_bytes=entry_bytes, leaf=leaf.hex(), at=at, host=host, approval=approval
+    )
 
 
 def _require_released(entry: Entry, at: VerifiedCheckpoint, trust: Trust) -> Approval:

@@ -1,0 +1,301 @@
+"""Replaces a key wherever governance names it, and signs again what rested on the old one. Pure; keys come as values.
+
+What was sealed under the old key goes on verifying: earlier platform policies and host records stay in the history, and
+TPM authorities that were replaced stay in `authorities.json` as former ones, which verify and allow nothing.
+"""
+
+from base64 import b64encode
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+
+from attestd.authorization.dsse import (
+    EnvelopeSignature,
+    PublicKey,
+    UntrustedEnvelope,
+    format_envelope,
+    pae,
+    parse_envelope,
+)
+from attestd.errors import UsageError
+from attestd.governance.authorities import (
+    MAX_AUTHORITIES_BYTES,
+    Authorities,
+    AuthoritiesFile,
+    TeamFile,
+    parse_authorities,
+)
+from attestd.governance.host import HOST_RECORD_TYPE, MAX_HOST_RECORD_BYTES, HostRecord
+from attestd.governance.issue import Sign, approve_digest, approve_platform_key
+from attestd.governance.platform import MAX_PLATFORM_BYTES, PlatformFile
+from attestd.strict import canonical, format_time, parse_canonical, parse_time
+from attestd.tcg.pcr import PcrSelection
+
+__all__ = ["ROLES", "Rotation", "replace_key", "retire_host_record"]
+
+AUTHORITIES: Final = "authorities.json"
+ROLES: Final = ("authorizations", "enrollers", "platform", "root", "epoch")
+_TPM_ROLES: Final = frozenset({"platform", "root", "epoch"})
+_REKEY: Final = (
+    "every host needs new TPM keys under the new {role} authority before it releases anything again: attestd rekey on"
+    " each"
+)
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """What a replacement changes.
+
+    Attributes:
+        files: The targets that change, by name.
+        places: Where the key was replaced, in words.
+        signed_again: The targets that were signed again because they rested on the old key.
+        notes: What follows from it that governance cannot do.
+    """
+
+    files: Mapping[str, bytes]
+    places: tuple[str, ...]
+    signed_again: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def replace_key(
+    files: Mapping[str, bytes],
+    *,
+    old: str,
+    new: PublicKey,
+    signers: Mapping[str, Sign],
+    revoked_keys: Collection[str],
+    roles: Collection[str] = ROLES,
+) -> Rotation:
+    """Replaces a key by another.
+
+    Args:
+        files: The targets as they are, verified.
+        old: The id of the key that goes.
+        new: The key that comes.
+        signers: Keys that sign again what rested on the old one, by key id: for an enroller the new key; for a platform
+            key the new key and the root; for the root the new root; for the epoch authority root and platform keys.
+        revoked_keys: Approvals by these are not made again.
+        roles: In which roles; all that the old key has.
+
+    Raises:
+        UsageError: The old key has none of these roles, or the new one has it already; a key that has to sign is
+            missing; a TPM authority that is not P-256.
+        MalformedError: A file does not parse.
+    """
+    unknown = set(roles) - set(ROLES)
+    if unknown:
+        raise UsageError(f"role {sorted(unknown)[0]!r}: expected one of {', '.join(ROLES)}")
+    present = parse_canonical(
+        files[AUTHORITIES], AuthoritiesFile, max_bytes=MAX_AUTHORITIES_BYTES, what=AUTHORITIES
+    )
+    swap = _Swap(old, new, frozenset(roles))
+    changed: dict[str, bytes] = {}
+    for name, data in files.items():
+        if name.startswith("teams/") and name.endswith("/authorities.json"):
+            team = swap.team(name, data)
+            if team is not None:
+                changed[name] = team
+    amended = swap.authorities(present)
+    if not swap.places:
+        raise UsageError(f"key {old} has none of these roles here: {', '.join(sorted(roles))}")
+    if amended != present:
+        changed[AUTHORITIES] = canonical(_plain(msgspec.structs.replace(amended, version=present.version + 1)))
+    authorities = parse_authorities(changed.get(AUTHORITIES, files[AUTHORITIES]))
+    again: dict[str, bytes] = {}
+    if "enrollers" in swap.replaced:
+        again |= _host_records(files, old=old, new=new, signers=signers)
+    tpm = swap.replaced & _TPM_ROLES
+    if tpm:
+        again |= _platform_policies(files, authorities, swap, signers, revoked_keys)
+    notes = [_REKEY.format(role=role) for role in ("root", "epoch") if role in swap.replaced]
+    if "authorizations" in swap.replaced:
+        notes.append("what the old key alone authorized is denied from now on: issue it anew")
+    return Rotation({**changed, **again}, tuple(swap.places), tuple(sorted(again)), tuple(notes))
+
+
+def retire_host_record(data: bytes, *, not_after: datetime, signers: Sequence[Sign]) -> bytes:
+    """A host record that ended: what was sealed before goes on verifying.
+
+    Args:
+        data: The record, verified.
+        not_after: Its end; an earlier one that it has stays.
+        signers: Enrollers, as many as the threshold asks for.
+    """
+    payload = parse_envelope(data, payload_type=HOST_RECORD_TYPE, max_bytes=MAX_HOST_RECORD_BYTES).payload
+    record = parse_canonical(payload, HostRecord, max_bytes=MAX_HOST_RECORD_BYTES, what="host record")
+    end = min(parse_time(record.not_after), not_after)
+    return _record_envelope(canonical(msgspec.structs.replace(record, not_after=format_time(end))), signers)
+
+
+class _Swap:
+    """One key for another, in whatever names it; remembers where."""
+
+    def __init__(self, old: str, new: PublicKey, roles: frozenset[str]) -> None:
+        self._old, self._new, self._roles = old, new, roles
+        self.places: list[str] = []
+        self.replaced: set[str] = set()
+
+    def authorities(self, file: AuthoritiesFile) -> AuthoritiesFile:
+        tpm = msgspec.structs.replace(
+            file.tpm,
+            root=self._ids([file.tpm.root], "root", "TPM: root")[0],
+            platform=self._ids(file.tpm.platform, "platform", "TPM: platform states"),
+            epoch=self._ids([file.tpm.epoch], "epoch", "TPM: epoch")[0],
+        )
+        if self.replaced & _TPM_ROLES:
+            former = {name: getattr(file.tpm, name) for name in ("root", "platform", "epoch")}
+            tpm = msgspec.structs.replace(tpm, former=[former, *map(_plain, file.tpm.former or [])])
+        amended = msgspec.structs.replace(
+            file,
+            authorizations=self._rules(file.authorizations, "rule"),
+            enrollers=msgspec.structs.replace(
+                file.enrollers, keys=self._ids(file.enrollers.keys, "enrollers", "enrolling hosts")
+            ),
+            tpm=tpm,
+        )
+        return msgspec.structs.replace(amended, keys=self._named(_plain(amended), file.keys))
+
+    def team(self, name: str, data: bytes) -> bytes | None:
+        file = parse_canonical(data, TeamFile, max_bytes=MAX_AUTHORITIES_BYTES, what=name)
+        before = len(self.places)
+        rules = self._rules(file.authorizations, f"{name}: rule")
+        if len(self.places) == before:
+            return None
+        amended = msgspec.structs.replace(file, authorizations=rules, version=file.version + 1)
+        return canonical(
+            _plain(msgspec.structs.replace(amended, keys=self._named(_plain(amended), file.keys)))
+        )
+
+    def _rules(self, rules: Sequence[Any], what: str) -> list[Any]:
+        return [
+            msgspec.structs.replace(
+                rule, keys=self._ids(rule.keys, "authorizations", f"{what} {rule.name!r}")
+            )
+            for rule in rules
+        ]
+
+    def _ids(self, ids: Sequence[str], role: str, place: str) -> list[str]:
+        if role not in self._roles or self._old not in ids:
+            return list(ids)
+        if self._new.key_id in ids:
+            raise UsageError(f"{place}: key {self._new.key_id} is there already: each key counts once")
+        self.places.append(place)
+        self.replaced.add(role)
+        return [self._new.key_id if key_id == self._old else key_id for key_id in ids]
+
+    def _named(self, file: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
+        """Only keys that are named, the new one among them: the old one goes, if nothing needs it any more."""
+        spki = {"spki": b64encode(self._new.spki_der).decode("ascii")}
+        known: dict[str, Any] = {**{key_id: _plain(key) for key_id, key in keys.items()}, self._new.key_id: spki}
+        named = set(_strings({name: value for name, value in file.items() if name != "keys"}))
+        return {key_id: key for key_id, key in known.items() if key_id in named}
+
+
+def _host_records(
+    files: Mapping[str, bytes], *, old: str, new: PublicKey, signers: Mapping[str, Sign]
+) -> dict[str, bytes]:
+    """Each record that the old enroller signed: the other enrollers' signatures stay, the new one's comes."""
+    found: dict[str, bytes] = {}
+    for name, data in files.items():
+        if not name.startswith("hosts/"):
+            continue
+        envelope = parse_envelope(data, payload_type=HOST_RECORD_TYPE, max_bytes=MAX_HOST_RECORD_BYTES)
+        kept = [signature for signature in envelope.signatures if signature.key_id not in (old, new.key_id)]
+        if len(kept) == len(envelope.signatures):
+            continue
+        sign = _signer(signers, new.key_id, "the new enroller signs each host record")
+        key, signature = sign(pae(HOST_RECORD_TYPE, envelope.payload))
+        signatures = (*kept, EnvelopeSignature(key.key_id, signature))
+        found[name] = format_envelope(UntrustedEnvelope(HOST_RECORD_TYPE, envelope.payload, signatures))
+    return found
+
+
+def _platform_policies(
+    files: Mapping[str, bytes],
+    authorities: Authorities,
+    swap: _Swap,
+    signers: Mapping[str, Sign],
+    revoked_keys: Collection[str],
+) -> dict[str, bytes]:
+    """Each platform policy anew: the same states, by the keys that are trusted now. The one before goes to the history."""
+    found: dict[str, bytes] = {}
+    for name, data in files.items():
+        parts = name.split("/")
+        if parts[0] != "platform" or len(parts) != 2:
+            continue
+        file = parse_canonical(data, PlatformFile, max_bytes=MAX_PLATFORM_BYTES, what=name)
+        platform = {key.key_id: swap.heir(key.key_id) for key in file.platform_keys}
+        approvals = [
+            approve_digest(
+                authorities,
+                selection=PcrSelection(item.bank, tuple(item.pcrs)),
+                pcr_digest=bytes.fromhex(item.pcr_digest),
+                epoch=item.epoch,
+                sign_platform=_signer(
+                    signers, platform.get(item.key_id, item.key_id), f"a platform key approves the states of {name}"
+                ),
+            )
+            if swap.touches(item.key_id)
+            else _plain(item)
+            for item in file.approvals
+            if item.key_id not in revoked_keys or swap.heir(item.key_id) != item.key_id
+        ]
+        keys = [
+            approve_platform_key(
+                authorities,
+                platform=platform[key.key_id],
+                max_epoch=key.max_epoch,
+                sign_root=_signer(
+                    signers, authorities.root.key_id, f"the root approves the platform keys of {name}"
+                ),
+            )
+            for key in file.platform_keys
+            if platform[key.key_id] in authorities.platform
+        ]
+        found[f"platform/history/{file.name}-{file.version}.json"] = data
+        found[name] = canonical(
+            {**_plain(file), "version": file.version + 1, "approvals": approvals, "platform_keys": keys}
+        )
+    return found
+
+
+def _record_envelope(payload: bytes, signers: Sequence[Sign]) -> bytes:
+    message = pae(HOST_RECORD_TYPE, payload)
+    signed = [sign(message) for sign in signers]
+    signatures = tuple(EnvelopeSignature(key.key_id, signature) for key, signature in signed)
+    return format_envelope(UntrustedEnvelope(HOST_RECORD_TYPE, payload, signatures))
+
+
+def _signer(signers: Mapping[str, Sign], key_id: str, why: str) -> Sign:
+    if key_id not in signers:
+        raise UsageError(f"key {key_id} is needed: {why}")
+    return signers[key_id]
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    """A struct as JSON values; members that may be absent are."""
+    plain = msgspec.to_builtins(value)
+    return dict(_without_former(plain))
+
+
+def _without_former(plain: Any) -> Any:
+    if isinstance(plain, dict):
+        return {
+            name: _without_former(item)
+            for name, item in plain.items()
+            if not (name == "former" and item is None)
+        }
+    return plain
+
+
+def _strings(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [text for item in value.values() for text in _strings(item)]
+    if isinstance(value, list):
+        return [text for item in value for text in _strings(item)]
+    return [value] if isinstance(value, str) else []
