@@ -73,7 +73,7 @@ class _FormerKeys(Strict, frozen=True):
     epoch: Sha256Hex
 
 
-class _TpmKeys(_FormerKeys, frozen=True):
+class _TpmKeys(_FormerKeys, frozen=True, omit_defaults=True):
     # Those that were replaced, the newest first; absent where none was.
     former: Annotated[list[_FormerKeys], msgspec.Meta(min_length=1, max_length=64)] | None = None
 

@@ -27,6 +27,7 @@ from attestd.tcg.public import host_id
 __all__ = [
     "Sign",
     "amend_platform_policy",
+    "approve_digest",
     "approve_platform_key",
     "approve_state",
     "draft_authorities",
@@ -135,7 +136,24 @@ def approve_state(
         epoch: Approved while the epoch is at most this.
         sign_platform: Signs with a platform key.
     """
-    pcr_digest = composite(selection, values)
+    return approve_digest(
+        authorities,
+        selection=selection,
+        pcr_digest=composite(selection, values),
+        epoch=epoch,
+        sign_platform=sign_platform,
+    )
+
+
+def approve_digest(
+    authorities: Authorities,
+    *,
+    selection: PcrSelection,
+    pcr_digest: bytes,
+    epoch: int,
+    sign_platform: Sign,
+) -> dict[str, Any]:
+    """As `approve_state`, of a state that is known by its composite only."""
     policy = platform_policy(
         epoch_name=authorities.epoch_name, epoch=epoch, selection=selection, pcr_digest=pcr_digest
     )

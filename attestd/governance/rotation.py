@@ -89,7 +89,7 @@ def replace_key(
     """
     unknown = set(roles) - set(ROLES)
     if unknown:
-        raise UsageError(f"role {sorted(unknown)[0]!r}: expected one of {', '.join(ROLES)}")
+        raise UsageError(f"role {min(unknown)!r}: expected one of {', '.join(ROLES)}")
     present = parse_canonical(
         files[AUTHORITIES], AuthoritiesFile, max_bytes=MAX_AUTHORITIES_BYTES, what=AUTHORITIES
     )
@@ -101,10 +101,10 @@ def replace_key(
             if team is not None:
                 changed[name] = team
     amended = swap.authorities(present)
+    if amended is not None:
+        changed[AUTHORITIES] = amended
     if not swap.places:
         raise UsageError(f"key {old} has none of these roles here: {', '.join(sorted(roles))}")
-    if amended != present:
-        changed[AUTHORITIES] = canonical(_plain(msgspec.structs.replace(amended, version=present.version + 1)))
     authorities = parse_authorities(changed.get(AUTHORITIES, files[AUTHORITIES]))
     again: dict[str, bytes] = {}
     if "enrollers" in swap.replaced:
@@ -140,7 +140,8 @@ class _Swap:
         self.places: list[str] = []
         self.replaced: set[str] = set()
 
-    def authorities(self, file: AuthoritiesFile) -> AuthoritiesFile:
+    def authorities(self, file: AuthoritiesFile) -> bytes | None:
+        before = len(self.places)
         tpm = msgspec.structs.replace(
             file.tpm,
             root=self._ids([file.tpm.root], "root", "TPM: root")[0],
@@ -157,8 +158,11 @@ class _Swap:
                 file.enrollers, keys=self._ids(file.enrollers.keys, "enrollers", "enrolling hosts")
             ),
             tpm=tpm,
+            version=file.version + 1,
         )
-        return msgspec.structs.replace(amended, keys=self._named(_plain(amended), file.keys))
+        if len(self.places) == before:
+            return None
+        return canonical({**_plain(amended), "keys": self._named(_plain(amended), file.keys)})
 
     def team(self, name: str, data: bytes) -> bytes | None:
         file = parse_canonical(data, TeamFile, max_bytes=MAX_AUTHORITIES_BYTES, what=name)
@@ -166,10 +170,12 @@ class _Swap:
         rules = self._rules(file.authorizations, f"{name}: rule")
         if len(self.places) == before:
             return None
-        amended = msgspec.structs.replace(file, authorizations=rules, version=file.version + 1)
-        return canonical(
-            _plain(msgspec.structs.replace(amended, keys=self._named(_plain(amended), file.keys)))
-        )
+        amended = _plain(msgspec.structs.replace(file, authorizations=rules, version=file.version + 1))
+        return canonical({**amended, "keys": self._named(amended, file.keys)})
+
+    def heir(self, key_id: str) -> str:
+        """Which platform key stands in a key's place now."""
+        return self._new.key_id if key_id == self._old and "platform" in self.replaced else key_id
 
     def _rules(self, rules: Sequence[Any], what: str) -> list[Any]:
         return [
@@ -191,7 +197,10 @@ class _Swap:
     def _named(self, file: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
         """Only keys that are named, the new one among them: the old one goes, if nothing needs it any more."""
         spki = {"spki": b64encode(self._new.spki_der).decode("ascii")}
-        known: dict[str, Any] = {**{key_id: _plain(key) for key_id, key in keys.items()}, self._new.key_id: spki}
+        known: dict[str, Any] = {
+            **{key_id: _plain(key) for key_id, key in keys.items()},
+            self._new.key_id: spki,
+        }
         named = set(_strings({name: value for name, value in file.items() if name != "keys"}))
         return {key_id: key for key_id, key in known.items() if key_id in named}
 
@@ -229,7 +238,7 @@ def _platform_policies(
         if parts[0] != "platform" or len(parts) != 2:
             continue
         file = parse_canonical(data, PlatformFile, max_bytes=MAX_PLATFORM_BYTES, what=name)
-        platform = {key.key_id: swap.heir(key.key_id) for key in file.platform_keys}
+        gone = {key for key in revoked_keys if swap.heir(key) == key}
         approvals = [
             approve_digest(
                 authorities,
@@ -237,26 +246,28 @@ def _platform_policies(
                 pcr_digest=bytes.fromhex(item.pcr_digest),
                 epoch=item.epoch,
                 sign_platform=_signer(
-                    signers, platform.get(item.key_id, item.key_id), f"a platform key approves the states of {name}"
+                    signers, swap.heir(item.key_id), f"a platform key approves the states of {name}"
                 ),
             )
-            if swap.touches(item.key_id)
+            if "epoch" in swap.replaced or swap.heir(item.key_id) != item.key_id
             else _plain(item)
             for item in file.approvals
-            if item.key_id not in revoked_keys or swap.heir(item.key_id) != item.key_id
+            if item.key_id not in gone
         ]
         keys = [
             approve_platform_key(
                 authorities,
-                platform=platform[key.key_id],
+                platform=swap.heir(key.key_id),
                 max_epoch=key.max_epoch,
                 sign_root=_signer(
                     signers, authorities.root.key_id, f"the root approves the platform keys of {name}"
                 ),
             )
             for key in file.platform_keys
-            if platform[key.key_id] in authorities.platform
+            if swap.heir(key.key_id) in authorities.platform and key.key_id not in gone
         ]
+        if not approvals:
+            continue  # Nothing that could be signed again: it allowed nothing before.
         found[f"platform/history/{file.name}-{file.version}.json"] = data
         found[name] = canonical(
             {**_plain(file), "version": file.version + 1, "approvals": approvals, "platform_keys": keys}
@@ -278,19 +289,8 @@ def _signer(signers: Mapping[str, Sign], key_id: str, why: str) -> Sign:
 
 
 def _plain(value: Any) -> dict[str, Any]:
-    """A struct as JSON values; members that may be absent are."""
-    plain = msgspec.to_builtins(value)
-    return dict(_without_former(plain))
-
-
-def _without_former(plain: Any) -> Any:
-    if isinstance(plain, dict):
-        return {
-            name: _without_former(item)
-            for name, item in plain.items()
-            if not (name == "former" and item is None)
-        }
-    return plain
+    """A struct as JSON values."""
+    return dict(msgspec.to_builtins(value))
 
 
 def _strings(value: Any) -> list[str]:
