@@ -13,13 +13,15 @@ from attestd.authorization.issue import resource
 from attestd.codes import Code, Denied
 from attestd.gate.execution import Execution, File, execution_body
 from attestd.gate.release import VerifiedRelease, verify_release
+from attestd.governance.host import HOST_RECORD_TYPE
 from attestd.governance.trust import Trust
 from attestd.lineage.entry import EntryType
-from attestd.strict import format_time
+from attestd.lineage.receipt import parse_receipt, verify_receipt
+from attestd.strict import canonical, format_time
 from attestd.tcg.pcr import PcrSelection
 from attestd.tlog.checkpoint import BatchMode
 from attestd.tlog.proof import format_proof, parse_proof
-from tests.world import BOOT, NOW, Granted, Host, Log, World, digest, ed25519_key, key_id
+from tests.world import BOOT, NOW, Granted, Host, Log, World, digest, dsse, ed25519_key, key_id
 
 PLAN = File("/srv/plan", digest(b"plan"))
 SH = File("/usr/bin/sh", digest(b"sh"))
@@ -164,6 +166,20 @@ def test_2_another_enrolled_host(world: World, granted: Granted) -> None:
     log.append(granted.body, type_=EntryType.DECISION_ALLOW, time=NOW, boot=BOOT)
     receipt = log.receipt(0, log.seal(mode=BatchMode.RELEASE, pcr_digest=world.pcr_digest))
     assert refused(world, granted, receipt=receipt) is Code.IDENTITY_MISMATCH
+
+
+def test_2_keys_that_the_host_had_before(world: World, granted: Granted) -> None:
+    """Their receipts verify, but they release nothing."""
+    old = dsse(canonical(world.records[world.host.id]), world.enrollers, payload_type=HOST_RECORD_TYPE)
+    fresh = Host("fresh", root=world.root)
+    fresh.ek, fresh.ek_public, fresh.id = world.host.ek, world.host.ek_public, world.host.id
+    world.records[world.host.id] = world.host_record(fresh)
+    assert refused(world, granted) is Code.EVIDENCE_INVALID, "nobody knows those keys"
+    world.extra[f"hosts/history/{world.host.id}-1.json"] = old
+    assert verify_receipt(parse_receipt(granted.receipt), trust=world.trust()).approval is not None
+    assert refused(world, granted) is Code.IDENTITY_MISMATCH
+    del world.records[world.host.id]
+    assert refused(world, granted) is Code.IDENTITY_MISMATCH, "nor those of a host that has no others"
 
 
 def test_2_another_boot(world: World, granted: Granted) -> None:
