@@ -6,6 +6,7 @@ import os
 import socket
 from concurrent.futures import Future
 from dataclasses import replace
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -115,7 +116,7 @@ def runner_request(data: bytes) -> None:
     """What a broken agent hands to the runner, with descriptors of files that are no part of any approval."""
     extra = data[0] % 4 if data else 0
     descriptors = [*_descriptors(), *[_descriptors()[-1]] * extra]
-    here = Here(TRUST, WORLD.host.id, BOOT, NOW, "user")
+    here = Here(TRUST, WORLD.host.id, BOOT, NOW, timedelta(0), "user")
     with verify_request(Frame(Kind.EXECUTE, data[1:], descriptors, None), here, descriptor_limit=(64, 64)):
         raise AssertionError("/bin/true was never approved")
 
