@@ -51,6 +51,7 @@ _MODULES: Final = {
         ("authorization", "authorization"),
         ("authority", "authority"),
         ("platform", "platform"),
+        ("governance", "governance"),
         ("quote", "quote"),
         ("verify", "verify"),
         ("audit", "audit"),

@@ -7,10 +7,11 @@ from typing import Any
 
 from attestd.distribution.next_version import Next
 from attestd.errors import MalformedError, UsageError, VerificationError
+from attestd.governance.signed import MAX_TARGET_BYTES
 from attestd.governance.trust import Trust, parse_trust
-from attestd.strict import canonical
+from attestd.strict import canonical, parse_json
 
-__all__ = ["Accepted", "require_acceptable", "with_history"]
+__all__ = ["Accepted", "in_one_form", "require_acceptable", "with_history"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,17 @@ def with_history(files: Mapping[str, bytes], published: Mapping[str, bytes]) -> 
             value = json.loads(data)
             found.setdefault(f"platform/history/{value['name']}-{value['version']}.json", data)
     return found
+
+
+def in_one_form(name: str, data: bytes) -> bytes:
+    """JSON as hosts read it, RFC 8785, however a person laid it out; anything else as it is.
+
+    Raises:
+        MalformedError: Not JSON, or JSON that has no such form.
+    """
+    if not name.endswith(".json"):
+        return data
+    return canonical(parse_json(data, max_bytes=MAX_TARGET_BYTES, what=name))
 
 
 def require_acceptable(plan: Next) -> Accepted:

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
 
 from attestd.errors import UsageError
+from attestd.governance.changes import Facts
 from attestd.governance.draft import Delegation, RoleKeys
 from attestd.governance.signed import UntrustedSigned, parse_signed, public_key
 
@@ -20,6 +21,7 @@ __all__ = [
     "keys_of",
     "parse_document",
     "require_keys",
+    "role_facts",
 ]
 
 _T = TypeVar("_T", Root, Timestamp, Snapshot, Targets)
@@ -102,6 +104,21 @@ def delegations_of(targets: Targets) -> dict[str, Delegation]:
         name: Delegation(name, keys_of(targets, name), tuple(role.paths or ()), terminating=role.terminating)
         for name, role in roles.items()
     }
+
+
+def role_facts(root: Root | None, targets: Targets | None) -> Facts:
+    """Who signs for each role, as facts to compare."""
+    facts: dict[str, dict[str, str | frozenset[str]]] = {}
+    if root is not None:
+        for role in ("root", "targets", "snapshot", "timestamp"):
+            facts[f"role {role}"] = _signers(keys_of(root, role))
+    for name, delegation in (delegations_of(targets) if targets else {}).items():
+        facts[f"role {name}"] = {**_signers(delegation.keys), "target": frozenset(delegation.paths)}
+    return facts
+
+
+def _signers(keys: RoleKeys) -> dict[str, str | frozenset[str]]:
+    return {"threshold": str(keys.threshold), "key": frozenset(key.key_id for key in keys.keys)}
 
 
 def digests(files: Mapping[str, bytes]) -> dict[str, str]:

@@ -5,14 +5,15 @@ A directory that only authorities have: `staged/targets` holds what the next ver
 to another machine, a draft is signed there, and its signatures are brought back by `merge`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
 
-from attestd.distribution.acceptance import Accepted, require_acceptable, with_history
+from attestd.distribution.acceptance import Accepted, in_one_form, require_acceptable, with_history
 from attestd.distribution.documents import (
     Document,
     delegations_of,
@@ -21,9 +22,11 @@ from attestd.distribution.documents import (
     keys_of,
     parse_document,
     require_keys,
+    role_facts,
 )
 from attestd.distribution.next_version import Next, RoleApprovals, plan_next
 from attestd.distribution.published import (
+    METADATA,
     Published,
     make_directories,
     publish_files,
@@ -35,6 +38,7 @@ from attestd.distribution.signer import Authority
 from attestd.distribution.staging import Staging, require_name, role_of, role_of_draft, team_role
 from attestd.errors import StoreError, UsageError
 from attestd.governance.authorities import parse_authorities
+from attestd.governance.changes import Change, compare_facts, describe_changes
 from attestd.governance.draft import (
     Delegation,
     RoleKeys,
@@ -45,6 +49,7 @@ from attestd.governance.draft import (
     draft_timestamp,
     merge_signatures,
 )
+from attestd.governance.edits import with_team, without_team
 from attestd.governance.metadata import verify_metadata
 
 __all__ = ["ONLINE", "Repository", "utc_now"]
@@ -125,6 +130,21 @@ class Repository:
         """What was last published."""
         return read_published(self.published_path)
 
+    @property
+    def anchor_digest(self) -> str:
+        """SHA-256 of the first root, which hosts are given: it names a repository."""
+        return hashlib.sha256(read_file(self.published_path / METADATA / "1.root.json")).hexdigest()
+
+    def role_keys(self, role: str) -> RoleKeys:
+        """Who signs for `root`, `targets` or `online`, as the next root says.
+
+        Raises:
+            UsageError: No such role.
+        """
+        if role not in ("root", "targets", ONLINE):
+            raise UsageError(f"role {role!r}: expected root, targets or {ONLINE}")
+        return keys_of(self.plan().root.content, _ONLINE_ROLES[0] if role == ONLINE else role)
+
     def plan(self) -> Next:
         """What the next version would be, as the staged files are now.
 
@@ -145,6 +165,21 @@ class Repository:
         """
         return require_acceptable(self.plan())
 
+    def diff(self) -> list[Change]:
+        """What the next version changes, in words: keys and thresholds of roles, then each file.
+
+        Raises:
+            MalformedError: A file is not of the form of its name.
+        """
+        plan = self.plan()
+        before = plan.published
+        old = role_facts(
+            before.root.content if before.root else None,
+            before.roles["targets"].content if "targets" in before.roles else None,
+        )
+        new = role_facts(plan.root.content, plan.roles["targets"].content)
+        return compare_facts("roles", old, new) + describe_changes(before.files, plan.files)
+
     # --- staging ----------------------------------------------------------------------------------------------------
 
     def stage(self, files: Mapping[str, bytes | None]) -> None:
@@ -164,15 +199,18 @@ class Repository:
             absent = [name for name, data in files.items() if data is None and name not in present]
             if absent:
                 raise UsageError(f"target {absent[0]!r} is not staged; there are: {', '.join(present)}")
-            wanted = {name: data for name, data in {**present, **files}.items() if data is not None}
-            wanted = with_history(wanted, self.published.files)
+            given = {name: data for name, data in {**present, **files}.items() if data is not None}
+            wanted = with_history(
+                {name: in_one_form(name, data) for name, data in given.items()}, self.published.files
+            )
             plan = self._plan(wanted, self._staging.drafts())
             if self.missing(wanted):
                 _validate_parts(wanted)
             else:
                 require_acceptable(plan)
-            added = {name: data for name, data in wanted.items() if name not in present}
-            self._staging.write({**added, **files})
+            gone = dict.fromkeys(name for name, data in files.items() if data is None)
+            changed = {name: data for name, data in wanted.items() if present.get(name) != data}
+            self._staging.write({**gone, **changed})
             self._staging.write_drafts(plan.documents())
 
     def missing(self, files: Mapping[str, bytes] | None = None) -> list[str]:
@@ -229,29 +267,47 @@ class Repository:
                 return
             if role not in plan.roles:
                 raise UsageError(f"role {role!r}: expected one of root, {', '.join(plan.roles)}")
-            self._write_targets(plan, role, delegations_of(plan.roles[role].content))
+            draft = self._draft_role(plan, role, plan.files, delegations_of(plan.roles[role].content))
+            self._rewrite(plan, {**plan.documents(), role: draft})
 
-    def delegate(self, team: str, keys: RoleKeys | None) -> None:
-        """Stages that a team signs what is below `teams/<team>/`; with None, that it does not any longer.
+    def set_team(
+        self, team: str, keys: RoleKeys, *, paths: Sequence[str], uids: Collection[int] | None, max_depth: int
+    ) -> None:
+        """Stages that a team signs what is below `teams/<team>/`, and about which executables it may speak.
 
         Raises:
-            UsageError: Nobody could sign for it; or targets of a team that is to go are still staged.
+            UsageError: Nobody could sign for it.
+            MalformedError, VerificationError: Hosts would not accept it.
             StoreError: It cannot be written.
         """
         role = team_role(team)
-        if keys is not None:
-            require_keys(keys, role=role)
+        require_keys(keys, role=role)
         with self._staging.locked():
             plan = self.plan()
+            present = _file(plan, "authorities.json")
+            authorities = with_team(present, team=team, paths=paths, uids=uids, max_depth=max_depth)
+            delegated = Delegation(
+                role, keys, (f"teams/{team}/*", f"teams/{team}/policy/*"), terminating=True
+            )
+            delegations = {**delegations_of(plan.roles["targets"].content), role: delegated}
+            self._stage_delegations(plan, {"authorities.json": authorities}, delegations)
+
+    def remove_team(self, team: str) -> None:
+        """Stages that a team is gone, with its rules and policies.
+
+        Raises:
+            UsageError: There is no such team.
+            MalformedError, VerificationError: Hosts would not accept it.
+            StoreError: It cannot be written.
+        """
+        role = team_role(team)
+        with self._staging.locked():
+            plan = self.plan()
+            authorities = without_team(_file(plan, "authorities.json"), team=team)
             delegations = delegations_of(plan.roles["targets"].content)
             delegations.pop(role, None)
-            left = [name for name in plan.files if role_of(name) == role]
-            if keys is None and left:
-                raise UsageError(f"team {team!r} still has targets: remove {', '.join(left)} first")
-            if keys is not None:
-                paths = (f"teams/{team}/*", f"teams/{team}/policy/*")
-                delegations[role] = Delegation(role, keys, paths, terminating=True)
-            self._write_targets(plan, "targets", dict(sorted(delegations.items())))
+            files = {name: None for name in plan.files if role_of(name) == role}
+            self._stage_delegations(plan, {**files, "authorities.json": authorities}, delegations)
 
     # --- signing ----------------------------------------------------------------------------------------------------
 
@@ -423,15 +479,26 @@ class Repository:
         )
         self._rewrite(plan, {**plan.documents(), "root": draft})
 
-    def _write_targets(self, plan: Next, role: str, delegations: Mapping[str, Delegation]) -> None:
+    def _stage_delegations(
+        self, plan: Next, files: Mapping[str, bytes | None], delegations: Mapping[str, Delegation]
+    ) -> None:
+        wanted = {name: data for name, data in {**plan.files, **files}.items() if data is not None}
+        drafts = {**plan.documents(), "targets": self._draft_role(plan, "targets", wanted, delegations)}
+        changed = self._plan(wanted, drafts)
+        require_acceptable(changed)
+        self._staging.write(files)
+        self._staging.write_drafts(changed.documents())
+
+    def _draft_role(
+        self, plan: Next, role: str, files: Mapping[str, bytes], delegations: Mapping[str, Delegation]
+    ) -> bytes:
         base = plan.published.roles.get(role)
-        draft = draft_targets(
+        return draft_targets(
             version=(base.version if base else 0) + 1,
             expires=self._clock() + self.settings.expiry_days.of("targets"),
-            targets={name: data for name, data in sorted(plan.files.items()) if role_of(name) == role},
-            delegations=list(delegations.values()),
+            targets={name: data for name, data in sorted(files.items()) if role_of(name) == role},
+            delegations=[delegations[name] for name in sorted(delegations)],
         )
-        self._rewrite(plan, {**plan.documents(), role: draft})
 
     def _rewrite(self, plan: Next, drafts: Mapping[str, bytes]) -> None:
         self._staging.write_drafts(self._plan(plan.files, drafts).documents())
@@ -455,6 +522,12 @@ def signable(plan: Next, key_id: str) -> list[str]:
         if item.is_staged
         and any(key_id in (*approvals.signed, *approvals.missing) for approvals in item.approvals)
     ]
+
+
+def _file(plan: Next, name: str) -> bytes:
+    if name not in plan.files:
+        raise UsageError(f"{name} is not staged: attestd governance add {name} FILE")
+    return plan.files[name]
 
 
 def _validate_parts(files: Mapping[str, bytes]) -> None:

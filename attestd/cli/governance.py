@@ -1,0 +1,167 @@
+"""`attestd governance`: who may approve what, staged, signed and published. Its commands stand in modules of their own."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from attestd.authorization.dsse import PublicKey
+from attestd.cli.base import LazyGroup
+from attestd.cli.keys import ask_secret
+from attestd.cli.output import WARN, Output, mark, say, text
+from attestd.distribution.repository import Repository
+from attestd.distribution.roles import public_of
+from attestd.distribution.settings import FILE
+from attestd.distribution.standalone import open_local_repository
+from attestd.governance.changes import Change
+from attestd.governance.draft import RoleKeys
+from attestd.paths import find_client_layout
+
+__all__ = [
+    "governance_command",
+    "open_repository",
+    "public_key",
+    "repository_option",
+    "role_keys",
+    "say_changes",
+    "say_staged",
+    "show_changes",
+]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_MODULES: Final = {
+    name: f"attestd.cli.{module}"
+    for name, module in (
+        ("init", "governance_init"),
+        ("show", "governance_show"),
+        ("diff", "governance_show"),
+        ("add", "governance_stage"),
+        ("remove", "governance_stage"),
+        ("stage", "governance_stage"),
+        ("enroll", "governance_stage"),
+        ("revoke", "governance_stage"),
+        ("delegate", "governance_roles"),
+        ("role", "governance_roles"),
+        ("sign", "governance_publish"),
+        ("publish", "governance_publish"),
+        ("refresh", "governance_publish"),
+    )
+}
+
+
+@click.command(
+    "governance",
+    cls=LazyGroup,
+    modules=_MODULES,
+    example="""
+attestd governance diff
+attestd governance sign --key alice.pem
+attestd governance publish
+""",
+)
+def governance_command() -> None:
+    """Governance: who may approve what, signed by authorities, the same on every host.
+
+    The repository is the directory of --repository, of ATTESTD_REPOSITORY, the current one, or this host's own.
+    """
+
+
+def repository_option(command: _F) -> _F:
+    """`--repository` and `--state-dir`; `open_repository` takes both."""
+    state = click.option(
+        "--state-dir", metavar="DIR", type=click.Path(file_okay=False), help="Of the host's own repository."
+    )
+    return click.option(
+        "--repository",
+        "directory",
+        envvar="ATTESTD_REPOSITORY",
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        metavar="DIR",
+        help="The repository (default: ATTESTD_REPOSITORY, the current directory, this host's own).",
+    )(state(command))
+
+
+def open_repository(directory: Path | None, state_dir: str | None) -> Repository:
+    """The repository that a command is about.
+
+    Raises:
+        UsageError, StoreError: There is none.
+    """
+    if directory is not None:
+        return Repository(directory)
+    if state_dir is None and os.path.exists(FILE) and os.path.isdir("staged"):
+        return Repository(Path.cwd())
+    return open_local_repository(find_client_layout(state_dir).authority)
+
+
+def public_key(uri: str) -> PublicKey:
+    """The public half of a key that was named on the command line: of a PEM file, private or public, or a URI."""
+    return PublicKey.from_pem(public_of(uri, ask=ask_secret).pem.encode())
+
+
+def role_keys(uris: Sequence[str], threshold: int | None) -> RoleKeys:
+    """Who signs: these keys; as many as the threshold says, or all."""
+    return RoleKeys(tuple(public_key(uri) for uri in uris), len(uris) if threshold is None else threshold)
+
+
+def say_changes(changes: Sequence[Change]) -> None:
+    """What changes, a line each, on stderr: a person reads it before they sign."""
+    if not changes:
+        say("nothing changes", prefix="")
+    for change in changes:
+        say(
+            f"{'!' if change.is_weaker else ' '} {change.target}: {change.words}",
+            style=WARN if change.is_weaker else "",
+            prefix="",
+        )
+    if any(change.is_weaker for change in changes):
+        say("! more is possible afterwards than before: look twice", style=WARN, prefix="")
+
+
+def show_changes(changes: Sequence[Change], output: Output) -> None:
+    """The same as a result."""
+    if output.as_json:
+        output.json({"changes": changes_json(changes)})
+        return
+    if not changes:
+        output.line("nothing changes")
+    for change in changes:
+        output.line(
+            text("! " if change.is_weaker else "  ", WARN), text(f"{change.target}: ", "dim"), change.words
+        )
+
+
+def changes_json(changes: Sequence[Change]) -> list[dict[str, Any]]:
+    """As JSON."""
+    return [
+        {"target": change.target, "words": change.words, "weaker": change.is_weaker} for change in changes
+    ]
+
+
+def say_staged(repository: Repository, output: Output) -> None:
+    """What is staged now, and what is to be done next: how every command that stages ends."""
+    status = [item for item in repository.status() if item.is_staged]
+    missing = repository.missing()
+    if output.as_json:
+        output.json(
+            {
+                "staged": [
+                    {"role": item.role, "version": item.version, "lacking": item.lacking} for item in status
+                ],
+                "missing": missing,
+            }
+        )
+        return
+    for item in status:
+        output.line(
+            mark(item.lacking == 0),
+            f" {item.role} version {item.version} is staged, {item.lacking} signatures are missing",
+        )
+    if missing:
+        say(f"a first version needs {', '.join(missing)} as well: attestd governance add", style=WARN)
+    elif status:
+        say("next: attestd governance diff, sign, publish")
+    else:
+        say("nothing is staged: all is as published")

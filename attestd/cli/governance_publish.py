@@ -1,0 +1,180 @@
+"""`attestd governance sign`, `publish`, `refresh`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from attestd.cli.base import Command, json_option
+from attestd.cli.governance import open_repository, repository_option, say_changes
+from attestd.cli.keys import key_options, open_key, passphrase_option
+from attestd.cli.output import BAD, HEAD, Output, mark, say
+from attestd.distribution.published import Published
+from attestd.distribution.repository import Repository
+from attestd.distribution.signer import Authority
+from attestd.errors import UsageError
+from attestd.strict import format_time
+
+__all__ = ["publish_command", "refresh_command", "sign_command"]
+
+
+@click.command(
+    "sign",
+    cls=Command,
+    example="""
+attestd governance sign --key alice.pem
+attestd governance sign --repository /media/usb/governance --key bob.pem
+attestd governance sign --merge /media/usb/governance
+""",
+)
+@key_options("none: it must be named")
+@click.option(
+    "--merge",
+    type=click.Path(exists=True, path_type=Path),
+    metavar="DIR|FILE",
+    help="Take over signatures from a copy of the repository, or of one draft.",
+)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@repository_option
+@json_option
+def sign_command(
+    *,
+    key: str | None,
+    public_key: Path | None,
+    merge: Path | None,
+    yes: bool,
+    directory: Path | None,
+    state_dir: str | None,
+    as_json: bool,
+) -> None:
+    """Sign what is staged, after it was shown in words.
+
+    On a copy of the repository's directory, too: --merge brings the signatures back.
+    """
+    if (key is None) == (merge is None):
+        raise click.UsageError("either --key or --merge is needed")
+    repository = open_repository(directory, state_dir)
+    output = Output(as_json=as_json)
+    if merge is not None:
+        roles = repository.merge(merge)
+    else:
+        authority = open_key(key or "", public_key=public_key)
+        _say_what_is_signed(repository, authority)
+        if not yes:
+            click.confirm("Sign this?", abort=True, err=True)
+        roles = repository.sign(authority)
+    status = [item for item in repository.status() if item.is_staged]
+    if as_json:
+        output.json(
+            {
+                "signed": roles,
+                "staged": [
+                    {"role": item.role, "version": item.version, "lacking": item.lacking} for item in status
+                ],
+            }
+        )
+        return
+    for item in status:
+        done = (
+            f"{max(len(approvals.signed) for approvals in item.approvals)} of {item.approvals[-1].threshold}"
+        )
+        output.line(mark(item.lacking == 0), f" {item.role} version {item.version}: {done} signatures")
+    if not any(item.lacking for item in status):
+        say("next: attestd governance publish")
+
+
+def _say_what_is_signed(repository: Repository, authority: Authority) -> None:
+    plan = repository.plan()
+    say(
+        f"Key {authority.public.key_id} signs {', '.join(sorted(plan.drafts)) or 'nothing'}",
+        style=HEAD,
+        prefix="",
+    )
+    if plan.published.roots:
+        root = plan.published.roots[0]
+        say(
+            f"  the first root of this repository has SHA-256 {repository.anchor_digest}, version {root.version}",
+            prefix="",
+        )
+    say_changes(repository.diff())
+    if not repository.missing():
+        for name, why in repository.validate().lost.items():
+            say(f"! {name} will no longer be accepted by any host: {why}", style=BAD, prefix="")
+
+
+_online_option = click.option(
+    "--online",
+    multiple=True,
+    metavar="URI",
+    help="A key that signs snapshot and timestamp (default: the one of settings.toml).",
+)
+_to_option = click.option(
+    "--to",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Where the static files go besides (default: publish_to of settings.toml).",
+)
+
+
+@click.command(
+    "publish",
+    cls=Command,
+    example="""
+attestd governance publish
+attestd governance publish --to /var/www/governance
+""",
+)
+@_online_option
+@_to_option
+@passphrase_option
+@repository_option
+@json_option
+def publish_command(
+    *, online: tuple[str, ...], to: Path | None, directory: Path | None, state_dir: str | None, as_json: bool
+) -> None:
+    """Publish what is staged and signed, as static files.
+
+    Targets are written first, the timestamp last: readers find the old version or the new one. If it is cut off, do it again.
+    """
+    repository = open_repository(directory, state_dir)
+    staged = bool(repository.plan().drafts)
+    found = repository.publish(_online(repository, online) if staged else [], directory=to)
+    _show(found, "published" if staged else "nothing was staged", Output(as_json=as_json))
+
+
+@click.command("refresh", cls=Command, example="attestd governance refresh --repository /srv/governance")
+@_online_option
+@_to_option
+@passphrase_option
+@repository_option
+@json_option
+def refresh_command(
+    *, online: tuple[str, ...], to: Path | None, directory: Path | None, state_dir: str | None, as_json: bool
+) -> None:
+    """Sign what is published again, so that it stays fresh: the timestamp, late the snapshot.
+
+    Let a timer do it daily. What is staged stays staged.
+    """
+    repository = open_repository(directory, state_dir)
+    found = repository.refresh(_online(repository, online), directory=to)
+    _show(found, "refreshed", Output(as_json=as_json))
+
+
+def _online(repository: Repository, named: tuple[str, ...]) -> list[Authority]:
+    uris = named or ((repository.settings.online,) if repository.settings.online else ())
+    if not uris:
+        raise UsageError(f"{repository.path}: settings.toml names no online key: name it with --online")
+    return [open_key(uri) for uri in uris]
+
+
+def _show(found: Published, done: str, output: Output) -> None:
+    facts: dict[str, Any] = {
+        "version": found.snapshot.version if found.snapshot else None,
+        "root": found.root.version if found.root else None,
+        "timestamp": found.timestamp.version if found.timestamp else None,
+        "expires": format_time(found.timestamp.content.expires) if found.timestamp else None,
+    }
+    if output.as_json:
+        output.json(facts)
+        return
+    output.line(mark(True), f" {done}: version {facts['version']}, fresh until {facts['expires']}")

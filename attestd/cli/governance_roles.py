@@ -1,0 +1,126 @@
+"""`attestd governance delegate` and `role`: teams, and who signs for which role."""
+
+from pathlib import Path
+
+import click
+
+from attestd.cli.base import Command, json_option
+from attestd.cli.governance import open_repository, public_key, repository_option, role_keys, say_staged
+from attestd.cli.keys import passphrase_option
+from attestd.cli.output import Output
+from attestd.cli.params import USER
+from attestd.distribution.repository import ONLINE
+from attestd.errors import UsageError
+from attestd.governance.draft import RoleKeys
+
+__all__ = ["delegate_command", "role_command"]
+
+
+@click.command(
+    "delegate",
+    cls=Command,
+    example="""
+attestd governance delegate web --key carol.pub --key dave.pub --threshold 2 --path /usr/bin/deploy-web
+attestd governance delegate web --remove
+""",
+)
+@click.option("--key", "keys", multiple=True, metavar="KEY", help="Signs for the team.")
+@click.option("--threshold", type=int, metavar="N", help="How many of them must sign (default: all).")
+@click.option(
+    "--path", "paths", multiple=True, metavar="PATH", help="An executable, or a directory that ends in /."
+)
+@click.option("--uid", "uids", type=USER, multiple=True, help="Users that it may run as (default: any).")
+@click.option(
+    "--max-depth",
+    type=click.IntRange(0, 8),
+    default=0,
+    show_default=True,
+    help="How deep delegations may go.",
+)
+@click.option("--remove", is_flag=True, help="Take the delegation back.")
+@passphrase_option
+@repository_option
+@json_option
+@click.argument("team")
+def delegate_command(
+    *,
+    keys: tuple[str, ...],
+    threshold: int | None,
+    paths: tuple[str, ...],
+    uids: tuple[int, ...],
+    max_depth: int,
+    remove: bool,
+    directory: Path | None,
+    state_dir: str | None,
+    as_json: bool,
+    team: str,
+) -> None:
+    """Let a team make rules of its own for some executables.
+
+    The team signs teams/TEAM/authorities.json and teams/TEAM/policy/*.cedar, and nothing else.
+    """
+    repository = open_repository(directory, state_dir)
+    if remove:
+        repository.remove_team(team)
+    elif not keys or not paths:
+        raise UsageError(
+            "a team needs --key and --path: who signs, and which executables they may speak about"
+        )
+    else:
+        repository.set_team(
+            team, role_keys(keys, threshold), paths=paths, uids=uids or None, max_depth=max_depth
+        )
+    say_staged(repository, Output(as_json=as_json))
+
+
+@click.command(
+    "role",
+    cls=Command,
+    example="""
+attestd governance role targets --add carol.pub --remove bob.pub
+attestd governance role root --threshold 2
+attestd governance role online --add online2.pem --remove 5d02...
+""",
+)
+@click.option("--add", "added", multiple=True, metavar="KEY", help="Signs from now on.")
+@click.option(
+    "--remove", "removed", multiple=True, metavar="KEY|ID", help="Signs no longer: a key, or its id."
+)
+@click.option("--threshold", type=int, metavar="N", help="How many must sign (default: as before).")
+@passphrase_option
+@repository_option
+@json_option
+@click.argument("role", type=click.Choice(["root", "targets", ONLINE]))
+def role_command(
+    *,
+    added: tuple[str, ...],
+    removed: tuple[str, ...],
+    threshold: int | None,
+    directory: Path | None,
+    state_dir: str | None,
+    as_json: bool,
+    role: str,
+) -> None:
+    """Change who signs for a role: a new root, which the present root's keys must sign.
+
+    `online` signs snapshot and timestamp. A team's keys are changed with delegate.
+    """
+    repository = open_repository(directory, state_dir)
+    present = repository.role_keys(role)
+    gone = {_key_id(item) for item in removed}
+    unknown = gone - {key.key_id for key in present.keys}
+    if unknown:
+        raise UsageError(
+            f"key {min(unknown)} does not sign for {role}; there are: {', '.join(key.key_id for key in present.keys)}"
+        )
+    kept = [key for key in present.keys if key.key_id not in gone]
+    keys = (*kept, *(public_key(item) for item in added))
+    chosen = RoleKeys(keys, present.threshold if threshold is None else threshold)
+    if chosen == present:
+        raise UsageError("nothing would change: --add, --remove or --threshold")
+    repository.set_keys(role, chosen)
+    say_staged(repository, Output(as_json=as_json))
+
+
+def _key_id(item: str) -> str:
+    return item if len(item) == 64 and not Path(item).exists() else public_key(item).key_id

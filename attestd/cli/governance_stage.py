@@ -1,0 +1,208 @@
+"""`attestd governance add`, `remove`, `stage`, `enroll`, `revoke`: what the next version will hold."""
+
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from attestd.cli.base import Command, json_option, read_input
+from attestd.cli.governance import open_repository, repository_option, say_staged
+from attestd.cli.keys import key_options, open_key, passphrase_option
+from attestd.cli.output import Output, say
+from attestd.cli.params import HEX, USER
+from attestd.distribution.repository import Repository
+from attestd.errors import UsageError
+from attestd.governance.edits import with_epoch, with_revoked
+from attestd.governance.host import MAX_HOST_RECORD_BYTES, HostRecord
+from attestd.governance.issue import sign_host_request
+from attestd.strict import parse_canonical
+
+__all__ = ["add_command", "enroll_command", "remove_command", "revoke_command", "stage_command"]
+
+MAX_FILE_BYTES: Final = 16 << 20
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command(
+    "add",
+    cls=Command,
+    example="""
+attestd governance add authorities.json authorities.json
+attestd governance add policy/exec.cedar night.cedar
+""",
+)
+@repository_option
+@json_option
+@click.argument("name")
+@click.argument("file", type=_FILE)
+def add_command(
+    *, directory: Path | None, state_dir: str | None, as_json: bool, name: str, file: Path
+) -> None:
+    """Stage FILE as the target NAME, if hosts would accept it.
+
+    NAME is authorities.json, revocations.json, platform/NAME.json, hosts/HOST-ID.json, policy/NAME.cedar,
+    policy/entities.json, or below teams/TEAM/ authorities.json or policy/NAME.cedar.
+    """
+    repository = open_repository(directory, state_dir)
+    repository.stage({name: read_input(file, max_bytes=MAX_FILE_BYTES)})
+    say_staged(repository, Output(as_json=as_json))
+
+
+@click.command("remove", cls=Command, example="attestd governance remove policy/night.cedar")
+@repository_option
+@json_option
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+def remove_command(
+    *, directory: Path | None, state_dir: str | None, as_json: bool, names: tuple[str, ...]
+) -> None:
+    """Stage a version without these targets."""
+    repository = open_repository(directory, state_dir)
+    repository.stage(dict.fromkeys(names))
+    say_staged(repository, Output(as_json=as_json))
+
+
+@click.command(
+    "stage",
+    cls=Command,
+    example="""
+attestd governance stage
+attestd governance stage --reset policy/exec.cedar
+attestd governance stage --renew targets
+""",
+)
+@click.option("--reset", is_flag=True, help="Take changes back: of these targets, or all.")
+@click.option(
+    "--renew",
+    "renewed",
+    multiple=True,
+    metavar="ROLE",
+    help="A version of root, targets or team-NAME that holds longer.",
+)
+@repository_option
+@json_option
+@click.argument("names", nargs=-1, metavar="[NAME...]")
+def stage_command(
+    *,
+    reset: bool,
+    renewed: tuple[str, ...],
+    directory: Path | None,
+    state_dir: str | None,
+    as_json: bool,
+    names: tuple[str, ...],
+) -> None:
+    """Take up what was edited in staged/targets, if hosts would accept it."""
+    repository = open_repository(directory, state_dir)
+    if names and not reset:
+        raise click.UsageError(
+            "names go with --reset: without it all that lies in staged/targets is taken up"
+        )
+    if reset:
+        repository.unstage(names or None)
+    else:
+        repository.stage({})
+    for role in renewed:
+        repository.renew(role)
+    say_staged(repository, Output(as_json=as_json))
+
+
+@click.command(
+    "enroll",
+    cls=Command,
+    example="attestd governance enroll web1.request.json --key enroller.pem",
+)
+@key_options("none: it must be named")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@repository_option
+@json_option
+@click.argument("request", type=_FILE)
+def enroll_command(
+    *,
+    key: str | None,
+    public_key: Path | None,
+    yes: bool,
+    directory: Path | None,
+    state_dir: str | None,
+    as_json: bool,
+    request: Path,
+) -> None:
+    """Sign a host's request with an enroller's key, and stage its host record.
+
+    Compare what is shown with what you know of that host: its host-id stands on its own screen (attestd init).
+    """
+    if key is None:
+        raise UsageError("--key is needed: the enroller's")
+    repository = open_repository(directory, state_dir)
+    data = read_input(request, max_bytes=MAX_HOST_RECORD_BYTES)
+    record = parse_canonical(data, HostRecord, max_bytes=MAX_HOST_RECORD_BYTES, what=str(request))
+    labels = ", ".join(f"{name}={value}" for name, value in record.labels.items()) or "none"
+    for name, value in (
+        ("host", record.host),
+        ("tier", f"{record.tier}, user space {record.userspace}"),
+        ("labels", labels),
+        ("valid", f"{record.not_before} to {record.not_after}"),
+    ):
+        say(f"  {name:<7} {value}", prefix="")
+    if not yes:
+        click.confirm("Admit this host?", abort=True, err=True)
+    signed = sign_host_request(data, signers=[open_key(key, public_key=public_key).sign])
+    repository.stage({f"hosts/{record.host}.json": signed})
+    say_staged(repository, Output(as_json=as_json))
+
+
+@click.command(
+    "revoke",
+    cls=Command,
+    example="""
+attestd governance revoke --artifact 3b1f...
+attestd governance revoke --key 5d02... --requester mallory
+attestd governance revoke --epoch 2 --epoch-key tpm-epoch.pem
+""",
+)
+@click.option("--artifact", "artifacts", type=HEX, multiple=True, help="An authorization's id.")
+@click.option("--key", "keys", type=HEX, multiple=True, help="An authority key's id.")
+@click.option("--host", "hosts", type=HEX, multiple=True, help="A host-id.")
+@click.option("--subject", "subjects", type=HEX, multiple=True, help="SHA-256 of an executable or input.")
+@click.option("--requester", "requesters", type=USER, multiple=True, help="A user.")
+@click.option(
+    "--epoch", type=click.IntRange(1), help="End every approval of a lower epoch, in the TPMs as well."
+)
+@click.option("--epoch-key", metavar="URI", help="The epoch authority's key, for --epoch.")
+@passphrase_option
+@repository_option
+@json_option
+def revoke_command(
+    *,
+    epoch: int | None,
+    epoch_key: str | None,
+    directory: Path | None,
+    state_dir: str | None,
+    as_json: bool,
+    **revoked: tuple[Any, ...],
+) -> None:
+    """Stage that something is no longer to be trusted, whoever signed it."""
+    repository = open_repository(directory, state_dir)
+    files = repository.plan().files
+    data = _staged(repository, "revocations.json")
+    named = {
+        member: [item.hex() if isinstance(item, bytes) else item for item in items]
+        for member, items in revoked.items()
+        if items
+    }
+    if named or epoch is None:
+        data = with_revoked(data, named)
+    if epoch is not None:
+        if epoch_key is None:
+            raise UsageError(
+                "--epoch-key is needed: TPMs move to another epoch only as the epoch authority signed"
+            )
+        sign = open_key(epoch_key).sign
+        data = with_epoch(data, authorities=files["authorities.json"], epoch=epoch, sign=sign)
+    repository.stage({"revocations.json": data})
+    say_staged(repository, Output(as_json=as_json))
+
+
+def _staged(repository: Repository, name: str) -> bytes:
+    data = repository.plan().files.get(name)
+    if data is None:
+        raise UsageError(f"{repository.path}: {name} is not staged: attestd governance add {name} FILE")
+    return data

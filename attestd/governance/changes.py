@@ -1,0 +1,300 @@
+"""What a new version of governance changes, in words: what a person reads before they sign. Pure.
+
+Each file is turned into facts (a subject, its members, their values), and facts are compared: whatever a file says shows
+up, also what nobody wrote words for.
+"""
+
+import hashlib
+import json
+import re
+from base64 import b64decode
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from attestd.errors import MalformedError
+from attestd.governance.policy_text import split_policies
+
+__all__ = ["Change", "Facts", "compare_facts", "describe_changes"]
+
+Value = str | frozenset[str]
+Facts = Mapping[str, Mapping[str, Value]]
+
+_POLICY: Final = re.compile(
+    r'\A(?:@id\("(?P<id>[^"]*)"\)|@[a-z]+(?:\("[^"]*"\))?|\s)*(?P<effect>permit|forbid)\b'
+)
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change.
+
+    Attributes:
+        target: The file, or the TUF role, that changes.
+        words: What changes, without full stop.
+        is_weaker: More is possible afterwards, or something that was known to be bad no longer counts as that.
+    """
+
+    target: str
+    words: str
+    is_weaker: bool = False
+
+
+def describe_changes(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> list[Change]:
+    """What changes from one set of target files to the next.
+
+    Args:
+        before: Contents by name.
+        after: Contents by name, as hosts would accept them.
+
+    Raises:
+        MalformedError: A file is not of the form of its name.
+    """
+    changes: list[Change] = []
+    for name in sorted({*before, *after}, key=_order):
+        old, new = before.get(name), after.get(name)
+        if old == new:
+            continue
+        if name.startswith("platform/history/"):
+            words = "kept, for old receipts name it" if old is None else "changed" if new else "removed"
+            changes.append(Change(name, words, is_weaker=old is not None))
+            continue
+        found = compare_facts(name, _facts(name, old), _facts(name, new))
+        changes += found or [Change(name, "changes in form, not in what it says")]
+    return changes
+
+
+def compare_facts(target: str, before: Facts, after: Facts) -> list[Change]:
+    """The differences between two sets of facts."""
+    changes: list[Change] = []
+    for subject in [*before, *(subject for subject in after if subject not in before)]:
+        old, new = before.get(subject), after.get(subject)
+        if old is None and new is not None:
+            told = "; ".join(f"{member} {_shown(value)}" for member, value in new.items() if _shown(value))
+            changes.append(
+                Change(target, f"{subject}: added{': ' * bool(told)}{told}", _weakens_added(subject))
+            )
+        elif new is None and old is not None:
+            changes.append(Change(target, f"{subject}: removed", _weakens_removed(subject)))
+        elif old is not None and new is not None:
+            for member in [*old, *(member for member in new if member not in old)]:
+                changes += _member_changes(target, subject, member, old.get(member), new.get(member))
+    return changes
+
+
+def _member_changes(
+    target: str, subject: str, member: str, old: Value | None, new: Value | None
+) -> Iterator[Change]:
+    if old == new:
+        return
+    if isinstance(old, frozenset) or isinstance(new, frozenset):
+        was, now = _as_set(old), _as_set(new)
+        for item in sorted(now - was):
+            yield _item_change(target, subject, member, item, is_added=True)
+        for item in sorted(was - now):
+            yield _item_change(target, subject, member, item, is_added=False)
+        return
+    weaker = member in ("threshold", "verifiers", "witnesses") and _number(new) < _number(old)
+    yield Change(target, f"{subject}: {member} {old or 'none'} -> {new or 'none'}", weaker)
+
+
+def _item_change(target: str, subject: str, member: str, item: str, *, is_added: bool) -> Change:
+    if subject == "revoked":
+        words = f"revoked: {member} {item}" if is_added else f"NO LONGER revoked: {member} {item}"
+        return Change(target, words, is_weaker=not is_added)
+    if member == "approved state":
+        words = f"one {'more' if is_added else 'less'} approved state, {item}"
+        return Change(target, f"{subject}: {words}", is_weaker=is_added)
+    return Change(
+        target,
+        f"{subject}: {'+' if is_added else '-'}{member} {item}",
+        is_weaker=is_added and member in ("key", "path", "uid", "user space", "state"),
+    )
+
+
+def _weakens_added(subject: str) -> bool:
+    return subject.startswith(("authority ", "team ", "host ", "permit "))
+
+
+def _weakens_removed(subject: str) -> bool:
+    return subject.startswith(("authority ", "forbid "))
+
+
+def _shown(value: Value) -> str:
+    return ", ".join(sorted(value)) if isinstance(value, frozenset) else value
+
+
+def _as_set(value: Value | None) -> frozenset[str]:
+    return value if isinstance(value, frozenset) else frozenset([value] if value else [])
+
+
+def _number(value: Value | None) -> int:
+    return int(value) if isinstance(value, str) and value.isdigit() else 0
+
+
+def _order(name: str) -> tuple[int, str]:
+    first = ("authorities.json", "revocations.json", "platform/", "policy/", "teams/", "hosts/")
+    return next((place for place, prefix in enumerate(first) if name.startswith(prefix)), len(first)), name
+
+
+# --- facts of each kind of file ----------------------------------------------------------------------------------
+
+
+def _facts(name: str, data: bytes | None) -> Facts:
+    if data is None:
+        return {}
+    for matches, read in _READERS:
+        if re.fullmatch(matches, name):
+            try:
+                return read(name, data)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise MalformedError(f"{name}: not of the form that its name says: {error!r}") from error
+    return {name: {"SHA-256": hashlib.sha256(data).hexdigest()}}
+
+
+def _authorities(name: str, data: bytes) -> Facts:
+    value = json.loads(data)
+    prefix = f"{name.split('/')[1]}/" if name.startswith("teams/") else ""
+    rules = value.pop("authorizations")
+    facts = {f"authority {prefix}{rule['name']}": _rule(rule) for rule in rules}
+    if len(rules) > 1:
+        facts["order of authorities, the first that covers an execution decides"] = {
+            "": ", ".join(rule["name"] for rule in rules)
+        }
+    for team, scope in value.pop("teams", {}).items():
+        facts[f"team {team}"] = _rule(scope)
+    if "enrollers" in value:
+        facts["enrollers"] = _rule(value.pop("enrollers"))
+    if "tpm" in value:
+        tpm = value.pop("tpm")
+        facts["TPM"] = {
+            "root (another root: every host needs new keys)": tpm["root"],
+            "platform key": frozenset(tpm["platform"]),
+            "epoch key (another key: every host needs new keys)": tpm["epoch"],
+        }
+    facts["keys"] = {"known key": frozenset(value.pop("keys"))}
+    return {**facts, **_rest("file", value)}
+
+
+def _rule(rule: Mapping[str, Any]) -> dict[str, Value]:
+    words = {"keys": "key", "paths": "path", "uids": "uid"}
+    found: dict[str, Value] = {}
+    for member, value in rule.items():
+        if member == "uids" and value is None:
+            found["uid"] = frozenset(["any"])
+        elif member in words:
+            found[words[member]] = frozenset(map(str, value))
+        elif member != "name":
+            found[member.replace("_", " ")] = _text(value)
+    return found
+
+
+def _revocations(_: str, data: bytes) -> Facts:
+    value = json.loads(data)
+    members = ("artifacts", "keys", "hosts", "subjects", "requesters")
+    revoked = {member.removesuffix("s"): frozenset(map(str, value.pop(member))) for member in members}
+    epoch = {
+        "epoch": _text(value.pop("epoch")),
+        "signature that moves TPMs": _text((value.pop("bump", None) or {}).get("epoch")),
+    }
+    return {"revoked": revoked, "approvals of earlier epochs end": epoch, **_rest("file", value)}
+
+
+def _platform(_: str, data: bytes) -> Facts:
+    value = json.loads(data)
+    subject = f"platform policy {value.pop('name')}"
+    reference = value.pop("reference")
+    states = frozenset(
+        f"PCRs {','.join(map(str, item['pcrs']))} composite {item['pcr_digest']}, until epoch {item['epoch']}"
+        for item in value.pop("approvals")
+    )
+    keys = frozenset(
+        f"{item['key_id']} until epoch {item['max_epoch']}" for item in value.pop("platform_keys")
+    )
+    facts: dict[str, Value] = {
+        "approved state": states,
+        "platform key": keys,
+        "minimum tier": reference.pop("min_tier"),
+        "user space": frozenset(reference.pop("userspace")),
+        "valid until": _text(value.pop("lifecycle")["valid_until"]),
+        **{member: _text(number) for member, number in reference.pop("quorums").items()},
+    }
+    for bank, values in reference.pop("pcrs").items():
+        facts |= {
+            f"PCR {index} ({bank}) value": frozenset(allowed)
+            for index, allowed in sorted(values.items(), key=_index)
+        }
+    facts |= {member: _text(item) for member, item in reference.items()}
+    version = _text(value.pop("version"))
+    return {
+        subject: {
+            **facts,
+            "version": version,
+            **{member: _text(item) for member, item in value.items() if member != "v"},
+        }
+    }
+
+
+def _index(item: tuple[str, Any]) -> int:
+    return int(item[0])
+
+
+def _host(_: str, data: bytes) -> Facts:
+    envelope = json.loads(data)
+    record = json.loads(b64decode(envelope["payload"]))
+    host = record.pop("host")
+    facts: dict[str, Value] = {
+        "label": frozenset(f"{label}={text}" for label, text in record.pop("labels").items()),
+        "signed by": frozenset(item["keyid"] for item in envelope["signatures"]),
+    }
+    for member, value in record.items():
+        if isinstance(value, dict):
+            facts[member.replace("_", " ")] = f"SHA-256 {hashlib.sha256(_text(value).encode()).hexdigest()}"
+        elif member != "v":
+            facts[member.replace("_", " ")] = _text(value)
+    return {f"host {host}": facts}
+
+
+def _policy(name: str, data: bytes) -> Facts:
+    facts: dict[str, dict[str, Value]] = {}
+    for chunk in split_policies(data, what=name):
+        text = " ".join(chunk.text.split())
+        found = _POLICY.match(text)
+        effect = found["effect"] if found else "policy"
+        identifier = found["id"] if found and found["id"] else hashlib.sha256(text.encode()).hexdigest()[:12]
+        facts[f"{effect} {identifier}"] = {"": text}
+    return facts
+
+
+def _entities(_: str, data: bytes) -> Facts:
+    def named(entity: Mapping[str, str]) -> str:
+        return f'{entity["type"]}::"{entity["id"]}"'
+
+    entities = json.loads(data)
+    facts: dict[str, dict[str, Value]] = {}
+    for entity in entities:
+        members = {"parent": frozenset(map(named, entity["parents"]))}
+        others = {
+            name: _text(value) for name, value in entity.items() if name not in ("uid", "parents") and value
+        }
+        facts[f"entity {named(entity['uid'])}"] = {**members, **others}
+    return facts
+
+
+def _rest(subject: str, value: Mapping[str, Any]) -> Facts:
+    members = {member: _text(item) for member, item in value.items() if member != "v"}
+    return {subject: members} if members else {}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else "" if value is None else json.dumps(value, sort_keys=True)
+
+
+_READERS: Final[Iterable[tuple[str, Callable[[str, bytes], Facts]]]] = (
+    (r"(teams/[^/]+/)?authorities\.json", _authorities),
+    (r"revocations\.json", _revocations),
+    (r"platform/[^/]+\.json", _platform),
+    (r"hosts/[^/]+\.json", _host),
+    (r".*\.cedar", _policy),
+    (r"policy/entities\.json", _entities),
+)
