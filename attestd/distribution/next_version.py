@@ -75,6 +75,15 @@ class Next:
         """Who says which keys sign for a role."""
         return self.root.content if role == "targets" else self.roles["targets"].content
 
+    def signable(self, key_id: str) -> list[str]:
+        """The drafts that a key may sign."""
+        return [
+            item.role
+            for item in self.evaluate()
+            if item.is_staged
+            and any(key_id in (*approvals.signed, *approvals.missing) for approvals in item.approvals)
+        ]
+
     def evaluate(self) -> list[RoleApprovals]:
         """How far each role is."""
         before = [self.published.root.content] if "root" in self.drafts and self.published.root else []

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from attestd.errors import MalformedError
-from attestd.governance.policy_text import split_policies
 
 __all__ = ["Change", "Facts", "compare_facts", "describe_changes"]
 
@@ -23,6 +22,13 @@ Facts = Mapping[str, Mapping[str, Value]]
 _POLICY: Final = re.compile(
     r'\A(?:@id\("(?P<id>[^"]*)"\)|@[a-z]+(?:\("[^"]*"\))?|\s)*(?P<effect>permit|forbid)\b'
 )
+
+
+# Subjects whose appearance, or disappearance, makes more possible.
+_LAXER: Final = ("authority ", "team ", "host ", "permit ")
+_STRICTER: Final = ("authority ", "forbid ")
+_FLOORS: Final = ("threshold", "verifiers", "witnesses")
+_TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|//[^\n]*|;|[^";/]+|.', re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -68,17 +74,18 @@ def compare_facts(target: str, before: Facts, after: Facts) -> list[Change]:
     """The differences between two sets of facts."""
     changes: list[Change] = []
     for subject in [*before, *(subject for subject in after if subject not in before)]:
-        old, new = before.get(subject), after.get(subject)
-        if old is None and new is not None:
-            told = "; ".join(f"{member} {_shown(value)}" for member, value in new.items() if _shown(value))
+        if subject not in after:
+            changes.append(Change(target, f"{subject}: removed", subject.startswith(_STRICTER)))
+            continue
+        old, new = before.get(subject), after[subject]
+        if old is None:
+            told = "; ".join(f"{member} {_shown(value)}".strip() for member, value in new.items() if value)
             changes.append(
-                Change(target, f"{subject}: added{': ' * bool(told)}{told}", _weakens_added(subject))
+                Change(target, f"{subject}: added{': ' * bool(told)}{told}", subject.startswith(_LAXER))
             )
-        elif new is None and old is not None:
-            changes.append(Change(target, f"{subject}: removed", _weakens_removed(subject)))
-        elif old is not None and new is not None:
-            for member in [*old, *(member for member in new if member not in old)]:
-                changes += _member_changes(target, subject, member, old.get(member), new.get(member))
+            continue
+        for member in [*old, *(member for member in new if member not in old)]:
+            changes += _member_changes(target, subject, member, old.get(member), new.get(member))
     return changes
 
 
@@ -94,7 +101,11 @@ def _member_changes(
         for item in sorted(was - now):
             yield _item_change(target, subject, member, item, is_added=False)
         return
-    weaker = member in ("threshold", "verifiers", "witnesses") and _number(new) < _number(old)
+    weaker = (
+        _number(new) < _number(old)
+        if member in _FLOORS
+        else member == "max depth" and _number(new) > _number(old)
+    )
     yield Change(target, f"{subject}: {member} {old or 'none'} -> {new or 'none'}", weaker)
 
 
@@ -110,14 +121,6 @@ def _item_change(target: str, subject: str, member: str, item: str, *, is_added:
         f"{subject}: {'+' if is_added else '-'}{member} {item}",
         is_weaker=is_added and member in ("key", "path", "uid", "user space", "state"),
     )
-
-
-def _weakens_added(subject: str) -> bool:
-    return subject.startswith(("authority ", "team ", "host ", "permit "))
-
-
-def _weakens_removed(subject: str) -> bool:
-    return subject.startswith(("authority ", "forbid "))
 
 
 def _shown(value: Value) -> str:
@@ -205,7 +208,8 @@ def _platform(_: str, data: bytes) -> Facts:
     subject = f"platform policy {value.pop('name')}"
     reference = value.pop("reference")
     states = frozenset(
-        f"PCRs {','.join(map(str, item['pcrs']))} composite {item['pcr_digest']}, until epoch {item['epoch']}"
+        f"{item['bank']} PCRs {','.join(map(str, item['pcrs']))} composite {item['pcr_digest']},"
+        f" until epoch {item['epoch']}, by key {item['key_id']}"
         for item in value.pop("approvals")
     )
     keys = frozenset(
@@ -255,15 +259,28 @@ def _host(_: str, data: bytes) -> Facts:
     return {f"host {host}": facts}
 
 
-def _policy(name: str, data: bytes) -> Facts:
+def _policy(_: str, data: bytes) -> Facts:
     facts: dict[str, dict[str, Value]] = {}
-    for chunk in split_policies(data, what=name):
-        text = " ".join(chunk.text.split())
-        found = _POLICY.match(text)
-        effect = found["effect"] if found else "policy"
-        identifier = found["id"] if found and found["id"] else hashlib.sha256(text.encode()).hexdigest()[:12]
-        facts[f"{effect} {identifier}"] = {"": text}
+    for statement in _statements(data.decode("utf-8")):
+        found = _POLICY.match(statement)
+        effect = found["effect"] if found else "statement"
+        named = found["id"] if found and found["id"] else hashlib.sha256(statement.encode()).hexdigest()[:12]
+        facts[f"{effect} {named}"] = {"": statement}
     return facts
+
+
+def _statements(text: str) -> Iterator[str]:
+    """What ends in semicolons, comments left out, each on one line."""
+    parts: list[str] = []
+    for part in _TOKEN.findall(text):
+        if not part.startswith("//"):
+            parts.append(part)
+        if part == ";":
+            yield " ".join("".join(parts).split())
+            parts = []
+    rest = " ".join("".join(parts).split())
+    if rest:
+        yield rest
 
 
 def _entities(_: str, data: bytes) -> Facts:
