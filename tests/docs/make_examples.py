@@ -25,6 +25,7 @@ from attestd.authorization.dsse import PAYLOAD_TYPE, pae
 from attestd.authorization.pattern import CHARSETS, ArgForm, ArgPattern, matches
 from attestd.client.where import SYSTEM_SOCKET
 from attestd.gate.execution import Execution, File
+from attestd.governance import metadata, signed
 from attestd.lineage.entry import EntryType, format_entry
 from attestd.lineage.receipt import parse_receipt, verify_receipt
 from attestd.strict import canonical, convert, format_time, format_time_us
@@ -48,7 +49,10 @@ BLOCK = re.compile(r"(<!-- example: ([a-z0-9-]+) -->\n).*?(<!-- /example -->)", 
 
 @lru_cache
 def world() -> World:
-    return World("docs")
+    found = World("docs")
+    found.add_team("payments", paths=["/opt/payments/"], uids=[1001, 1002], max_depth=1)
+    found.revocations |= {"epoch": 1, "bump": found.bump(1)}
+    return found
 
 
 def patterns() -> list[ArgPattern]:
@@ -363,6 +367,24 @@ def host_record() -> str:
     return _json(json.loads(b64decode(envelope["payload"])))
 
 
+def metadata_file(name: str) -> str:
+    """A metadata file; of signatures and keys no more than shows where they stand."""
+    value = json.loads(world().publish().metadata[name])
+    for signature in value["signatures"]:
+        signature["sig"] = f"{signature['sig'][:16]}..."
+    return _json(value)
+
+
+def tuf_bounds() -> str:
+    limits = "".join(f"| {role} | {size >> 10} KiB |\n" for role, size in signed.MAX_BYTES.items())
+    return (
+        f"| file | at most |\n|---|---|\n{limits}| a target | {signed.MAX_TARGET_BYTES >> 20} MiB |\n\n"
+        f"At most {metadata.MAX_ROOTS:,} roots after the anchor, {metadata.MAX_ROLES} delegated roles in"
+        f" {metadata.MAX_DEPTH} levels with {metadata.MAX_PATTERNS} patterns, {signed.MAX_SNAPSHOT_ROLES} roles in the"
+        f" snapshot, {metadata.MAX_TARGETS:,} targets.\n"
+    )
+
+
 def trust_digest() -> str:
     files = {name: digest(data) for name, data in sorted(trust_files().items())}
     trust = world().trust()
@@ -371,7 +393,7 @@ def trust_digest() -> str:
         "",
         "digest = SHA-256(RFC 8785 of {name: SHA-256 of the file, ...})",
         f"       = {hashlib.sha256(canonical(files)).hexdigest()}",
-        f"version = authorities 1 + revocations 1 + platform/local 1 = {trust.version}",
+        f"version = that of the snapshot = {trust.version}",
     )
 
 
@@ -527,6 +549,13 @@ def blocks() -> dict[str, str]:
         "revocations": lambda: trust_file("revocations.json"),
         "platform": lambda: trust_file("platform/local.json"),
         "host-record": host_record,
+        "team": lambda: trust_file("teams/payments/authorities.json"),
+        "tuf-bounds": tuf_bounds,
+        "tuf-versions": lambda: _json(world().trust().versions.to_json()),
+        "tuf-root": lambda: metadata_file("1.root.json"),
+        "tuf-targets": lambda: metadata_file("1.targets.json"),
+        "tuf-snapshot": lambda: metadata_file("1.snapshot.json"),
+        "tuf-timestamp": lambda: metadata_file("timestamp.json"),
         "trust-digest": trust_digest,
         "tpm-names": tpm_names,
         "tpm-indices": tpm_indices,
@@ -553,7 +582,7 @@ def files() -> dict[str, bytes]:
         "deploy.auth.json": granted().artifact,
         "deploy.tlog-proof": granted().receipt,
         "quote.json": quote_document(),
-        **{f"trust/{name}": data for name, data in trust_files().items()},
+        **{f"trust/{name}": data for name, data in world().publish().files().items()},
     }
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from attestd.appraisal.document import parse_quote, verify_document
 from attestd.codes import EXIT_STATUS, Code
+from attestd.distribution.local import TrustSource, load_trust
 from attestd.gate.model import CHECKS
-from attestd.governance.trust import parse_trust
 from attestd.lineage.entry import EntryType
 from attestd.lineage.receipt import parse_receipt, verify_receipt
 from attestd.wire import FrameReader, Kind, encode_fields, send_frame
@@ -46,9 +46,14 @@ def test_example_files_are_what_the_code_produces():
     assert found == make_examples.files(), AGAIN
 
 
+def example_trust():
+    directory = make_examples.EXAMPLES / "trust"
+    return load_trust(TrustSource.at(directory, owners={directory.stat().st_uid}))
+
+
 def test_the_example_receipt_verifies_with_the_example_trust():
     files = make_examples.files()
-    trust = parse_trust({name[6:]: data for name, data in files.items() if name.startswith("trust/")})
+    trust = example_trust()
     verified = verify_receipt(parse_receipt(files["deploy.tlog-proof"]), trust=trust)
     assert verified.entry.type is EntryType.DECISION_ALLOW
     assert verified.entry.body["artifact"]["id"] in (make_examples.FORMATS / "authorization.md").read_text()
@@ -56,7 +61,7 @@ def test_the_example_receipt_verifies_with_the_example_trust():
 
 def test_the_example_quote_verifies_with_the_example_trust():
     files = make_examples.files()
-    trust = parse_trust({name[6:]: data for name, data in files.items() if name.startswith("trust/")})
+    trust = example_trust()
     verified = verify_document(parse_quote(files["quote.json"]), trust=trust, challenge=b"*" * 16)
     assert verified.values == make_examples.world().values
 
