@@ -104,7 +104,12 @@ def draft_targets(
         expires: When it ends.
         targets: Contents by name.
         delegations: In the order in which they are searched.
+
+    Raises:
+        UsageError: Two delegations to one role.
     """
+    if len({role.name for role in delegations}) != len(delegations):
+        raise UsageError("two delegations to one role")
     keys = {key.keyid: key for role in delegations for key in map(tuf_key, role.keys.keys)}
     roles = {
         role.name: DelegatedRole(

@@ -24,7 +24,9 @@ class Published:
     """A repository: `files` is what a web server would serve, `root` what a host is given."""
 
     def __init__(self, targets: Mapping[str, bytes], *, name: str = "repository") -> None:
-        self.keys = {role: ed25519_key(f"{name} {role}") for role in ("root", "timestamp", "snapshot", "targets")}
+        self.keys = {
+            role: ed25519_key(f"{name} {role}") for role in ("root", "timestamp", "snapshot", "targets")
+        }
         self.version = self.root_version = 0
         self.files: dict[str, bytes] = {}
         self.add_root()

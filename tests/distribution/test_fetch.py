@@ -13,14 +13,24 @@ from attestd.distribution import fetch
 from attestd.distribution.fetch import update_mirror
 from attestd.distribution.mirror import Mirror
 from attestd.distribution.remote import open_remote
-from attestd.errors import AttestdError, GovernanceRollbackError, MalformedError, StoreError, VerificationError
+from attestd.errors import (
+    AttestdError,
+    GovernanceRollbackError,
+    MalformedError,
+    StoreError,
+    VerificationError,
+)
 from attestd.governance.metadata import Versions, verify_metadata
 from tests.distribution import web
 from tests.distribution.published import Published, files_below
 from tests.distribution.web import Behaviour, Web, serving
 from tests.world import ed25519_key
 
-FIRST = {"authorities.json": b"one", "platform/local.json": b"p" * 5000, "platform/history/local-1.json": b"h"}
+FIRST = {
+    "authorities.json": b"one",
+    "platform/local.json": b"p" * 5000,
+    "platform/history/local-1.json": b"h",
+}
 SECOND = {**FIRST, "authorities.json": b"two", "policy/exec.cedar": b"permit"}
 
 
@@ -131,7 +141,9 @@ def test_from_a_directory(published: Published, tmp_path: Path) -> None:
 # what does not verify is not written
 
 
-@pytest.mark.parametrize("name", ["metadata/timestamp.json", "metadata/2.snapshot.json", "metadata/2.targets.json"])
+@pytest.mark.parametrize(
+    "name", ["metadata/timestamp.json", "metadata/2.snapshot.json", "metadata/2.targets.json"]
+)
 @pytest.mark.parametrize(
     "behaviour", [web.endless, web.truncated, web.redirecting, web.failing, web.other, web.compressed]
 )
@@ -209,9 +221,7 @@ def test_more_than_a_host_takes(
     "name", ["metadata/timestamp.json", "metadata/1.snapshot.json", "metadata/1.targets.json", "target"]
 )
 @pytest.mark.parametrize("how", ["removed", "changed", "longer", "link"])
-def test_a_damaged_mirror(
-    server: Web, published: Published, tmp_path: Path, name: str, how: str
-) -> None:
+def test_a_damaged_mirror(server: Web, published: Published, tmp_path: Path, name: str, how: str) -> None:
     update(server, tmp_path / "m", published)
     if name == "target":
         name = next(name for name in published.files if name.startswith("targets/"))

@@ -35,7 +35,9 @@ def test_files_of_a_server(server: Web) -> None:
 
 def test_one_connection_is_used_again(server: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
-    monkeypatch.setattr(server, "process_request", lambda *a: (opened.append(1), Web.process_request(server, *a)))
+    monkeypatch.setattr(
+        server, "process_request", lambda *a: (opened.append(1), Web.process_request(server, *a))
+    )
     found = open_remote(server.url)
     for _ in range(10):
         assert found.get(NAME, 1000)
@@ -114,7 +116,8 @@ def test_no_such_name() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://x/y", "https://", "governance", "http://x/y?z=1", "http://x/#a", "http://[::1", "file:///x", ""]
+    "url",
+    ["ftp://x/y", "https://", "governance", "http://x/y?z=1", "http://x/#a", "http://[::1", "file:///x", ""],
 )
 def test_an_address_that_is_none(url: str) -> None:
     with pytest.raises(UsageError, match="expected https://HOST/PATH"):
