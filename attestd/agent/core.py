@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from attestd.agent.clock import TrustedClock
+from attestd.agent.delivery import Delivery
 from attestd.agent.denials import DenialMeter
 from attestd.agent.evidence import EvidenceKeeper
 from attestd.agent.health import Health
@@ -81,6 +82,7 @@ class Core:
     releases: int = 0
     _governance: str = ""
     _to_void: dict[int, str] = field(default_factory=dict)
+    _receipts: Delivery[Receipt] = field(default_factory=Delivery)
 
     def trust(self) -> Trust | Denial:
         """What is trusted now; a directory that does not verify is a denial of everything."""
@@ -154,7 +156,7 @@ class Core:
             found = self.evidence.latest().get(platform.name)
             approval = found.approval if isinstance(found, Appraisal) else None
         future = self.seals.submit(pending, platform=platform, approval=approval, lazy=lazy)
-        return await asyncio.wrap_future(future)
+        return await self._receipts.wait(future)
 
     async def void(self, seq: int, reason: str) -> None:
         """Burns a sealed allow at the runner, and records that nothing ran; unless something did."""
