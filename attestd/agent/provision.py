@@ -32,6 +32,7 @@ from attestd.governance.issue import (
     draft_platform_policy,
     draft_revocations,
 )
+from attestd.governance.policy_schema import DEFAULT_POLICY, EMPTY_ENTITIES, SCHEMA
 from attestd.governance.trust import Trust
 from attestd.lineage.checkpoint import LogKeys
 from attestd.lineage.entry import EntryType
@@ -300,6 +301,15 @@ class _Steps:
         if not revocations.exists():
             write_atomic(revocations, draft_revocations(epoch=FIRST_EPOCH), mode=0o644)
 
+        policy = self.layout.trust / "policy"
+        for name, data in (
+            ("exec.cedar", DEFAULT_POLICY),
+            ("schema.cedarschema", SCHEMA),
+            ("entities.json", EMPTY_ENTITIES),
+        ):
+            if not (policy / name).exists():
+                write_atomic(policy / name, data, mode=0o644)
+
     def _keys(self, authorities: Mapping[str, Authority]) -> None:
         if not self.layout.keys.exists():
             auth = AuthValues.generate()
@@ -442,6 +452,7 @@ def _make_directories(layout: Layout, account: Account | None) -> None:
         (layout.configuration.parent, public if layout.system else private),
         (layout.trust, public),
         (layout.trust / "hosts", public),
+        (layout.trust / "policy", public),
         (layout.trust / "platform", public),
         (layout.trust / "platform" / "history", public),
         (layout.authority, private),

@@ -33,6 +33,7 @@ def decided_body(
     artifact: bytes | None,
     untrusted: UntrustedArtifact | None,
     authority: str | None,
+    terms: Mapping[str, Any] | None,
     witness_quorum: int,
     code: Code | None,
     isolation: str,
@@ -44,6 +45,7 @@ def decided_body(
         artifact: The artifact's file; None: none was given.
         untrusted: The artifact, if it parses.
         authority: Name of the rule under which it was signed; None: it was not verified.
+        terms: What policies see of the artifact (`gate.policy.artifact_terms`); None: it was not verified.
         witness_quorum: How many witnesses must cosign.
         code: Why it was denied; None: it was allowed.
         isolation: What the runner can do.
@@ -60,7 +62,9 @@ def decided_body(
             "authority": authority,
             "code": None if code is None else code.value,
             "isolation": isolation,
+            "policy": None if untrusted is None else untrusted.statement.predicate.governance.policy,
             "requester": {"uid": execution.requester_uid},
+            "terms": terms,
             "witness_quorum": witness_quorum,
         }
     )

@@ -1,4 +1,4 @@
-"""Trust: authorities, platform policies, host records and revocations, verified as one set of files.
+"""Trust: authorities, policies, platform policies, host records and revocations, verified as one set of files.
 
 Before the mesh `attestd init --standalone` writes them to a directory; their form is that of the TUF targets.
 """
@@ -13,15 +13,14 @@ import msgspec
 from attestd.authorization.statement import Uid
 from attestd.errors import MalformedError, VerificationError
 from attestd.governance.authorities import Authorities, Version, parse_authorities
+from attestd.governance.cedar import Policies, parse_policies
 from attestd.governance.host import VerifiedHost, parse_host_record
 from attestd.governance.platform import PlatformPolicy, parse_platform_policy
 from attestd.strict import HostId, Sha256Hex, Strict, canonical, parse_canonical
 
-__all__ = ["BUILTIN_POLICY", "Revocations", "Trust", "parse_trust"]
+__all__ = ["Revocations", "Trust", "parse_trust"]
 
 MAX_REVOCATIONS_BYTES = 16 << 20
-# The policy of a host without Cedar policies: the authorities' signatures and the artifact's scope decide alone.
-BUILTIN_POLICY = "exec"
 
 
 class Revocations(Strict, frozen=True):
@@ -56,7 +55,7 @@ class Trust:
         platforms: Current platform policies by name.
         history: Earlier versions by (name, version): they verify old receipts and allow nothing.
         hosts: Host records by host-id.
-        policies: Policy digests by name; None for the built-in one.
+        policies: Cedar policies.
     """
 
     version: int
@@ -66,7 +65,7 @@ class Trust:
     history: Mapping[tuple[str, int], PlatformPolicy]
     hosts: Mapping[str, VerifiedHost]
     revocations: Revocations
-    policies: Mapping[str, str | None]
+    policies: Policies
 
     def platform_version(self, name: str, version: int) -> PlatformPolicy | None:
         """A platform policy as it was in one version, current or earlier."""
@@ -96,6 +95,7 @@ def parse_trust(files: Mapping[str, bytes]) -> Trust:
     platforms: dict[str, PlatformPolicy] = {}
     history: dict[tuple[str, int], PlatformPolicy] = {}
     hosts: dict[str, VerifiedHost] = {}
+    policies: dict[str, bytes] = {}
     for name, data in sorted(files.items()):
         match name.split("/"):
             case ["authorities.json"] | ["revocations.json"]:
@@ -112,6 +112,8 @@ def parse_trust(files: Mapping[str, bytes]) -> Trust:
                 host = parse_host_record(data, authorities=authorities, revoked_keys=revocations.keys)
                 _require_name(name, file, f"{host.host}.json")
                 hosts[host.host] = host
+            case ["policy", file] | ["teams", _, "policy", file] if _is_policy(file):
+                policies[name] = data
             case _:
                 raise MalformedError(f"trust: unknown file {name!r}")
     if not platforms or not hosts:
@@ -128,8 +130,12 @@ def parse_trust(files: Mapping[str, bytes]) -> Trust:
         history=history,
         hosts=hosts,
         revocations=revocations,
-        policies={BUILTIN_POLICY: None},
+        policies=parse_policies(policies, teams={}),
     )
+
+
+def _is_policy(file: str) -> bool:
+    return file.endswith(".cedar") or file in {"schema.cedarschema", "entities.json"}
 
 
 def _require_name(name: str, found: str, expected: str) -> None:

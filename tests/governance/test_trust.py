@@ -1,10 +1,12 @@
 """The trust files as one set: names, what is missing, what is unknown, version and digest."""
 
+from hashlib import sha256
 from typing import Any
 
 import pytest
 
 from attestd.errors import AttestdError, MalformedError, VerificationError
+from attestd.governance.policy_schema import DEFAULT_POLICY
 from attestd.governance.trust import Trust, parse_trust
 from attestd.strict import canonical
 from tests.world import Host, World, key_id
@@ -27,7 +29,7 @@ def test_verifies(world: World) -> None:
     assert set(trust.platforms) == {"local"}
     assert set(trust.hosts) == {world.host.id}
     assert trust.history == {}
-    assert trust.policies == {"exec": None}
+    assert trust.policies.digest("exec") == sha256(DEFAULT_POLICY).hexdigest()
 
 
 @pytest.mark.parametrize("name", ["authorities.json", "revocations.json", "platform", "hosts"])
@@ -50,7 +52,9 @@ def test_empty() -> None:
         "platform/history/old/local-1.json",
         "hosts/a/b.json",
         "mesh.json",
-        "policy/exec.cedar",
+        "policy/exec.txt",
+        "policy/team/exec.cedar",
+        "teams/a/exec.cedar",
         "",
         "/authorities.json",
         "./authorities.json",
