@@ -18,6 +18,7 @@ import rfc8785
 from attestd.errors import MalformedError, UsageError
 
 __all__ = [
+    "MAX_SAFE_INTEGER",
     "Base64Bytes",
     "HostId",
     "Sha256Hex",
