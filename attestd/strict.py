@@ -8,6 +8,7 @@ import json
 import re
 from base64 import b64decode, b64encode
 from collections import Counter
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, TypeVar
 
@@ -17,6 +18,7 @@ import rfc8785
 from attestd.errors import MalformedError, UsageError
 
 __all__ = [
+    "MAX_SAFE_INTEGER",
     "Base64Bytes",
     "HostId",
     "Sha256Hex",
@@ -47,6 +49,7 @@ Base64Bytes = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9+/]*={0,2}\Z")]
 
 _UTC_PATTERN: Final = re.compile(_UTC_FORM)
 _T = TypeVar("_T")
+_encode: Final = msgspec.json.encode
 
 
 class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -80,21 +83,35 @@ def _check_depth(value: Any, depth: int = 0) -> None:
         _check_depth(member, depth + 1)
 
 
-def _check_plain(value: Any) -> None:
-    """Refuses what RFC 8785 cannot hold, or holds in more than one way (floats)."""
-    kind = type(value)
-    if kind is str or kind is bool or value is None:
-        return
-    if kind is dict:
-        for name, member in value.items():
+def _is_plain(value: Any) -> bool:
+    """Whether it is of exactly the types that `_encode` writes as RFC 8785 does; no call for each of its members."""
+    if type(value) is dict:
+        for name in value:
             if type(name) is not str:
-                raise TypeError(f"member name {name!r}: only strings are allowed")
-            _check_plain(member)
-    elif kind is list or kind is tuple:
-        for member in value:
-            _check_plain(member)
-    elif kind is not int or abs(value) > MAX_SAFE_INTEGER:
-        raise TypeError(f"{value!r}: only integers up to 2^53 - 1, strings, objects and arrays are allowed")
+                return False
+        members: Iterable[Any] = value.values()
+    else:
+        members = value if type(value) in (list, tuple) else (value,)
+    for member in members:
+        kind = type(member)
+        if kind is str or kind is bool or member is None:
+            continue
+        if kind is int:
+            if not -MAX_SAFE_INTEGER <= member <= MAX_SAFE_INTEGER:
+                return False
+        elif (kind is not dict and kind is not list and kind is not tuple) or not _is_plain(member):
+            return False
+    return True
+
+
+def _plain(value: Any) -> Any:
+    if _is_plain(value):
+        return value
+    # Bytes and dates pass unchanged, to be refused: nobody chose a text form for them.
+    plain = msgspec.to_builtins(value, builtin_types=(bytes, bytearray, datetime))
+    if not _is_plain(plain):
+        raise TypeError("only integers up to 2^53 - 1, strings, objects and arrays are allowed")
+    return plain
 
 
 def parse_json(data: bytes, *, max_bytes: int, what: str) -> Any:
@@ -166,13 +183,11 @@ def canonical(value: Any) -> bytes:
             bytes, a date, a member name that is no string).
     """
     try:
-        # Bytes and dates pass unchanged, to be refused: nobody chose a text form for them.
-        plain = msgspec.to_builtins(value, builtin_types=(bytes, bytearray, datetime))
-        _check_plain(plain)
-        text = json.dumps(plain, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
-        # RFC 8785 sorts names by UTF-16 units, Python by code points: the same order below U+10000. Otherwise the
-        # two agree byte for byte (a property test holds them together), and json is ten times as fast.
-        return text.encode() if text.isascii() or max(text) < "\U00010000" else rfc8785.dumps(plain)
+        value = _plain(value)
+        data = _encode(value, order="sorted")
+        # RFC 8785 sorts names by UTF-16 units, msgspec by bytes: the same order below U+10000, whose UTF-8 begins with
+        # 0xf0. Otherwise the two agree byte for byte (a property test holds them together), and msgspec is faster.
+        return data if data.isascii() or max(data) < 0xF0 else rfc8785.dumps(value)
     except (rfc8785.CanonicalizationError, ValueError, TypeError, RecursionError) as error:
         raise MalformedError(f"no canonical JSON form: {error}") from error
 

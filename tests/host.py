@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from attestd.agent.provision import provision_standalone
+from attestd.agent.standalone import LocalAuthorities
 from attestd.audit.store import LogStore
 from attestd.audit.verify import LogReport, verify_log
 from attestd.authorization.issue import draft_statement, issue, resource
-from attestd.distribution.local import load_own_trust, write_atomic
+from attestd.distribution.local import load_own_trust
 from attestd.distribution.signer import load_authority
 from attestd.governance.issue import approve_state, draft_platform_policy
 from attestd.governance.trust import Trust
@@ -359,14 +360,29 @@ class Host:
             path.chmod(0o644)
         return path
 
+    def files(self) -> dict[str, bytes]:
+        """The files of the host's own repository, by target name."""
+        return dict(LocalAuthorities(self.layout).files())
+
+    def publish(self, files: Mapping[str, bytes | None]) -> None:
+        """What the host's own authorities do: the next version of governance. None removes a file."""
+        LocalAuthorities(self.layout).publish(files)
+
+    def revoke(self, **members: Any) -> None:
+        """Publishes revocations: members of `revocations.json`."""
+        present = json.loads(self.files()["revocations.json"])
+        self.publish(
+            {"revocations.json": canonical({**present, **members, "version": present["version"] + 1})}
+        )
+
     def approve_present_state(self) -> None:
         """What an authority does on `platform approve`: a new policy version that allows the TPM's present state."""
         trust = self.trust
         old = trust.platforms["local"]
         quoted = self.ask("quote", challenge=_base64(b"approve"))["ok"]["pcrs"][old.selection.bank]
         values = {int(index): bytes.fromhex(value) for index, value in quoted.items()}
-        path = self.layout.trust / "platform" / "local.json"
-        present = json.loads(path.read_bytes())
+        file = self.files()["platform/local.json"]
+        present = json.loads(file)
         approval = approve_state(
             trust.authorities, selection=old.selection, values=values, epoch=trust.revocations.epoch,
             sign_platform=load_authority(str(self.layout.authority / "platform.pem")).sign,
@@ -388,9 +404,7 @@ class Host:
             min_tier=present["reference"]["min_tier"],
             userspace=present["reference"]["userspace"],
         )
-        history = self.layout.trust / "platform" / "history"
-        write_atomic(history / f"local-{old.version}.json", path.read_bytes(), mode=0o644)
-        write_atomic(path, policy, mode=0o644)
+        self.publish({f"platform/history/local-{old.version}.json": file, "platform/local.json": policy})
 
     # -- clients ---------------------------------------------------------------------------------------------------
 

@@ -43,6 +43,7 @@ from attestd.gate.execution import File
 from attestd.gate.model import CHECKS, Context, Decision, Outcome, Request
 from attestd.gate.release import VerifiedRelease, verify_release
 from attestd.gate.standing import verify_standing
+from attestd.governance.policy_schema import DEFAULT_POLICY
 from attestd.governance.trust import Trust
 from attestd.lineage.checkpoint import LogKeys
 from attestd.lineage.entry import EntryType
@@ -189,13 +190,10 @@ PARTIAL: Final[Mapping[str, tuple[str, str]]] = {
         "witnesses, without whom a whole older copy of disk and TPM passes",
     ),
     "runtime_environmental_trust": (MEASURED, "event log and IMA list, not PCR composites alone"),
-    "runtime_policy_consistency": (GOVERNANCE, "policies with a text that decides"),
     "runtime_execution_lineage_continuity": (LINEAGE, "chains of delegated artifacts and of receipts"),
     "runtime_governance_metadata": (GOVERNANCE, "metadata that is fresh and cannot be rolled back"),
     "runtime_operational_trust_conditions": (HARDENING, "every condition that the section `condition` names"),
-    "artifact_policy_validation": (GOVERNANCE, "a policy that permits or forbids the execution by its text"),
     "artifact_environmental_conditions": (MESH, "verifiers and witnesses that can be counted"),
-    "artifact_governance_metadata": (GOVERNANCE, "policies that read it"),
     "denial_environmental_integrity_failure": (MEASURED, "changes that only the IMA list shows"),
     "denial_lineage_discontinuity": (LINEAGE, "a gap further up than the parent"),
     "denial_governance_state_mismatch": (GOVERNANCE, "stale metadata, and metadata that went back"),
@@ -557,14 +555,19 @@ def test_runtime_environmental_trust(world: World) -> None:
 
 
 def test_runtime_policy_consistency(world: World) -> None:
-    """The policy that the artifact names is the one in force, and what no policy permits is denied.
-
-    Waits for governance with TUF and Cedar: policies with a text that decides.
-    """
+    """The policy that the artifact names is the one in force, permits what runs, and no policy forbids it."""
     denied_twice(world, Code.GOVERNANCE_MISMATCH, "governance", policy="other")
     denied_twice(world, Code.GOVERNANCE_MISMATCH, "governance", policy_digest="ab" * 32)
     for member, value in (("secrets", ["token"]), ("tool", {"name": "browser", "arguments": {}})):
         denied_twice(world, Code.POLICY_DENIED, "policy", edit=edit(member, value))
+    granted = world.grant()
+    for text, code in (
+        (b"", Code.POLICY_DENIED),
+        (b"forbid (principal, action, resource);", Code.POLICY_CONFLICT),
+    ):
+        world.policies["policy/exec.cedar"] = text
+        denies(world.request(granted.artifact), world.context(), code, "policy")
+        refuses(world, granted, code)
 
 
 def test_runtime_execution_lineage_continuity(world: World) -> None:
@@ -667,16 +670,21 @@ def labelled(**labels: str) -> Callable[[dict[str, Any]], None]:
 
 
 def test_artifact_policy_validation(world: World) -> None:
-    """The policy by name and digest, and the lowest governance version.
-
-    Waits for governance with TUF and Cedar: a policy that permits or forbids the execution by its text.
-    """
-    artifact = world.artifact(policy_digest="ab" * 32, policy_version=2)
+    """The policy by name and digest, the lowest governance version, and what the policy's text says."""
+    pinned = sha256(DEFAULT_POLICY).hexdigest()
+    artifact = world.artifact(policy_digest=pinned, policy_version=2)
     named = parse_artifact(artifact).statement.predicate.governance
-    assert (named.policy, named.policy_digest, named.min_version) == ("exec", "ab" * 32, 2)
-    for found, denied in (("ab" * 32, None), ("cd" * 32, Code.GOVERNANCE_MISMATCH)):
-        trust = replace(world.trust(), policies={"exec": found})
-        decision = decide(world.request(artifact), replace(world.context(), trust=trust))
+    assert (named.policy, named.policy_digest, named.min_version) == ("exec", pinned, 2)
+    unpinned = world.artifact(policy_version=2)
+    forbid = b'@id("freeze") forbid (principal, action, resource);'
+    for text, given, denied in (
+        (DEFAULT_POLICY, artifact, None),
+        (DEFAULT_POLICY + b"// another text", artifact, Code.GOVERNANCE_MISMATCH),
+        (b"", unpinned, Code.POLICY_DENIED),
+        (DEFAULT_POLICY + forbid, unpinned, Code.POLICY_CONFLICT),
+    ):
+        world.policies["policy/exec.cedar"] = text
+        decision = world.decide(given)
         assert (decision.denial.code if decision.denial else None) is denied
 
 
@@ -714,10 +722,7 @@ def test_artifact_cryptographic_signatures() -> None:
 
 
 def test_artifact_governance_metadata(world: World) -> None:
-    """Metadata for people and policies is part of what was signed.
-
-    Waits for governance with TUF and Cedar: policies that read it.
-    """
+    """Metadata for people and policies is part of what was signed, and a policy decides by it."""
     artifact = world.artifact(metadata={"change": "CHG-123"})
     assert world.decide(artifact).denial is None
     assert parse_artifact(artifact).statement.predicate.governance.metadata == {"change": "CHG-123"}
@@ -725,6 +730,11 @@ def test_artifact_governance_metadata(world: World) -> None:
     other = replace(envelope, payload=envelope.payload.replace(b"CHG-123", b"CHG-124"))
     request = world.request(format_envelope(other))
     denies(request, world.context(), Code.INVALID_SIGNATURE, "signatures")
+    world.policies["policy/exec.cedar"] = (
+        b'permit (principal, action, resource) when { context.artifact.metadata.contains("change=CHG-123") };'
+    )
+    assert world.decide(artifact).denial is None
+    denies(world.request(world.artifact()), world.context(), Code.POLICY_DENIED, "policy")
 
 
 def test_artifact_operational_attribution(world: World) -> None:

@@ -43,7 +43,8 @@ from attestd.gate.execution import Execution, File
 from attestd.gate.model import Context, Decision, Mesh, Request
 from attestd.governance.host import HOST_RECORD_TYPE
 from attestd.governance.metadata import Metadata, TargetFile, Versions, verify_metadata
-from attestd.governance.trust import BUILTIN_POLICY, Trust, parse_trust
+from attestd.governance.policy_schema import DEFAULT_POLICY, DEFAULT_POLICY_NAME, EMPTY_ENTITIES, SCHEMA
+from attestd.governance.trust import Trust, parse_trust
 from attestd.lineage.entry import EntryType, format_entry
 from attestd.strict import canonical, format_time, format_time_us
 from attestd.tcg.attest import ClockInfo
@@ -393,6 +394,11 @@ class World:
         self.extra: dict[str, bytes] = {}
         self.platforms: dict[str, dict[str, Any]] = {"local": self.platform_file()}
         self.history: dict[str, dict[str, Any]] = {}
+        self.policies: dict[str, bytes] = {
+            "policy/exec.cedar": DEFAULT_POLICY,
+            "policy/schema.cedarschema": SCHEMA,
+            "policy/entities.json": EMPTY_ENTITIES,
+        }
         self.records: dict[str, dict[str, Any]] = {self.host.id: self.host_record(self.host)}
         self._published: dict[str, bytes] = {}
         self.log = Log(self.host)
@@ -545,6 +551,7 @@ class World:
         files = {
             "authorities.json": canonical(self.authorities),
             "revocations.json": canonical(self.revocations),
+            **self.policies,
         }
         files |= {f"platform/{name}.json": canonical(file) for name, file in self.platforms.items()}
         files |= {f"platform/history/{name}.json": canonical(file) for name, file in self.history.items()}
@@ -623,7 +630,7 @@ class World:
             "requester_uid": run.requester_uid,
             "host_id": self.host.id,
             "platform": "local",
-            "policy": BUILTIN_POLICY,
+            "policy": DEFAULT_POLICY_NAME,
             "policy_version": 1,
             "now": self.now,
             "ttl_s": 3600,

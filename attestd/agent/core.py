@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from attestd.agent.clock import TrustedClock
+from attestd.agent.delivery import Delivery
 from attestd.agent.denials import DenialMeter
 from attestd.agent.evidence import EvidenceKeeper
 from attestd.agent.governance import Updated, Updater, update_now
@@ -89,6 +90,7 @@ class Core:
     _seen: Floor | None = None
     _seen_at: int = 0
     _to_void: dict[int, str] = field(default_factory=dict)
+    _receipts: Delivery[Receipt] = field(default_factory=Delivery)
 
     def trust(self) -> Trust | Denial:
         """What is trusted now; governance that does not verify, or that is older than what was, denies everything."""
@@ -163,7 +165,7 @@ class Core:
             found = self.evidence.latest().get(platform.name)
             approval = found.approval if isinstance(found, Appraisal) else None
         future = self.seals.submit(pending, platform=platform, approval=approval, lazy=lazy)
-        return await asyncio.wrap_future(future)
+        return await self._receipts.wait(future)
 
     async def void(self, seq: int, reason: str) -> None:
         """Burns a sealed allow at the runner, and records that nothing ran; unless something did."""

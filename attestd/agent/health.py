@@ -1,7 +1,9 @@
 """Conditions that do not show in a request: the TPM's lockout and self test, and room for the log."""
 
 import asyncio
+import math
 import os
+import time
 from pathlib import Path
 from typing import Final
 
@@ -11,9 +13,10 @@ from attestd.errors import TpmError
 from attestd.tpm.capabilities import TpmProperties
 from attestd.tpm.device import Tpm
 
-__all__ = ["POLL_S", "Health"]
+__all__ = ["LOOK_S", "POLL_S", "Health"]
 
 POLL_S: Final = 10.0
+LOOK_S: Final = 0.02
 _MIB: Final = 1 << 20
 
 
@@ -21,7 +24,7 @@ class Health:
     """What denies everything while it lasts. Used from the agent's loop only.
 
     The TPM is asked every `POLL_S`, not at each request: it is slow. That it hangs shows at once, without asking.
-    The disk is looked at each time: that takes microseconds.
+    The disk is looked at every `LOOK_S` at most: in that time nobody fills the reserve.
 
     Attributes:
         directory: Where the log is.
@@ -35,6 +38,8 @@ class Health:
         self.directory, self.reserve = directory, reserve
         self._properties: TpmProperties | None = None
         self._failure: str | None = None
+        self._disk: Denial | None = None
+        self._disk_at = -math.inf
 
     async def poll(self) -> None:
         """Asks the TPM how it is.
@@ -71,6 +76,12 @@ class Health:
 
     def disk(self) -> Denial | None:
         """The half of condition `log` that is about room."""
+        now = time.monotonic()
+        if now - self._disk_at >= LOOK_S:
+            self._disk, self._disk_at = self._look_at_disk(), now
+        return self._disk
+
+    def _look_at_disk(self) -> Denial | None:
         try:
             free = self.free()
         except OSError as error:

@@ -20,7 +20,6 @@ from attestd.distribution.mirror import METADATA, ROOT, TIMESTAMP
 from attestd.distribution.signer import Authority
 from attestd.errors import TpmError, UsageError
 from attestd.governance.authorities import Authorities, parse_authorities
-from attestd.governance.cedar import DEFAULT_POLICY, EMPTY_ENTITIES, SCHEMA
 from attestd.governance.host import VerifiedHost, parse_host_record
 from attestd.governance.issue import (
     approve_platform_key,
@@ -30,6 +29,7 @@ from attestd.governance.issue import (
     draft_revocations,
     sign_host_request,
 )
+from attestd.governance.policy_schema import DEFAULT_POLICY, EMPTY_ENTITIES, SCHEMA
 from attestd.governance.trust import Trust
 from attestd.paths import Configuration, Layout, load_configuration
 from attestd.tcg.pcr import PcrSelection, selection_from_text

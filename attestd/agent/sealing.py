@@ -22,6 +22,7 @@ __all__ = ["Receipt", "SealService", "sealing_denial"]
 # With the half second in which the runner's spool is looked at: start and exit are sealed within one second.
 LAZY_S: Final = 0.5
 MAX_WAITING: Final = 1024
+COMPANY: Final = 0.25  # of the time that the last batch took
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,9 @@ class SealService:
 
     A batch holds decisions of one platform policy version; entries that belong to none go along with any. Entries
     that are in no hurry wait up to half a second for company.
+
+    A batch waits for those who were answered with the last one, for a part of the time that one took: they ask again
+    in a moment, and would otherwise find the next batch gone without them. One requester alone never waits.
     """
 
     def __init__(
@@ -81,6 +85,7 @@ class SealService:
         self._lazy: deque[_Waiting] = deque()
         self._lazy_due = math.inf
         self._changed = threading.Condition()
+        self._gathered, self._gather_until = 1, -math.inf
         self._stopping = False
         self._fatal: RollbackError | None = None
         self._thread = threading.Thread(target=self._run, name="seal", daemon=True)
@@ -129,7 +134,9 @@ class SealService:
             if lazy and not self._lazy:
                 self._lazy_due = time.monotonic() + LAZY_S
             (self._lazy if lazy else self._urgent).append(waiting)
-            self._changed.notify()
+            # Woken for each, the thread would only take turns with this one.
+            if lazy or len(self._urgent) in (1, self._gathered):
+                self._changed.notify()
         return waiting.future
 
     def stop(self) -> None:
@@ -148,8 +155,8 @@ class SealService:
         """Waits for a batch; empty only when the service stops and nothing waits any more."""
         with self._changed:
             while True:
-                while not (self._urgent or self._stopping or time.monotonic() >= self._lazy_due):
-                    self._changed.wait(self._patience_s())
+                while (patience_s := self._patience_s()) is None or patience_s > 0:
+                    self._changed.wait(patience_s)
                 taken = self._take()
                 # Marked as running: from here on nobody can cancel it. What was cancelled before, nobody waits for.
                 batch = [item for item in taken if item.future.set_running_or_notify_cancel()]
@@ -157,7 +164,11 @@ class SealService:
                     return batch
 
     def _patience_s(self) -> float | None:
-        return max(0.0, self._lazy_due - time.monotonic()) if self._lazy else None
+        """How long to wait from now: until something is due; None: until something comes."""
+        if self._stopping or len(self._urgent) >= self._gathered:
+            return 0.0
+        due = min(self._gather_until, self._lazy_due) if self._urgent else self._lazy_due
+        return None if due == math.inf else max(0.0, due - time.monotonic())
 
     def _take(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
@@ -176,16 +187,20 @@ class SealService:
     def _seal(self, batch: Sequence[_Waiting]) -> None:
         named = next((item for item in batch if item.platform), None)
         pendings, start = [item.pending for item in batch], time.monotonic()
+        self._gathered = 1  # If it fails, nobody waits for company.
         try:
             self._port.expect(named.platform if named else None, named.approval if named else None)
             result = self._sealer.seal(pendings, now=self._now(), boot=self._boot)
-            self._metrics.sealed(pendings, result, time.monotonic() - start)
+            took_s = time.monotonic() - start
+            self._metrics.sealed(pendings, result, took_s)
             self._on_sealed(result)
         except AttestdError as error:
             self._fail(batch, error)
         except Exception as error:  # noqa: BLE001 - the edge of the thread: a bug must deny, not end sealing unseen
             self._fail(batch, StoreError(f"sealing failed: {type(error).__name__}: {error}"))
         else:
+            self._gathered = min(self._max_batch, len(batch) + len(self._urgent))
+            self._gather_until = time.monotonic() + took_s * COMPANY
             for index, item in enumerate(batch):
                 item.future.set_result(Receipt(result.sealed[index], result, index))
 

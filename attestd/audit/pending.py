@@ -1,7 +1,8 @@
 """What goes into a batch, and what comes out of it."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final
 
 import msgspec
@@ -11,9 +12,10 @@ from attestd.audit.store import Spooled
 from attestd.codes import Denial
 from attestd.errors import MalformedError, UsageError
 from attestd.lineage.entry import MAX_ENTRY_BYTES, EntryType
+from attestd.strict import canonical
 from attestd.tlog.checkpoint import Checkpoint
 from attestd.tlog.proof import TlogProof, format_proof
-from attestd.tlog.tree import inclusion_proof
+from attestd.tlog.tree import Frontier, Node, inclusion_proof
 
 __all__ = ["MAX_BODY_BYTES", "Charge", "Pending", "SealResult", "Sealed"]
 
@@ -44,6 +46,7 @@ class Pending:
         to_denial: Gives the body of the `decision.deny` that a `decision.allow` becomes if its uses are exhausted
             or the TPM refuses. Must not raise.
         spooled: Where it was spooled, so that it is sealed once.
+        encoded: The body's canonical bytes. Made here, by who asks, while the sealer waits for TPM and disk.
     """
 
     type: EntryType
@@ -51,13 +54,14 @@ class Pending:
     charge: Charge | None = None
     to_denial: Callable[[Denial], Mapping[str, Any]] = _no_denial
     spooled: Spooled | None = None
+    encoded: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuses what could not be sealed: here it concerns one request, in the batch it would concern all.
 
         Raises:
             UsageError: An allow without charge or `to_denial`, or another type with them.
-            MalformedError: The body is larger than MAX_BODY_BYTES, or is not JSON.
+            MalformedError: The body is larger than MAX_BODY_BYTES, or has no canonical form.
         """
         allow = self.type is EntryType.DECISION_ALLOW
         if (self.charge is not None) != allow or (self.to_denial is not _no_denial) != allow:
@@ -65,15 +69,17 @@ class Pending:
                 f"{self.type}: charge and to_denial belong to a decision.allow, and to nothing else"
             )
         try:
-            size = len(msgspec.json.encode(self.body))
-        except (TypeError, ValueError, RecursionError) as error:
-            raise MalformedError(f"the body of a {self.type} is not JSON: {error}") from error
-        if size > MAX_BODY_BYTES:
-            raise MalformedError(f"the body of a {self.type} has {size} bytes, the limit is {MAX_BODY_BYTES}")
+            encoded = canonical(dict(self.body))
+        except MalformedError as error:
+            raise MalformedError(f"the body of a {self.type}: {error}") from error
+        if len(encoded) > MAX_BODY_BYTES:
+            raise MalformedError(
+                f"the body of a {self.type} has {len(encoded)} bytes, the limit is {MAX_BODY_BYTES}"
+            )
+        object.__setattr__(self, "encoded", encoded)
 
 
-@dataclass(frozen=True, slots=True)
-class Sealed:
+class Sealed(msgspec.Struct, frozen=True, gc=False):  # a batch makes thousands
     """What a pending entry became.
 
     Attributes:
@@ -91,7 +97,7 @@ class Sealed:
     denial: Denial | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SealResult:
     """A sealed batch. To have one is to have passed step 4: receipts may be handed out.
 
@@ -109,10 +115,25 @@ class SealResult:
     note: bytes
     quote: QuoteEvidence
     unreleased: tuple[int, ...]
-    _nodes: Mapping[tuple[int, int], bytes]
+    _before: Frontier
+    _added: Sequence[Node]
 
     def receipt(self, index: int) -> bytes:
         """The receipt of `sealed[index]`: a tlog-proof with this checkpoint."""
         sealed = self.sealed[index]
         proof = inclusion_proof(sealed.seq, self.checkpoint.size, lambda level, idx: self._nodes[level, idx])
         return format_proof(TlogProof(sealed.entry, sealed.seq, tuple(proof), self.note))
+
+    @cached_property
+    def _nodes(self) -> Mapping[tuple[int, int], bytes]:
+        """The nodes that proofs in this tree may need; only for a batch of which receipts are asked."""
+        return _frontier_nodes(self._before) | {(level, index): hash_ for level, index, hash_ in self._added}
+
+
+def _frontier_nodes(frontier: Frontier) -> dict[tuple[int, int], bytes]:
+    """The frontier's hashes by where they stand in the tree: level `l` for each 1 bit `l` of its size."""
+    levels = [level for level in range(frontier.size.bit_length() - 1, -1, -1) if frontier.size >> level & 1]
+    return {
+        (level, (frontier.size >> level) - 1): hash_
+        for level, hash_ in zip(levels, frontier.hashes, strict=True)
+    }

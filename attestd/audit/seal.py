@@ -4,10 +4,12 @@ This is "Sealing" of the architecture, steps 1 to 4, in its order and with its n
 where a crash leaves a different state behind; `recover` knows each of them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
+
+import msgspec
 
 from attestd.audit.pending import Charge, Pending, Sealed, SealResult
 from attestd.audit.recover import is_reset_jump, settle_counter
@@ -22,8 +24,8 @@ from attestd.errors import (
     UsageError,
 )
 from attestd.lineage.checkpoint import LogKeys
-from attestd.lineage.entry import EntryType, format_entry
-from attestd.strict import format_time_us
+from attestd.lineage.entry import EntryType, join_entry
+from attestd.strict import canonical, format_time_us
 from attestd.tcg.attest import parse_attest
 from attestd.tcg.binding import Purpose, extra_data
 from attestd.tcg.quote import join_quote
@@ -36,12 +38,11 @@ __all__ = ["CRASH_POINTS", "Charge", "Pending", "SealResult", "Sealed", "Sealer"
 CRASH_POINTS: Final = ("charged", "release_signed", "quoted", "committed", "stepped")
 
 
-@dataclass(frozen=True, slots=True)
-class _Draft:
+class _Draft(msgspec.Struct, frozen=True):  # a batch makes thousands
     """A pending entry with its outcome so far: `charge` is the use's number, if it is an allow."""
 
     type: EntryType
-    body: Mapping[str, Any]
+    body: bytes
     charge: tuple[str, int] | None = None
     denial: Denial | None = None
 
@@ -173,7 +174,7 @@ class Sealer:
         for pending in pendings:
             charge = pending.charge
             if charge is None:
-                drafts.append(_Draft(pending.type, pending.body))
+                drafts.append(_Draft(pending.type, pending.encoded))
                 continue
             if charge.artifact_id not in uses:
                 uses[charge.artifact_id] = self._store.uses(charge.artifact_id)
@@ -182,14 +183,14 @@ class Sealer:
                 drafts.append(_deny(pending, _exhausted(charge, used)))
                 continue
             uses[charge.artifact_id] = used + 1
-            drafts.append(_Draft(pending.type, pending.body, (charge.artifact_id, used + 1)))
+            drafts.append(_Draft(pending.type, pending.encoded, (charge.artifact_id, used + 1)))
         return drafts
 
     def _grow(self, drafts: Sequence[_Draft], *, time: str, boot: str) -> _Tree:
         frontier = self._tail.frontier
         first = frontier.size
         entries = [
-            format_entry(type_=draft.type, time=time, seq=seq, boot=boot, body=dict(draft.body))
+            join_entry(type_=draft.type, time=time, seq=seq, boot=boot, body=draft.body)
             for seq, draft in enumerate(drafts, first)
         ]
         leaf_hashes = [leaf_hash(entry) for entry in entries]
@@ -272,8 +273,7 @@ class Sealer:
                 strict=True,
             )
         )
-        nodes = _frontier_nodes(before) | {(node.level, node.index): node.hash for node in tree.nodes}
-        return SealResult(tuple(sealed), tree.checkpoint, note, quote, unreleased, nodes)
+        return SealResult(tuple(sealed), tree.checkpoint, note, quote, unreleased, before, tree.nodes)
 
     def _settle(self, tree: _Tree) -> None:
         """Finds out how far a call came that raised: as `recover` does after a crash."""
@@ -314,7 +314,7 @@ def _deny_allows(
 
 
 def _deny(pending: Pending, denial: Denial) -> _Draft:
-    return _Draft(EntryType.DECISION_DENY, pending.to_denial(denial), denial=denial)
+    return _Draft(EntryType.DECISION_DENY, canonical(dict(pending.to_denial(denial))), denial=denial)
 
 
 def _exhausted(charge: Charge, used: int) -> Denial:
@@ -323,12 +323,3 @@ def _exhausted(charge: Charge, used: int) -> Denial:
         f"expected at most {charge.max_uses} uses of artifact {charge.artifact_id}, found {used} already sealed",
         "ask the authority for a new authorization: `attestd authorization issue --help`",
     )
-
-
-def _frontier_nodes(frontier: Frontier) -> dict[tuple[int, int], bytes]:
-    """The frontier's hashes by where they stand in the tree: level `l` for each 1 bit `l` of its size."""
-    levels = [level for level in range(frontier.size.bit_length() - 1, -1, -1) if frontier.size >> level & 1]
-    return {
-        (level, (frontier.size >> level) - 1): hash_
-        for level, hash_ in zip(levels, frontier.hashes, strict=True)
-    }

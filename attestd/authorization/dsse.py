@@ -8,7 +8,7 @@ import hashlib
 from base64 import b64encode
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Annotated, Final
 
 import msgspec
@@ -36,6 +36,7 @@ __all__ = [
 
 PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
 MAX_ENVELOPE_BYTES: Final = 262_144
+_CACHED: Final = 64  # of at most 256 KiB each, signed by authorities
 MAX_SIGNATURES: Final = 16
 
 _CURVE_HASHES: Final[dict[str, hashes.HashAlgorithm]] = {
@@ -228,6 +229,12 @@ def verify_threshold(
     """
     if not keys or threshold < 1:
         raise UsageError(f"a threshold of {threshold} over {len(keys)} keys would verify nothing")
+    return _signers(envelope, tuple(keys), threshold)
+
+
+@lru_cache(maxsize=_CACHED)
+def _signers(envelope: UntrustedEnvelope, keys: tuple[PublicKey, ...], threshold: int) -> tuple[str, ...]:
+    """`verify_threshold`; the same artifact comes again and again. What does not verify is verified each time."""
     known = {key.key_id: key for key in keys}
     message = pae(envelope.payload_type, envelope.payload)
     signed: set[str] = set()

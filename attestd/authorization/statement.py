@@ -45,6 +45,7 @@ MAX_PATH_BYTES: Final = 4095  # PATH_MAX less the NUL
 MAX_FILES: Final = 8
 
 Name = Annotated[str, Meta(pattern=r"\A[a-z0-9][a-z0-9._-]{0,63}\Z")]
+PolicyName = Annotated[str, Meta(pattern=r"\A[a-z0-9][a-z0-9._-]{0,63}(/[a-z0-9][a-z0-9._-]{0,63})?\Z")]
 Text = Annotated[str, Meta(max_length=1024)]
 Uid = Annotated[int, Meta(ge=0, le=2**32 - 2)]  # 2^32 - 1 means "no user" to the kernel
 Count = Annotated[int, Meta(ge=0, le=64)]
@@ -159,13 +160,13 @@ class Governance(Strict, frozen=True):
     """The policy that the artifact was issued under.
 
     Attributes:
-        policy: Its name.
+        policy: Its name: `exec`, or `team/name` for a team's.
         policy_digest: Pins its text, or None.
         min_version: The lowest governance version under which the artifact may be used.
         metadata: For people and policies; opaque here.
     """
 
-    policy: Name
+    policy: PolicyName
     policy_digest: Sha256Hex | None
     min_version: Annotated[int, Meta(ge=0)]
     metadata: Annotated[dict[Name, Text], Meta(max_length=64)]

@@ -19,7 +19,8 @@ from attestd.client.files import find_command
 from attestd.codes import Denied
 from attestd.errors import MalformedError, UsageError
 from attestd.gate.script import FIRST_BYTES, is_script, parse_shebang
-from attestd.governance.trust import BUILTIN_POLICY, Trust
+from attestd.governance.policy_schema import DEFAULT_POLICY_NAME
+from attestd.governance.trust import Trust
 from attestd.observe import Observed, observe_directory, observe_file, read_start
 
 __all__ = ["Asked", "draft_for_command"]
@@ -93,7 +94,7 @@ def _draft(asked: Asked, trust: Trust, environ: Mapping[str, str], now: datetime
         requester_uid=asked.requester_uid,
         host_id=asked.host or _only(trust.hosts, "host", "--host"),
         platform=asked.platform or _only(trust.platforms, "platform policy", "--platform"),
-        policy=BUILTIN_POLICY,
+        policy=DEFAULT_POLICY_NAME,
         policy_version=trust.version,
         now=now,
         ttl_s=asked.ttl_s,

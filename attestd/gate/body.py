@@ -34,6 +34,7 @@ def decided_body(
     artifact: bytes | None,
     untrusted: UntrustedArtifact | None,
     authority: str | None,
+    terms: Mapping[str, Any] | None,
     witness_quorum: int,
     code: Code | None,
     isolation: str,
@@ -45,6 +46,7 @@ def decided_body(
         artifact: The artifact's file; None: none was given.
         untrusted: The artifact, if it parses.
         authority: Name of the rule under which it was signed; None: it was not verified.
+        terms: What policies see of the artifact (`gate.policy.artifact_terms`); None: it was not verified.
         witness_quorum: How many witnesses must cosign.
         code: Why it was denied; None: it was allowed.
         isolation: What the runner can do.
@@ -61,7 +63,9 @@ def decided_body(
             "authority": authority,
             "code": None if code is None else code.value,
             "isolation": isolation,
+            "policy": None if untrusted is None else untrusted.statement.predicate.governance.policy,
             "requester": {"uid": execution.requester_uid},
+            "terms": terms,
             "witness_quorum": witness_quorum,
         }
     )
@@ -128,7 +132,7 @@ def _fitted(members: dict[str, Any]) -> dict[str, Any]:
 
     Nobody keeps a decision out of the log by making it large.
     """
-    if len(canonical(members)) <= MAX_DECIDED_BYTES:
+    if len(msgspec.json.encode(members)) <= MAX_DECIDED_BYTES:  # as long as the canonical form, and cheaper
         return members
     return {name: _shortened(value) for name, value in members.items()}
 

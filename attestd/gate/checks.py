@@ -13,11 +13,11 @@ from attestd.errors import MalformedError
 from attestd.gate.authority import verify_authorization
 from attestd.gate.execution import require_binding, require_scope
 from attestd.gate.model import Context, Request
+from attestd.gate.policy import require_policy
 from attestd.gate.requirements import (
     require_governance,
     require_no_chain,
     require_not_revoked,
-    require_policy,
     require_quorums,
     require_strength,
     require_unchangeable,
@@ -122,9 +122,22 @@ def check_scope(statement: Statement, request: Request, context: Context) -> tup
     return None, detail
 
 
-def check_policy(statement: Statement) -> tuple[None, str]:
+def check_policy(
+    artifact: VerifiedArtifact, request: Request, context: Context, trust: Trust
+) -> tuple[None, str]:
     """Check 10."""
-    return None, require_policy(statement)
+    appraisal = context.appraisals.get(artifact.statement.predicate.environment.platform)
+    detail = require_policy(
+        artifact,
+        request.execution,
+        policies=trust.policies,
+        host=trust.hosts[context.host],
+        # Without an appraisal nothing is found: check 12 denies.
+        findings=appraisal.findings if isinstance(appraisal, Appraisal) else (),
+        depth=0,
+        now=context.now,
+    )
+    return None, detail
 
 
 def check_lineage(statement: Statement, request: Request) -> tuple[None, str]:

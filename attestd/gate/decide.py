@@ -9,6 +9,7 @@ from attestd.codes import Denial, Denied
 from attestd.gate import checks
 from attestd.gate.body import checks_body, decided_body, denial_body, governance_body
 from attestd.gate.model import CHECKS, Check, Context, Decision, Outcome, Request
+from attestd.gate.policy import artifact_terms
 from attestd.gate.requirements import witness_quorum
 from attestd.governance.platform import PlatformPolicy
 from attestd.lineage.receipt import VerifiedReceipt
@@ -56,7 +57,7 @@ def decide(request: Request, context: Context) -> Decision:
      7. validity: it is within its validity (`not_yet_valid`, `expired`).
      8. identity: this host, this requester, these bytes (`identity_mismatch`).
      9. scope: argv, cwd, user, environment and inputs lie within its scope (`scope_violation`).
-    10. policy: the policy it names permits it (`policy_denied`, `policy_conflict`).
+    10. policy: the policy it names permits it, and none forbids it (`policy_denied`, `policy_conflict`).
     11. lineage: the parent's receipt verifies, and no delegation is missing (`lineage_broken`).
     12. evidence: the TPM's evidence verifies and is fresh enough (`evidence_invalid`, `evidence_stale`,
         `tpm_unavailable`).
@@ -79,6 +80,7 @@ def decide(request: Request, context: Context) -> Decision:
     artifact: VerifiedArtifact | None = None
     platform: PlatformPolicy | None = None
     authority: str | None = None
+    terms: Mapping[str, Any] | None = None
     denial: Denial | None = None
     try:
         data = record.run(1, lambda: checks.check_present(request))
@@ -87,13 +89,14 @@ def decide(request: Request, context: Context) -> Decision:
             3, lambda: checks.check_signatures(untrusted, request, context)
         )
         statement = verified.statement
+        terms = artifact_terms(statement, signers=verified.key_ids)
         record.run(4, lambda: checks.check_revocation(verified, request, context, trust))
         platform = record.run(5, lambda: checks.check_governance(statement, context, trust))
         record.run(6, lambda: checks.check_condition("clock", context))
         record.run(7, lambda: checks.check_validity(statement, context))
         record.run(8, lambda: checks.check_identity(statement, request, context, trust, platform))
         record.run(9, lambda: checks.check_scope(statement, request, context))
-        record.run(10, lambda: checks.check_policy(statement))
+        record.run(10, lambda: checks.check_policy(verified, request, context, trust))
         record.run(11, lambda: checks.check_lineage(statement, request))
         appraisal = record.run(12, lambda: checks.check_evidence(statement, context))
         record.run(13, lambda: checks.check_environment(appraisal, platform, trust, context))
@@ -105,7 +108,7 @@ def decide(request: Request, context: Context) -> Decision:
         denial = denied.denial
     recorded = record.complete()
     decided = Decision(denial=denial, checks=recorded, artifact=artifact, platform=platform, body={})
-    body = _body(request, context, decided, untrusted=untrusted, authority=authority)
+    body = _body(request, context, decided, untrusted=untrusted, authority=authority, terms=terms)
     return replace(decided, body=body)
 
 
@@ -116,6 +119,7 @@ def _body(
     *,
     untrusted: UntrustedArtifact | None,
     authority: str | None,
+    terms: Mapping[str, Any] | None,
 ) -> Mapping[str, Any]:
     denial, platform = decided.denial, decided.platform
     witnesses = 0 if untrusted is None or platform is None else witness_quorum(untrusted.statement, platform)
@@ -125,6 +129,7 @@ def _body(
             artifact=request.artifact,
             untrusted=untrusted,
             authority=authority,
+            terms=terms,
             witness_quorum=witnesses,
             code=None if denial is None else denial.code,
             isolation=context.isolation,

@@ -13,11 +13,11 @@ from attestd.errors import MalformedError, VerificationError
 from attestd.gate.authority import verify_authorization
 from attestd.gate.body import decided_body
 from attestd.gate.execution import Execution, require_binding, require_scope
+from attestd.gate.policy import artifact_terms, require_policy
 from attestd.gate.requirements import (
     require_governance,
     require_no_chain,
     require_not_revoked,
-    require_policy,
     require_quorums,
     require_strength,
     require_unchangeable,
@@ -75,8 +75,8 @@ def verify_release(
     1. The receipt verifies: signatures, inclusion, batch rule, approved platform state.
     2. It is for a `decision.allow` of this host with its present keys, of this boot, and not older than 60 s.
     3. The artifact is the one that the leaf names, and enough authorities in force signed it.
-    4. It is in force: nothing it is about is revoked, governance is what it asks for, it is valid now, no policy
-       denies it, no chain is missing.
+    4. It is in force: nothing it is about is revoked, governance is what it asks for, it is valid now, no chain is
+       missing, the policy permits it, and none forbids it.
     5. The state that the receipt shows is approved now, by the very platform policy that the artifact names; the
        host is as strong, and as many others vouch for it, as that policy and the artifact ask.
     6. What is about to run lies within the artifact.
@@ -110,8 +110,16 @@ def verify_release(
     require_not_revoked(authorized.id, execution, host=host_id, trust=trust)  # 4
     platform = require_governance(statement, trust=trust, host=host_id, now=now, grace=grace)
     require_validity(statement, now=now, tolerance=CLOCK_TOLERANCE)
-    require_policy(statement)
     require_no_chain(statement)
+    require_policy(
+        authorized,
+        execution,
+        policies=trust.policies,
+        host=host,
+        findings=(),  # step 5: the state is an approved one, in which nothing is found
+        depth=0,
+        now=now,
+    )
     _require_approved(sealed_in, platform, body, trust)  # 5
     require_strength(platform, host)
     require_quorums(statement, platform, verifiers=0, witnesses=0)  # nobody can vouch before there is a mesh
@@ -123,6 +131,7 @@ def verify_release(
         artifact=artifact,
         untrusted=untrusted,
         authority=rule.name,
+        terms=artifact_terms(statement, signers=authorized.key_ids),
         witness_quorum=witness_quorum(statement, platform),
         code=None,
         isolation=isolation,

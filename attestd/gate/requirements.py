@@ -6,7 +6,7 @@ both require of the execution stands in `gate.execution`. Each raises `Denied`; 
 
 from datetime import datetime, timedelta
 
-from attestd.authorization.statement import Statement
+from attestd.authorization.statement import Governance, Statement
 from attestd.codes import Code, Denied
 from attestd.gate.execution import Execution
 from attestd.governance.host import VerifiedHost
@@ -18,7 +18,6 @@ __all__ = [
     "require_governance",
     "require_no_chain",
     "require_not_revoked",
-    "require_policy",
     "require_quorums",
     "require_strength",
     "require_unchangeable",
@@ -73,15 +72,7 @@ def require_governance(
             f"the artifact needs governance version {governance.min_version}, this host has {trust.version}",
             hint,
         )
-    if governance.policy not in trust.policies:
-        raise _mismatch(f"policy {governance.policy!r} is not in force here", hint)
-    digest = trust.policies[governance.policy]
-    if governance.policy_digest is not None and governance.policy_digest != digest:
-        raise _mismatch(
-            f"the artifact is for policy {governance.policy!r} with digest {governance.policy_digest}, here it has"
-            f" {digest or 'none (built in)'}",
-            hint,
-        )
+    _require_policy_file(governance, trust, hint)
     platform = trust.platforms.get(environment.platform)
     if platform is None:
         reason = trust.unusable.get(f"platform/{environment.platform}.json")
@@ -103,6 +94,21 @@ def require_governance(
         )
         raise _mismatch(f"a valid record of host {host} is needed, found: {found}", hint)
     return platform
+
+
+def _require_policy_file(governance: Governance, trust: Trust, hint: str) -> None:
+    digest = trust.policies.digest(governance.policy)
+    if digest is None:
+        reason = trust.policies.unusable_reason(governance.policy)
+        raise _mismatch(
+            f"policy {governance.policy!r} is not in force here" + (f": {reason}" if reason else ""), hint
+        )
+    if governance.policy_digest not in {None, digest}:
+        raise _mismatch(
+            f"the artifact is for policy {governance.policy!r} with digest {governance.policy_digest}, here it has"
+            f" {digest}",
+            hint,
+        )
 
 
 def require_validity(statement: Statement, *, now: datetime, tolerance: timedelta) -> str:
@@ -145,23 +151,6 @@ def require_unchangeable(execution: Execution, platform: PlatformPolicy) -> None
             f" {platform.name!r} refuses",
             "install it owned by root and writable by root only",
         )
-
-
-def require_policy(statement: Statement) -> str:
-    """The policy that the artifact names permits it; the built-in one permits neither secrets nor tool calls.
-
-    Raises:
-        Denied: `policy_denied`.
-    """
-    predicate = statement.predicate
-    for what, value in (("secrets", predicate.secrets), ("tool", predicate.tool)):
-        if value:
-            raise Denied(
-                Code.POLICY_DENIED,
-                f"the artifact asks for {what}, which no policy on this host permits",
-                f"ask for an authorization without {what}",
-            )
-    return f"{predicate.governance.policy!r}: authorities and scope decide"
 
 
 def require_no_chain(statement: Statement) -> None:

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from attestd.authorization.dsse import parse_envelope, verify_threshold
+from attestd.authorization.statement import Name
 from attestd.errors import MalformedError, VerificationError
 from attestd.governance.authorities import Authorities
 from attestd.governance.platform import Tier, Userspace
@@ -78,7 +79,7 @@ class HostRecord(Strict, frozen=True):
     nv: _Nv
     tier: Tier
     userspace: Userspace
-    labels: Annotated[dict[_Label, _Label], msgspec.Meta(max_length=64)]
+    labels: Annotated[dict[Name, _Label], msgspec.Meta(max_length=64)]
     not_before: Utc
     not_after: Utc
 

@@ -5,7 +5,7 @@
 
 from typing import Final
 
-__all__ = ["DEFAULT_POLICY", "EMPTY_ENTITIES", "SCHEMA"]
+__all__ = ["DEFAULT_POLICY", "DEFAULT_POLICY_NAME", "EMPTY_ENTITIES", "SCHEMA"]
 
 SCHEMA: Final = b"""\
 // attestd: schema of execution policies, version 1.
@@ -60,6 +60,8 @@ action "exec" appliesTo {
 };
 """
 
+# The policy that an artifact names unless its issuer chose another.
+DEFAULT_POLICY_NAME: Final = "exec"
 DEFAULT_POLICY: Final = b"""\
 // Authorities and the scope of each artifact decide alone.
 @id("all")

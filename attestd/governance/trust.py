@@ -25,17 +25,16 @@ from attestd.governance.authorities import (
     parse_team,
     unusable_team,
 )
+from attestd.governance.cedar import Policies, parse_policies
 from attestd.governance.host import VerifiedHost, parse_host_record
 from attestd.governance.metadata import Metadata, Versions, verify_target
 from attestd.governance.platform import PlatformPolicy, parse_platform_policy
 from attestd.strict import Base64Bytes, HostId, Sha256Hex, Strict, canonical, decode_base64, parse_canonical
 from attestd.tcg.policy import REF_EPOCH_SET, approval_message, epoch_set_policy
 
-__all__ = ["BUILTIN_POLICY", "Bump", "Revocations", "Trust", "parse_trust"]
+__all__ = ["Bump", "Revocations", "Trust", "parse_trust"]
 
 MAX_REVOCATIONS_BYTES: Final = 16 << 20
-# The policy of a host without Cedar policies: the authorities' signatures and the artifact's scope decide alone.
-BUILTIN_POLICY: Final = "exec"
 
 _T = TypeVar("_T")
 
@@ -86,8 +85,7 @@ class Trust:
         history: Earlier versions by (name, version): they verify old receipts and allow nothing.
         hosts: Host records by host-id.
         host_history: Earlier records by host-id, the newest first: they verify what was sealed while they held.
-        policies: Policy digests by name; None for the built-in one.
-        policy_files: Cedar policies with their schema and entities, by file name.
+        policies: Cedar policies.
     """
 
     version: int
@@ -103,8 +101,7 @@ class Trust:
     hosts: Mapping[str, VerifiedHost]
     host_history: Mapping[str, tuple[VerifiedHost, ...]]
     revocations: Revocations
-    policies: Mapping[str, str | None]
-    policy_files: Mapping[str, bytes]
+    policies: Policies
 
     def platform_version(self, name: str, version: int) -> PlatformPolicy | None:
         """A platform policy as it was in one version, current or earlier."""
@@ -136,6 +133,7 @@ def parse_trust(files: Mapping[str, bytes], *, metadata: Metadata) -> Trust:
     parts = _Parts(authorities, revocations)
     for name in sorted(files):
         parts.add(name, files[name])
+    policies = parse_policies(parts.policy_files, teams=authorities.teams)
     team_rules = [rule for team in authorities.teams for rule in parts.rules.get(team, ())]
     names = {name: target.sha256 for name, target in metadata.targets.items()}
     return Trust(
@@ -145,7 +143,7 @@ def parse_trust(files: Mapping[str, bytes], *, metadata: Metadata) -> Trust:
         expires=metadata.expires,
         expires_role=metadata.expires_role,
         issued=metadata.issued,
-        unusable=parts.unusable,
+        unusable={**parts.unusable, **policies.unusable},
         authorities=replace(authorities, rules=(*authorities.rules, *team_rules)),
         platforms=parts.platforms,
         history=parts.history,
@@ -155,8 +153,7 @@ def parse_trust(files: Mapping[str, bytes], *, metadata: Metadata) -> Trust:
             for host, records in parts.host_history.items()
         },
         revocations=revocations,
-        policies={BUILTIN_POLICY: None},
-        policy_files=parts.policy_files,
+        policies=policies,
     )
 
 

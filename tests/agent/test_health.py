@@ -2,6 +2,7 @@
 
 import asyncio
 import subprocess
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from attestd.agent.findings import Examined, of_status
-from attestd.agent.health import Health
+from attestd.agent.health import LOOK_S, Health
 from attestd.codes import Code
 from attestd.tpm.embedded import EmbeddedTpm
 from tests.agent.sick import Sick, guess, sick_tpm
@@ -64,10 +65,11 @@ def test_lockout_denies_until_it_is_cleared(sick: tuple[Sick, Health]) -> None:
     assert "3 failed authorizations" in found.sentence
 
 
-def test_room_is_looked_at_each_time(tmp_path: Path, sick: tuple[Sick, Health]) -> None:
+def test_room_is_looked_at_every_20_ms(tmp_path: Path, sick: tuple[Sick, Health]) -> None:
     health = Health(sick[1]._port, directory=tmp_path, reserve=1)
     assert health.disk() is None
     health.reserve = health.free() + (1 << 40)
+    time.sleep(LOOK_S)
     found = health.disk()
     assert found is not None
     assert found.code is Code.AUDIT_UNAVAILABLE

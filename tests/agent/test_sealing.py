@@ -101,6 +101,48 @@ def test_entries_that_wait_share_a_checkpoint(bench: Bench) -> None:
     assert (parsed.entry.seq, parsed.checkpoint.size) == (8, 51)
 
 
+def slow(bench: Bench, seconds: float) -> None:
+    """Each command of the TPM takes so long: quote and counter step, so a batch twice that."""
+    bench.log.tpm.before = lambda _: time.sleep(seconds)
+
+
+def test_a_batch_waits_for_those_who_were_answered_with_the_last_one(bench: Bench) -> None:
+    """They come one after another, as from a loop that answers and decides; the first does not take the TPM away."""
+    first = bench.hold()
+    futures = [bench.service.submit(record(number)) for number in range(8)]
+    slow(bench, 0.3)
+    bench.gate.set()
+    get(first)
+    for future in futures:
+        get(future)
+    again = []
+    for number in range(8):
+        again.append(bench.service.submit(record(number)))
+        time.sleep(0.005)
+    for future in again:
+        get(future)
+    assert bench.batches == [(None, 1), (None, 8), (None, 8)]
+
+
+def test_nobody_waits_long_for_who_does_not_come_again(bench: Bench) -> None:
+    first = bench.hold()
+    futures = [bench.service.submit(record(number)) for number in range(8)]
+    slow(bench, 0.3)
+    bench.gate.set()
+    for future in (first, *futures):
+        get(future)
+    slow(bench, 0.0)
+    began = time.monotonic()
+    get(bench.service.submit(record()))
+    assert 0.1 < time.monotonic() - began < 2  # a quarter of the 0.6 s that the last batch took
+    slow(bench, 1.0)
+    get(bench.service.submit(record()))
+    slow(bench, 0.0)
+    began = time.monotonic()
+    get(bench.service.submit(record()))
+    assert time.monotonic() - began < 0.4  # alone: not at all
+
+
 def test_batch_holds_decisions_of_one_platform_version(bench: Bench) -> None:
     bench.hold()
     futures = [

@@ -111,7 +111,7 @@ def test_no_server(server: Web) -> None:
 
 
 def test_no_such_name() -> None:
-    with pytest.raises(StoreError, match="resolve|Name"):
+    with pytest.raises(StoreError, match=r"resolve|Name"):
         open_remote("http://nowhere.invalid/x").get(NAME, 4000)
 
 
@@ -137,14 +137,14 @@ def test_authorities_that_cannot_be_read(tmp_path: Path) -> None:
 @pytest.fixture
 def certificate(tmp_path: Path) -> tuple[Path, Path]:
     """A certificate of 127.0.0.1 by itself, and its key."""
-    from datetime import UTC, datetime, timedelta  # noqa: PLC0415
-    from ipaddress import ip_address  # noqa: PLC0415
+    from datetime import UTC, datetime, timedelta
+    from ipaddress import ip_address
 
-    from cryptography import x509  # noqa: PLC0415
-    from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415
-    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat  # noqa: PLC0415
+    from cryptography import x509
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-    from tests.world import p256  # noqa: PLC0415
+    from tests.world import p256
 
     key = p256("web server")
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "tests")])
@@ -176,7 +176,7 @@ def test_tls(server: Web, certificate: tuple[Path, Path]) -> None:
     found.close()
     with pytest.raises(StoreError, match="certificate verify failed"):
         open_remote(url).get(NAME, 4000)
-    with pytest.raises(StoreError, match="mismatch|doesn't match|not valid"):
+    with pytest.raises(StoreError, match=r"mismatch|doesn't match|not valid"):
         open_remote(url.replace("127.0.0.1", "localhost"), ca=str(certificate[0])).get(NAME, 4000)
 
 

@@ -1,5 +1,6 @@
 """What docs/operations.md tells to do, done: a new log, new keys; what is old goes on verifying."""
 
+import os
 import re
 import shutil
 import tomllib

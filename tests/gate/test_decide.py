@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from hashlib import sha256
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from attestd.gate import checks
 from attestd.gate.decide import decide
 from attestd.gate.execution import File, require_binding
 from attestd.gate.model import CHECKS, Decision, Mesh, Outcome
+from attestd.governance.policy_schema import DEFAULT_POLICY
 from attestd.lineage.entry import EntryType
 from attestd.lineage.receipt import parse_receipt, verify_receipt
 from attestd.strict import format_time
@@ -214,12 +216,10 @@ def test_05_policy_and_platform_in_force(world: World, changes: dict[str, Any]) 
 
 
 def test_05_pinned_policy_digest(world: World) -> None:
-    artifact = world.artifact(policy_digest=HASH)
-    pinned = replace(world.trust(), policies={"exec": HASH})
-    assert outcome(decide(world.request(artifact), replace(world.context(), trust=pinned))) == (None, None)
-    other = replace(world.trust(), policies={"exec": "cd" * 32})
-    decision = decide(world.request(artifact), replace(world.context(), trust=other))
-    assert outcome(decision) == (Code.GOVERNANCE_MISMATCH, 5)
+    artifact = world.artifact(policy_digest=sha256(DEFAULT_POLICY).hexdigest())
+    assert outcome(world.decide(artifact)) == (None, None)
+    world.policies["policy/exec.cedar"] = DEFAULT_POLICY + b"// changed"
+    assert outcome(world.decide(artifact)) == (Code.GOVERNANCE_MISMATCH, 5)
 
 
 def test_05_platform_policy_has_ended(world: World) -> None:

@@ -83,7 +83,7 @@ def test_any_json(value: Any) -> None:
     denied_by_both(json.dumps(value).encode())
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_any_byte_changed(data: st.DataObject) -> None:
     position = data.draw(st.integers(0, len(GRANTED.artifact) - 1))
@@ -104,7 +104,7 @@ def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 PLACES = list(places(STATEMENT))
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.sampled_from(PLACES), json_values)
 def test_any_member_of_a_signed_statement(place: tuple[Any, ...], value: Any) -> None:
     """An authority that signs anything at all: what it signs is decided, or malformed, and can be recorded."""
@@ -126,7 +126,7 @@ files = st.builds(File, hostile_text | long_text, st.just(digest(b"x")))
 
 
 @pytest.mark.filterwarnings("ignore:Generating overly large repr")  # long strings are what it is about
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     st.builds(
         Execution,

@@ -482,7 +482,9 @@ LIES: dict[str, list[Any]] = {
     "inputs": [[{"path": "/srv/plan", "sha256": "00" * 32}], None, {}],
     "interpreters": [[{"path": "/bin/sh", "sha256": "00" * 32}], None],
     "isolation": ["none", None],
+    "policy": [None, "other"],
     "requester": [{"uid": 0}, {"uid": 1001, "name": "root"}, {"uid": "1001"}, None],
+    "terms": [None, {}, {"ttl_s": 1}],
     "uid": [0, "1001", None],
     "witness_quorum": [None, True, False, -1, "0", 1],
 }

@@ -4,6 +4,7 @@ Keys follow from names and all signatures are deterministic: the same bytes come
 example of each trust file, published in a TUF repository, there are an artifact, the leaves of its two decisions, and the receipt that releases it.
 """
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,45 @@ from attestd.gate.decide import decide
 from attestd.lineage.entry import format_entry
 from attestd.lineage.receipt import parse_receipt
 from attestd.strict import format_time_us
-from tests.world import BOOT, NOW, World
+from tests.world import BOOT, NOW, World, digest
 
 DIRECTORY = Path(__file__).parent / "vectors"
+
+POLICY = b"""\
+// Who may run what, beyond what authorities signed.
+
+@id("deployers")
+permit (principal in Group::"deployers", action == Action::"exec", resource in Publisher::"platform-team")
+when { context.directory == "/usr/bin/" };
+
+@id("freeze")
+@reason("No changes to production on Fridays.")
+forbid (principal, action, resource)
+when { context.argv.contains("prod") && context.weekday == 5 }
+unless { context.artifact.metadata.contains("emergency=true") };
+
+@id("short-lived")
+@reason("Unlimited artifacts live at most a day.")
+forbid (principal, action, resource)
+when { !(context.artifact has max_uses) && context.artifact.ttl_s > 86400 };
+"""
+ENTITIES = json.dumps(
+    [
+        {"uid": {"type": "Group", "id": "deployers"}, "attrs": {}, "parents": []},
+        {"uid": {"type": "Publisher", "id": "platform-team"}, "attrs": {}, "parents": []},
+        {
+            "uid": {"type": "User", "id": "1001"},
+            "attrs": {},
+            "parents": [{"type": "Group", "id": "deployers"}],
+        },
+        {
+            "uid": {"type": "Executable", "id": digest(b"deploy")},
+            "attrs": {},
+            "parents": [{"type": "Publisher", "id": "platform-team"}],
+        },
+    ],
+    indent=2,
+).encode()
 
 
 def golden_world() -> World:
@@ -29,6 +66,7 @@ def golden_world() -> World:
         "epoch": 1,
         "bump": world.bump(1),
     }
+    world.policies |= {"policy/exec.cedar": POLICY, "policy/entities.json": ENTITIES}
     values = {str(pcr): [value.hex()] for pcr, value in world.values.items()}
     reference = {**world.platforms["local"]["reference"], "pcrs": {"sha256": values}}
     world.history["local-1"] = world.platform_file(values={pcr: bytes(32) for pcr in world.values})

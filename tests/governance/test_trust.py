@@ -1,11 +1,13 @@
 """The trust files as one set: names, what is missing or unknown, what is left out alone, version and digest."""
 
+from hashlib import sha256
 from typing import Any
 
 import pytest
 
 from attestd.errors import AttestdError, MalformedError, VerificationError
 from attestd.governance.host import HOST_RECORD_TYPE
+from attestd.governance.policy_schema import DEFAULT_POLICY
 from attestd.governance.trust import Trust, parse_trust
 from attestd.strict import canonical
 from tests.repository import LIFETIME
@@ -36,8 +38,8 @@ def test_verifies(world: World) -> None:
     assert (trust.expires, trust.expires_role, trust.issued) == (NOW + LIFETIME, "root", NOW)
     assert set(trust.platforms) == {"local"}
     assert set(trust.hosts) == {world.host.id}
-    assert (trust.history, trust.unusable, trust.policy_files) == ({}, {}, {})
-    assert trust.policies == {"exec": None}
+    assert (trust.history, trust.unusable) == ({}, {})
+    assert trust.policies.digest("exec") == sha256(DEFAULT_POLICY).hexdigest()
 
 
 @pytest.mark.parametrize("name", ["authorities.json", "revocations.json"])
@@ -89,6 +91,8 @@ def test_exactly_the_files_that_are_signed(world: World) -> None:
         "mesh.json",
         "policy/exec.json",
         "policy/a/exec.cedar",
+        "policy/exec.txt",
+        "policy/team/exec.cedar",
         "",
         "/authorities.json",
         "./authorities.json",
@@ -306,14 +310,16 @@ def test_a_team_without_rules_yet(world: World) -> None:
 def test_files_of_teams(world: World) -> None:
     world.add_team("a", paths=["/opt/"])
     world.extra = {
-        "teams/a/policy/exec.cedar": b"a",
+        "teams/a/policy/exec.cedar": DEFAULT_POLICY,
+        "teams/a/policy/typo.cedar": b"a",
         "teams/a/policy/exec.json": b"b",
         "teams/a/other.json": b"c",
         "teams/b/authorities.json": b"d",
         "teams/b/policy/exec.cedar": b"e",
     }
     trust = world.trust()
-    assert trust.policy_files == {"teams/a/policy/exec.cedar": b"a"}
+    assert trust.policies.digest("a/exec") == sha256(DEFAULT_POLICY).hexdigest()
+    assert trust.unusable.pop("teams/a/policy/typo.cedar").startswith("teams/a/policy/typo.cedar")
     assert trust.unusable == {
         "teams/a/policy/exec.json": "not a file that a team may have",
         "teams/a/other.json": "not a file that a team may have",
@@ -331,18 +337,6 @@ def test_names_of_teams(world: World, name: str) -> None:
 def test_paths_of_teams(world: World) -> None:
     world.authorities["teams"]["a"] = {"paths": ["opt/"], "uids": None, "max_depth": 0}
     assert "team 'a': 'opt/' is not a real, absolute path" in refused(world.files())
-
-
-# --- policies ------------------------------------------------------------------------------------------------------
-
-
-def test_policy_files(world: World) -> None:
-    world.extra = {
-        "policy/exec.cedar": b"permit",
-        "policy/schema.cedarschema": b"schema",
-        "policy/entities.json": b"[]",
-    }
-    assert world.trust().policy_files == world.extra
 
 
 # --- the set as a whole --------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from tests.governance.tuf import Oracle
 from tests.world import BOOT, NOW
 
 VECTORS = vectors()
-LEAF = "0211fc8ffc202da636d1d7eee47dc903e57d6822189ff4b58aac63abaa0f3ff2"
+LEAF = "18ae2580da03f930eb9f89fd65422dbf722827adab3435d788cebf75c04b69ad"
 
 
 @pytest.mark.parametrize("name", sorted(VECTORS))
@@ -98,7 +98,9 @@ def test_the_golden_bodies_have_the_members_of_the_format() -> None:
         "isolation",
         "parent",
         "platform",
+        "policy",
         "requester",
+        "terms",
         "uid",
         "witness_quorum",
     }
