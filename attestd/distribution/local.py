@@ -53,7 +53,9 @@ def load_own_trust(layout: Layout) -> Trust:
     return load_trust(layout.trust_source(load_configuration(layout.configuration, os.environ)))
 
 
-def _load(source: TrustSource, root: bytes, floor: Versions | None) -> Trust:
+def _load(
+    source: TrustSource, root: bytes, floor: Versions | None, *, previous: Trust | None = None
+) -> Trust:
     for left in reversed(range(TRIES)):
         with Mirror.open(source.mirror) as mirror:
             before = mirror.metadata(TIMESTAMP, MAX_BYTES["timestamp"])
@@ -64,7 +66,7 @@ def _load(source: TrustSource, root: bytes, floor: Versions | None) -> Trust:
                 if left and mirror.metadata(TIMESTAMP, MAX_BYTES["timestamp"]) != before:
                     continue  # published anew meanwhile
                 raise
-            return parse_trust(files, metadata=metadata)
+            return parse_trust(files, metadata=metadata, previous=previous)
     raise StoreError(f"{source.mirror}: changes faster than it can be read")
 
 
@@ -164,7 +166,7 @@ class TrustDirectory:
         if versions is not None and found == self._found and not self._has(f"{versions.root + 1}.root.json"):
             return  # What is named by a timestamp, which names everything, cannot have changed.
         floor = self.floor.versions_for(root) if self.floor is not None else None
-        trust = _load(self.source, root, floor)
+        trust = _load(self.source, root, floor, previous=self._trust)
         self._trust, self._found, self.floor = trust, found, Floor.of(trust, root=root)
 
     def _timestamp(self) -> bytes | None:
