@@ -42,6 +42,7 @@ _MODULES: Final = {
         ("stage", "governance_stage"),
         ("enroll", "governance_stage"),
         ("revoke", "governance_stage"),
+        ("platform", "governance_platform"),
         ("delegate", "governance_roles"),
         ("role", "governance_roles"),
         ("sign", "governance_publish"),

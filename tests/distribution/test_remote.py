@@ -137,14 +137,14 @@ def test_authorities_that_cannot_be_read(tmp_path: Path) -> None:
 @pytest.fixture
 def certificate(tmp_path: Path) -> tuple[Path, Path]:
     """A certificate of 127.0.0.1 by itself, and its key."""
-    from datetime import UTC, datetime, timedelta  # noqa: PLC0415
-    from ipaddress import ip_address  # noqa: PLC0415
+    from datetime import UTC, datetime, timedelta
+    from ipaddress import ip_address
 
-    from cryptography import x509  # noqa: PLC0415
-    from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415
-    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat  # noqa: PLC0415
+    from cryptography import x509
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-    from tests.world import p256  # noqa: PLC0415
+    from tests.world import p256
 
     key = p256("web server")
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "tests")])

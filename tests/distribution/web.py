@@ -127,6 +127,6 @@ def other(handler: Handler, data: bytes) -> None:
 
 def compressed(handler: Handler, data: bytes) -> None:
     """Something that would become large."""
-    import gzip  # noqa: PLC0415
+    import gzip
 
     handler.answer(gzip.compress(data + bytes(10_000_000)), **{"Content-Encoding": "gzip"})
