@@ -10,7 +10,7 @@ import click
 from attestd.authorization.dsse import PublicKey
 from attestd.cli.base import LazyGroup
 from attestd.cli.keys import ask_secret
-from attestd.cli.output import WARN, Output, mark, say, text
+from attestd.cli.output import WARN, Output, counted, mark, say, text
 from attestd.distribution.repository import Repository
 from attestd.distribution.roles import public_of
 from attestd.distribution.settings import FILE
@@ -42,6 +42,7 @@ _MODULES: Final = {
         ("stage", "governance_stage"),
         ("enroll", "governance_stage"),
         ("revoke", "governance_stage"),
+        ("platform", "governance_platform"),
         ("delegate", "governance_roles"),
         ("role", "governance_roles"),
         ("sign", "governance_publish"),
@@ -56,13 +57,12 @@ _MODULES: Final = {
     cls=LazyGroup,
     modules=_MODULES,
     example="""
-attestd governance diff
-attestd governance sign --key alice.pem
-attestd governance publish
+attestd governance diff --repository governance
+attestd governance publish --repository governance
 """,
 )
 def governance_command() -> None:
-    """Governance: who may approve what, signed by authorities, the same on every host.
+    """Who may approve what: staged, signed, published.
 
     The repository is the directory of --repository, of ATTESTD_REPOSITORY, the current one, or this host's own.
     """
@@ -157,7 +157,8 @@ def say_staged(repository: Repository, output: Output) -> None:
     for item in status:
         output.line(
             mark(item.lacking == 0),
-            f" {item.role} version {item.version} is staged, {item.lacking} signatures are missing",
+            f" {item.role} version {item.version} is staged"
+            + (f", {counted(item.lacking, 'signature')} missing" if item.lacking else " and signed"),
         )
     if missing:
         say(f"a first version needs {', '.join(missing)} as well: attestd governance add", style=WARN)

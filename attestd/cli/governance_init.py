@@ -25,9 +25,7 @@ FIRST_EPOCH = 1
     "init",
     cls=Command,
     example="""
-attestd governance init governance --root root.pub --targets alice.pub --targets bob.pub --targets-threshold 2 \\
-    --online online.pem --authorization alice.pub --enroller alice.pub \\
-    --tpm-root tpm-root.pub --tpm-platform tpm-platform.pub --tpm-epoch tpm-epoch.pub
+attestd governance init new --root second.pub --targets second.pub --targets third.pub --online second.pem
 """,
 )
 @click.option(

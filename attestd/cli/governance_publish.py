@@ -22,9 +22,9 @@ __all__ = ["publish_command", "refresh_command", "sign_command"]
     "sign",
     cls=Command,
     example="""
-attestd governance sign --key alice.pem
-attestd governance sign --repository /media/usb/governance --key bob.pem
-attestd governance sign --merge /media/usb/governance
+attestd governance stage --repository governance --renew targets
+attestd governance sign --repository governance --key second.pem --yes
+attestd governance sign --repository governance --merge copy
 """,
 )
 @key_options("none: it must be named")
@@ -47,7 +47,7 @@ def sign_command(
     state_dir: str | None,
     as_json: bool,
 ) -> None:
-    """Sign what is staged, after it was shown in words.
+    """Sign what is staged, shown in words first.
 
     On a copy of the repository's directory, too: --merge brings the signatures back.
     """
@@ -59,8 +59,7 @@ def sign_command(
         roles = repository.merge(merge)
     else:
         authority = open_key(key or "", public_key=public_key)
-        _say_what_is_signed(repository, authority)
-        if not yes:
+        if _say_what_is_signed(repository, authority) and not yes:
             click.confirm("Sign this?", abort=True, err=True)
         roles = repository.sign(authority)
     status = [item for item in repository.status() if item.is_staged]
@@ -83,13 +82,13 @@ def sign_command(
         say("next: attestd governance publish")
 
 
-def _say_what_is_signed(repository: Repository, authority: Authority) -> None:
+def _say_what_is_signed(repository: Repository, authority: Authority) -> bool:
+    """Shows it; False if this key signs nothing of it."""
     plan = repository.plan()
-    say(
-        f"Key {authority.public.key_id} signs {', '.join(sorted(plan.drafts)) or 'nothing'}",
-        style=HEAD,
-        prefix="",
-    )
+    roles = plan.signable(authority.public.key_id)
+    if not roles:
+        return False
+    say(f"Key {authority.public.key_id} signs {', '.join(roles)}", style=HEAD, prefix="")
     if plan.published.roots:
         root = plan.published.roots[0]
         say(
@@ -100,6 +99,7 @@ def _say_what_is_signed(repository: Repository, authority: Authority) -> None:
     if not repository.missing():
         for name, why in repository.validate().lost.items():
             say(f"! {name} will no longer be accepted by any host: {why}", style=BAD, prefix="")
+    return True
 
 
 _online_option = click.option(
@@ -120,8 +120,8 @@ _to_option = click.option(
     "publish",
     cls=Command,
     example="""
-attestd governance publish
-attestd governance publish --to /var/www/governance
+attestd governance publish --repository governance
+attestd governance publish --repository governance --to web
 """,
 )
 @_online_option
@@ -132,7 +132,7 @@ attestd governance publish --to /var/www/governance
 def publish_command(
     *, online: tuple[str, ...], to: Path | None, directory: Path | None, state_dir: str | None, as_json: bool
 ) -> None:
-    """Publish what is staged and signed, as static files.
+    """Publish what is signed, as static files.
 
     Targets are written first, the timestamp last: readers find the old version or the new one. If it is cut off, do it again.
     """
@@ -142,7 +142,7 @@ def publish_command(
     _show(found, "published" if staged else "nothing was staged", Output(as_json=as_json))
 
 
-@click.command("refresh", cls=Command, example="attestd governance refresh --repository /srv/governance")
+@click.command("refresh", cls=Command, example="attestd governance refresh --repository governance")
 @_online_option
 @_to_option
 @passphrase_option
@@ -151,9 +151,9 @@ def publish_command(
 def refresh_command(
     *, online: tuple[str, ...], to: Path | None, directory: Path | None, state_dir: str | None, as_json: bool
 ) -> None:
-    """Sign what is published again, so that it stays fresh: the timestamp, late the snapshot.
+    """Sign what is published anew: keep it fresh.
 
-    Let a timer do it daily. What is staged stays staged.
+    The timestamp, and when half its time is over the snapshot. Let a timer do it daily. What is staged stays staged.
     """
     repository = open_repository(directory, state_dir)
     found = repository.refresh(_online(repository, online), directory=to)

@@ -20,8 +20,8 @@ __all__ = ["delegate_command", "role_command"]
     "delegate",
     cls=Command,
     example="""
-attestd governance delegate web --key carol.pub --key dave.pub --threshold 2 --path /usr/bin/deploy-web
-attestd governance delegate web --remove
+attestd governance delegate --repository governance web --key second.pub --path /usr/bin/deploy
+attestd governance delegate --repository governance web --remove
 """,
 )
 @click.option("--key", "keys", multiple=True, metavar="KEY", help="Signs for the team.")
@@ -55,7 +55,7 @@ def delegate_command(
     as_json: bool,
     team: str,
 ) -> None:
-    """Let a team make rules of its own for some executables.
+    """Let a team make rules for some executables.
 
     The team signs teams/TEAM/authorities.json and teams/TEAM/policy/*.cedar, and nothing else.
     """
@@ -77,9 +77,8 @@ def delegate_command(
     "role",
     cls=Command,
     example="""
-attestd governance role targets --add carol.pub --remove bob.pub
-attestd governance role root --threshold 2
-attestd governance role online --add online2.pem --remove 5d02...
+attestd governance role --repository governance targets --add third.pub --threshold 2
+attestd governance role --repository governance online --add third.pem --remove second.pub
 """,
 )
 @click.option("--add", "added", multiple=True, metavar="KEY", help="Signs from now on.")
@@ -101,9 +100,9 @@ def role_command(
     as_json: bool,
     role: str,
 ) -> None:
-    """Change who signs for a role: a new root, which the present root's keys must sign.
+    """Change who signs for a role.
 
-    `online` signs snapshot and timestamp. A team's keys are changed with delegate.
+    That is a new root, which the keys of the present one must sign. `online` signs snapshot and timestamp. A team's keys are changed with delegate.
     """
     repository = open_repository(directory, state_dir)
     present = repository.role_keys(role)

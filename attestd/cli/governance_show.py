@@ -24,13 +24,13 @@ SOON: Final = timedelta(days=30)
     cls=Command,
     example="""
 attestd governance show
-attestd governance show --repository /srv/governance --json
+attestd governance show --repository governance --json
 """,
 )
 @repository_option
 @json_option
 def show_command(*, directory: Path | None, state_dir: str | None, as_json: bool) -> None:
-    """Show roles, who signed, what is staged, when each version expires."""
+    """Show roles, signatures, expiries and targets."""
     repository = open_repository(directory, state_dir)
     published, status = repository.published, repository.status()
     output = Output(as_json=as_json)
@@ -65,13 +65,16 @@ def show_command(*, directory: Path | None, state_dir: str | None, as_json: bool
     cls=Command,
     example="""
 attestd governance diff
-attestd governance diff --json
+attestd governance diff --repository governance --json
 """,
 )
 @repository_option
 @json_option
 def diff_command(*, directory: Path | None, state_dir: str | None, as_json: bool) -> None:
-    """Say in words what publishing would change. What makes more possible than before has a `!`."""
+    """Say in words what publishing would change.
+
+    What makes more possible than before has a `!`.
+    """
     repository = open_repository(directory, state_dir)
     changes = repository.diff()
     show_changes(changes, Output(as_json=as_json))

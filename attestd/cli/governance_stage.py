@@ -27,8 +27,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "add",
     cls=Command,
     example="""
-attestd governance add authorities.json authorities.json
-attestd governance add policy/exec.cedar night.cedar
+attestd governance add --repository governance policy/night.cedar night.cedar
 """,
 )
 @repository_option
@@ -38,7 +37,9 @@ attestd governance add policy/exec.cedar night.cedar
 def add_command(
     *, directory: Path | None, state_dir: str | None, as_json: bool, name: str, file: Path
 ) -> None:
-    """Stage FILE as the target NAME, if hosts would accept it.
+    """Stage FILE as the target NAME.
+
+    If hosts would accept it.
 
     NAME is authorities.json, revocations.json, platform/NAME.json, hosts/HOST-ID.json, policy/NAME.cedar,
     policy/entities.json, or below teams/TEAM/ authorities.json or policy/NAME.cedar.
@@ -48,7 +49,9 @@ def add_command(
     say_staged(repository, Output(as_json=as_json))
 
 
-@click.command("remove", cls=Command, example="attestd governance remove policy/night.cedar")
+@click.command(
+    "remove", cls=Command, example="attestd governance remove --repository governance policy/exec.cedar"
+)
 @repository_option
 @json_option
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
@@ -65,9 +68,9 @@ def remove_command(
     "stage",
     cls=Command,
     example="""
-attestd governance stage
-attestd governance stage --reset policy/exec.cedar
-attestd governance stage --renew targets
+attestd governance stage --repository governance
+attestd governance stage --repository governance --renew targets
+attestd governance stage --repository governance --reset
 """,
 )
 @click.option("--reset", is_flag=True, help="Take changes back: of these targets, or all.")
@@ -90,7 +93,10 @@ def stage_command(
     as_json: bool,
     names: tuple[str, ...],
 ) -> None:
-    """Take up what was edited in staged/targets, if hosts would accept it."""
+    """Take up what was edited in staged/targets.
+
+    If hosts would accept it. JSON is put in the form that hosts read.
+    """
     repository = open_repository(directory, state_dir)
     if names and not reset:
         raise click.UsageError(
@@ -108,7 +114,7 @@ def stage_command(
 @click.command(
     "enroll",
     cls=Command,
-    example="attestd governance enroll web1.request.json --key enroller.pem",
+    example="attestd governance enroll --repository governance web1.request.json --key second.pem --yes",
 )
 @key_options("none: it must be named")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -125,7 +131,7 @@ def enroll_command(
     as_json: bool,
     request: Path,
 ) -> None:
-    """Sign a host's request with an enroller's key, and stage its host record.
+    """Admit a host: sign its request, stage its record.
 
     Compare what is shown with what you know of that host: its host-id stands on its own screen (attestd init).
     """
@@ -153,9 +159,8 @@ def enroll_command(
     "revoke",
     cls=Command,
     example="""
-attestd governance revoke --artifact 3b1f...
-attestd governance revoke --key 5d02... --requester mallory
-attestd governance revoke --epoch 2 --epoch-key tpm-epoch.pem
+attestd governance revoke --repository governance --requester nobody
+attestd governance revoke --repository governance --epoch 2 --epoch-key /etc/attestd/authority/epoch.pem
 """,
 )
 @click.option("--artifact", "artifacts", type=HEX, multiple=True, help="An authorization's id.")
@@ -179,7 +184,10 @@ def revoke_command(
     as_json: bool,
     **revoked: tuple[Any, ...],
 ) -> None:
-    """Stage that something is no longer to be trusted, whoever signed it."""
+    """Revoke artifacts, keys, hosts, files or users.
+
+    Once it is published, whoever signed for them.
+    """
     repository = open_repository(directory, state_dir)
     files = repository.plan().files
     data = _staged(repository, "revocations.json")

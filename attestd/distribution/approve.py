@@ -3,18 +3,45 @@
 Three steps, so that a person sees what is signed before it is: plan, sign and stage, publish.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated, Final, Literal
+
+import msgspec
 
 from attestd.distribution.repository import Repository
 from attestd.distribution.signer import Authority
-from attestd.errors import UsageError
-from attestd.governance.issue import amend_platform_policy, approve_state
+from attestd.errors import MalformedError, UsageError
+from attestd.governance.issue import (
+    amend_platform_policy,
+    approve_platform_key,
+    approve_state,
+    draft_platform_policy,
+)
 from attestd.governance.platform import PlatformPolicy
 from attestd.governance.trust import Trust
-from attestd.tcg.pcr import composite
+from attestd.strict import Sha256Hex, convert, parse_json
+from attestd.tcg.pcr import PcrSelection, composite
 
-__all__ = ["Plan", "plan_approval", "stage_approval"]
+__all__ = ["Plan", "first_policy", "parse_pcr_values", "plan_approval", "stage_approval"]
+
+
+MAX_VALUES_BYTES: Final = 64 * 1024
+# The root lets a platform key approve states for this many epochs; a bump that revokes only approvals is usual.
+MAX_EPOCH: Final = 1_000_000
+_PCR_LINE: Final = re.compile(r"^ *([0-9]{1,2}) *: *0x([0-9A-Fa-f]{64}) *$", re.MULTILINE)
+
+
+class _ShownPcr(msgspec.Struct, frozen=True):
+    now: Sha256Hex
+
+
+class _Shown(msgspec.Struct, frozen=True):
+    """As much as is needed of what `attestd platform show --json` writes."""
+
+    pcrs: dict[Annotated[str, msgspec.Meta(pattern=r"\A[0-9]{1,2}\Z")], _ShownPcr]
+    bank: Literal["sha256"]
 
 
 @dataclass(frozen=True)
@@ -111,3 +138,81 @@ def stage_approval(plan: Plan, *, repository: Repository, key: Authority) -> Pla
     )
     repository.stage({name: amended})
     return repository.validate().trust.platforms[plan.policy.name]
+
+
+def first_policy(
+    repository: Repository,
+    *,
+    name: str,
+    values: Mapping[int, bytes],
+    root: Authority,
+    platform: Authority,
+    min_tier: str,
+    userspace: Sequence[str],
+    writable: str,
+) -> bytes:
+    """The first version of a platform policy: one approved state, by a platform key that the TPM root approves.
+
+    Args:
+        repository: Its `authorities.json` names both keys.
+        name: The policy's name.
+        values: The state's PCR values; their indices are the policy's selection.
+        root: The TPM root's key.
+        platform: A platform authority's key.
+        min_tier: The weakest evidence that is accepted.
+        userspace: The kinds of user space protection that are accepted.
+        writable: `copy` or `refuse` files that others than root can write.
+
+    Raises:
+        UsageError: There is such a policy already, or a key is not what it should be.
+        MalformedError, VerificationError, StoreError: As `Repository.validate`.
+    """
+    trust = repository.validate().trust
+    authorities, epoch = trust.authorities, trust.revocations.epoch
+    if name in trust.platforms:
+        raise UsageError(f"platform policy {name!r} is there: attestd platform approve adds a state to it")
+    if root.public.key_id != authorities.root.key_id:
+        raise UsageError(f"key {root.public.key_id} is not the TPM root: expected {authorities.root.key_id}")
+    if platform.public.key_id not in authorities.platform:
+        raise UsageError(f"key {platform.public.key_id} is no platform authority of {repository.path}")
+    selection = PcrSelection("sha256", tuple(sorted(values)))
+    return draft_platform_policy(
+        name=name,
+        version=1,
+        values={selection.bank: {index: [value] for index, value in values.items()}},
+        approvals=[
+            approve_state(
+                authorities, selection=selection, values=values, epoch=epoch, sign_platform=platform.sign
+            )
+        ],
+        platform_keys=[
+            approve_platform_key(
+                authorities, platform=platform.public.key_id, max_epoch=MAX_EPOCH, sign_root=root.sign
+            )
+        ],
+        min_tier=min_tier,
+        userspace=userspace,
+        writable=writable,
+    )
+
+
+def parse_pcr_values(data: bytes) -> dict[int, bytes]:
+    """PCR values of the bank sha256: as `tpm2_pcrread` or `attestd platform show --json` write them.
+
+    Raises:
+        MalformedError: Neither, or no value in it.
+    """
+    text = data.decode("utf-8", errors="replace")
+    if text.lstrip().startswith("{"):
+        found = convert(
+            parse_json(data, max_bytes=MAX_VALUES_BYTES, what="PCR values"), _Shown, what="PCR values"
+        )
+        pairs = [(index, pcr.now) for index, pcr in found.pcrs.items()]
+    else:
+        pairs = _PCR_LINE.findall(text.partition("sha256:")[2])
+    values = {int(index): bytes.fromhex(value) for index, value in pairs if int(index) < 24}
+    if not values or len(values) != len(pairs):
+        raise MalformedError(
+            "PCR values: expected lines such as '0 : 0x3D45...' below 'sha256:', each PCR once"
+        )
+    return dict(sorted(values.items()))

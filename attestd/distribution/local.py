@@ -21,8 +21,9 @@ __all__ = ["TrustDirectory", "TrustSource", "load_own_trust", "load_trust", "rea
 LOOK_S: Final = 0.02
 # Two changes within one tick of the kernel's clock have the same ctime: what was younger than this is looked at again.
 SETTLED_NS: Final = 100_000_000
-# What did not verify is tried again after this, even if nothing that is looked at changed.
-RETRY_S: Final = 1.0
+# How often every file is looked at, for what was edited where it lies; and what did not verify is tried again.
+DEEP_S: Final = 1.0
+MAX_FILES: Final = 65_536
 # A publisher or a download goes on while it is read: what the timestamp names may be gone by then.
 TRIES: Final = 3
 
@@ -53,7 +54,9 @@ def load_own_trust(layout: Layout) -> Trust:
     return load_trust(layout.trust_source(load_configuration(layout.configuration, os.environ)))
 
 
-def _load(source: TrustSource, root: bytes, floor: Versions | None) -> Trust:
+def _load(
+    source: TrustSource, root: bytes, floor: Versions | None, *, previous: Trust | None = None
+) -> Trust:
     for left in reversed(range(TRIES)):
         with Mirror.open(source.mirror) as mirror:
             before = mirror.metadata(TIMESTAMP, MAX_BYTES["timestamp"])
@@ -64,7 +67,7 @@ def _load(source: TrustSource, root: bytes, floor: Versions | None) -> Trust:
                 if left and mirror.metadata(TIMESTAMP, MAX_BYTES["timestamp"]) != before:
                     continue  # published anew meanwhile
                 raise
-            return parse_trust(files, metadata=metadata)
+            return parse_trust(files, metadata=metadata, previous=previous)
     raise StoreError(f"{source.mirror}: changes faster than it can be read")
 
 
@@ -92,6 +95,7 @@ def read_published(source: TrustSource) -> dict[str, bytes]:
 class _Stamp(NamedTuple):
     """Changes with every change of what it is of: inode and ctime, which nobody can set."""
 
+    path: str
     inode: int
     ctime_ns: int
     size: int
@@ -115,10 +119,11 @@ class TrustDirectory:
         self.source = source
         self.floor = floor
         self._stamps: tuple[_Stamp, ...] | None = None
+        self._deep: tuple[_Stamp, ...] | None = None
         self._found: tuple[bytes, bytes | None] | None = None
         self._trust: Trust | None = None
         self._problem: AttestdError | None = None
-        self._looked_at = self._tried_at = -math.inf
+        self._looked_at = self._deep_at = -math.inf
 
     def current(self) -> Trust:
         """What is trusted now.
@@ -139,10 +144,10 @@ class TrustDirectory:
         settled_ns = time.time_ns() - SETTLED_NS
         try:
             stamps = self._stamp()
-            tried = self._problem is not None and now - self._tried_at < RETRY_S
-            if stamps != self._stamps or (self._problem is not None and not tried):
-                self._stamps, self._tried_at = stamps, now
-                self._read()
+            edited = now - self._deep_at >= DEEP_S and self._is_edited(now)
+            if stamps != self._stamps or edited:
+                self._stamps = stamps
+                self._read(edited=edited)
                 self._problem = None
                 if any(stamp.ctime_ns >= settled_ns for stamp in stamps):
                     self._stamps = None
@@ -157,14 +162,28 @@ class TrustDirectory:
             map(_stamp_of, (self.source.anchor / ROOT, self.source.anchor, metadata, metadata / TIMESTAMP))
         )
 
-    def _read(self) -> None:
+    def _is_edited(self, now: float) -> bool:
+        self._deep_at = now
+        deep = _stamps_below(self.source.mirror)
+        changed, self._deep = deep != self._deep, deep
+        return changed or self._problem is not None
+
+    def _read(self, *, edited: bool) -> None:
         root = read_anchor(self.source)
         found = (root, self._timestamp())
         versions = self._trust.versions if self._trust is not None else None
-        if versions is not None and found == self._found and not self._has(f"{versions.root + 1}.root.json"):
+        if (
+            not edited
+            and self._problem is None
+            and versions is not None
+            and found == self._found
+            and not self._has(f"{versions.root + 1}.root.json")
+        ):
             return  # What is named by a timestamp, which names everything, cannot have changed.
+        if not edited:
+            self._deep, self._deep_at = _stamps_below(self.source.mirror), time.monotonic()
         floor = self.floor.versions_for(root) if self.floor is not None else None
-        trust = _load(self.source, root, floor)
+        trust = _load(self.source, root, floor, previous=self._trust)
         self._trust, self._found, self.floor = trust, found, Floor.of(trust, root=root)
 
     def _timestamp(self) -> bytes | None:
@@ -180,7 +199,27 @@ def _stamp_of(path: Path) -> _Stamp:
         status = os.lstat(path)
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}; initialise the host with attestd init") from error
-    return _Stamp(status.st_ino, status.st_ctime_ns, status.st_size)
+    return _Stamp(os.fspath(path), status.st_ino, status.st_ctime_ns, status.st_size)
+
+
+def _stamps_below(mirror: Path) -> tuple[_Stamp, ...]:
+    found: list[_Stamp] = []
+    pending = [mirror / METADATA, mirror / TARGETS]
+    try:
+        while pending:
+            with os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    status = entry.stat(follow_symlinks=False)
+                    found.append(_Stamp(entry.path, status.st_ino, status.st_ctime_ns, status.st_size))
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(Path(entry.path))
+                    if len(found) > MAX_FILES:
+                        raise StoreError(
+                            f"{mirror}: more than {MAX_FILES} files: remove what was not published"
+                        )
+    except OSError as error:
+        raise StoreError(f"{mirror}: {error.strerror}; initialise the host with attestd init") from error
+    return tuple(sorted(found))
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int) -> None:

@@ -66,8 +66,14 @@ def describe_changes(before: Mapping[str, bytes], after: Mapping[str, bytes]) ->
             changes.append(Change(name, words, is_weaker=old is not None))
             continue
         found = compare_facts(name, _facts(name, old), _facts(name, new))
-        changes += found or [Change(name, "changes in form, not in what it says")]
+        changes += found or [Change(name, _of_form(old, new))]
     return changes
+
+
+def _of_form(old: bytes | None, new: bytes | None) -> str:
+    if old is None:
+        return "added; it says nothing"
+    return "changes in form, not in what it says" if new is not None else "removed; it said nothing"
 
 
 def compare_facts(target: str, before: Facts, after: Facts) -> list[Change]:
@@ -152,7 +158,7 @@ def _facts(name: str, data: bytes | None) -> Facts:
                 return read(name, data)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise MalformedError(f"{name}: not of the form that its name says: {error!r}") from error
-    return {name: {"SHA-256": hashlib.sha256(data).hexdigest()}}
+    return {"file": {"SHA-256": hashlib.sha256(data).hexdigest()}}
 
 
 def _authorities(name: str, data: bytes) -> Facts:
@@ -175,8 +181,14 @@ def _authorities(name: str, data: bytes) -> Facts:
             "platform key": frozenset(tpm["platform"]),
             "epoch key (another key: every host needs new keys)": tpm["epoch"],
         }
-    facts["keys"] = {"known key": frozenset(value.pop("keys"))}
-    return {**facts, **_rest("file", value)}
+    # A key is what its id says; what counts is where it is named.
+    named = {item for members in facts.values() for value in members.values() for item in _as_set(value)}
+    unused = frozenset(value.pop("keys")) - named
+    return {
+        **facts,
+        **({"keys": {"key that signs for nothing": unused}} if unused else {}),
+        **_rest("file", value),
+    }
 
 
 def _rule(rule: Mapping[str, Any]) -> dict[str, Value]:

@@ -5,10 +5,10 @@ why, so that a revoked enroller ends the hosts that rest on it and not the fleet
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Annotated, Final, Literal, TypeVar
+from typing import Annotated, Final, Literal
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -16,27 +16,23 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from attestd.authorization.statement import Uid
-from attestd.errors import AttestdError, MalformedError, VerificationError
+from attestd.errors import MalformedError, VerificationError
 from attestd.governance.authorities import (
     Authorities,
-    AuthorityRule,
     Version,
     parse_authorities,
-    parse_team,
-    unusable_team,
 )
 from attestd.governance.cedar import Policies, parse_policies
-from attestd.governance.host import VerifiedHost, parse_host_record
+from attestd.governance.host import VerifiedHost
 from attestd.governance.metadata import Metadata, Versions, verify_target
-from attestd.governance.platform import PlatformPolicy, parse_platform_policy
+from attestd.governance.parts import Memo, Parts
+from attestd.governance.platform import PlatformPolicy
 from attestd.strict import Base64Bytes, HostId, Sha256Hex, Strict, canonical, decode_base64, parse_canonical
 from attestd.tcg.policy import REF_EPOCH_SET, approval_message, epoch_set_policy
 
 __all__ = ["Bump", "Revocations", "Trust", "parse_trust"]
 
 MAX_REVOCATIONS_BYTES: Final = 16 << 20
-
-_T = TypeVar("_T")
 
 
 class Bump(Strict, frozen=True):
@@ -102,6 +98,7 @@ class Trust:
     host_history: Mapping[str, tuple[VerifiedHost, ...]]
     revocations: Revocations
     policies: Policies
+    _memo: Memo = field(repr=False, compare=False)
 
     def platform_version(self, name: str, version: int) -> PlatformPolicy | None:
         """A platform policy as it was in one version, current or earlier."""
@@ -116,12 +113,13 @@ class Trust:
         return (() if present is None else (present,)) + self.host_history.get(host, ())
 
 
-def parse_trust(files: Mapping[str, bytes], *, metadata: Metadata) -> Trust:
+def parse_trust(files: Mapping[str, bytes], *, metadata: Metadata, previous: Trust | None = None) -> Trust:
     """Verifies the target files of a set of governance.
 
     Args:
         files: Contents by name, for example `platform/local.json`: exactly those that the metadata names.
         metadata: Verified; it says what each file must be. Whether it has expired is for whoever decides by it.
+        previous: What was trusted before: files that it verified under the same authorities are not verified again.
 
     Raises:
         MalformedError: `authorities.json`, `revocations.json` or a policy does not parse; a file of no known name.
@@ -130,7 +128,12 @@ def parse_trust(files: Mapping[str, bytes], *, metadata: Metadata) -> Trust:
     _require_exact(files, metadata)
     authorities = parse_authorities(_required(files, "authorities.json"))
     revocations = _revocations(_required(files, "revocations.json"), authorities)
-    parts = _Parts(authorities, revocations)
+    parts = Parts(
+        authorities=authorities,
+        revoked_keys=revocations.keys,
+        metadata=metadata,
+        previous=None if previous is None else previous._memo,  # noqa: SLF001 - its own
+    )
     for name in sorted(files):
         parts.add(name, files[name])
     policies = parse_policies(parts.policy_files, teams=authorities.teams)
@@ -154,113 +157,8 @@ def parse_trust(files: Mapping[str, bytes], *, metadata: Metadata) -> Trust:
         },
         revocations=revocations,
         policies=policies,
+        _memo=parts.memo,
     )
-
-
-class _Parts:
-    """The files beside authorities and revocations, each verified or left out with its reason."""
-
-    def __init__(self, authorities: Authorities, revocations: Revocations) -> None:
-        self._authorities, self._revoked = authorities, revocations.keys
-        self.unusable: dict[str, str] = {}
-        self.rules: dict[str, tuple[AuthorityRule, ...]] = {}
-        self.platforms: dict[str, PlatformPolicy] = {}
-        self.history: dict[tuple[str, int], PlatformPolicy] = {}
-        self.hosts: dict[str, VerifiedHost] = {}
-        self.host_history: dict[str, dict[int, VerifiedHost]] = {}
-        self.policy_files: dict[str, bytes] = {}
-
-    def add(self, name: str, data: bytes) -> None:
-        """Takes one file."""
-        match name.split("/"):
-            case ["authorities.json"] | ["revocations.json"]:
-                pass
-            case ["platform", file]:
-                policy = self._usable(name, lambda: self._platform(data, file, "{0.name}.json"))
-                if policy is not None:
-                    self.platforms[policy.name] = policy
-            case ["hosts", file]:
-                if (host := self._usable(name, lambda: self._host(data, file))) is not None:
-                    self.hosts[host.host] = host
-            case [kind, "history", file]:
-                self._add_history(name, kind, file, data)
-            case ["policy", file] if file in _POLICY_FILES or file.endswith(".cedar"):
-                self.policy_files[name] = data
-            case ["teams", team, *rest]:
-                self._add_team(name, team, rest, data)
-            case _:
-                raise MalformedError(f"trust: unknown file {name!r}")
-
-    def _add_history(self, name: str, kind: str, file: str, data: bytes) -> None:
-        """What was signed by the present TPM authorities, or by those that they replaced."""
-        match kind:
-            case "platform":
-                named = "{0.name}-{0.version}.json"
-                old = self._usable(
-                    name, lambda: self._of_its_time(lambda by: self._platform(data, file, named, by))
-                )
-                if old is not None:
-                    self.history[old.name, old.version] = old
-            case "hosts":
-                number = _history_number(file)
-                past = self._usable(
-                    name, lambda: self._of_its_time(lambda by: self._host(data, file, by, number=number))
-                )
-                if past is not None:
-                    self.host_history.setdefault(past.host, {})[number] = past
-            case _:
-                raise MalformedError(f"trust: unknown file {name!r}")
-
-    def _add_team(self, name: str, team: str, rest: list[str], data: bytes) -> None:
-        scope = self._authorities.teams.get(team)
-        if scope is None:
-            self.unusable[name] = f"authorities.json names no team {team!r}"
-            return
-        match rest:
-            case ["authorities.json"]:
-                rules = self._usable(name, lambda: parse_team(data, team=scope))
-                self.rules[team] = (unusable_team(scope, self.unusable[name]),) if rules is None else rules
-            case ["policy", file] if file.endswith(".cedar"):
-                self.policy_files[name] = data
-            case _:
-                self.unusable[name] = "not a file that a team may have"
-
-    def _usable(self, name: str, parse: Callable[[], _T]) -> _T | None:
-        try:
-            return parse()
-        except (MalformedError, VerificationError) as error:
-            self.unusable[name] = str(error)
-            return None
-
-    def _of_its_time(self, parse: Callable[[Authorities], _T]) -> _T:
-        found: list[AttestdError] = []
-        for authorities in (self._authorities, *self._authorities.former):
-            try:
-                return parse(authorities)
-            except (MalformedError, VerificationError) as error:
-                found.append(error)
-        raise found[0]
-
-    def _platform(
-        self, data: bytes, found: str, named: str, authorities: Authorities | None = None
-    ) -> PlatformPolicy:
-        policy = parse_platform_policy(
-            data, authorities=authorities or self._authorities, revoked_keys=self._revoked
-        )
-        _require_name(found, named.format(policy))
-        return policy
-
-    def _host(
-        self, data: bytes, found: str, authorities: Authorities | None = None, *, number: int | None = None
-    ) -> VerifiedHost:
-        host = parse_host_record(
-            data, authorities=authorities or self._authorities, revoked_keys=self._revoked
-        )
-        _require_name(found, f"{host.host}.json" if number is None else f"{host.host}-{number}.json")
-        return host
-
-
-_POLICY_FILES: Final = ("schema.cedarschema", "entities.json")
 
 
 def _require_exact(files: Mapping[str, bytes], metadata: Metadata) -> None:
@@ -299,13 +197,3 @@ def _revocations(data: bytes, authorities: Authorities) -> Revocations:
             f"{what}: the bump to epoch {bump.epoch} is not signed by the epoch authority"
         ) from error
     return revocations
-
-
-def _history_number(file: str) -> int:
-    number = file.removesuffix(".json").rpartition("-")[2]
-    return int(number) if number.isascii() and number.isdigit() and len(number) < 10 else 0
-
-
-def _require_name(found: str, expected: str) -> None:
-    if found != expected:
-        raise VerificationError(f"it holds what belongs in {expected}")

@@ -1,9 +1,11 @@
 """Every example of every help text is run, as a person would type it."""
 
+import json
 import shlex
 import shutil
 import subprocess
 import sys
+from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +31,14 @@ attestd quote --challenge 00112233 -o host.quote.json
 attestd authority keygen --no-passphrase second
 mkdir keys
 umask 077; echo passphrase > secret; echo {PIN} > pin
+attestd authority keygen --no-passphrase third
+attestd governance init governance --root second.pub --targets second.pub --online second.pem --authorization second.pub \
+    --enroller second.pub --tpm-root "$A/root.pem" --tpm-platform "$A/platform.pem" --tpm-epoch "$A/epoch.pem"
+attestd governance sign --repository governance --key second.pem --yes
+attestd governance publish --repository governance
+cp -r governance copy
+echo '@id("deny-nobody") forbid (principal == User::"65534", action, resource);' > night.cedar
+printf 'sha256:\\n    0 : 0x%064d\\n    4 : 0x%064d\\n' 0 1 > pcrs.txt
 """
 ATTESTD = f"{sys.executable} -I -m attestd"
 
@@ -39,7 +49,10 @@ class Workplace:
     def __init__(self, host: Host, top: Path) -> None:
         self.host, self.top, self.work, self.kept = host, top, top / "work", top / "kept"
         self.work.mkdir()
-        assert self.run(PREPARE)[0] == 0
+        status, shown = self.run(f"A={host.layout.authority}\n{PREPARE}")
+        assert status == 0, shown
+        (record,) = (host.layout.repository / "staged/targets/hosts").iterdir()
+        (self.work / "web1.request.json").write_bytes(b64decode(json.loads(record.read_bytes())["payload"]))
         (self.work / "trust").symlink_to(host.layout.trust)
         (self.work / "log.db").symlink_to(host.layout.log)
         self.work.rename(self.kept)

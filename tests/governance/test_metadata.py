@@ -1,6 +1,7 @@
 """TUF attacks, each against a client that saw version 1: refused, and what is accepted python-tuf accepts as well."""
 
 import json
+import time
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -518,6 +519,18 @@ def test_target_paths_are_those_of_python_tuf(repository: Repository) -> None:
         oracle = Oracles.from_data(name, FILES[name], ["sha256"])
         assert oracle.get_prefixed_paths() == [target_path(name, file.sha256)]
         assert repository.targets[target_path(name, file.sha256)] == FILES[name]
+
+
+def test_a_thousand_targets_are_verified_in_less_than_a_second() -> None:
+    """CPU time, all signatures and the digest of every file; it takes about 20 ms."""
+    files = {f"hosts/{number:064x}.json": number.to_bytes(2048, "big") for number in range(1000)}
+    repository = Repository("many", now=NOW)
+    repository.publish(files)
+    started = time.process_time()
+    found = verify(repository)
+    for name, data in files.items():
+        verify_target(name, found.targets[name], data)
+    assert time.process_time() - started < 1
 
 
 # --- versions ----------------------------------------------------------------------------------------------------------

@@ -366,3 +366,53 @@ def test_trust_is_the_same_for_the_same_files(world: World) -> None:
     assert isinstance(first, Trust)
     assert first.digest == second.digest
     assert canonical(first.revocations) == canonical(second.revocations)
+
+
+# --- what was verified before --------------------------------------------------------------------------------------
+
+
+def after(previous: Trust, files: dict[str, bytes]) -> Trust:
+    """With what was trusted before at hand: the same as without."""
+    found = parse_trust(files, metadata=described(files), previous=previous)
+    assert found == parse_files(files)
+    return found
+
+
+def test_only_what_changed_is_verified_again(world: World) -> None:
+    world.history["local-1"] = world.platform_file()
+    world.platforms["local"] = world.platform_file(version=2)
+    world.add_team("a", paths=["/opt/"])
+    world.extra["platform/broken.json"] = b"{}"
+    first = parse_files(world.files())
+    world.revocations["requesters"] = [5]
+    second = after(first, world.files())
+    assert second.hosts[world.host.id] is first.hosts[world.host.id]
+    assert second.history["local", 1] is first.history["local", 1]
+    assert second.unusable == first.unusable
+    world.records[world.host.id]["labels"] = {}
+    third = after(second, world.files())
+    assert third.hosts[world.host.id].labels == {}
+    assert third.platforms["local"] is first.platforms["local"]
+
+
+def test_a_revoked_key_has_all_of_it_verified_again(world: World) -> None:
+    first = parse_files(world.files())
+    world.revocations["keys"] = [key_id(world.enrollers[0])]
+    assert after(first, world.files()).hosts == {}
+    world.revocations["keys"] = [key_id(world.platform_key)]
+    assert after(first, world.files()).platforms["local"].approvals == ()
+
+
+def test_other_authorities_have_all_of_it_verified_again(world: World) -> None:
+    world.add_team("a", paths=["/opt/"])
+    first = parse_files(world.files())
+    world.authorities["teams"]["a"]["paths"] = ["/opt/a/"]
+    assert set(after(first, world.files()).unusable) == {"teams/a/authorities.json"}
+    world.authorities["enrollers"]["keys"] = [key_id(world.authors[0])]
+    assert after(first, world.files()).hosts == {}
+
+
+def test_the_same_bytes_under_another_name_are_another_file(world: World) -> None:
+    first = parse_files(world.files())
+    moved = {**world.files(), "platform/other.json": world.files()["platform/local.json"]}
+    assert set(after(first, moved).unusable) == {"platform/other.json"}

@@ -1,0 +1,79 @@
+"""`attestd governance platform`: the first version of a platform policy."""
+
+from pathlib import Path
+from typing import get_args
+
+import click
+
+from attestd.cli.base import Command, json_option, read_input
+from attestd.cli.governance import open_repository, repository_option, say_staged
+from attestd.cli.keys import open_key, passphrase_option
+from attestd.cli.output import Output, say
+from attestd.distribution.approve import MAX_VALUES_BYTES, first_policy, parse_pcr_values
+from attestd.governance.platform import TIERS, Userspace
+
+__all__ = ["platform_command"]
+
+
+@click.command(
+    "platform",
+    cls=Command,
+    example="""
+attestd governance platform --repository governance prod --values pcrs.txt --yes \
+--root-key /etc/attestd/authority/root.pem --key /etc/attestd/authority/platform.pem
+""",
+)
+@click.option(
+    "--values",
+    "file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="PCR values: of tpm2_pcrread sha256:..., or of attestd platform show --json.",
+)
+@click.option("--root-key", required=True, metavar="URI", help="The TPM root: approves the platform key.")
+@click.option("--key", required=True, metavar="URI", help="The platform key: approves the state.")
+@click.option("--min-tier", type=click.Choice(TIERS), default="hardware", show_default=True)
+@click.option("--userspace", type=click.Choice(get_args(Userspace)), multiple=True, default=("none",))
+@click.option("--writable", type=click.Choice(["copy", "refuse"]), default="copy", show_default=True)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@passphrase_option
+@repository_option
+@json_option
+@click.argument("name")
+def platform_command(
+    *,
+    file: Path,
+    root_key: str,
+    key: str,
+    min_tier: str,
+    userspace: tuple[str, ...],
+    writable: str,
+    yes: bool,
+    directory: Path | None,
+    state_dir: str | None,
+    as_json: bool,
+    name: str,
+) -> None:
+    """Make a platform policy from a state's PCR values.
+
+    Further states are approved on a host that is in them: attestd platform approve.
+    """
+    repository = open_repository(directory, state_dir)
+    values = parse_pcr_values(read_input(file, max_bytes=MAX_VALUES_BYTES))
+    for index, value in values.items():
+        say(f"  {index:>2}  {value.hex()}", prefix="")
+    if not yes:
+        click.confirm(f"Approve this state, as the first of platform policy {name!r}?", abort=True, err=True)
+    policy = first_policy(
+        repository,
+        name=name,
+        values=values,
+        root=open_key(root_key),
+        platform=open_key(key),
+        min_tier=min_tier,
+        userspace=userspace,
+        writable=writable,
+    )
+    repository.stage({f"platform/{name}.json": policy})
+    say_staged(repository, Output(as_json=as_json))

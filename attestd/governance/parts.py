@@ -1,0 +1,167 @@
+"""The target files beside authorities and revocations: each verified, or left out with its reason."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, TypeVar, cast
+
+from attestd.errors import AttestdError, MalformedError, VerificationError
+from attestd.governance.authorities import Authorities, AuthorityRule, parse_team, unusable_team
+from attestd.governance.host import VerifiedHost, parse_host_record
+from attestd.governance.metadata import Metadata
+from attestd.governance.platform import PlatformPolicy, parse_platform_policy
+from attestd.strict import canonical
+
+__all__ = ["Memo", "Parts"]
+
+_POLICY_FILES: Final = ("schema.cedarschema", "entities.json")
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Memo:
+    """What files came to, by name and digest, under one `authorities.json` and one set of revoked keys.
+
+    With thousands of hosts, signatures are most of the work, and an update changes one file or none.
+    """
+
+    basis: str
+    parsed: Mapping[tuple[str, str], object]
+
+
+@dataclass(frozen=True)
+class _Unusable:
+    reason: str
+
+
+class Parts:
+    """Takes file by file (`add`); the attributes are what came of them, `unusable` what did not verify and why."""
+
+    def __init__(
+        self,
+        *,
+        authorities: Authorities,
+        revoked_keys: frozenset[str],
+        metadata: Metadata,
+        previous: Memo | None,
+    ) -> None:
+        self._authorities, self._revoked = authorities, revoked_keys
+        self._digests = {name: target.sha256 for name, target in metadata.targets.items()}
+        basis = canonical([self._digests["authorities.json"], sorted(revoked_keys)])
+        self._basis = hashlib.sha256(basis).hexdigest()
+        self._known = previous.parsed if previous is not None and previous.basis == self._basis else {}
+        self._parsed: dict[tuple[str, str], object] = {}
+        self.unusable: dict[str, str] = {}
+        self.rules: dict[str, tuple[AuthorityRule, ...]] = {}
+        self.platforms: dict[str, PlatformPolicy] = {}
+        self.history: dict[tuple[str, int], PlatformPolicy] = {}
+        self.hosts: dict[str, VerifiedHost] = {}
+        self.host_history: dict[str, dict[int, VerifiedHost]] = {}
+        self.policy_files: dict[str, bytes] = {}
+
+    @property
+    def memo(self) -> Memo:
+        """For the next set."""
+        return Memo(self._basis, self._parsed)
+
+    def add(self, name: str, data: bytes) -> None:
+        """Takes one file.
+
+        Raises:
+            MalformedError: There is no file of such a name.
+        """
+        match name.split("/"):
+            case ["authorities.json"] | ["revocations.json"]:
+                pass
+            case ["platform", file]:
+                for policy in self._usable(name, partial(self._platform, data, file, "{0.name}.json")):
+                    self.platforms[policy.name] = policy
+            case ["hosts", file]:
+                for host in self._usable(name, partial(self._host, data, file, "{0.host}.json")):
+                    self.hosts[host.host] = host
+            case ["platform" | "hosts" as kind, "history", file]:
+                self._add_history(name, kind, file, data)
+            case ["policy", file] if file in _POLICY_FILES or file.endswith(".cedar"):
+                self.policy_files[name] = data
+            case ["teams", team, *rest]:
+                self._add_team(name, team, rest, data)
+            case _:
+                raise MalformedError(f"trust: unknown file {name!r}")
+
+    def _add_history(self, name: str, kind: str, file: str, data: bytes) -> None:
+        if kind == "platform":
+            parse = partial(self._platform, data, file, "{0.name}-{0.version}.json")
+            for policy in self._usable(name, partial(self._of_its_time, parse)):
+                self.history[policy.name, policy.version] = policy
+            return
+        number = _history_number(file)
+        earlier = partial(self._host, data, file, f"{{0.host}}-{number}.json")
+        for host in self._usable(name, partial(self._of_its_time, earlier)):
+            self.host_history.setdefault(host.host, {})[number] = host
+
+    def _add_team(self, name: str, team: str, rest: list[str], data: bytes) -> None:
+        scope = self._authorities.teams.get(team)
+        if scope is None:
+            self.unusable[name] = f"authorities.json names no team {team!r}"
+            return
+        match rest:
+            case ["authorities.json"]:
+                found = self._usable(name, partial(parse_team, data, team=scope))
+                self.rules[team] = found[0] if found else (unusable_team(scope, self.unusable[name]),)
+            case ["policy", file] if file.endswith(".cedar"):
+                self.policy_files[name] = data
+            case _:
+                self.unusable[name] = "not a file that a team may have"
+
+    def _usable(self, name: str, parse: Callable[[], _T]) -> tuple[_T, ...]:
+        """What the file says; nothing, and a reason, if it does not verify."""
+        key = name, self._digests[name]
+        found = cast("_T | _Unusable | None", self._known.get(key))
+        if found is None:
+            try:
+                found = parse()
+            except (MalformedError, VerificationError) as error:
+                found = _Unusable(str(error))
+        self._parsed[key] = found
+        if isinstance(found, _Unusable):
+            self.unusable[name] = found.reason
+            return ()
+        return (found,)
+
+    def _of_its_time(self, parse: Callable[[Authorities], _T]) -> _T:
+        """History was signed by the present TPM authorities, or by those that they replaced."""
+        found: list[AttestdError] = []
+        for authorities in (self._authorities, *self._authorities.former):
+            try:
+                return parse(authorities)
+            except (MalformedError, VerificationError) as error:
+                found.append(error)
+        raise found[0]
+
+    def _platform(
+        self, data: bytes, found: str, named: str, authorities: Authorities | None = None
+    ) -> PlatformPolicy:
+        by = authorities or self._authorities
+        policy = parse_platform_policy(data, authorities=by, revoked_keys=self._revoked)
+        _require_name(found, named.format(policy))
+        return policy
+
+    def _host(
+        self, data: bytes, found: str, named: str, authorities: Authorities | None = None
+    ) -> VerifiedHost:
+        by = authorities or self._authorities
+        host = parse_host_record(data, authorities=by, revoked_keys=self._revoked)
+        _require_name(found, named.format(host))
+        return host
+
+
+def _history_number(file: str) -> int:
+    number = file.removesuffix(".json").rpartition("-")[2]
+    return int(number) if number.isascii() and number.isdigit() and len(number) < 10 else 0
+
+
+def _require_name(found: str, expected: str) -> None:
+    if found != expected:
+        raise VerificationError(f"it holds what belongs in {expected}")

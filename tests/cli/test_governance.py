@@ -1,0 +1,424 @@
+"""`attestd governance`: from the keys of a fleet to published files, by two persons on two machines."""
+
+import io
+import json
+import shutil
+from base64 import b64encode
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tuf.ngclient import Updater
+
+from attestd.distribution.approve import parse_pcr_values
+from attestd.distribution.repository import Repository
+from attestd.errors import MalformedError
+from attestd.governance.trust import Trust
+from attestd.strict import canonical
+from tests.cli.conftest import Cli
+from tests.distribution.repositories import Reference, served, write_key
+from tests.world import World, ed25519_key, key_id, spki
+
+FLEET = (
+    *("--authorization", "alice.pem", "--authorization", "bob.pem", "--authorization-threshold", "1"),
+    *("--enroller", "enroller.pem", "--tpm-root", "tpm root.pem"),
+    *("--tpm-platform", "tpm platform.pem", "--tpm-epoch", "tpm epoch.pem"),
+)
+NAMES = ("root", "alice", "bob", "carol", "online", "enroller", "tpm root", "tpm platform", "tpm epoch")
+FORBID = '@id("deny-nobody") forbid (principal == User::"65534", action, resource);\n'
+
+
+@pytest.fixture
+def office(nowhere: Cli) -> Cli:
+    """The command line in an empty directory with keys; nothing is initialised there."""
+    for name in NAMES:
+        write_key(Path(), name)
+    return nowhere
+
+
+@pytest.fixture
+def repository(office: Cli) -> Cli:
+    """The same, with a published repository of a fleet: two persons sign targets."""
+    create(office, *FLEET)
+    for name in ("root", "alice", "bob"):
+        office.ok("governance", "sign", "--repository", "governance", "--key", f"{name}.pem", "--yes")
+    office.ok("governance", "publish", "--repository", "governance")
+    return office
+
+
+def create(cli: Cli, *options: str) -> None:
+    cli.ok(
+        *("governance", "init", "governance", "--root", "root.pem", "--targets", "alice.pem"),
+        *("--targets", "bob.pem", "--online", "online.pem", "--publish-to", "web", *options),
+    )
+
+
+def in_repository(cli: Cli) -> Callable[..., object]:
+    def call(*arguments: str | Path) -> object:
+        command, *rest = arguments
+        return cli.ok("governance", command, "--repository", "governance", *rest)
+
+    return call
+
+
+def trust() -> Trust:
+    return Repository(Path("governance")).validate().trust
+
+
+def test_a_first_repository(office: Cli) -> None:
+    create(office)
+    shown = office.ok("governance", "show", "--repository", "governance", "--json").json
+    assert shown["version"] is None
+    assert [(item["role"], item["lacking"]) for item in shown["roles"]] == [("root", 1), ("targets", 2)]
+    office.ok("governance", "sign", "--repository", "governance", "--key", "root.pem", "--yes")
+    refused = office("governance", "sign", "--repository", "governance", "--key", "alice.pem", "--yes")
+    assert refused.status == 65
+    assert "authorities.json" in refused.stderr, "nothing that hosts would believe is staged yet"
+    # A file at a time: everything is judged when it is complete.
+    files = World().files()
+    Path("a").write_bytes(files["authorities.json"])
+    added = office.ok("governance", "add", "--repository", "governance", "authorities.json", "a")
+    assert "needs revocations.json as well" in added.stderr
+    Path("r").write_text(json.dumps(json.loads(files["revocations.json"]), indent=4))
+    office.ok("governance", "add", "--repository", "governance", "revocations.json", "r")
+    for name in ("alice", "bob"):
+        office.ok("governance", "sign", "--repository", "governance", "--key", f"{name}.pem", "--yes")
+    published = office.ok("governance", "publish", "--repository", "governance", "--json").json
+    assert (published["version"], published["root"], published["timestamp"]) == (1, 1, 1)
+    staged = Path("governance/staged/targets/revocations.json").read_bytes()
+    assert staged == files["revocations.json"], "in the form that hosts read"
+    with served(Path("web")) as url:
+        anchor = Path("governance/published/metadata/1.root.json").read_bytes()
+        found = Reference(Path("client"), url, anchor).download(["authorities.json"])
+    assert found["authorities.json"] == files["authorities.json"]
+
+
+def test_keys_of_a_fleet(repository: Cli) -> None:
+    found = trust()
+    assert [rule.name for rule in found.authorities.rules] == ["all"]
+    assert found.policy_files.keys() == {
+        "policy/exec.cedar",
+        "policy/schema.cedarschema",
+        "policy/entities.json",
+    }
+    shown = repository.ok("governance", "show", "--repository", "governance").stdout
+    assert "version 1" in shown
+    assert "2 of 2" in shown
+    assert "policy/exec.cedar" in shown
+
+
+def test_two_persons_on_two_machines(repository: Cli) -> None:
+    Path("night.cedar").write_text(FORBID)
+    run = in_repository(repository)
+    run("add", "policy/night.cedar", "night.cedar")
+    diff = repository.ok("governance", "diff", "--repository", "governance").stdout
+    assert "policy/night.cedar: forbid deny-nobody: added: " in diff
+    changes = repository.ok("governance", "diff", "--repository", "governance", "--json").json["changes"]
+    assert [(change["target"], change["weaker"]) for change in changes] == [("policy/night.cedar", False)]
+    signed = repository.ok("governance", "sign", "--repository", "governance", "--key", "alice.pem", "--yes")
+    assert "forbid deny-nobody" in signed.stderr, "what is signed is shown first"
+    refused = repository("governance", "publish", "--repository", "governance")
+    assert refused.status == 64
+    assert "targets version 2 has 1 of 2 signatures" in refused.stderr
+    # Bob's machine has a copy, which comes back on a stick.
+    shutil.copytree("governance", "stick")
+    signed = repository.ok(
+        "governance", "sign", "--repository", "stick", "--key", "bob.pem", "--yes", "--json"
+    )
+    assert signed.json["signed"] == ["targets"]
+    run("sign", "--merge", "stick")
+    assert repository.ok("governance", "publish", "--repository", "governance", "--json").json["version"] == 2
+
+
+def test_nobody_said_yes(repository: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_repository(repository)("revoke", "--requester", "4242")
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    refused = repository("governance", "sign", "--repository", "governance", "--key", "alice.pem")
+    assert refused.status == 130
+    assert "revoked: requester 4242" in refused.stderr
+    shown = repository.ok("governance", "show", "--repository", "governance", "--json").json
+    assert [item["lacking"] for item in shown["roles"] if item["staged"]] == [2]
+
+
+def test_revoking(repository: Cli) -> None:
+    run = in_repository(repository)
+    digest = "ab" * 32
+    run(
+        "revoke",
+        "--artifact",
+        digest,
+        "--key",
+        digest,
+        "--host",
+        digest,
+        "--subject",
+        digest,
+        "--requester",
+        "7",
+    )
+    run("revoke", "--epoch", "2", "--epoch-key", "tpm epoch.pem")
+    found = trust().revocations
+    assert (found.artifacts, found.keys, found.hosts, found.subjects, found.requesters) == (
+        *[{digest}] * 4,
+        {7},
+    )
+    assert found.bump is not None
+    assert (found.epoch, found.bump.epoch) == (2, 2)
+    for wrong, said in (
+        ((), "nothing to revoke"),
+        (("--epoch", "3"), "--epoch-key is needed"),
+        (("--epoch", "3", "--epoch-key", "alice.pem"), "not the epoch authority's"),
+        (("--epoch", "2", "--epoch-key", "tpm epoch.pem"), "expected 3 or more"),
+        (("--artifact", "abcd"), "artifacts"),
+    ):
+        refused = repository("governance", "revoke", "--repository", "governance", *wrong)
+        assert refused.status in (64, 65), refused
+        assert said in refused.stderr
+
+
+def test_a_team(repository: Cli) -> None:
+    run = in_repository(repository)
+    run(
+        "delegate", "web", "--key", "carol.pem", "--path", "/usr/bin/deploy", "--uid", "0", "--max-depth", "1"
+    )
+    team = {
+        "v": 1,
+        "version": 1,
+        "keys": trust_keys("carol"),
+        "authorizations": [
+            {
+                "name": "deploy",
+                "paths": ["/usr/bin/deploy"],
+                "uids": [0],
+                "keys": list(trust_keys("carol")),
+                "threshold": 1,
+                "max_depth": 0,
+            }
+        ],
+    }
+    Path("team.json").write_text(json.dumps(team))
+    run("add", "teams/web/authorities.json", "team.json")
+    for name in ("alice", "bob"):
+        run("sign", "--key", f"{name}.pem", "--yes")
+    refused = repository("governance", "publish", "--repository", "governance")
+    assert "team-web version 1 has 0 of 1 signatures" in refused.stderr
+    run("sign", "--key", "carol.pem", "--yes")
+    run("publish")
+    assert [rule.name for rule in trust().authorities.rules] == ["all", "web/deploy"]
+    # What goes beyond the team's scope never leaves the desk.
+    team["authorizations"][0]["paths"] = ["/usr/bin/"]  # type: ignore[index]
+    Path("team.json").write_text(json.dumps({**team, "version": 2}))
+    refused = repository(
+        "governance", "add", "--repository", "governance", "teams/web/authorities.json", "team.json"
+    )
+    assert refused.status == 1
+    assert "goes beyond the team's scope" in refused.stderr
+    run("delegate", "web", "--remove")
+    assert "- " not in repository.ok("governance", "diff", "--repository", "governance").stderr
+    for name in ("alice", "bob"):
+        run("sign", "--key", f"{name}.pem", "--yes")
+    run("publish")
+    assert not trust().authorities.teams
+    refused = repository("governance", "delegate", "--repository", "governance", "web", "--remove")
+    assert refused.status == 64
+    run("delegate", "web", "--key", "carol.pem", "--path", "/usr/bin/deploy")
+    with served(Path("web")) as url:
+        anchor = Path("governance/published/metadata/1.root.json").read_bytes()
+        Reference(Path("client"), url, anchor).download(["authorities.json"])
+
+
+def trust_keys(name: str) -> dict[str, dict[str, str]]:
+    key = ed25519_key(name)
+    return {key_id(key): {"spki": b64encode(spki(key)).decode()}}
+
+
+def test_roles(repository: Cli) -> None:
+    run = in_repository(repository)
+    write_key(Path(), "new")
+    run("role", "targets", "--add", "carol.pem", "--remove", "bob.pem")
+    run("role", "online", "--add", "new.pem", "--remove", trust_id("online"))
+    run("role", "root", "--add", "new.pem", "--threshold", "2")
+    diff = repository.ok("governance", "diff", "--repository", "governance").stdout
+    for expected in (
+        f"! roles: role targets: +key {trust_id('carol')}",
+        f"  roles: role targets: -key {trust_id('bob')}",
+        "  roles: role root: threshold 1 -> 2",
+    ):
+        assert expected in diff
+    for name in ("root", "new", "alice", "carol"):
+        run("sign", "--key", f"{name}.pem", "--yes")
+    refused = repository("governance", "publish", "--repository", "governance")
+    assert "online keys" in refused.stderr
+    run("publish", "--online", "new.pem")
+    run("refresh", "--online", "new.pem")
+    refused = repository("governance", "role", "--repository", "governance", "root", "--remove", "alice.pem")
+    assert "does not sign for root" in refused.stderr
+    refused = repository("governance", "role", "--repository", "governance", "root")
+    assert "nothing would change" in refused.stderr
+
+
+def trust_id(name: str) -> str:
+    return next(iter(trust_keys(name)))
+
+
+def test_staging_by_hand(repository: Cli) -> None:
+    run = in_repository(repository)
+    path = Path("governance/staged/targets/revocations.json")
+    value = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**value, "requesters": [7]}, indent=2))
+    refused = repository("governance", "stage", "--repository", "governance")
+    assert refused.status == 64
+    assert "its version must rise: expected 2 or more, found 1" in refused.stderr
+    path.write_text(json.dumps({**value, "requesters": [7], "version": 2}, indent=2))
+    run("stage")
+    assert trust().revocations.requesters == {7}
+    run("stage", "--reset", "revocations.json")
+    assert trust().revocations.requesters == frozenset()
+    run("stage", "--renew", "root", "--renew", "targets")
+    shown = repository.ok("governance", "show", "--repository", "governance", "--json").json
+    assert [item["version"] for item in shown["roles"] if item["staged"]] == [2, 2]
+    run("stage", "--reset")
+    assert "nothing changes" in repository.ok("governance", "diff", "--repository", "governance").stdout
+    run("remove", "policy/exec.cedar")
+    assert "permit all: removed" in repository.ok("governance", "diff", "--repository", "governance").stdout
+
+
+def test_enrolling(repository: Cli) -> None:
+    """A host's request becomes a record that hosts accept; an enroller who is none cannot admit anybody."""
+    world = fleet_world()
+    Path("authorities.json").write_bytes(canonical({**world.authorities, "version": 2}))
+    run = in_repository(repository)
+    run("add", "authorities.json", "authorities.json")
+    Path("request.json").write_bytes(canonical(world.records[world.host.id]))
+    enroll = ("governance", "enroll", "--repository", "governance", "request.json", "--yes")
+    refused = repository(*enroll, "--key", "carol.pem")
+    assert refused.status == 1
+    assert "no host would accept it" in refused.stderr
+    done = repository.ok(*enroll, "--key", "enroller.pem")
+    assert world.host.id in done.stderr, "what is signed is shown first"
+    assert trust().hosts.keys() == {world.host.id}
+    assert repository(*enroll).status == 64
+    Path("request.json").write_bytes(b"{}")
+    assert repository(*enroll, "--key", "enroller.pem").status == 65
+
+
+def fleet_world() -> World:
+    """A world whose enroller is the office's."""
+    world = World()
+    world.enrollers = [ed25519_key("enroller")]
+    world.authorities["enrollers"]["keys"] = [trust_id("enroller")]
+    world.authorities["keys"] |= trust_keys("enroller")
+    return world
+
+
+def test_misuse(repository: Cli) -> None:
+    for arguments, status, said in (
+        (("init", "governance", "--root", "root.pem", "--targets", "alice.pem", "--online", "online.pem"), 64, "not empty"),
+        (("init", "x", "--root", "root.pem", "--targets", "alice.pem", "--online", "online.pem", "--enroller", "bob.pem"), 64, "go together"),
+        (("init", "x", "--root", "root.pem", "--targets", "alice.pem", "--online", "online.pem", "--expiry", "root=0"), 64, "ROLE=DAYS"),
+        (("init", "x", "--root", "root.pem", "--root-threshold", "2", "--targets", "alice.pem", "--online", "online.pem"), 64, "expected 1 to 1"),
+        (("sign",), 64, "either --key or --merge"),
+        (("sign", "--key", "carol.pem"), 64, "signs nothing of what is staged"),
+        (("stage", "policy/exec.cedar"), 64, "--reset"),
+        (("stage", "--renew", "team-none"), 64, "expected one of root, targets"),
+        (("remove", "platform/none.json"), 64, "is not staged"),
+        (("add", "../x", "alice.pem"), 64, "expected a relative name"),
+        (("add", "notes.txt", "alice.pem"), 65, "unknown file"),
+        (("add", "authorities.json", "alice.pem"), 65, "authorities.json"),
+        (("delegate", "web"), 64, "--key and --path"),
+        (("delegate", "web", "--remove"), 64, "no team"),
+        (("publish", "--online", "carol.pem"), 0, ""),
+        (("refresh", "--online", "carol.pem"), 64, "online keys"),
+        (("role", "timestamp"), 64, "role"),
+    ):  # fmt: skip
+        command, *rest = arguments
+        place = () if command == "init" else ("--repository", "governance")
+        done = repository("governance", command, *place, *rest)
+        assert done.status == status, (arguments, done)
+        assert said in done.stderr, (arguments, done)
+
+
+def test_which_repository(repository: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = repository("governance", "show")
+    assert refused.status == 64
+    assert "--repository" in refused.stderr
+    monkeypatch.setenv("ATTESTD_REPOSITORY", "governance")
+    repository.ok("governance", "show")
+    monkeypatch.delenv("ATTESTD_REPOSITORY")
+    monkeypatch.chdir("governance")
+    repository.ok("governance", "show")
+
+
+def test_a_platform_policy_of_a_fleet(repository: Cli) -> None:
+    """From PCR values of a reference machine; what replaces it keeps its history by itself."""
+    run = in_repository(repository)
+    Path("pcrs").write_text(
+        "sha1:\n  0 : 0x" + "ab" * 20 + "\nsha256:\n  0 : 0x" + "AB" * 32 + "\n  11: 0x" + "0" * 64
+    )
+    make = (
+        "platform",
+        "prod",
+        "--values",
+        "pcrs",
+        "--root-key",
+        "tpm root.pem",
+        "--key",
+        "tpm platform.pem",
+        "--yes",
+    )
+    run(*make)
+    found = trust().platforms["prod"]
+    assert (found.selection.pcrs, found.min_tier, found.values[0]) == ((0, 11), "hardware", (b"\xab" * 32,))
+    for wrong, said in (
+        (make, "is there"),
+        ((*make[:1], "x", *make[2:4], "--root-key", "alice.pem", *make[6:]), "not the TPM root"),
+        ((*make[:1], "x", *make[2:6], "--key", "tpm root.pem", "--yes"), "no platform authority"),
+        ((*make[:1], "x", "--values", "alice.pem", *make[4:]), "PCR values"),
+    ):
+        refused = repository("governance", wrong[0], "--repository", "governance", *wrong[1:])
+        assert refused.status in (64, 65), refused
+        assert said in refused.stderr
+    for name in ("alice", "bob"):
+        run("sign", "--key", f"{name}.pem", "--yes")
+    run("publish")
+    value = json.loads(Path("governance/staged/targets/platform/prod.json").read_bytes())
+    Path("prod.json").write_text(json.dumps({**value, "version": 2, "writable": "refuse"}))
+    run("add", "platform/prod.json", "prod.json")
+    assert trust().history.keys() == {("prod", 1)}
+    diff = repository.ok("governance", "diff", "--repository", "governance").stdout
+    assert "platform policy prod: writable copy -> refuse" in diff
+    assert "kept, for old receipts name it" in diff
+    run("remove", "platform/history/prod-1.json")
+    assert trust().history.keys() == {("prod", 1)}, "it cannot be removed while it is the published version"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "sha256:", "0 : 0x00", "sha256:\n 0 : 0xzz", '{"pcrs": {}}', '{"pcrs": {"0": {"now": "x"}}, "bank": "sha256"}', "\xff",
+     "sha256:\n 24 : 0x" + "0" * 64, "sha256:\n 1 : 0x" + "0" * 64 + "\n 01 : 0x" + "0" * 64],
+)  # fmt: skip
+def test_no_pcr_values(text: str) -> None:
+    with pytest.raises(MalformedError):
+        parse_pcr_values(text.encode("latin-1"))
+
+
+def test_pcr_values_as_they_are_shown() -> None:
+    shown = {"bank": "sha256", "pcrs": {"4": {"now": "ab" * 32, "approved": []}}, "platform": "local"}
+    assert parse_pcr_values(json.dumps(shown).encode()) == {4: b"\xab" * 32}
+
+
+def test_the_reference_client_is_not_fooled(repository: Cli) -> None:
+    """The published directory, altered: not by us, and the reference client says so."""
+    with served(Path("web")) as url:
+        anchor = Path("governance/published/metadata/1.root.json").read_bytes()
+        client = Reference(Path("client"), url, anchor)
+        client.download(["authorities.json"])
+        for path in Path("web/targets").rglob("*revocations.json"):
+            path.write_bytes(b"{}")
+        updater = Updater("client", f"{url}/metadata/", "client", f"{url}/targets/", bootstrap=anchor)
+        info = updater.get_targetinfo("revocations.json")
+        assert info is not None
+        with pytest.raises(Exception, match=r"[Ll]ength|hash"):
+            updater.download_target(info)
+    repository.ok("governance", "publish", "--repository", "governance")
+    assert all(path.read_bytes() != b"{}" for path in Path("web/targets").rglob("*revocations.json"))
