@@ -833,13 +833,13 @@ def test_denial_governance_state_mismatch(world: World, host: Host) -> None:
     """
     for changes in ({"policy_version": 99}, {"policy": "other"}, {"platform": "prod"}):
         denied_twice(world, Code.GOVERNANCE_MISMATCH, "governance", **changes)
-    artifact, revocations = host.issue("/bin/true"), host.layout.trust / "revocations.json"
-    good = revocations.read_bytes()
-    revocations.write_bytes(good[:-1])
+    artifact, timestamp = host.issue("/bin/true"), host.layout.trust / "metadata" / "timestamp.json"
+    good = timestamp.read_bytes()
+    timestamp.write_bytes(good[:-1])
     try:
         said(host.exec("/bin/true", authorization=artifact), Code.GOVERNANCE_MISMATCH)
     finally:
-        revocations.write_bytes(good)
+        timestamp.write_bytes(good)
     assert host.run("/bin/true").status == 0
 
 

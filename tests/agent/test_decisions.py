@@ -287,15 +287,20 @@ def test_changed_pcr_until_an_authority_approves_it(host: Host) -> None:
 
 def test_edited_trust_directory_denies_everything_until_it_is_put_right(host: Host) -> None:
     artifact = host.issue("/bin/true")
-    path = host.layout.trust / "platform" / "local.json"
+    path = next((host.layout.trust / "targets" / "platform").glob("*.local.json"))
     good = path.read_bytes()
-    policy = json.loads(good)
-    policy["approvals"][0]["pcr_digest"] = "00" * 32
-    path.write_bytes(json.dumps(policy, sort_keys=True, separators=(",", ":")).encode())
-    denied(host.exec("/bin/true", authorization=artifact), "governance_mismatch")
-    path.write_bytes(good[:-1])
+    assert host.exec("/bin/true", authorization=artifact).status == 0
+    path.write_bytes(good.replace(b'"pcr_digest":"', b'"pcr_digest":"0'))
+    time.sleep(1.1)  # A file that is edited where it lies is noticed within a second,
     denied(host.exec("/bin/true", authorization=artifact), "governance_mismatch")
     path.write_bytes(good)
+    time.sleep(1.1)
+    path = host.layout.trust / "metadata" / "timestamp.json"
+    good = path.read_bytes()
+    path.write_bytes(good[:-1])  # and what names everything at once.
+    denied(host.exec("/bin/true", authorization=artifact), "governance_mismatch")
+    path.write_bytes(good)
+    path = host.layout.trust / "root.json"
     path.chmod(0o666)
     assert "others can write" in denied(host.exec("/bin/true", authorization=artifact), "governance_mismatch")
     path.chmod(0o644)
@@ -305,11 +310,7 @@ def test_edited_trust_directory_denies_everything_until_it_is_put_right(host: Ho
 def test_revoked_artifact(host: Host) -> None:
     artifact = host.issue("/bin/true")
     result = host.exec("/bin/true", authorization=artifact, options=["--json"])
-    path = host.layout.trust / "revocations.json"
-    revocations = json.loads(path.read_bytes())
-    revocations["artifacts"].append(result.json["body"]["artifact"]["id"])
-    revocations["version"] += 1
-    path.write_bytes(json.dumps(revocations, sort_keys=True, separators=(",", ":")).encode())
+    host.revoke(artifacts=[result.json["body"]["artifact"]["id"]])
     denied(host.exec("/bin/true", authorization=artifact), "revoked")
 
 

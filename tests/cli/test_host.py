@@ -48,7 +48,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 def test_init_finishes_what_was_cut_off(own: Host, own_cli: Cli) -> None:
     own.layout.host.unlink()
-    (own.layout.trust / "platform" / "local.json").unlink()
+    (own.layout.trust / "metadata" / "timestamp.json").unlink()
     assert own_cli.ok("init", "--json").json["fresh"] is False
     assert own.layout.host.exists()
     assert own_cli.ok("platform", "show", "--json").json["approved"] is True
@@ -128,11 +128,11 @@ def test_serve_says_why_it_cannot(nowhere: Cli, own: Host, tmp_path: Path) -> No
     uninitialised = nowhere("serve")
     assert uninitialised.status == 69
     assert "attestd init" in uninitialised.stderr
-    (own.layout.trust / "authorities.json").unlink()
+    (own.layout.trust / "root.json").unlink()
     process = serve(own.state, tmp_path / "log")
     assert process.wait(30) == 69
     said = (tmp_path / "log").read_text()
-    assert "authorities.json" in said
+    assert "root.json" in said
     assert "Traceback" not in said
 
 

@@ -51,7 +51,6 @@ def test_new_keys():
         away = host.top / "away"
         shutil.copytree(host.layout.trust, away / "trust")
         host.layout.agent.rename(away / "agent")
-        (host.layout.trust / "hosts" / f"{host.id}.json").unlink()
         embedded = EmbeddedTpm(host.layout.tpm)
         embedded.start()
         with embedded.open() as tpm:

@@ -23,7 +23,7 @@ def test_what_it_says_of_itself(bench: Bench) -> None:
     assert info["pid"] == bench.process.pid
     assert info["uid"] == os.geteuid()
     assert info["isolation"] == ("user" if os.geteuid() == 0 else "none")
-    assert info["trust"] == bench.world.trust().digest
+    assert info["governance"]["digest"] == bench.world.trust().digest
     assert len(info["spool"]) == 32
     assert info["version"]
 
@@ -108,14 +108,20 @@ def test_trust_is_read_again_for_each_request(fresh_bench: Bench) -> None:
     bench.world.revocations["version"] = 2
     bench.world.write_trust(bench.trust)
     assert bench.submit(granted).refusal() == "revoked"
-    (bench.trust / "authorities.json").write_text("{}")
+    timestamp = bench.trust / "metadata" / "timestamp.json"
+    good = timestamp.read_bytes()
+    write_atomic(timestamp, good[:-1], mode=0o644)
     assert bench.submit(granted).refusal() == "governance_mismatch"
-    assert bench.info()["trust"] is None
+    assert "timestamp.json" in bench.info()["governance"]["problem"]
+    write_atomic(timestamp, good, mode=0o644)
+    assert bench.submit(granted).refusal() == "revoked"
     bench.world.revocations["requesters"] = []
+    bench.world.revocations["version"] = 3
+    bench.world.publish()
     bench.world.write_trust(bench.trust)
-    (bench.trust / "authorities.json").chmod(0o666)
+    (bench.trust / "root.json").chmod(0o666)
     assert bench.submit(granted).refusal() == "governance_mismatch"
-    (bench.trust / "authorities.json").chmod(0o644)
+    (bench.trust / "root.json").chmod(0o644)
     assert bench.submit(granted).answer.kind == Kind.ACCEPTED
 
 
