@@ -34,7 +34,7 @@ from attestd.governance.platform import MAX_PLATFORM_BYTES, PlatformFile
 from attestd.strict import canonical, format_time, parse_canonical, parse_time
 from attestd.tcg.pcr import PcrSelection
 
-__all__ = ["ROLES", "Rotation", "replace_key", "retire_host_record"]
+__all__ = ["ROLES", "Rotation", "replace_host_record", "replace_key", "retire_host_record"]
 
 AUTHORITIES: Final = "authorities.json"
 ROLES: Final = ("authorizations", "enrollers", "platform", "root", "epoch")
@@ -116,6 +116,30 @@ def replace_key(
     if "authorizations" in swap.replaced:
         notes.append("what the old key alone authorized is denied from now on: issue it anew")
     return Rotation({**changed, **again}, tuple(swap.places), tuple(sorted(again)), tuple(notes))
+
+
+def replace_host_record(
+    files: Mapping[str, bytes], record: bytes, *, host: str, now: datetime, signers: Sequence[Sign]
+) -> dict[str, bytes]:
+    """A host's new record; the one before ends now, and goes to the history.
+
+    Args:
+        files: The targets as they are.
+        record: The new record, signed.
+        host: Whose it is.
+        now: The moment.
+        signers: Enrollers, as many as the threshold asks for.
+
+    Returns:
+        The targets that change.
+    """
+    name = f"hosts/{host}.json"
+    if name not in files:
+        return {name: record}
+    number = 1
+    while (past := f"hosts/history/{host}-{number}.json") in files:
+        number += 1
+    return {name: record, past: retire_host_record(files[name], not_after=now, signers=signers)}
 
 
 def retire_host_record(data: bytes, *, not_after: datetime, signers: Sequence[Sign]) -> bytes:
