@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 from attestd.authorization.dsse import parse_envelope
 from attestd.distribution.keyring import Keyring
-from attestd.distribution.local import read_published, write_atomic
+from attestd.distribution.local import write_atomic
 from attestd.distribution.signer import Ask
 from attestd.distribution.standalone import open_local_repository, publish_local
 from attestd.governance.authorities import parse_authorities
@@ -15,7 +15,7 @@ from attestd.governance.host import HOST_RECORD_TYPE, MAX_HOST_RECORD_BYTES, Hos
 from attestd.governance.issue import sign_host_request
 from attestd.governance.rotation import replace_host_record
 from attestd.governance.trust import Trust
-from attestd.paths import Layout, TrustSource
+from attestd.paths import Layout
 from attestd.strict import parse_canonical
 
 __all__ = ["Enrol", "enrol_elsewhere", "enrol_here", "labels_of"]
@@ -68,18 +68,9 @@ def enrol_elsewhere(layout: Layout) -> Enrol:
     return enrol
 
 
-def labels_of(host: str, source: TrustSource, trust: Trust) -> Mapping[str, str]:
-    """The labels of a host, which its new record keeps; also of a record that does not hold any more.
-
-    Raises:
-        StoreError, VerificationError, MalformedError: As `load_trust`.
-    """
-    for record in trust.records(host):
-        return record.labels
-    for name, data in read_published(source).items():
-        if name.startswith("targets/hosts/") and name.endswith(f".{host}.json"):
-            return _record(_payload(data)).labels
-    return {}
+def labels_of(host: str, trust: Trust) -> Mapping[str, str]:
+    """The labels of a host, which its new record keeps; also of a record that ended."""
+    return next((record.labels for record in trust.records(host)), {})
 
 
 def _payload(record: bytes) -> bytes:

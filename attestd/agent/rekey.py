@@ -134,8 +134,11 @@ class _Rekey:
 
     def make_keys(self) -> None:
         path, account = self._layout.next_keys, self._steps.account
+        self._require_this_host()
         if not path.exists():
-            self._require_this_host()
+            if not self._lost:
+                with acting_as(account):
+                    self._old_keys()
             auth, root = AuthValues.generate(), self._trust.authorities.root.name
             blobs = self._steps.tpm(lambda tpm: tpm.create_keys(root_name=root, auth_values=auth))
             with acting_as(account):
@@ -178,7 +181,7 @@ class _Rekey:
             self._trust.authorities,
             self._ek,
             blobs,
-            labels=labels_of(self.host, self._source, self._trust),
+            labels=labels_of(self.host, self._trust),
             now=_now(),
         )
         self.request = self._enrol(request, host=self.host, now=_now())

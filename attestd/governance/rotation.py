@@ -50,13 +50,13 @@ class Rotation:
     """What a replacement changes.
 
     Attributes:
-        files: The targets that change, by name.
+        files: The targets that change, by name; None: it goes.
         places: Where the key was replaced, in words.
         signed_again: The targets that were signed again because they rested on the old key.
         notes: What follows from it that governance cannot do.
     """
 
-    files: Mapping[str, bytes]
+    files: Mapping[str, bytes | None]
     places: tuple[str, ...]
     signed_again: tuple[str, ...]
     notes: tuple[str, ...]
@@ -69,6 +69,7 @@ def replace_key(
     new: PublicKey,
     signers: Mapping[str, Sign],
     revoked_keys: Collection[str],
+    now: datetime,
     roles: Collection[str] = ROLES,
 ) -> Rotation:
     """Replaces a key by another.
@@ -78,8 +79,10 @@ def replace_key(
         old: The id of the key that goes.
         new: The key that comes.
         signers: Keys that sign again what rested on the old one, by key id: for an enroller the new key; for a platform
-            key the new key and the root; for the root the new root; for the epoch authority root and platform keys.
+            key the new key and the root; for the root the new root; for the epoch authority root and platform keys. For
+            the last two also enrollers, as many as the threshold asks for: they end the host records.
         revoked_keys: Approvals by these are not made again.
+        now: When host records end that rest on the old key.
         roles: In which roles; all that the old key has.
 
     Raises:
@@ -106,12 +109,14 @@ def replace_key(
     if not swap.places:
         raise UsageError(f"key {old} has none of these roles here: {', '.join(sorted(roles))}")
     authorities = parse_authorities(changed.get(AUTHORITIES, files[AUTHORITIES]))
-    again: dict[str, bytes] = {}
+    again: dict[str, bytes | None] = {}
     if "enrollers" in swap.replaced:
         again |= _host_records(files, old=old, new=new, signers=signers)
     tpm = swap.replaced & _TPM_ROLES
     if tpm:
         again |= _platform_policies(files, authorities, swap, signers, revoked_keys)
+    if swap.replaced & {"root", "epoch"}:
+        again |= _end_host_records({**files, **again}, authorities, signers, now)
     notes = [_REKEY.format(role=role) for role in ("root", "epoch") if role in swap.replaced]
     if "authorizations" in swap.replaced:
         notes.append("what the old key alone authorized is denied from now on: issue it anew")
@@ -136,10 +141,8 @@ def replace_host_record(
     name = f"hosts/{host}.json"
     if name not in files:
         return {name: record}
-    number = 1
-    while (past := f"hosts/history/{host}-{number}.json") in files:
-        number += 1
-    return {name: record, past: retire_host_record(files[name], not_after=now, signers=signers)}
+    retired = retire_host_record(files[name], not_after=now, signers=signers)
+    return {name: record, _past_name(files, host): retired}
 
 
 def retire_host_record(data: bytes, *, not_after: datetime, signers: Sequence[Sign]) -> bytes:
@@ -246,6 +249,34 @@ def _host_records(
         signatures = (*kept, EnvelopeSignature(key.key_id, signature))
         found[name] = format_envelope(UntrustedEnvelope(HOST_RECORD_TYPE, envelope.payload, signatures))
     return found
+
+
+def _end_host_records(
+    files: Mapping[str, bytes | None], authorities: Authorities, signers: Mapping[str, Sign], now: datetime
+) -> dict[str, bytes | None]:
+    """No host's TPM keys are under the new authority: until it has new ones, it has no record."""
+    here = [key.key_id for key in authorities.enroller_keys if key.key_id in signers]
+    found: dict[str, bytes | None] = {}
+    for name, data in files.items():
+        parts = name.split("/")
+        if parts[0] != "hosts" or len(parts) != 2 or data is None:
+            continue
+        if len(here) < authorities.enroller_threshold:
+            raise UsageError(
+                f"{authorities.enroller_threshold} enrollers must sign that host records end; {len(here)} of their keys are"
+                " here"
+            )
+        enrollers = [signers[key_id] for key_id in here[: authorities.enroller_threshold]]
+        past = _past_name(files, parts[1].removesuffix(".json"))
+        found |= {name: None, past: retire_host_record(data, not_after=now, signers=enrollers)}
+    return found
+
+
+def _past_name(files: Mapping[str, bytes | None], host: str) -> str:
+    number = 1
+    while (past := f"hosts/history/{host}-{number}.json") in files:
+        number += 1
+    return past
 
 
 def _platform_policies(
