@@ -184,7 +184,11 @@ def _authorities(name: str, data: bytes) -> Facts:
     # A key is what its id says; what counts is where it is named.
     named = {item for members in facts.values() for value in members.values() for item in _as_set(value)}
     unused = frozenset(value.pop("keys")) - named
-    return {**facts, **({"keys": {"key that signs for nothing": unused}} if unused else {}), **_rest("file", value)}
+    return {
+        **facts,
+        **({"keys": {"key that signs for nothing": unused}} if unused else {}),
+        **_rest("file", value),
+    }
 
 
 def _rule(rule: Mapping[str, Any]) -> dict[str, Value]:

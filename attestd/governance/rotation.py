@@ -97,12 +97,7 @@ def replace_key(
         files[AUTHORITIES], AuthoritiesFile, max_bytes=MAX_AUTHORITIES_BYTES, what=AUTHORITIES
     )
     swap = _Swap(old, new, frozenset(roles))
-    changed: dict[str, bytes] = {}
-    for name, data in files.items():
-        if name.startswith("teams/") and name.endswith("/authorities.json"):
-            team = swap.team(name, data)
-            if team is not None:
-                changed[name] = team
+    changed = _teams(files, swap)
     amended = swap.authorities(present)
     if amended is not None:
         changed[AUTHORITIES] = amended
@@ -230,6 +225,15 @@ class _Swap:
         }
         named = set(_strings({name: value for name, value in file.items() if name != "keys"}))
         return {key_id: key for key_id, key in known.items() if key_id in named}
+
+
+def _teams(files: Mapping[str, bytes], swap: _Swap) -> dict[str, bytes]:
+    found = {
+        name: swap.team(name, data)
+        for name, data in files.items()
+        if name.startswith("teams/") and name.endswith("/authorities.json")
+    }
+    return {name: data for name, data in found.items() if data is not None}
 
 
 def _host_records(
