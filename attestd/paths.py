@@ -86,6 +86,11 @@ class Layout:
         return self.agent / "keys.json"
 
     @property
+    def next_keys(self) -> Path:
+        """Those that take the place of `keys`, while `attestd rekey` is under way."""
+        return self.agent / "keys.next.json"
+
+    @property
     def host(self) -> Path:
         """Which host this is, as the runner knows it: pinned at init, in the runner's own directory."""
         return self.runner / "host.json"

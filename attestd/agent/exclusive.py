@@ -15,20 +15,25 @@ __all__ = ["exclusive"]
 
 
 @contextlib.contextmanager
-def exclusive(layout: Layout) -> Iterator[None]:
+def exclusive(layout: Layout, *, rekeying: bool = False) -> Iterator[None]:
     """Holds the lock; it is the kernel that releases it, at the latest with the process.
 
     What an earlier attestd wrote is brought to this one's schema first, and a rotation that was cut off is finished.
 
+    Args:
+        layout: The installation.
+        rekeying: For `attestd rekey`, which can do without a log, and finishes one that was cut off.
+
     Raises:
-        UsageError: An agent is running.
+        UsageError: An agent is running, or the TPM's keys are half replaced.
         StoreError: There is no log, its directory cannot be used, or a newer attestd wrote it.
         RollbackError: Its schema was edited.
     """
     path = layout.agent / "lock"
     try:
         with acting_as(agent_account(layout)):
-            layout.log.stat()
+            if not rekeying:
+                layout.log.stat()
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except FileNotFoundError as error:
         raise StoreError(f"{layout.agent} holds no log: initialise this host with attestd init") from error
@@ -42,8 +47,11 @@ def exclusive(layout: Layout) -> Iterator[None]:
                 f"an agent is running on {layout.agent} already: attestd status shows it"
             ) from error
         with acting_as(agent_account(layout)):
-            migrate(str(layout.log))
-            finish_rotation(layout.log)
+            if layout.next_keys.exists() and not rekeying:
+                raise UsageError(f"{layout.next_keys}: the keys are half replaced: attestd rekey finishes it")
+            if layout.log.exists():
+                migrate(str(layout.log))
+                finish_rotation(layout.log)
         yield
     finally:
         os.close(descriptor)

@@ -41,7 +41,7 @@ from attestd.tpm.endorsement import EndorsementKey
 from attestd.tpm.keys import AuthValues, KeyBlobs
 from attestd.tpm.owner import Priority, TpmOwner
 
-__all__ = ["HostSteps", "make_directories", "migrate_log", "opened_tpm", "tpm_public"]
+__all__ = ["HostSteps", "log_keys_of", "make_directories", "migrate_log", "opened_tpm", "tpm_public"]
 
 _T = TypeVar("_T")
 
@@ -81,7 +81,13 @@ class HostSteps:
         return blobs
 
     def define_indices(self, epoch: int, authority: PublicKey, sign: Callable[[], Authority]) -> None:
-        """Epoch and log counter.
+        """Epoch and log counter; see `define_epoch`."""
+        _, auth = self._load_keys()
+        self.define_epoch(epoch, authority, sign)
+        self.tpm(lambda tpm: tpm.define_counter(auth.counter))
+
+    def define_epoch(self, epoch: int, authority: PublicKey, sign: Callable[[], Authority]) -> None:
+        """The epoch index.
 
         Args:
             epoch: What the epoch starts with.
@@ -89,7 +95,6 @@ class HostSteps:
             sign: Gives that authority's key, which signs for this TPM alone: asked only if it is needed.
         """
         public = tpm_public(authority)
-        _, auth = self._load_keys()
         name = nv_name(epoch_public(parse_public(public).name, written=True))
         self.tpm(lambda tpm: tpm.define_epoch(public))
         if self.tpm(lambda tpm: tpm.nv_name(EPOCH_INDEX)) != name:
@@ -99,7 +104,6 @@ class HostSteps:
                     epoch, authority_public=public, sign=lambda message: key.sign(message)[1]
                 )
             )
-        self.tpm(lambda tpm: tpm.define_counter(auth.counter))
 
     def tier(self) -> str:
         """What this host's evidence is rooted in."""
@@ -186,7 +190,7 @@ class HostSteps:
         self, store: LogStore, blobs: KeyBlobs, selection: PcrSelection, seen: Mapping[str, object]
     ) -> None:
         port = TpmPort(self._owner, host=store.host_id, selection=selection, deadline_s=self._deadline_s)
-        keys = LogKeys(store.origin, _spki(blobs.release_public), _spki(blobs.ak_public))
+        keys = log_keys_of(store, blobs)
         sealer = Sealer(store, port, keys, counter=port.read_counter())
         body = {"governance": dict(seen), "host": store.host_id, "log": store.log_id, "previous": None}
         sealer.seal([Pending(EntryType.LOG_START, body)], now=datetime.now(UTC), boot=boot_id())
@@ -219,6 +223,11 @@ def tpm_public(key: PublicKey) -> bytes:
     if not isinstance(loaded, ec.EllipticCurvePublicKey):
         raise UsageError(f"authority key {key.key_id}: a TPM takes ECDSA P-256 keys only")
     return authority_public(loaded)
+
+
+def log_keys_of(store: LogStore, blobs: KeyBlobs) -> LogKeys:
+    """The keys of a log, whatever governance says of them by now."""
+    return LogKeys(store.origin, _spki(blobs.release_public), _spki(blobs.ak_public))
 
 
 def _spki(public: bytes) -> bytes:

@@ -30,7 +30,7 @@ from attestd.system import boot_id
 from attestd.tpm.device import Tpm
 from attestd.tpm.owner import TpmOwner
 
-__all__ = ["Rotated", "rotate"]
+__all__ = ["Rotated", "require_settled", "rotate"]
 
 # No receipt older than this is accepted by the runner: older allows without an outcome are past.
 _UNSETTLED: Final = timedelta(minutes=10)
@@ -79,7 +79,7 @@ def rotate(layout: Layout, configuration: Configuration, export: Path) -> Rotate
                 deadline_s=float(configuration.tpm_deadline_s),
             )
             closed, size = store.origin, store.size
-            moment = _require_settled(store, port, _keys(store, trust))
+            moment = require_settled(store, port, _keys(store, trust))
             export_log(store, str(export))
             with acting_as(account):
                 origin = _continue(layout, store, port, trust, moment)
@@ -114,8 +114,16 @@ def _keys(store: LogStore, trust: Trust) -> LogKeys:
     return LogKeys(store.origin, host.release_spki, host.ak_spki)
 
 
-def _require_settled(store: LogStore, port: TpmPort, keys: LogKeys) -> TrustedClock:
-    """What a start of the agent checks; but what is to be made void takes a runner, and so a start."""
+def require_settled(store: LogStore, port: TpmPort, keys: LogKeys) -> TrustedClock:
+    """What a start of the agent checks; but what is to be made void takes a runner, and so a start.
+
+    Returns:
+        Trusted time.
+
+    Raises:
+        UsageError: Something is left for the agent to settle, or the wall clock is not trusted.
+        RollbackError, StoreError, TpmError, VerificationError: As `recover`.
+    """
     recovery = recover(store, port, keys, clock=port.clock())
     clock = TrustedClock(parse_time(parse_entry(store.entry(store.size - 1)).time))
     moment = clock.read()

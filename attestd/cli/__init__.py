@@ -56,6 +56,7 @@ _MODULES: Final = {
         ("verify", "verify"),
         ("audit", "audit"),
         ("backup", "backup"),
+        ("rekey", "rekey"),
         ("deprovision", "deprovision"),
     )
 }

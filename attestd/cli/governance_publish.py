@@ -161,7 +161,7 @@ def refresh_command(
 
 
 def _online(repository: Repository, named: tuple[str, ...]) -> list[Authority]:
-    uris = named or ((repository.settings.online,) if repository.settings.online else ())
+    uris = named or ((repository.online_key,) if repository.online_key else ())
     if not uris:
         raise UsageError(f"{repository.path}: settings.toml names no online key: name it with --online")
     return [open_key(uri) for uri in uris]

@@ -1,5 +1,6 @@
 """`attestd governance add`, `remove`, `stage`, `enroll`, `revoke`: what the next version will hold."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from attestd.errors import UsageError
 from attestd.governance.edits import with_epoch, with_revoked
 from attestd.governance.host import MAX_HOST_RECORD_BYTES, HostRecord
 from attestd.governance.issue import sign_host_request
+from attestd.governance.rotation import replace_host_record
 from attestd.strict import parse_canonical
 
 __all__ = ["add_command", "enroll_command", "remove_command", "revoke_command", "stage_command"]
@@ -150,8 +152,11 @@ def enroll_command(
         say(f"  {name:<7} {value}", prefix="")
     if not yes:
         click.confirm("Admit this host?", abort=True, err=True)
-    signed = sign_host_request(data, signers=[open_key(key, public_key=public_key).sign])
-    repository.stage({f"hosts/{record.host}.json": signed})
+    signers = [open_key(key, public_key=public_key).sign]
+    signed = sign_host_request(data, signers=signers)
+    # A host that has other keys now: what the ones before sealed goes on verifying.
+    files, now = repository.plan().published.files, datetime.now(UTC).replace(microsecond=0)
+    repository.stage(replace_host_record(files, signed, host=record.host, now=now, signers=signers))
     say_staged(repository, Output(as_json=as_json))
 
 

@@ -6,6 +6,7 @@ to another machine, a draft is signed there, and its signatures are brought back
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -105,6 +106,20 @@ class Repository:
     def published(self) -> Published:
         """What was last published."""
         return read_published(self.published_path)
+
+    @property
+    def online_key(self) -> str:
+        """The key that signs snapshot and timestamp here, as the settings say; empty: none."""
+        uri = self.settings.online
+        scheme, colon, _ = uri.partition(":")
+        is_path = uri and (not colon or "/" in scheme)
+        return os.path.normpath(self.path / uri) if is_path else uri
+
+    @property
+    def export_path(self) -> Path | None:
+        """Where the static files go besides, as the settings say."""
+        to = self.settings.publish_to
+        return Path(os.path.normpath(self.path / to)) if to else None
 
     @property
     def anchor_digest(self) -> str:
@@ -385,7 +400,7 @@ class Repository:
         )
 
     def _exported(self, directory: Path | None) -> Published:
-        where = directory or (Path(self.settings.publish_to) if self.settings.publish_to else None)
+        where = directory or self.export_path
         if where is not None:
             export(self.published_path, where)
         return self.published

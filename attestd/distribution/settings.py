@@ -36,7 +36,7 @@ class Expiry(Strict, frozen=True):
 
 
 class Settings(Strict, frozen=True):
-    """All settings.
+    """All settings. Relative paths are relative to the repository's directory.
 
     Attributes:
         online: The key that signs snapshot and timestamp here: a file, or a securesystemslib URI; empty: none here.

@@ -159,7 +159,7 @@ def load_authority(uri: str, *, public_key: Path | None = None, ask: Ask | None 
 
     Args:
         uri: `file:PATH` (or just a path), or a securesystemslib URI such as `hsm:2` or `awskms:ID`.
-        public_key: PEM of the public key; needed for all but files.
+        public_key: PEM of the public key; needed for all but files, and tokens that show it.
         ask: For a passphrase or PIN; None: keys that need one are refused.
 
     Raises:
@@ -172,11 +172,12 @@ def load_authority(uri: str, *, public_key: Path | None = None, ask: Ask | None 
     if not separator or scheme == "file":
         held = _load_signer(Path(rest if separator else uri), ask)
         return Authority(PublicKey.from_pem(_public_pem(held)), held)
-    if public_key is None:
-        raise UsageError(
-            f"key {scheme}: needs its public key (--public-key FILE); attestd authority import writes it"
-        )
-    public = load_public(public_key)
+    if public_key is not None:
+        public = load_public(public_key)
+    elif scheme == "hsm":
+        _, public = _tokens().find_hsm_key(uri, ask=ask or _nobody)
+    else:
+        raise UsageError(f"key {scheme}: needs its public key (--public-key FILE)")
     key = SSlibKey.from_crypto(load_der_public_key(public.spki_der))
     if scheme == "hsm":
         return Authority(public, _tokens().HsmSigner(uri, key, ask or _nobody))

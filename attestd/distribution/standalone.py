@@ -42,8 +42,8 @@ def local_repository(authority: Path, *, trust: Path, clock: Callable[[], dateti
         targets=RoleKeys((targets.public,)),
         online=RoleKeys((online.public,)),
         settings=Settings(
-            online=str(authority / "online.pem"),
-            publish_to=str(trust),
+            online="../online.pem",
+            publish_to=os.path.relpath(trust, path),
             expiry_days=Expiry(root=days, targets=days, snapshot=days, timestamp=days),
         ),
         clock=clock,
@@ -85,8 +85,8 @@ def publish_local(
         if item.is_staged:
             name = "governance-root" if item.role == "root" else "governance"
             repository.sign(load_authority(str(authority / f"{name}.pem"), ask=ask))
-    published = repository.publish([load_authority(repository.settings.online, ask=ask)])
-    anchor = Path(repository.settings.publish_to) / "root.json"
+    published = repository.publish([load_authority(repository.online_key, ask=ask)])
+    anchor = (repository.export_path or repository.published_path) / "root.json"
     if not anchor.exists():
         write_atomic(anchor, published.roots[0].data, mode=0o644)
 

@@ -34,7 +34,7 @@ from attestd.governance.platform import MAX_PLATFORM_BYTES, PlatformFile
 from attestd.strict import canonical, format_time, parse_canonical, parse_time
 from attestd.tcg.pcr import PcrSelection
 
-__all__ = ["ROLES", "Rotation", "replace_key", "retire_host_record"]
+__all__ = ["ROLES", "Rotation", "replace_host_record", "replace_key", "retire_host_record"]
 
 AUTHORITIES: Final = "authorities.json"
 ROLES: Final = ("authorizations", "enrollers", "platform", "root", "epoch")
@@ -50,13 +50,13 @@ class Rotation:
     """What a replacement changes.
 
     Attributes:
-        files: The targets that change, by name.
+        files: The targets that change, by name; None: it goes.
         places: Where the key was replaced, in words.
         signed_again: The targets that were signed again because they rested on the old key.
         notes: What follows from it that governance cannot do.
     """
 
-    files: Mapping[str, bytes]
+    files: Mapping[str, bytes | None]
     places: tuple[str, ...]
     signed_again: tuple[str, ...]
     notes: tuple[str, ...]
@@ -69,6 +69,7 @@ def replace_key(
     new: PublicKey,
     signers: Mapping[str, Sign],
     revoked_keys: Collection[str],
+    now: datetime,
     roles: Collection[str] = ROLES,
 ) -> Rotation:
     """Replaces a key by another.
@@ -78,8 +79,10 @@ def replace_key(
         old: The id of the key that goes.
         new: The key that comes.
         signers: Keys that sign again what rested on the old one, by key id: for an enroller the new key; for a platform
-            key the new key and the root; for the root the new root; for the epoch authority root and platform keys.
+            key the new key and the root; for the root the new root; for the epoch authority root and platform keys. For
+            the last two also enrollers, as many as the threshold asks for: they end the host records.
         revoked_keys: Approvals by these are not made again.
+        now: When host records end that rest on the old key.
         roles: In which roles; all that the old key has.
 
     Raises:
@@ -94,28 +97,47 @@ def replace_key(
         files[AUTHORITIES], AuthoritiesFile, max_bytes=MAX_AUTHORITIES_BYTES, what=AUTHORITIES
     )
     swap = _Swap(old, new, frozenset(roles))
-    changed: dict[str, bytes] = {}
-    for name, data in files.items():
-        if name.startswith("teams/") and name.endswith("/authorities.json"):
-            team = swap.team(name, data)
-            if team is not None:
-                changed[name] = team
+    changed = _teams(files, swap)
     amended = swap.authorities(present)
     if amended is not None:
         changed[AUTHORITIES] = amended
     if not swap.places:
         raise UsageError(f"key {old} has none of these roles here: {', '.join(sorted(roles))}")
     authorities = parse_authorities(changed.get(AUTHORITIES, files[AUTHORITIES]))
-    again: dict[str, bytes] = {}
+    again: dict[str, bytes | None] = {}
     if "enrollers" in swap.replaced:
         again |= _host_records(files, old=old, new=new, signers=signers)
     tpm = swap.replaced & _TPM_ROLES
     if tpm:
         again |= _platform_policies(files, authorities, swap, signers, revoked_keys)
+    if swap.replaced & {"root", "epoch"}:
+        again |= _end_host_records({**files, **again}, authorities, signers, now)
     notes = [_REKEY.format(role=role) for role in ("root", "epoch") if role in swap.replaced]
     if "authorizations" in swap.replaced:
         notes.append("what the old key alone authorized is denied from now on: issue it anew")
     return Rotation({**changed, **again}, tuple(swap.places), tuple(sorted(again)), tuple(notes))
+
+
+def replace_host_record(
+    files: Mapping[str, bytes], record: bytes, *, host: str, now: datetime, signers: Sequence[Sign]
+) -> dict[str, bytes]:
+    """A host's new record; the one before ends now, and goes to the history.
+
+    Args:
+        files: The targets as they are.
+        record: The new record, signed.
+        host: Whose it is.
+        now: The moment.
+        signers: Enrollers, as many as the threshold asks for.
+
+    Returns:
+        The targets that change.
+    """
+    name = f"hosts/{host}.json"
+    if name not in files:
+        return {name: record}
+    retired = retire_host_record(files[name], not_after=now, signers=signers)
+    return {name: record, _past_name(files, host): retired}
 
 
 def retire_host_record(data: bytes, *, not_after: datetime, signers: Sequence[Sign]) -> bytes:
@@ -205,6 +227,15 @@ class _Swap:
         return {key_id: key for key_id, key in known.items() if key_id in named}
 
 
+def _teams(files: Mapping[str, bytes], swap: _Swap) -> dict[str, bytes]:
+    found = {
+        name: swap.team(name, data)
+        for name, data in files.items()
+        if name.startswith("teams/") and name.endswith("/authorities.json")
+    }
+    return {name: data for name, data in found.items() if data is not None}
+
+
 def _host_records(
     files: Mapping[str, bytes], *, old: str, new: PublicKey, signers: Mapping[str, Sign]
 ) -> dict[str, bytes]:
@@ -222,6 +253,34 @@ def _host_records(
         signatures = (*kept, EnvelopeSignature(key.key_id, signature))
         found[name] = format_envelope(UntrustedEnvelope(HOST_RECORD_TYPE, envelope.payload, signatures))
     return found
+
+
+def _end_host_records(
+    files: Mapping[str, bytes | None], authorities: Authorities, signers: Mapping[str, Sign], now: datetime
+) -> dict[str, bytes | None]:
+    """No host's TPM keys are under the new authority: until it has new ones, it has no record."""
+    here = [key.key_id for key in authorities.enroller_keys if key.key_id in signers]
+    found: dict[str, bytes | None] = {}
+    for name, data in files.items():
+        parts = name.split("/")
+        if parts[0] != "hosts" or len(parts) != 2 or data is None:
+            continue
+        if len(here) < authorities.enroller_threshold:
+            raise UsageError(
+                f"{authorities.enroller_threshold} enrollers must sign that host records end; {len(here)} of their keys are"
+                " here"
+            )
+        enrollers = [signers[key_id] for key_id in here[: authorities.enroller_threshold]]
+        past = _past_name(files, parts[1].removesuffix(".json"))
+        found |= {name: None, past: retire_host_record(data, not_after=now, signers=enrollers)}
+    return found
+
+
+def _past_name(files: Mapping[str, bytes | None], host: str) -> str:
+    number = 1
+    while (past := f"hosts/history/{host}-{number}.json") in files:
+        number += 1
+    return past
 
 
 def _platform_policies(

@@ -40,7 +40,7 @@ def test_the_commands_are_those_of_the_specification() -> None:
         "authorization install", "authority keygen", "authority import", "authority protect", "authority show",
         "platform show", "platform approve",
         "platform extend", "verify quote", "verify receipt", "verify log", "verify artifact", "audit tail",
-        "audit show", "audit verify", "audit prove", "audit export", "audit rotate", "backup", "deprovision",
+        "audit show", "audit verify", "audit prove", "audit export", "audit rotate", "backup", "rekey", "deprovision",
         "governance init", "governance show", "governance diff", "governance add", "governance remove", "governance stage",
         "governance enroll", "governance revoke", "governance delegate", "governance role", "governance sign",
         "governance publish", "governance platform", "governance refresh",

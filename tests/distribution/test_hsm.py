@@ -46,6 +46,7 @@ def test_a_key_of_the_token_signs(tmp_path: Path, uri: str, kind: str) -> None:
         public.verify(message, signature)
     assert import_from_token(uri, tmp_path / "again.pub", ask=never) == (uri, public)
     assert (tmp_path / "again.pub").read_text() == (tmp_path / "key.pub").read_text()
+    assert load_authority(uri, ask=pin).public == public, "the token shows it"
     assert PIN not in repr(authority)
     assert [path.suffix for path in tmp_path.iterdir()] == [".pub", ".pub"]
 

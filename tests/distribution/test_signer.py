@@ -178,7 +178,7 @@ def test_tokens_need_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_uris_that_need_a_public_key(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--public-key"):
-        load_authority("hsm:2")
+        load_authority("awskms:2")
     generate("p256", tmp_path / "key")
     with pytest.raises(UsageError):
         load_authority("nonsense:1", public_key=tmp_path / "key.pub")

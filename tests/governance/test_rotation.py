@@ -45,12 +45,19 @@ def rotated(world: World, old: AnyKey, new: AnyKey, *keys: AnyKey, **options: An
         new=PublicKey(spki(new)),
         signers={key_id(key): signer(key) for key in (new, *keys)},
         revoked_keys=options.pop("revoked_keys", ()),
+        now=END,
         **options,
     )
 
 
 def after(world: World, rotation: Rotation) -> Trust:
-    return trust_of({**world.files(), **rotation.files}, world)
+    return trust_of(applied(world.files(), rotation), world)
+
+
+def applied(files: dict[str, bytes], rotation: Rotation) -> dict[str, bytes]:
+    changed = dict(rotation.files)
+    both = {name: changed.get(name, files.get(name)) for name in files.keys() | changed.keys()}
+    return {name: data for name, data in both.items() if data is not None}
 
 
 def ids(keys: tuple[PublicKey, ...]) -> set[str]:
@@ -147,7 +154,7 @@ def test_a_former_platform_key_approves_nothing_now(world: World) -> None:
     """What the old key signs after it was replaced is no policy in force."""
     rotation = rotated(world, world.platform_key, NEW, world.root)
     forged = canonical(world.platform_file(version=3))
-    trust = trust_of({**world.files(), **rotation.files, "platform/local.json": forged}, world)
+    trust = trust_of({**applied(world.files(), rotation), "platform/local.json": forged}, world)
     assert "no platform authority" in trust.unusable["platform/local.json"]
     assert not trust.platforms
 
@@ -157,21 +164,23 @@ def test_old_receipts_go_on_verifying(world: World) -> None:
     first = after(world, rotated(world, world.platform_key, NEW, world.root))
     assert verify_receipt(parse_receipt(receipt), trust=first).approval is not None
     for role, key, signed_by in (
-        ("root", world.root, ()),
-        ("epoch", world.epoch_key, (world.root, world.platform_key)),
+        ("root", world.root, (world.enrollers[0],)),
+        ("epoch", world.epoch_key, (world.root, world.platform_key, world.enrollers[0])),
     ):
         trust = after(world, rotated(world, key, p256(role), *signed_by))
         assert trust.platform_version("local", 1) is not None
-        assert f"hosts/{world.host.id}.json" in trust.unusable, "until the host has new keys"
+        assert not trust.hosts, "until the host has new keys"
+        assert trust.unusable == {}
+        assert verify_receipt(parse_receipt(receipt), trust=trust).approval is not None
 
 
 def test_the_root_and_the_epoch_authority(world: World) -> None:
-    by_root = rotated(world, world.root, NEW)
+    by_root = rotated(world, world.root, NEW, world.enrollers[0])
     trust = after(world, by_root)
     assert trust.authorities.root.name == authority_name(NEW.public_key())
     assert trust.platforms["local"].approvals[0].root.key_id == key_id(NEW)
     assert "attestd rekey" in by_root.notes[0]
-    by_epoch = rotated(world, world.epoch_key, NEW, world.root, world.platform_key)
+    by_epoch = rotated(world, world.epoch_key, NEW, world.root, world.platform_key, world.enrollers[0])
     trust = after(world, by_epoch)
     assert trust.authorities.epoch_name != world.trust().authorities.epoch_name
     assert trust.platforms["local"].approval_for(world.pcr_digest, epoch=1) is not None
@@ -180,15 +189,16 @@ def test_the_root_and_the_epoch_authority(world: World) -> None:
 
 def test_one_after_the_other(world: World) -> None:
     rotation = rotated(world, world.platform_key, NEW, world.root)
-    files = {**world.files(), **rotation.files}
+    files = applied(world.files(), rotation)
     again = replace_key(
         files,
         old=key_id(NEW),
         new=PublicKey(spki(p256("third"))),
         signers={key_id(key): signer(key) for key in (p256("third"), world.root)},
         revoked_keys=(),
+        now=END,
     )
-    trust = trust_of({**files, **again.files}, world)
+    trust = trust_of(applied(files, again), world)
     assert [next(iter(past.platform)) for past in trust.authorities.former] == [
         key_id(NEW),
         key_id(world.platform_key),
@@ -226,7 +236,9 @@ def test_a_key_that_was_stolen(world: World) -> None:
     trust = after(world, rotated(world, world.platform_key, NEW, world.root, revoked_keys=revoked))
     assert [item.platform.key_id for item in trust.platforms["local"].approvals] == [key_id(NEW)]
     assert trust.history["local", 1].approvals == ()
-    left = after(world, rotated(world, world.epoch_key, NEW, world.root, revoked_keys=revoked))
+    left = after(
+        world, rotated(world, world.epoch_key, NEW, world.root, world.enrollers[0], revoked_keys=revoked)
+    )
     assert left.platforms["local"].approvals == (), "nothing is left that could be approved again"
 
 
@@ -235,6 +247,7 @@ def test_refused(world: World) -> None:
         (ed25519_key("stranger"), NEW_ED, (), "has none of these roles"),
         (world.platform_key, NEW, (), "the root approves the platform keys"),
         (world.epoch_key, NEW, (world.root,), "a platform key approves the states"),
+        (world.root, NEW, (), "0 of their keys are here"),
     ]
     for old, new, keys, words in cases:
         with pytest.raises(UsageError, match=words):
@@ -252,6 +265,7 @@ def test_refused(world: World) -> None:
             new=PublicKey(spki(NEW_ED)),
             signers={},
             revoked_keys=(),
+            now=END,
             roles=ROLES,
         )
 
@@ -324,9 +338,9 @@ def replace_ak(host: Host) -> Host:
 def test_history_under_a_former_root(world: World) -> None:
     """New root, new TPM keys: receipts of before verify by what was trusted then."""
     receipt = world.grant().receipt
-    rotation = rotated(world, world.root, NEW)
+    rotation = rotated(world, world.root, NEW, world.enrollers[0])
     files, _ = rekeyed(world, root=NEW)
-    trust = trust_of({**files, **rotation.files}, world)
+    trust = trust_of({**applied(files, rotation), **{n: d for n, d in files.items() if "hosts" in n}}, world)
     assert trust.unusable == {}
     assert verify_receipt(parse_receipt(receipt), trust=trust).approval is not None
     strange = trust_of({**world.files(), **{k: v for k, v in files.items() if "history" in k}}, world)
