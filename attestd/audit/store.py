@@ -227,12 +227,28 @@ class LogStore:
             StoreError: The log cannot be read.
         """
         query = "SELECT hash FROM nodes WHERE level = ? AND idx >= ? AND idx < ? ORDER BY idx"
-        hashes = [_blob(row[0]) for row in self._rows(query, level, start, stop)]
+        hashes = _blobs(self._rows(query, level, start, stop))
         if len(hashes) != stop - start:
             raise RollbackError(
                 f"the audit log's tree lacks nodes from {start} to {stop} at level {level}: rows were deleted"
             )
         return hashes
+
+    def has_nodes(self, level: int, start: int, hashes: Sequence[bytes]) -> bool:
+        """Whether the stored nodes of one level, from index `start` on, are these: compared where they are stored.
+
+        Raises:
+            StoreError: The log cannot be read.
+        """
+        (same,) = self._row(
+            "SELECT count(*) FROM nodes WHERE level = ?1 AND idx >= ?2 AND idx < ?3"
+            " AND hash = substr(?4, (idx - ?2) * 32 + 1, 32)",
+            level,
+            start,
+            start + len(hashes),
+            b"".join(hashes),
+        )
+        return bool(same == len(hashes))
 
     def entry(self, seq: int) -> bytes:
         """The exact bytes of one entry.
@@ -255,7 +271,7 @@ class LogStore:
         """
         stop = min(stop, start + _CHUNK)
         query = "SELECT entry FROM leaves WHERE seq >= ? AND seq < ? ORDER BY seq"
-        entries = [_blob(row[0]) for row in self._rows(query, start, stop)]
+        entries = _blobs(self._rows(query, start, stop))
         if len(entries) != stop - start:
             raise RollbackError(f"the audit log lacks entries from {start} to {stop}: rows were deleted")
         return entries
@@ -400,9 +416,14 @@ def parse_stored(seq: int, data: bytes) -> Entry:
 
 
 def _blob(value: Any) -> bytes:
+    return _blobs([(value,)])[0]
+
+
+def _blobs(rows: Sequence[tuple[Any]]) -> list[bytes]:
     """SQLite checks types when it writes; who edits the file's pages is not asked."""
-    if type(value) is not bytes:
-        raise RollbackError(
-            f"the audit log has {type(value).__name__} where bytes belong: its file was edited"
-        )
-    return value
+    values = list(chain.from_iterable(rows))
+    wrong = set(map(type, values)) - {bytes}
+    if wrong:
+        found = ", ".join(sorted(kind.__name__ for kind in wrong))
+        raise RollbackError(f"the audit log has {found} where bytes belong: its file was edited")
+    return values
