@@ -2,7 +2,8 @@
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, Final, Self
 
 from attestd.audit.rows import Carried, Connection, SealedBatch, Spooled, StoredCheckpoint, Tail
@@ -17,6 +18,7 @@ __all__ = ["LogStore", "SealedBatch", "Spooled", "StoredCheckpoint", "Tail", "pa
 
 # The runner delivers a page of its spool again until it is acknowledged: 64 entries.
 SPOOL_MARKS: Final = 1024
+_ROWS: Final = 64
 _CHUNK: Final = 1024  # of entries in memory: 64 MiB if each were as large as it may be
 
 
@@ -85,14 +87,11 @@ class LogStore:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             self._require_end(first, checkpoint.size - len(batch.entries))
-            many = self._connection.executemany
-            many("INSERT INTO leaves (seq, entry) VALUES (?, ?)", enumerate(batch.entries, first))
-            many("INSERT INTO nodes (level, idx, hash) VALUES (?, ?, ?)", batch.nodes)
-            many("INSERT INTO charges (artifact, n, seq) VALUES (?, ?, ?)", batch.charges)
-            many(
-                "INSERT INTO spooled (source, id, seq) VALUES (?, ?, ?)",
-                [(item.source, item.id, seq) for item, seq in batch.spooled],
-            )
+            self._insert("leaves", ("seq", "entry"), list(enumerate(batch.entries, first)))
+            self._insert("nodes", ("level", "idx", "hash"), batch.nodes)
+            self._insert("charges", ("artifact", "n", "seq"), batch.charges)
+            spooled = [(item.source, item.id, seq) for item, seq in batch.spooled]
+            self._insert("spooled", ("source", "id", "seq"), spooled)
             self._connection.execute(
                 "INSERT INTO checkpoints (size, first, mode, counter, note) VALUES (?, ?, ?, ?, ?)",
                 (
@@ -110,6 +109,20 @@ class LogStore:
             ):  # after a COMMIT that failed there may be nothing to roll back
                 self._connection.execute("ROLLBACK")
             raise StoreError(f"cannot append to the audit log: {error}") from error
+
+    def _insert(self, table: str, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:
+        """Many rows a statement: executemany gives the GIL away at each row, and waits to get it back."""
+        row = f"({', '.join('?' * len(columns))})"
+        start, count = 0, _ROWS
+        while start < len(rows):
+            while count > len(rows) - start:
+                count //= 2  # so that there are few different statements, which SQLite keeps
+            values = ", ".join([row] * count)
+            self._connection.execute(
+                f"INSERT INTO {table} ({', '.join(columns)}) VALUES {values}",  # noqa: S608 - names of ours
+                list(chain.from_iterable(rows[start : start + count])),
+            )
+            start += count
 
     def uses(self, artifact_id: str) -> int:
         """How often an artifact was charged.
@@ -214,12 +227,28 @@ class LogStore:
             StoreError: The log cannot be read.
         """
         query = "SELECT hash FROM nodes WHERE level = ? AND idx >= ? AND idx < ? ORDER BY idx"
-        hashes = [_blob(row[0]) for row in self._rows(query, level, start, stop)]
+        hashes = _blobs(self._rows(query, level, start, stop))
         if len(hashes) != stop - start:
             raise RollbackError(
                 f"the audit log's tree lacks nodes from {start} to {stop} at level {level}: rows were deleted"
             )
         return hashes
+
+    def has_nodes(self, level: int, start: int, hashes: Sequence[bytes]) -> bool:
+        """Whether the stored nodes of one level, from index `start` on, are these: compared where they are stored.
+
+        Raises:
+            StoreError: The log cannot be read.
+        """
+        (same,) = self._row(
+            "SELECT count(*) FROM nodes WHERE level = ?1 AND idx >= ?2 AND idx < ?3"
+            " AND hash = substr(?4, (idx - ?2) * 32 + 1, 32)",
+            level,
+            start,
+            start + len(hashes),
+            b"".join(hashes),
+        )
+        return bool(same == len(hashes))
 
     def entry(self, seq: int) -> bytes:
         """The exact bytes of one entry.
@@ -242,7 +271,7 @@ class LogStore:
         """
         stop = min(stop, start + _CHUNK)
         query = "SELECT entry FROM leaves WHERE seq >= ? AND seq < ? ORDER BY seq"
-        entries = [_blob(row[0]) for row in self._rows(query, start, stop)]
+        entries = _blobs(self._rows(query, start, stop))
         if len(entries) != stop - start:
             raise RollbackError(f"the audit log lacks entries from {start} to {stop}: rows were deleted")
         return entries
@@ -387,9 +416,14 @@ def parse_stored(seq: int, data: bytes) -> Entry:
 
 
 def _blob(value: Any) -> bytes:
+    return _blobs([(value,)])[0]
+
+
+def _blobs(rows: Sequence[tuple[Any]]) -> list[bytes]:
     """SQLite checks types when it writes; who edits the file's pages is not asked."""
-    if type(value) is not bytes:
-        raise RollbackError(
-            f"the audit log has {type(value).__name__} where bytes belong: its file was edited"
-        )
-    return value
+    values = list(chain.from_iterable(rows))
+    wrong = set(map(type, values)) - {bytes}
+    if wrong:
+        found = ", ".join(sorted(kind.__name__ for kind in wrong))
+        raise RollbackError(f"the audit log has {found} where bytes belong: its file was edited")
+    return values

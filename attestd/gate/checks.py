@@ -3,7 +3,9 @@
 Each returns a value and what it compared, for the record, or raises `Denied`.
 """
 
+from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
 from attestd.appraisal.quote import Appraisal
 from attestd.authorization.artifact import UntrustedArtifact, VerifiedArtifact, parse_artifact
@@ -123,13 +125,14 @@ def check_scope(statement: Statement, request: Request, context: Context) -> tup
 
 
 def check_policy(
-    artifact: VerifiedArtifact, request: Request, context: Context, trust: Trust
+    statement: Statement, terms: Mapping[str, Any], request: Request, context: Context, trust: Trust
 ) -> tuple[None, str]:
     """Check 10."""
-    appraisal = context.appraisals.get(artifact.statement.predicate.environment.platform)
+    appraisal = context.appraisals.get(statement.predicate.environment.platform)
     detail = require_policy(
-        artifact,
+        statement,
         request.execution,
+        terms=terms,
         policies=trust.policies,
         host=trust.hosts[context.host],
         # Without an appraisal nothing is found: check 12 denies.

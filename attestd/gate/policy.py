@@ -1,26 +1,26 @@
 """Puts an execution before the policies of governance, the same way in the agent, in the runner and in a replay."""
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
-from attestd.authorization.artifact import VerifiedArtifact
 from attestd.authorization.statement import Statement
 from attestd.codes import Code, Denied
 from attestd.gate.execution import Execution
 from attestd.governance.cedar import Policies, PolicyRequest
 from attestd.governance.host import VerifiedHost
-from attestd.governance.policy_index import Attributes
 from attestd.strict import parse_time
 
 __all__ = ["artifact_terms", "policy_request", "require_policy", "require_verdict"]
 
 
 def require_policy(
-    artifact: VerifiedArtifact,
+    statement: Statement,
     execution: Execution,
     *,
+    terms: Mapping[str, Any],
     policies: Policies,
     host: VerifiedHost,
     findings: Iterable[str],
@@ -30,8 +30,9 @@ def require_policy(
     """The policy that the artifact names permits the execution, and no policy in whose scope it lies forbids it.
 
     Args:
-        artifact: The artifact, its signatures verified.
+        statement: The artifact's statement, its signatures verified.
         execution: What would run.
+        terms: `artifact_terms` of the artifact.
         policies: Those in force; `require_governance` has checked that the named one is among them.
         host: This host's record.
         findings: What the appraisal found.
@@ -45,7 +46,7 @@ def require_policy(
         Denied: `policy_denied` (no permit; also what no policy can permit), `policy_conflict` (a forbid, or a policy
             that cannot be evaluated).
     """
-    predicate = artifact.statement.predicate
+    predicate = statement.predicate
     for what, value in (("secrets", predicate.secrets), ("tool", predicate.tool)):
         if value:
             raise Denied(
@@ -55,7 +56,7 @@ def require_policy(
             )
     request = policy_request(
         execution,
-        terms=artifact_terms(artifact.statement, signers=artifact.key_ids),
+        terms=terms,
         platform=predicate.environment.platform,
         host=host,
         findings=findings,
@@ -112,6 +113,52 @@ def require_verdict(name: str, request: PolicyRequest, *, policies: Policies) ->
     )
 
 
+@dataclass(frozen=True)
+class _Facts:
+    execution: Execution
+    terms: Mapping[str, Any]
+    platform: str
+    host: VerifiedHost
+    findings: tuple[str, ...]
+    depth: int
+    now: datetime
+
+    def attribute(self, name: str) -> Any:
+        group, _, member = name.partition(".")
+        if member:
+            value = self.terms[member]
+            return _entity("TrustLoss", value) if member == "on_trust_loss" else value
+        return _ATTRIBUTES[group](self)
+
+
+# Each is computed only when a policy looks at it.
+_ATTRIBUTES: Final[Mapping[str, Callable[[_Facts], Any]]] = {
+    "executable": lambda facts: facts.execution.executable.path,
+    "directory": lambda facts: f"{facts.execution.executable.path.rpartition('/')[0]}/",
+    "interpreters": lambda facts: [
+        _entity("Executable", item.sha256) for item in facts.execution.interpreters
+    ],
+    "argv": lambda facts: facts.execution.argv,
+    "argc": lambda facts: len(facts.execution.argv),
+    # Quoted, so that two command lines never look the same: `rm "a b"` is not `rm a b`.
+    "command_line": lambda facts: shlex.join(facts.execution.argv),
+    "cwd": lambda facts: facts.execution.cwd,
+    "uid": lambda facts: facts.execution.uid,
+    "env": lambda facts: list(facts.execution.env),
+    "inputs": lambda facts: [item.path for item in facts.execution.inputs],
+    "host": lambda facts: facts.host.host,
+    "labels": lambda facts: _pairs(facts.host.labels),
+    "platform": lambda facts: facts.platform,
+    "tier": lambda facts: _entity("Tier", facts.host.tier),
+    "userspace": lambda facts: _entity("Userspace", facts.host.userspace),
+    "findings": lambda facts: facts.findings,
+    "depth": lambda facts: facts.depth,
+    "time": lambda facts: int(facts.now.timestamp()),
+    "hour": lambda facts: facts.now.astimezone(UTC).hour,
+    "weekday": lambda facts: facts.now.astimezone(UTC).isoweekday(),
+}
+
+
 def policy_request(
     execution: Execution,
     *,
@@ -122,7 +169,7 @@ def policy_request(
     depth: int,
     now: datetime,
 ) -> PolicyRequest:
-    """The request that policies see. Attributes are computed when a policy looks at them.
+    """The request that policies see.
 
     Args:
         execution: What would run.
@@ -133,38 +180,13 @@ def policy_request(
         depth: How many delegations stand above the artifact.
         now: When.
     """
-    path = execution.executable.path
-    moment = now.astimezone(UTC)
-    attributes: Attributes = {
-        "executable": lambda: path,
-        "directory": lambda: f"{path.rpartition('/')[0]}/",
-        "interpreters": lambda: [_entity("Executable", item.sha256) for item in execution.interpreters],
-        "argv": lambda: list(execution.argv),
-        "argc": lambda: len(execution.argv),
-        # Quoted, so that two command lines never look the same: `rm "a b"` is not `rm a b`.
-        "command_line": lambda: shlex.join(execution.argv),
-        "cwd": lambda: execution.cwd,
-        "uid": lambda: execution.uid,
-        "env": lambda: list(execution.env),
-        "inputs": lambda: [item.path for item in execution.inputs],
-        "host": lambda: host.host,
-        "labels": lambda: _pairs(host.labels),
-        "platform": lambda: platform,
-        "tier": lambda: _entity("Tier", host.tier),
-        "userspace": lambda: _entity("Userspace", host.userspace),
-        "findings": lambda: list(findings),
-        "depth": lambda: depth,
-        "time": lambda: int(moment.timestamp()),
-        "hour": lambda: moment.hour,
-        "weekday": moment.isoweekday,
-        "artifact": lambda: _artifact(terms),
-    }
+    facts = _Facts(execution, terms, platform, host, tuple(findings), depth, now)
     return PolicyRequest(
         requester=execution.requester_uid,
         sha256=execution.executable.sha256,
-        executable=path,
+        executable=execution.executable.path,
         uid=execution.uid,
-        attributes=attributes,
+        attributes=facts.attribute,
     )
 
 
@@ -193,11 +215,6 @@ def artifact_terms(statement: Statement, *, signers: Iterable[str]) -> dict[str,
         "on_behalf_of": attribution.on_behalf_of,
         "reason": attribution.reason,
     }
-
-
-def _artifact(terms: Mapping[str, Any]) -> dict[str, Any]:
-    given = {name: value for name, value in terms.items() if value is not None}
-    return {**given, "on_trust_loss": _entity("TrustLoss", terms["on_trust_loss"])}
 
 
 def _pairs(members: Mapping[str, str]) -> list[str]:

@@ -111,9 +111,11 @@ def verify_release(
     platform = require_governance(statement, trust=trust, host=host_id, now=now, grace=grace)
     require_validity(statement, now=now, tolerance=CLOCK_TOLERANCE)
     require_no_chain(statement)
+    terms = artifact_terms(statement, signers=authorized.key_ids)
     require_policy(
-        authorized,
+        statement,
         execution,
+        terms=terms,
         policies=trust.policies,
         host=host,
         findings=(),  # step 5: the state is an approved one, in which nothing is found
@@ -131,7 +133,7 @@ def verify_release(
         artifact=artifact,
         untrusted=untrusted,
         authority=rule.name,
-        terms=artifact_terms(statement, signers=authorized.key_ids),
+        terms=terms,
         witness_quorum=witness_quorum(statement, platform),
         code=None,
         isolation=isolation,

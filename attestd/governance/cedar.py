@@ -6,17 +6,18 @@ another file, and nobody's permit opens what was signed for another.
 """
 
 import hashlib
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
+import msgspec
 from cedarpy import Decision, PolicySet, is_authorized
 
 from attestd.errors import MalformedError
 from attestd.governance.policy_entities import Hierarchy, parse_entities
-from attestd.governance.policy_file import Policy, parse_policy_file
+from attestd.governance.policy_file import Policy, parse_policy_file, policy_set
 from attestd.governance.policy_index import Attributes, Index
 from attestd.governance.policy_schema import DEFAULT_POLICY, EMPTY_ENTITIES, SCHEMA
 
@@ -33,7 +34,8 @@ __all__ = [
 
 SCHEMA_FILE: Final = "policy/schema.cedarschema"
 ENTITIES_FILE: Final = "policy/entities.json"
-MAX_POLICIES: Final = 65_536
+# Of all files of `policy/`, and of all of one team: loading costs seconds at worst.
+MAX_TOTAL_BYTES: Final = 1 << 20
 # What a decision may cost, whatever the requester puts in: about a tenth of a second each.
 MAX_CONTEXT_BYTES: Final = 2 << 20
 MAX_MATCHING: Final = 1 << 26
@@ -42,6 +44,7 @@ MAX_SLICE: Final = 64
 MAX_SLICES: Final = 128
 MAX_VIEWS: Final = 64
 
+_ARTIFACT: Final = "artifact."
 _NAME: Final = "[a-z0-9][a-z0-9._-]{0,63}"
 _TARGET: Final = re.compile(rf"\A(?:teams/({_NAME})/)?policy/({_NAME})\.cedar\Z")
 
@@ -133,12 +136,19 @@ class _Slice:
     """Policies as Cedar evaluates them, with all that they look at."""
 
     def __init__(self, policies: Sequence[Policy]) -> None:
-        forms = {policy.id: policy.form for policy in policies}
-        self.handle = PolicySet.from_json_str(
-            json.dumps({"templates": {}, "templateLinks": [], "staticPolicies": forms})
-        )
+        self.handle = PolicySet.from_json_str(policy_set((policy.id, policy.form) for policy in policies))
         self.attributes = frozenset[str]().union(*(policy.attributes for policy in policies))
+        self._artifact = tuple(name for name in self.attributes if name.startswith(_ARTIFACT))
+        self._other = tuple(self.attributes.difference(self._artifact))
         self.pattern_cost = sum(policy.pattern_cost for policy in policies)
+
+    def context(self, attributes: Attributes) -> str:
+        """The context, in JSON, less what none of the policies looks at."""
+        found = {name: attributes(name) for name in self._other}
+        if self._artifact:
+            terms = {name.removeprefix(_ARTIFACT): attributes(name) for name in self._artifact}
+            found["artifact"] = {name: value for name, value in terms.items() if value is not None}
+        return msgspec.json.encode(found).decode()
 
 
 class Policies:
@@ -197,10 +207,8 @@ class Policies:
             return Verdict(errors=broken)
         view = self._view(name, teams)
         chosen = view.choose(request, self._hierarchy)
-        values = {attribute: request.attributes[attribute]() for attribute in chosen.attributes}
-        context = json.dumps(values, ensure_ascii=False)
-        longest = max(map(len, _texts(values)), default=0)
-        if len(context) > MAX_CONTEXT_BYTES or longest * chosen.pattern_cost > MAX_MATCHING:
+        context = chosen.context(request.attributes)
+        if len(context) > MAX_CONTEXT_BYTES or len(context) * chosen.pattern_cost > MAX_MATCHING:
             looks = ", ".join(sorted(chosen.attributes))
             return Verdict(errors=(f"policies look at {looks}, which are too long to be evaluated in time",))
         return self._ask(view, chosen, request, context)
@@ -213,7 +221,7 @@ class Policies:
             "context": context,
         }
         answer = is_authorized(asked, chosen.handle, self._hierarchy.handle)
-        errors, reasons = tuple(answer.diagnostics.errors), sorted(answer.diagnostics.reasons)
+        errors, reasons = tuple(sorted(answer.diagnostics.errors)), sorted(answer.diagnostics.reasons)
         if answer.decision is Decision.Allow:
             return Verdict(permits=tuple(reasons), errors=errors)
         if answer.decision is Decision.Deny:
@@ -241,15 +249,6 @@ class Policies:
         return view
 
 
-def _texts(value: Any) -> Iterator[str]:
-    """Strings that a `like` can be about; those within sets cannot be reached by one."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for member in value.values():
-            yield from _texts(member)
-
-
 def parse_policies(files: Mapping[str, bytes], *, teams: Mapping[str, TeamScope]) -> Policies:
     """Parses and validates all policies of a version of governance.
 
@@ -263,30 +262,39 @@ def parse_policies(files: Mapping[str, bytes], *, teams: Mapping[str, TeamScope]
         governs is then denied, for nobody knows what the file forbids.
 
     Raises:
-        MalformedError: A file of `policy/` is missing, unknown or not valid, or all of them together are too many.
+        MalformedError: A file of `policy/` is missing, unknown or not valid, or all of them together are too large.
     """
-    for missing in {SCHEMA_FILE, ENTITIES_FILE} - files.keys():
-        raise MalformedError(f"{missing} is missing")
+    for needed in (SCHEMA_FILE, ENTITIES_FILE):
+        if needed not in files:
+            raise MalformedError(f"{needed} is missing")
     if files[SCHEMA_FILE] != SCHEMA:
         raise MalformedError(f"{SCHEMA_FILE}: expected exactly the schema of this version of attestd")
     hierarchy = parse_entities(files[ENTITIES_FILE])
     parsed: dict[str, PolicyFile] = {}
     unusable: dict[str, str] = {}
+    sizes: Counter[str | None] = Counter()
     for target in sorted(files.keys() - {SCHEMA_FILE, ENTITIES_FILE}):
         name, team = _file_name(target)
         if team is not None and team not in teams:
             unusable[target] = f"there is no team {team!r}"
             continue
+        sizes[team] += len(files[target])
         try:
+            _require_small(target, team, sizes[team])
             parsed[name] = _parse_file(files[target], name=name, team=team, what=target, hierarchy=hierarchy)
         except MalformedError as error:
             if team is None:
                 raise
             unusable[target] = str(error)
-    total = sum(len(file.policies) for file in parsed.values())
-    if total > MAX_POLICIES:
-        raise MalformedError(f"policies: {total} in all files together, the limit is {MAX_POLICIES}")
     return Policies(parsed, hierarchy=hierarchy, teams=teams, unusable=unusable)
+
+
+def _require_small(target: str, team: str | None, total: int) -> None:
+    if total > MAX_TOTAL_BYTES:
+        whose = "policy/" if team is None else f"team {team!r}"
+        raise MalformedError(
+            f"{target}: the policies of {whose} are {total} bytes together, the limit is {MAX_TOTAL_BYTES}"
+        )
 
 
 def _file_name(target: str) -> tuple[str, str | None]:

@@ -3,13 +3,14 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Final, Literal
 
 from cedarpy import Entities
 from msgspec import Meta
 
 from attestd.errors import MalformedError
-from attestd.strict import Strict, canonical, convert, parse_json
+from attestd.strict import Strict, convert, parse_json
 
 __all__ = ["EntityId", "Hierarchy", "parse_entities"]
 
@@ -66,11 +67,12 @@ class Hierarchy:
 
     def undeclared(self, named: Iterable[EntityId]) -> list[EntityId]:
         """Those that are not in the file, sorted."""
-        return sorted(set(named) - self.ancestors.keys())
+        return sorted(entity for entity in named if entity not in self.ancestors)
 
 
+@lru_cache(maxsize=2)
 def parse_entities(data: bytes) -> Hierarchy:
-    """Parses `policy/entities.json`.
+    """Parses `policy/entities.json`. The last one is kept: governance changes more often than this file.
 
     Args:
         data: A JSON array of `{"uid": {"type", "id"}, "attrs": {}, "parents": [{"type", "id"}, ...]}`.
@@ -94,7 +96,7 @@ def parse_entities(data: bytes) -> Hierarchy:
     ancestors = _ancestors(parents)
     try:
         # Without the schema's actions: they are the gate's to name, not the file's.
-        handle = Entities.from_json_str(canonical(value).decode())
+        handle = Entities.from_json_str(data.decode())
     except ValueError as error:
         raise MalformedError(f"{_WHAT}: {error}") from error
     return Hierarchy(ancestors, handle)

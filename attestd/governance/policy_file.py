@@ -8,7 +8,7 @@ put before the validator once more, in a form that is an error unless it can nev
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any, Final, TypeAlias
@@ -19,7 +19,7 @@ from attestd.errors import MalformedError
 from attestd.governance.policy_schema import SCHEMA
 from attestd.governance.policy_text import Chunk, split_policies
 
-__all__ = ["Expression", "Policy", "expressions", "looks_at", "parse_policy_file", "schema"]
+__all__ = ["Expression", "Policy", "expressions", "looks_at", "parse_policy_file", "policy_set", "schema"]
 
 Expression: TypeAlias = Mapping[str, Any]
 
@@ -30,6 +30,12 @@ _REASON: Final = re.compile(r"\A[ -~]{1,200}\Z")
 _UID: Final = re.compile(r"\A(0|[1-9][0-9]{0,9})\Z")
 _SHA256: Final = re.compile(r"\A[0-9a-f]{64}\Z")
 _PARTS: Final = ("left", "right", "arg", "if", "then", "else", "in")
+# Of the JSON form, in which an operator takes two or three. Cedar reads 128, and where its validator runs out of stack
+# it finds no fault.
+MAX_LEVELS: Final = 100
+_TOO_DEEP: Final = "nested too deeply: use several when clauses or policies, or a set"
+# Each is validated once more: this bounds what loading a file costs.
+MAX_PROBES: Final = 4096
 # A file is the same file in each version of governance in which it did not change.
 _REMEMBERED: Final = 1024
 
@@ -44,7 +50,7 @@ class Policy:
         forbid: Whether it is a `forbid`.
         reason: Its `@reason` annotation.
         form: Its JSON form, as Cedar gives it.
-        attributes: The attributes of the context that it looks at.
+        attributes: The attributes of the context that it looks at: `tier`, `artifact.ttl_s`.
         named: The groups and publishers that it names, as (type, id).
         pattern_cost: How often, at worst, its `like` patterns look at each character of a text.
     """
@@ -96,10 +102,12 @@ def parse_policy_file(data: bytes, *, name: str, what: str) -> tuple[Policy, ...
         line, reason = _first_unparsable(chunks, str(error))
         raise MalformedError(f"{what}: line {line}: {reason}") from error
     except RecursionError as error:
-        raise MalformedError(f"{what}: an expression is nested too deeply") from error
+        raise MalformedError(f"{what}: {_TOO_DEEP}") from error
     ordered = [forms["staticPolicies"].get(f"policy{place}") for place in range(len(chunks))]
     if forms["templates"] or None in ordered or len(forms["staticPolicies"]) != len(chunks):
         raise MalformedError(f"{what}: expected {len(chunks)} policies without ?principal and ?resource")
+    for form, chunk in zip(ordered, chunks, strict=True):
+        _require_shallow(form, f"{what}: line {chunk.line}")
     for problem in validate_policies(text, schema()).errors:
         line = chunks[int(problem.policy_id.removeprefix("policy"))].line
         message = re.sub(r"^(for policy `policy\d+`[,:]? )", "", problem.error)
@@ -125,6 +133,22 @@ def _first_unparsable(chunks: Sequence[Chunk], reason: str) -> tuple[int, str]:
     return chunks[0].line, reason
 
 
+def _require_shallow(form: Mapping[str, Any], where: str) -> None:
+    pending: list[tuple[Any, int]] = [(form, 1)]
+    while pending:
+        value, level = pending.pop()
+        if level > MAX_LEVELS:
+            raise MalformedError(f"{where}: {_TOO_DEEP}")
+        if isinstance(value, dict | list):
+            members = value.values() if isinstance(value, dict) else value
+            pending += [(member, level + 1) for member in members]
+
+
+def policy_set(policies: Iterable[tuple[str, Expression]]) -> str:
+    """Policies by id in Cedar's JSON form of a set."""
+    return json.dumps({"templates": {}, "templateLinks": [], "staticPolicies": dict(policies)})
+
+
 def _policy(form: Mapping[str, Any], *, place: int, line: int, name: str, what: str) -> Policy:
     annotations = form.get("annotations", {})
     for unknown in annotations.keys() - {"id", "reason"}:
@@ -137,11 +161,11 @@ def _policy(form: Mapping[str, Any], *, place: int, line: int, name: str, what: 
     if "reason" in annotations and not (reason and _REASON.match(reason)):
         raise MalformedError(f"{what}: line {line}: @reason must be 1 to 200 characters of ASCII")
     found = [node for condition in form["conditions"] for node in expressions(condition["body"])]
-    attributes = set()
-    for node in found:
-        if node.get("Var") == "context":
-            raise MalformedError(f"{what}: line {line}: context as a whole: name the attribute that is meant")
-        attributes.add(looks_at(node.get(".") or node.get("has") or {}))
+    attributes = {looks_at(node.get(".") or node.get("has") or {}) for node in found}
+    if "artifact" in attributes or {"Var": "context"} in found:
+        raise MalformedError(
+            f"{what}: line {line}: context or context.artifact as a whole: name the attribute that is meant"
+        )
     named = {*_scope_entities(form), *(item for node in found for item in _values(node))}
     for kind, key in named:
         _require_id(kind, key, f"{what}: line {line}")
@@ -169,8 +193,14 @@ def _pattern_cost(pattern: Sequence[Any]) -> int:
 
 
 def looks_at(access: Expression) -> str | None:
-    """The attribute of the context that `context.x` or `context has x` looks at; None: another expression."""
-    return access["attr"] if access.get("left") == {"Var": "context"} else None
+    """The attribute of the context that `context.x` or `context has x` looks at; None: another expression.
+
+    Those of `context.artifact` are named one by one: `artifact.ttl_s`.
+    """
+    if access.get("left") == {"Var": "context"}:
+        return str(access["attr"])
+    is_artifact = access.get("left") == {".": {"left": {"Var": "context"}, "attr": "artifact"}}
+    return f"artifact.{access['attr']}" if is_artifact else None
 
 
 def expressions(body: Expression) -> Iterator[Expression]:
@@ -220,17 +250,10 @@ def _require_satisfiable(forms: Sequence[Mapping[str, Any]], chunks: Sequence[Ch
                     probes[f"p{len(probes)}"] = (place, node)
     if not probes:
         return
-    text = policies_from_json_str(
-        json.dumps(
-            {
-                "templates": {},
-                "templateLinks": [],
-                "staticPolicies": {
-                    key: _probe(forms[place], key, node) for key, (place, node) in probes.items()
-                },
-            }
-        )
-    )
+    if len(probes) > MAX_PROBES:
+        raise MalformedError(f"{what}: more than {MAX_PROBES} comparisons of this kind in one file: split it")
+    forms_of_probes = [(key, _probe(forms[place], key, node)) for key, (place, node) in probes.items()]
+    text = policies_from_json_str(policy_set(forms_of_probes))
     result = validate_policies(text, schema())
     possible = {result.id_annotations_by_policy_id.get(problem.policy_id) for problem in result.errors}
     for key, (place, node) in probes.items():
@@ -278,7 +301,5 @@ def _words(node: Expression) -> str:
         "resource": {"op": "All"},
         "conditions": [{"kind": "when", "body": node}],
     }
-    text = policies_from_json_str(
-        json.dumps({"templates": {}, "templateLinks": [], "staticPolicies": {"policy0": policy}})
-    )
+    text = policies_from_json_str(policy_set([("policy0", policy)]))
     return " ".join(text.partition("when {")[2].rpartition("}")[0].split())[:200]

@@ -15,8 +15,8 @@ from attestd.governance.policy_file import Expression, Policy, looks_at
 
 __all__ = ["Attributes", "Index"]
 
-# The attributes of a request by name, computed when they are looked at.
-Attributes = Mapping[str, Callable[[], Any]]
+# The attributes of a request by name, as `Policy.attributes` names them; None: the request has it not.
+Attributes = Callable[[str], Any]
 
 Anchor = tuple[str, str, str]
 
@@ -69,13 +69,13 @@ class Index:
         for kind, key in resource:
             yield "resource", kind, key
         for attribute in self._read["is"]:
-            value = attributes[attribute]()
+            value = attributes(attribute)
             yield "is", attribute, value if isinstance(value, str) else value["__entity"]["id"]
         for attribute in self._read["has"]:
-            for item in set(attributes[attribute]()):
+            for item in set(attributes(attribute)):
                 yield "has", attribute, item
         for attribute, lengths in self._prefixes.items():
-            text = attributes[attribute]()
+            text = attributes(attribute)
             for length in lengths:
                 if length <= len(text):
                     yield "prefix", attribute, text[:length]

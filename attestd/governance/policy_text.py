@@ -14,11 +14,12 @@ from attestd.errors import MalformedError
 
 __all__ = ["MAX_POLICY_BYTES", "Chunk", "split_policies"]
 
-MAX_POLICY_BYTES: Final = 1 << 20
+MAX_POLICY_BYTES: Final = 256 << 10
 MAX_POLICIES: Final = 4096
 MAX_BRACKETS: Final = 16
 MAX_OPERATORS: Final = 512  # of one policy; each may be one level deeper in Cedar's tree
 MAX_IFS: Final = 16
+MAX_DOTS: Final = 4  # `has a.b.c` grows with their square
 MAX_STRING: Final = 4096
 
 # Strings hold no line break and no control character: what is meant is written as an escape.
@@ -27,6 +28,7 @@ _TOKEN: Final = re.compile(
     r"|(?P<word>[A-Za-z0-9_]+)|(?P<open>[({\[])|(?P<close>[)}\]])|(?P<end>;)"
     r"|(?P<operator>::|==|!=|<=|>=|&&|\|\||[@,.:<>!+*?-])"
 )
+_ENDS_CHAIN: Final = frozenset({"in", "has", "like", "is", "&&", "||", ","})
 _WORD_OPERATORS: Final = frozenset({"in", "has", "like", "is"})
 
 
@@ -43,19 +45,24 @@ class _Policy:
 
     def __init__(self, line: int, begin: int) -> None:
         self.line, self.begin = line, begin
-        self._brackets = self._operators = self._ifs = 0
+        self._brackets = self._operators = self._ifs = self._dots = 0
 
     def take(self, kind: str, word: str) -> str | None:
         """Counts a token; returns what it is too much of."""
         self._brackets += (kind == "open") - (kind == "close")
         self._ifs += kind == "word" and word == "if"
         self._operators += (kind == "operator" and word != ",") or word in _WORD_OPERATORS
+        self._dots = (
+            0 if kind not in {"word", "operator"} or word in _ENDS_CHAIN else self._dots + (word == ".")
+        )
         if self._brackets > MAX_BRACKETS:
             return f"brackets are nested deeper than {MAX_BRACKETS}"
         if self._operators > MAX_OPERATORS:
             return f"more than {MAX_OPERATORS} operators in one policy: use a set, or several policies"
         if self._ifs > MAX_IFS:
             return f"more than {MAX_IFS} times if in one policy"
+        if self._dots > MAX_DOTS:
+            return f"more than {MAX_DOTS} attributes in a row"
         return f"a string of over {MAX_STRING} characters" if len(word) > MAX_STRING else None
 
 

@@ -27,6 +27,7 @@ __all__ = [
 MAX_NOTE_BYTES: Final = 64 * 1024
 MAX_SIGNATURES: Final = 16
 _TIMESTAMP_SIZE: Final = 8
+_CONTROL: Final = bytes(set(range(0x20)) - {0x0A})
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ def parse_note(data: bytes) -> UntrustedNote:
     """
     if len(data) > MAX_NOTE_BYTES:
         raise MalformedError(f"note: {len(data)} bytes, the limit is {MAX_NOTE_BYTES}")
-    if any(byte < 0x20 and byte != 0x0A for byte in set(data)):
+    if len(data.translate(None, _CONTROL)) != len(data):
         raise MalformedError("note: has a control character")
     text, blank, rest = data.rpartition(b"\n\n")
     if not blank or not rest.endswith(b"\n"):

@@ -86,22 +86,33 @@ class Frontier:
         Returns:
             The new frontier, and each node that became complete, the new leaves included, by level then index.
         """
+        frontier, rows = self.grow(leaf_hashes)
         nodes: list[Node] = []
+        for level, index, row in rows:
+            # Made without a Python call each, which would cost as much as their hashes.
+            nodes += map(tuple.__new__, repeat(Node), zip(repeat(level), count(index), row, strict=False))
+        return frontier, nodes
+
+    def grow(self, leaf_hashes: Iterable[bytes]) -> tuple["Frontier", list[tuple[int, int, list[bytes]]]]:
+        """Adds leaves, as `append`.
+
+        Returns:
+            The new frontier, and for each level the hashes that became complete, with the index of the first.
+        """
+        rows: list[tuple[int, int, list[bytes]]] = []
         complete = list(self.hashes)  # what the new leaves have not merged with yet, smallest last
         right: list[bytes] = []  # the new frontier's smaller subtrees, smallest first
         row, index, level = list(leaf_hashes), self.size, 0
         size = index + len(row)
         while row:
-            # Nodes made without a Python call each, which would cost as much as their hashes.
-            nodes += map(tuple.__new__, repeat(Node), zip(repeat(level), count(index), row, strict=False))
-            if index & 1:
-                row.insert(0, complete.pop())
-            if len(row) & 1:
-                right.append(row.pop())
+            rows.append((level, index, row))
+            left = [complete.pop(), *row] if index & 1 else row
+            if len(left) & 1:
+                right.append(left[-1])
             # node_hash, inlined: this line is the cost of appending and of verifying a log.
-            row = [sha256(b"\x01" + a + b).digest() for a, b in zip(row[::2], row[1::2], strict=True)]
+            row = [sha256(b"\x01" + a + b).digest() for a, b in zip(left[::2], left[1::2], strict=False)]
             index, level = index >> 1, level + 1
-        return Frontier(size, (*complete, *reversed(right))), nodes
+        return Frontier(size, (*complete, *reversed(right))), rows
 
     def root(self) -> bytes:
         """The Merkle Tree Hash (RFC 6962 §2.1)."""

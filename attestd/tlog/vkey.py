@@ -151,7 +151,8 @@ def format_vkey(key: VerifierKey) -> str:
 
 def is_key_name(name: str) -> bool:
     """Whether signed-note allows a key name: not empty, no Unicode spaces, no plus; and nothing unprintable."""
-    return name.isprintable() and name != "" and not any(c.isspace() or c == "+" for c in name)
+    # To Python no space but the ASCII one is printable.
+    return name.isprintable() and name != "" and " " not in name and "+" not in name
 
 
 def _load(name: str, algorithm: SignatureType, key: bytes) -> Ed25519PublicKey | EllipticCurvePublicKey:
