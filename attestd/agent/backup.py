@@ -15,7 +15,7 @@ from attestd.account import acting_as, agent_account
 from attestd.audit.schema import copy_log, open_log_readonly
 from attestd.audit.store import LogStore
 from attestd.authorization.artifact import MAX_ARTIFACT_BYTES
-from attestd.distribution.local import read_published
+from attestd.distribution.local import read_verified_files
 from attestd.errors import StoreError, UsageError
 from attestd.paths import Layout, load_configuration
 
@@ -90,7 +90,7 @@ def write_backup(layout: Layout, path: Path) -> Backup:
 
 def _files(layout: Layout) -> Iterator[tuple[str, bytes]]:
     configuration = load_configuration(layout.configuration, os.environ)
-    for name, data in read_published(layout.trust_source(configuration)).items():
+    for name, data in read_verified_files(layout.trust_source(configuration)).items():
         yield f"trust/{name}", data
     with suppress(FileNotFoundError):
         yield "attestd.toml", layout.configuration.read_bytes()

@@ -11,7 +11,7 @@ from attestd.agent.exclusive import exclusive
 from attestd.agent.tpm_access import TpmAccess
 from attestd.audit.schema import settle
 from attestd.audit.store import LogStore
-from attestd.distribution.local import load_own_trust, read_published, write_atomic
+from attestd.distribution.local import load_own_trust, read_verified_files, write_atomic
 from attestd.errors import StoreError
 from attestd.governance.trust import Trust
 from attestd.paths import Configuration, Layout
@@ -58,7 +58,7 @@ def deprovision(layout: Layout, configuration: Configuration, *, purge: bool) ->
     account = agent_account(layout)
     with exclusive(layout):
         trust = load_own_trust(layout)
-        published = read_published(layout.trust_source(configuration))
+        published = read_verified_files(layout.trust_source(configuration))
         access = TpmAccess(configuration, layout)
         with acting_as(account):
             undefined, notes = _undefine(access, trust)

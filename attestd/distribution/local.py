@@ -16,7 +16,14 @@ from attestd.governance.signed import MAX_BYTES
 from attestd.governance.trust import Trust, parse_trust
 from attestd.paths import Layout, TrustSource, load_configuration
 
-__all__ = ["TrustDirectory", "TrustSource", "load_own_trust", "load_trust", "read_published", "write_atomic"]
+__all__ = [
+    "TrustDirectory",
+    "TrustSource",
+    "load_own_trust",
+    "load_trust",
+    "read_verified_files",
+    "write_atomic",
+]
 
 LOOK_S: Final = 0.02
 # Two changes within one tick of the kernel's clock have the same ctime: what was younger than this is looked at again.
@@ -71,7 +78,7 @@ def _load(
     raise StoreError(f"{source.mirror}: changes faster than it can be read")
 
 
-def read_published(source: TrustSource) -> dict[str, bytes]:
+def read_verified_files(source: TrustSource) -> dict[str, bytes]:
     """The files that governance consists of, verified, by their names below one directory: a copy of them verifies too.
 
     Raises:

@@ -5,7 +5,6 @@ What is edited byte by byte is in tests/audit; here it is the whole host that bo
 
 import asyncio
 import contextlib
-import json
 import logging
 import shutil
 import sqlite3
@@ -24,13 +23,11 @@ from attestd.audit import schema
 from attestd.audit.seal import Charge, Pending
 from attestd.audit.store import LogStore
 from attestd.authorization.artifact import parse_artifact
-from attestd.distribution.local import write_atomic
 from attestd.errors import RollbackError, StoreError, VerificationError
 from attestd.governance.trust import Trust
 from attestd.lineage.entry import EntryType, format_entry
 from attestd.lineage.receipt import parse_receipt
 from attestd.runner.claims import Claims
-from attestd.strict import canonical
 from attestd.tcg.public import authority_public, parse_public
 from attestd.tlog.proof import TlogProof, format_proof
 from attestd.tlog.tree import inclusion_proof

@@ -1,18 +1,33 @@
-"""Trust on disk: who owns it, who can write, what kinds of files, and when it is read again."""
+"""Governance on disk: who owns the anchor, what lies in the mirror, when it is read again, and that it never goes back."""
 
 import os
+import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from attestd.distribution import local
-from attestd.distribution.local import TrustDirectory, load_trust, read_trust_files, write_atomic
-from attestd.errors import MalformedError, StoreError, VerificationError
-from attestd.strict import canonical
+from attestd.distribution.local import (
+    TrustDirectory,
+    TrustSource,
+    load_own_trust,
+    load_trust,
+    read_verified_files,
+    write_atomic,
+)
+from attestd.errors import (
+    AttestdError,
+    GovernanceRollbackError,
+    MalformedError,
+    StoreError,
+    VerificationError,
+)
+from attestd.governance.floor import Floor
+from attestd.paths import find_layout
 from tests.world import World
 
 ME = os.geteuid()
@@ -28,15 +43,50 @@ def trust(world: World, tmp_path: Path) -> Path:
     return world.write_trust(tmp_path / "trust")
 
 
+def source(directory: Path) -> TrustSource:
+    return TrustSource.at(directory, owners=[ME])
+
+
 def refused(directory: Path, error: type[Exception] = VerificationError) -> str:
     with pytest.raises(error) as raised:
-        load_trust(directory, owners=[ME])
+        load_trust(source(directory))
     return str(raised.value)
 
 
+def file_of(trust: Path, name: str) -> Path:
+    """A published file, by the end of its name."""
+    return next(path for path in sorted(trust.rglob("*.json")) if str(path).endswith(name))
+
+
+def change(world: World, trust: Path, uid: int) -> None:
+    """The next version of governance, published."""
+    world.revocations["requesters"] = [uid]
+    world.revocations["version"] += 1
+    world.write_trust(trust)
+
+
 def test_loads_what_was_written(world: World, trust: Path) -> None:
-    assert read_trust_files(trust, owners=[ME]) == world.files()
-    assert load_trust(trust, owners=[ME]).digest == world.trust().digest
+    assert load_trust(source(trust)).digest == world.trust().digest
+
+
+def test_anchor_and_mirror_apart(world: World, trust: Path, tmp_path: Path) -> None:
+    anchor = tmp_path / "anchor"
+    anchor.mkdir(mode=0o755)
+    (trust / "root.json").rename(anchor / "root.json")
+    found = load_trust(TrustSource(anchor, trust, frozenset({ME})))
+    assert found.digest == world.trust().digest
+
+
+def test_where_an_installation_has_it(world: World, tmp_path: Path) -> None:
+    layout = find_layout(str(tmp_path))
+    world.write_trust(layout.trust)
+    assert load_own_trust(layout).digest == world.trust().digest
+    layout.configuration.write_text('governance_url = "/srv/governance"')
+    with pytest.raises(StoreError, match="agent/governance"):
+        load_own_trust(layout)
+    world.write_trust(layout.mirror)
+    (layout.mirror / "root.json").unlink()
+    assert load_own_trust(layout).digest == world.trust().digest
 
 
 def test_missing_directory(tmp_path: Path) -> None:
@@ -44,138 +94,164 @@ def test_missing_directory(tmp_path: Path) -> None:
 
 
 def test_directory_that_is_a_file(trust: Path) -> None:
-    refused(trust / "authorities.json", StoreError)
+    refused(trust / "root.json", StoreError)
 
 
-# who
+# the anchor: who
 
 
 @pytest.mark.parametrize("mode", [0o664, 0o646, 0o666])
-@pytest.mark.parametrize("name", ["authorities.json", "platform/local.json"])
-def test_files_that_others_can_write(trust: Path, name: str, mode: int) -> None:
-    (trust / name).chmod(mode)
+def test_an_anchor_that_others_can_write(trust: Path, mode: int) -> None:
+    (trust / "root.json").chmod(mode)
     assert "others can write" in refused(trust)
 
 
 @pytest.mark.parametrize("mode", [0o775, 0o757, 0o1777])
-@pytest.mark.parametrize("name", [".", "platform", "hosts"])
-def test_directories_that_others_can_write(trust: Path, name: str, mode: int) -> None:
-    (trust / name).chmod(mode)
+def test_a_directory_of_the_anchor_that_others_can_write(trust: Path, mode: int) -> None:
+    trust.chmod(mode)
     assert "others can write" in refused(trust)
 
 
 def test_private_files_are_fine(trust: Path) -> None:
     for path in trust.rglob("*"):
         path.chmod(0o700 if path.is_dir() else 0o600)
-    assert load_trust(trust, owners=[ME, 12345]).version == 3
+    assert load_trust(source(trust)).version == 1
 
 
 def test_another_owner_is_expected(trust: Path) -> None:
     with pytest.raises(VerificationError, match="expected 4242 or 4243: chown it"):
-        load_trust(trust, owners=[4243, 4242])
+        load_trust(TrustSource.at(trust, owners=[4243, 4242]))
 
 
 @pytest.mark.skipif(ME != 0, reason="only root can give files away")
-@pytest.mark.parametrize("name", [".", "platform", "revocations.json", "platform/local.json"])
+@pytest.mark.parametrize("name", [".", "root.json"])
 def test_another_owner_is_found(trust: Path, name: str) -> None:
     os.chown(trust / name, 4242, -1)
     assert "owned by uid 4242" in refused(trust)
 
 
-# what
+def test_an_anchor_that_is_a_link(trust: Path, tmp_path: Path) -> None:
+    (trust / "root.json").rename(tmp_path / "root.json")
+    (trust / "root.json").symlink_to(tmp_path / "root.json")
+    assert "link" in refused(trust)
 
 
-@pytest.mark.parametrize("name", ["authorities.json", "platform/local.json"])
-def test_symbolic_links(trust: Path, tmp_path: Path, name: str) -> None:
-    """Even to a safe file: who can write beside the link's target is nobody's check."""
-    target = tmp_path / "elsewhere.json"
-    (trust / name).rename(target)
-    (trust / name).symlink_to(target)
+def test_another_anchor(world: World, trust: Path) -> None:
+    other = World(name="other")
+    (trust / "root.json").write_bytes(other.publish().root)
+    assert "signed by 0/1 keys" in refused(trust)
+
+
+# the mirror: whoever can write it changes nothing but whether it can be used
+
+
+def test_anybody_may_own_the_mirror(world: World, trust: Path) -> None:
+    for path in (trust / "metadata", trust / "targets"):
+        path.chmod(0o777)
+    file_of(trust, "timestamp.json").chmod(0o666)
+    assert load_trust(source(trust)).digest == world.trust().digest
+
+
+def swap(path: Path, kind: str) -> None:
+    data = path.read_bytes()
+    path.unlink()
+    if kind == "link":
+        elsewhere = path.parent.parent / "elsewhere"
+        elsewhere.write_bytes(data)
+        path.symlink_to(elsewhere)
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            before = Path.cwd()
+            os.chdir(path.parent)
+            server.bind(path.name[:100])
+            os.chdir(before)
+            (path.parent / path.name[:100]).rename(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "sparse":
+        path.write_bytes(data)
+        with path.open("r+b") as file:
+            file.truncate(1 << 40)
+    elif kind == "longer":
+        path.write_bytes(data + b" ")
+    elif kind == "shorter":
+        path.write_bytes(data[:-1])
+
+
+@pytest.mark.parametrize("name", ["timestamp.json", "1.snapshot.json", "revocations.json", ".local.json"])
+@pytest.mark.parametrize(
+    "kind", ["removed", "link", "fifo", "directory", "socket", "device", "sparse", "longer", "shorter"]
+)
+def test_what_is_no_published_file(trust: Path, name: str, kind: str) -> None:
+    swap(file_of(trust, name), kind)
+    if (name, kind) == ("timestamp.json", "longer"):
+        load_trust(source(trust))  # white space after JSON: nothing that is signed
+    else:
+        with pytest.raises((StoreError, VerificationError, MalformedError)):
+            load_trust(source(trust))
+
+
+@pytest.mark.parametrize("name", ["metadata", "targets", "targets/platform"])
+def test_symbolic_links_to_directories(trust: Path, tmp_path: Path, name: str) -> None:
+    (trust / name).rename(tmp_path / "moved")
+    (trust / name).symlink_to(tmp_path / "moved")
     assert "symbolic link" in refused(trust)
 
 
-def test_symbolic_links_to_directories(trust: Path, tmp_path: Path) -> None:
-    (trust / "platform").rename(tmp_path / "platform")
-    (trust / "platform").symlink_to(tmp_path / "platform")
-    assert "symbolic link" in refused(trust)
-
-
-def test_dangling_symbolic_link(trust: Path) -> None:
-    (trust / "x.json").symlink_to("nowhere")
-    assert "symbolic link" in refused(trust)
-
-
-def test_fifo(trust: Path) -> None:
-    os.mkfifo(trust / "authorities2.json", 0o600)
-    assert "regular file" in refused(trust)
-
-
-def test_socket(trust: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(trust / "x.json"))
-        (trust / "x.json").chmod(0o600)
-        refused(trust, StoreError)
-
-
-def test_directories_too_deep(trust: Path) -> None:
-    (trust / "platform/history/deeper").mkdir(parents=True, mode=0o755)
-    (trust / "platform/history").chmod(0o755)
-    assert "regular file" in refused(trust)
-
-
-def test_unknown_files_are_refused(trust: Path) -> None:
-    (trust / "notes.txt").write_text("x")
-    (trust / "notes.txt").chmod(0o600)
-    assert "unknown file" in refused(trust, MalformedError)
-
-
-def test_name_that_is_not_utf8(trust: Path) -> None:
-    path = os.fsencode(trust) + b"/\xff.json"
-    os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
-    assert "unknown file" in refused(trust, MalformedError)
-
-
-def test_leftovers_of_an_update_are_left_out(world: World, trust: Path) -> None:
-    (trust / ".authorities.json.123").write_bytes(b"half a fi")
-    (trust / ".history").mkdir(mode=0o777)
-    assert load_trust(trust, owners=[ME]).digest == world.trust().digest
-
-
-def test_oversize(trust: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = (trust / "revocations.json").read_bytes()
-    largest = max(path.stat().st_size for path in trust.rglob("*.json"))
-    monkeypatch.setattr(local, "MAX_FILE_BYTES", largest)
-    assert read_trust_files(trust, owners=[ME])["revocations.json"] == data
-    monkeypatch.setattr(local, "MAX_FILE_BYTES", largest - 1)
-    assert "over" in refused(trust, MalformedError)
-
-
-def test_sparse_oversize_is_not_read_whole(trust: Path) -> None:
-    with (trust / "revocations.json").open("r+b") as file:
-        file.truncate(1 << 40)
-    assert "over" in refused(trust, MalformedError)
-
-
-def test_too_many_files(trust: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    count = sum(path.is_file() for path in trust.rglob("*"))
-    monkeypatch.setattr(local, "MAX_FILES", count)
-    assert load_trust(trust, owners=[ME])
-    monkeypatch.setattr(local, "MAX_FILES", count - 1)
-    assert "more than" in refused(trust, StoreError)
-
-
-@pytest.mark.skipif(ME == 0, reason="root reads everything")
-def test_unreadable(trust: Path) -> None:
-    (trust / "authorities.json").chmod(0)
-    refused(trust, StoreError)
+def test_what_nothing_names_disturbs_nobody(world: World, trust: Path) -> None:
+    (trust / "targets" / "notes.txt").write_text("x")
+    (trust / "metadata" / ".timestamp.json.12").write_bytes(b"half a fi")
+    assert load_trust(source(trust)).digest == world.trust().digest
 
 
 def test_no_descriptor_leaks(trust: Path) -> None:
-    (trust / "zz.json").symlink_to("x")
+    swap(file_of(trust, "revocations.json"), "link")
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(20):
         refused(trust)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_copy_of_the_verified_files_verifies(world: World, trust: Path, tmp_path: Path) -> None:
+    (trust / "targets" / "notes.txt").write_text("x")
+    files = read_verified_files(source(trust))
+    assert not any("notes" in name for name in files)
+    for name, data in files.items():
+        path = tmp_path / "copy" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    assert load_trust(source(tmp_path / "copy")).digest == world.trust().digest
+
+
+def test_a_set_that_is_replaced_while_it_is_read(
+    world: World, trust: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files that were named are gone before they are opened: then the new ones are read."""
+    real = local.verify_metadata
+    calls = []
+
+    def publishing(*arguments: object, **named: object) -> object:
+        found = real(*arguments, **named)  # type: ignore[arg-type]
+        if not calls:
+            calls.append(1)
+            change(world, trust, 5)
+            for path in trust.rglob("1.*"):
+                if "root" not in path.name:
+                    path.unlink()
+            old = next(
+                path
+                for path in (trust / "targets").glob("*.revocations.json")
+                if b"[5]" not in path.read_bytes()
+            )
+            old.unlink()
+        return found
+
+    monkeypatch.setattr(local, "verify_metadata", publishing)
+    assert load_trust(source(trust)).revocations.requesters == {5}
 
 
 # TrustDirectory
@@ -189,14 +265,9 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     return
 
 
-def change(world: World, trust: Path, uid: int) -> None:
-    world.revocations["requesters"] = [uid]
-    write_atomic(trust / "revocations.json", canonical(world.revocations), mode=0o644)
-
-
 @pytest.mark.usefixtures("settled")
 def test_read_again_only_when_something_changed(world: World, trust: Path) -> None:
-    directory = TrustDirectory(trust, owners=[ME])
+    directory = TrustDirectory(source(trust))
     first = directory.current()
     assert directory.current() is first
     change(world, trust, 5)
@@ -208,57 +279,70 @@ def test_read_again_only_when_something_changed(world: World, trust: Path) -> No
 
 @pytest.mark.usefixtures("settled")
 @pytest.mark.parametrize(
-    "what", ["rewritten", "mode", "added", "removed", "directory mode", "directory added"]
+    "edit",
+    [
+        lambda trust: file_of(trust, "timestamp.json").write_bytes(b"{}"),
+        lambda trust: file_of(trust, "timestamp.json").unlink(),
+        lambda trust: (trust / "root.json").chmod(0o666),
+        lambda trust: trust.chmod(0o777),
+        lambda trust: (trust / "metadata" / "2.root.json").write_bytes(b"{}"),
+        lambda trust: trust.rename(trust.with_name("gone")),
+        lambda trust: (trust / "metadata").rename(trust / "gone"),
+    ],
 )
-def test_every_change_is_seen(trust: Path, what: str) -> None:
-    directory = TrustDirectory(trust, owners=[ME])
+def test_what_denies_at_once(trust: Path, edit: Callable[[Path], object]) -> None:
+    directory = TrustDirectory(source(trust))
     directory.current()
     time.sleep(0.01)  # past the kernel's tick: see below for changes within one
-    path = trust / "revocations.json"
-    if what == "rewritten":
-        path.write_bytes(path.read_bytes().replace(b'"epoch":0', b'"epoch":x'))
-    elif what == "mode":
-        path.chmod(0o666)
-    elif what == "added":
-        (trust / "hosts/x.json").write_bytes(b"{}")
-    elif what == "removed":
-        path.unlink()
-    elif what == "directory mode":
-        (trust / "hosts").chmod(0o777)
-    else:
-        (trust / "other").mkdir(mode=0o777)
-        (trust / "other").chmod(0o777)
-    with pytest.raises((MalformedError, VerificationError)):
-        directory.current()
+    edit(trust)
+    for _ in range(2):
+        with pytest.raises(AttestdError):
+            directory.current()
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("name", ["1.snapshot.json", "revocations.json", ".local.json"])
+def test_what_is_edited_where_it_lies(trust: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = TrustDirectory(source(trust))
+    directory.current()
+    path = file_of(trust, name)
+    good = path.read_bytes()
+    path.write_bytes(good[:-1])
+    monkeypatch.setattr(local, "DEEP_S", 0.0)
+    for _ in range(2):
+        with pytest.raises(AttestdError):
+            directory.current()
+    path.write_bytes(good)
+    assert directory.current().version == 1
 
 
 @pytest.mark.usefixtures("settled")
 def test_nothing_is_trusted_while_it_does_not_verify(world: World, trust: Path) -> None:
-    directory = TrustDirectory(trust, owners=[ME])
+    directory = TrustDirectory(source(trust))
     directory.current()
-    (trust / "revocations.json").chmod(0o666)
+    (trust / "root.json").chmod(0o666)
     for _ in range(2):
         with pytest.raises(VerificationError):
             directory.current()
-    (trust / "revocations.json").chmod(0o644)
+    (trust / "root.json").chmod(0o644)
     assert directory.current().digest == world.trust().digest
 
 
 @pytest.mark.usefixtures("settled")
 def test_nothing_is_trusted_while_it_is_gone(trust: Path) -> None:
-    directory = TrustDirectory(trust, owners=[ME])
+    directory = TrustDirectory(source(trust))
     directory.current()
     trust.rename(trust.with_name("gone"))
     for _ in range(2):
         with pytest.raises(StoreError):
             directory.current()
     trust.with_name("gone").rename(trust)
-    assert directory.current().version == 3
+    assert directory.current().version == 1
 
 
 def test_looked_at_only_now_and_then(world: World, trust: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "LOOK_S", 1000.0)
-    directory = TrustDirectory(trust, owners=[ME])
+    directory = TrustDirectory(source(trust))
     first = directory.current()
     change(world, trust, 5)
     assert directory.current() is first
@@ -269,19 +353,79 @@ def test_looked_at_only_now_and_then(world: World, trust: Path, monkeypatch: pyt
 def test_changes_within_one_tick_are_seen(world: World, trust: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Same inode, same size, same ctime: until a file is older than a tick, its ctime says nothing."""
     monkeypatch.setattr(local, "LOOK_S", 0.0)
-    frozen = local._fingerprint(trust)
-    monkeypatch.setattr(local, "_fingerprint", lambda _: frozen)
-    directory = TrustDirectory(trust, owners=[ME])
+    directory = TrustDirectory(source(trust))
+    frozen = directory._stamp()
+    monkeypatch.setattr(TrustDirectory, "_stamp", lambda _: frozen)
     first = directory.current()
     change(world, trust, 5)
     assert directory.current().revocations.requesters == {5}
     assert first.revocations.requesters == frozenset()
 
 
-def test_a_fingerprint_is_bounded(trust: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_files_than_are_looked_at(trust: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "MAX_FILES", 2)
     with pytest.raises(StoreError, match="more than 2 files"):
-        TrustDirectory(trust, owners=[ME]).current()
+        TrustDirectory(source(trust)).current()
+
+
+def test_a_decision_waits_for_no_disk(trust: Path) -> None:
+    """The hot path: a look at most every 20 ms, otherwise nothing at all."""
+    directory = TrustDirectory(source(trust))
+    time.sleep(0.15)
+    directory.current()
+    directory.current()
+    start = time.thread_time()
+    for _ in range(10_000):
+        directory.current()
+    assert (time.thread_time() - start) / 10_000 < 30e-6
+
+
+# the floor
+
+
+@pytest.mark.usefixtures("settled")
+def test_older_governance_is_refused(world: World, trust: Path) -> None:
+    shutil.copytree(trust, trust.with_name("old"))
+    directory = TrustDirectory(source(trust))
+    directory.current()
+    change(world, trust, 5)
+    directory.current()
+    shutil.rmtree(trust / "metadata")
+    shutil.copytree(trust.with_name("old") / "metadata", trust / "metadata")
+    for _ in range(2):
+        with pytest.raises(GovernanceRollbackError):
+            directory.current()
+    world.write_trust(trust)
+    assert directory.current().revocations.requesters == {5}, "the newer set is taken again"
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_floor_of_before(world: World, trust: Path) -> None:
+    first = TrustDirectory(source(trust))
+    first.current()
+    change(world, trust, 5)
+    floor = TrustDirectory(source(trust))
+    floor.current()
+    assert floor.floor != first.floor
+    world = World()
+    shutil.rmtree(trust)
+    world.write_trust(trust)
+    assert TrustDirectory(source(trust), floor=first.floor).current().version == 1
+    with pytest.raises(GovernanceRollbackError):
+        TrustDirectory(source(trust), floor=floor.floor).current()
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_floor_of_another_root_says_nothing(world: World, trust: Path) -> None:
+    """Who may replace the anchor decides what is trusted: what was seen under the old one binds nobody."""
+    change(world, trust, 5)
+    directory = TrustDirectory(source(trust))
+    directory.current()
+    assert directory.floor is not None
+    floor = Floor("00" * 32, directory.floor.versions)
+    shutil.rmtree(trust)
+    World().write_trust(trust)
+    assert TrustDirectory(source(trust), floor=floor).current().version == 1
 
 
 # write_atomic
