@@ -121,10 +121,8 @@ async def _opened(
         stack.callback(reader.close)
         source, floor = layout.trust_source(configuration), sealed_floor(store)
         updater = Updater(source, configuration, log=log)
-        trust = await _first_trust(source, updater, floor)
-        host = trust.hosts.get(store.host_id)
-        if host is None:
-            raise StoreError(f"{layout.trust} has no record of host {store.host_id}, whose log this is")
+        trust = await _first_trust(source, updater, floor, host=store.host_id)
+        host = trust.hosts[store.host_id]
         port = TpmPort(
             owner,
             host=store.host_id,
@@ -181,18 +179,27 @@ async def _opened(
         yield Assembled(core, recovery)
 
 
-async def _first_trust(source: TrustSource, updater: Updater, floor: Floor | None) -> Trust:
+async def _first_trust(source: TrustSource, updater: Updater, floor: Floor | None, *, host: str) -> Trust:
     """Whose log this is, by governance that may be older than the log tells: what is decided by is looked at later.
 
     So an agent starts on restored older metadata: it denies everything, records that, and can be asked why.
     """
     try:
-        return load_trust(source)
+        trust = load_trust(source)
     except (StoreError, VerificationError, MalformedError):
         if not updater.url:
             raise
-        await asyncio.to_thread(updater.update, floor)
-        return load_trust(source)
+        trust = None
+    if updater.url and (trust is None or host not in trust.hosts):
+        await asyncio.to_thread(updater.update, floor)  # It may have been enrolled since it was initialised.
+        trust = load_trust(source)
+    if trust is None or host not in trust.hosts:
+        reason = "" if trust is None else trust.unusable.get(f"hosts/{host}.json", "")
+        raise StoreError(
+            f"governance at {source.mirror} has no record of host {host}, whose log this is{reason and f': {reason}'};"
+            " have it enrolled: attestd governance enroll, with the request that attestd init wrote"
+        )
+    return trust
 
 
 def _later(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments: Any) -> None:

@@ -80,7 +80,7 @@ def _guarded(area: str, look: Callable[[], Iterator[Examined]]) -> list[Examined
 
 
 _REMEDIES: Final = {
-    "trust": "restore the directory from a backup, or run attestd init again (it writes what is missing)",
+    "trust": "publish it again (attestd governance publish), or restore root.json from where this host was given it",
     "log": "attestd audit verify says more; keep the directory as evidence before you change anything",
     "platform": "boot an approved state, or approve this one: attestd platform approve",
     "runs": "the runner's journal says what is wrong with its record",

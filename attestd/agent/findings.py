@@ -11,7 +11,10 @@ __all__ = ["Examined", "of_status", "room"]
 
 EXPIRES_SOON: Final = timedelta(days=30)
 _MIB: Final = 1 << 20
-_TRUST: Final = "restore the directory from a backup, or run attestd init again (it writes what is missing)"
+_TRUST: Final = (
+    "publish it again (attestd governance publish), or have it downloaded again (attestd governance update); if it is"
+    " older than what was seen, find out who restored it"
+)
 _LOG: Final = "attestd audit verify says more; keep the directory as evidence before you change anything"
 
 
@@ -43,6 +46,7 @@ def of_status(status: Mapping[str, Any], *, now: datetime) -> Iterator[Examined]
     tpm = list(_tpm(status["tpm"]))
     yield from tpm
     yield from _governance(status["governance"], now)
+    yield from _updates(status["governance"], status["governance_update"], status["runner"])
     yield _log(status["log"])
     yield room(status["disk"]["free"], status["disk"]["reserve"])
     if clock["problem"]:
@@ -146,6 +150,11 @@ def _governance(governance: Mapping[str, Any], now: datetime) -> Iterator[Examin
         )
     else:
         yield Examined("governance", f"version {governance['version']}, enrolled until {until}")
+    for name, reason in governance["unusable"].items():
+        yield Examined(
+            "governance", f"{name} is published, but left out: {reason}", "publish a good version of it"
+        )
+    yield _freshness(governance, now)
     for name, until in governance["platforms_until"].items():
         if parse_time(until) - now < EXPIRES_SOON:
             yield Examined(
@@ -153,6 +162,47 @@ def _governance(governance: Mapping[str, Any], now: datetime) -> Iterator[Examin
                 f"platform policy {name} is valid until {until} only",
                 "approve the state anew: attestd platform approve",
             )
+
+
+def _freshness(governance: Mapping[str, Any], now: datetime) -> Examined:
+    role, until = governance["expires_role"], governance["expires"]
+    if now > parse_time(governance["usable_until"]):
+        return Examined(
+            "freshness",
+            f"governance expired: role {role} at {until}: every decision is denied",
+            "attestd governance update; if what is published is as old: attestd governance refresh, where it is signed",
+        )
+    if now > parse_time(until):
+        return Examined(
+            "freshness",
+            f"governance expired: role {role} at {until}; it is used until {governance['usable_until']}",
+            "attestd governance update; if what is published is as old: attestd governance refresh, where it is signed",
+        )
+    return Examined("freshness", f"governance is fresh until {until} (role {role})")
+
+
+def _updates(
+    governance: Mapping[str, Any], update: Mapping[str, Any], runner: Mapping[str, Any]
+) -> Iterator[Examined]:
+    if update["problem"]:
+        yield Examined(
+            "updates",
+            f"governance cannot be updated from {update['url']}: {update['problem']}",
+            "look at that server, and at governance_url and governance_ca in the configuration",
+        )
+    elif update["url"]:
+        yield Examined("updates", f"governance from {update['url']}, looked for at {update['looked_at']}")
+    seen = runner.get("governance")
+    if not seen or "error" in governance:
+        return
+    if seen["problem"]:
+        yield Examined("runner's governance", seen["problem"], _TRUST)
+    elif seen["version"] > governance["version"]:
+        yield Examined(
+            "runner's governance",
+            f"the runner has seen version {seen['version']}, the agent goes by {governance['version']}",
+            "attestd governance update",
+        )
 
 
 def _log(log: Mapping[str, Any]) -> Examined:

@@ -48,6 +48,7 @@ _MODULES: Final = {
         ("sign", "governance_publish"),
         ("publish", "governance_publish"),
         ("refresh", "governance_publish"),
+        ("update", "governance_update"),
     )
 }
 

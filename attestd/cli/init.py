@@ -1,14 +1,20 @@
 """`attestd init`."""
 
 import os
+from collections.abc import Callable
+from pathlib import Path
 
 import click
 import msgspec
 
-from attestd.agent.provision import Provisioned, choose_tpm, provision_standalone
-from attestd.cli.base import Command, json_option, state_dir_option
+from attestd.agent.provision import Provisioned, choose_tpm, provision_joining, provision_standalone
+from attestd.cli.base import Command, json_option, read_input, state_dir_option
+from attestd.cli.keys import FILE, open_key, passphrase_option
 from attestd.cli.output import WARN, Output, say
 from attestd.cli.params import name_values
+from attestd.distribution.signer import Authority
+from attestd.errors import UsageError
+from attestd.governance.signed import MAX_BYTES
 from attestd.paths import find_layout, load_configuration
 
 __all__ = ["init_command"]
@@ -21,6 +27,7 @@ __all__ = ["init_command"]
 attestd init
 attestd init --tpm embedded --state-dir /tmp/attestd-demo
 attestd init --tpm device:/dev/tpmrm0 --pcrs 0,2,4,7,8,9 --label role=ci
+attestd init --governance https://governance.example/v1 --root 1.root.json --epoch-key epoch.pem
 """,
 )
 @click.option(
@@ -33,6 +40,24 @@ attestd init --tpm device:/dev/tpmrm0 --pcrs 0,2,4,7,8,9 --label role=ci
 @click.option(
     "--standalone", is_flag=True, help="A host without a controller, with authorities of its own (default)."
 )
+@click.option(
+    "--governance",
+    metavar="URL",
+    help="Join the repository that is published there: https://, http://, or an absolute directory.",
+)
+@click.option("--root", type=FILE, metavar="FILE", help="With --governance: the root of trust (N.root.json).")
+@click.option(
+    "--governance-ca",
+    type=FILE,
+    metavar="FILE",
+    help="PEM of the authorities that may vouch for the server (default: the system's).",
+)
+@click.option(
+    "--epoch-key",
+    metavar="URI",
+    help="With --governance: the epoch authority's key, which signs once for each TPM.",
+)
+@passphrase_option
 @click.option(
     "--pcrs", metavar="LIST", help="The PCRs to approve in their present state, for example 0,2,4,7,8,9."
 )
@@ -50,6 +75,10 @@ def init_command(
     *,
     tpm: str,
     standalone: bool,
+    governance: str | None,
+    root: Path | None,
+    governance_ca: Path | None,
+    epoch_key: str | None,
     pcrs: str | None,
     labels: dict[str, str],
     state_dir: str | None,
@@ -59,7 +88,12 @@ def init_command(
 
     Can be run again at any time: it finishes what is missing and changes nothing that is there.
     """
-    del standalone  # The one way there is as yet; the flag says so in scripts.
+    if governance is not None and (standalone or pcrs is not None):
+        raise UsageError(
+            "a host that joins a repository is measured as that says: no --standalone, no --pcrs"
+        )
+    if governance is None and (root, governance_ca, epoch_key) != (None, None, None):
+        raise UsageError("--root, --governance-ca and --epoch-key go with --governance URL")
     layout = find_layout(state_dir)
     chosen = choose_tpm(tpm, layout, os.environ)
     if chosen.fallback is not None:
@@ -67,10 +101,41 @@ def init_command(
     configuration = msgspec.structs.replace(
         load_configuration(layout.configuration, os.environ), tpm=chosen.tpm
     )
-    found = provision_standalone(layout, configuration, pcrs=pcrs, labels=labels)
+    if governance is None:
+        found = provision_standalone(layout, configuration, pcrs=pcrs, labels=labels)
+    else:
+        if root is None:
+            raise UsageError("--root FILE is needed: everything that is published is verified from it")
+        if configuration.governance_url not in ("", governance):
+            raise UsageError(
+                f"this installation joins {configuration.governance_url} ({layout.configuration}), not {governance}"
+            )
+        configuration = msgspec.structs.replace(
+            configuration,
+            governance_url=governance,
+            governance_ca=str(governance_ca.absolute()) if governance_ca else configuration.governance_ca,
+        )
+        found = provision_joining(
+            layout,
+            configuration,
+            root=read_input(root, max_bytes=MAX_BYTES["root"]),
+            epoch_key=_epoch_key(epoch_key),
+            labels=labels,
+        )
     for note in found.notes:
         say(note, style=WARN)
     _show(found, chosen.tpm, state_dir, Output(as_json=as_json))
+
+
+def _epoch_key(uri: str | None) -> Callable[[], Authority]:
+    def find() -> Authority:
+        if uri is None:
+            raise UsageError(
+                "--epoch-key KEY is needed: this TPM's epoch is new, and only the epoch authority may set it"
+            )
+        return open_key(uri)
+
+    return find
 
 
 def _show(found: Provisioned, tpm: str, state_dir: str | None, output: Output) -> None:
@@ -83,11 +148,16 @@ def _show(found: Provisioned, tpm: str, state_dir: str | None, output: Output) -
         "pcrs": str(found.selection),
     }
     if output.as_json:
-        output.json({**facts, "fresh": found.fresh, "notes": list(found.notes)})
+        request = None if found.request is None else str(found.request)
+        output.json({**facts, "request": request, "fresh": found.fresh, "notes": list(found.notes)})
         return
     output.title("Initialised" if found.fresh else "Initialised before: nothing was changed")
     output.facts(list(facts.items()))
-    if found.fresh:
+    if found.request is not None:
+        say("", prefix="")
+        say("Next, have the enrollers sign this host's record and publish it; then run the agent:", prefix="")
+        say(f"  attestd governance enroll {found.request}", prefix="")
+    elif found.fresh:
         option = f" --state-dir {state_dir}" if state_dir else ""
         say("", prefix="")
         say("Next, run the agent, authorize a command, and run it:", prefix="")

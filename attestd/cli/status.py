@@ -68,12 +68,28 @@ def _show_platform(output: Output, status: Mapping[str, Any]) -> None:
         [
             ("governance", f"version {governance['version']}, epoch {governance['epoch']}"),
             ("digest", governance["digest"]),
+            ("fresh until", _fresh(governance)),
+            *((name, text(f"left out: {reason}", BAD)) for name, reason in governance["unusable"].items()),
+            *_updates(status["governance_update"]),
             ("tier", f"{governance['tier']}, user space {governance['userspace']}"),
             ("enrolled until", governance["host_record_until"]),
         ]
     )
     for name, version in governance["platforms"].items():
         output.facts([(f"platform {name}", _platform(version, status["platforms"].get(name)))])
+
+
+def _fresh(governance: Mapping[str, Any]) -> str:
+    issued = f", issued {governance['issued']}" if governance["issued"] else ""
+    return f"{governance['expires']} (role {governance['expires_role']}){issued}"
+
+
+def _updates(update: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    if not update["url"]:
+        return []
+    if update["problem"]:
+        return [("updates", text(f"from {update['url']}: {update['problem']}", BAD))]
+    return [("updates", f"from {update['url']}, looked for at {update['looked_at'] or 'no time yet'}")]
 
 
 def _platform(version: object, found: Mapping[str, Any] | None) -> Text:

@@ -139,7 +139,7 @@ class TrustDirectory:
             StoreError, VerificationError, RollbackError, MalformedError: As `load_trust`.
         """
         now = time.monotonic()
-        if now - self._looked_at >= LOOK_S or self._trust is None:
+        if now - self._looked_at >= LOOK_S or self._trust is None or self._problem is not None:
             self._look(now)
         if self._problem is not None:
             raise type(self._problem)(*self._problem.args) from self._problem
