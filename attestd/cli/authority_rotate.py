@@ -24,11 +24,14 @@ __all__ = ["rotate_command"]
     "rotate",
     cls=Command,
     example="""
+attestd init --tpm embedded --state-dir /tmp/attestd-rotate
 attestd authority keygen --kind p256 --no-passphrase platform2
-attestd authority rotate --yes --role platform platform2.pem
+attestd authority rotate --yes --role platform platform2.pem --state-dir /tmp/attestd-rotate
 """,
 )
-@click.option("--role", "roles", multiple=True, type=click.Choice(ROLES), help="Default: all that the old key has.")
+@click.option(
+    "--role", "roles", multiple=True, type=click.Choice(ROLES), help="Default: all that the old key has."
+)
 @click.option("--old", metavar="KEY|ID", help="The key that goes (default: the only one that has the role).")
 @click.option(
     "--with",
@@ -90,17 +93,21 @@ def rotate_command(
             say_changes(repository.diff())
         if is_own:
             if not yes:
-                _confirm(repository)
+                _confirm(repository, rotation)
             publish_local(repository, layout.authority, {}, ask=ask_secret)
-    placed = install_key(layout.authority, roles or ROLES, Path(new), repository.plan().files) if is_own and signs else []
+    placed = (
+        install_key(layout.authority, roles or ROLES, Path(new), repository.plan().files)
+        if is_own and signs
+        else []
+    )
     _show(rotation, placed, is_own=is_own, output=Output(as_json=as_json))
 
 
-def _confirm(repository: Repository) -> None:
+def _confirm(repository: Repository, rotation: Rotation) -> None:
     try:
         click.confirm("Sign and publish this?", abort=True, err=True)
-    except click.Abort:
-        repository.unstage()
+    except BaseException:
+        repository.unstage(list(rotation.files))
         raise
 
 
@@ -110,7 +117,9 @@ def _show(rotation: Rotation | None, placed: list[Path], *, is_own: bool, output
     notes = [] if rotation is None else list(rotation.notes)
     if output.as_json:
         files = [str(path) for path in placed]
-        output.json({"replaced": places, "signed_again": again, "published": is_own, "files": files, "notes": notes})
+        output.json(
+            {"replaced": places, "signed_again": again, "published": is_own, "files": files, "notes": notes}
+        )
         return
     output.title("Replaced" if rotation is not None else "Replaced before")
     output.facts([("as", places or None), ("signed again", again or None), ("key files", placed or None)])

@@ -85,7 +85,14 @@ def plan_rotation(
         files["revocations.json"], Revocations, max_bytes=MAX_REVOCATIONS_BYTES, what="revocations.json"
     )
     return replace_key(
-        files, old=old, new=new, signers=keyring.signers(), revoked_keys=revocations.keys, now=now, roles=named, epoch=epoch
+        files,
+        old=old,
+        new=new,
+        signers=keyring.signers(),
+        revoked_keys=revocations.keys,
+        now=now,
+        roles=named,
+        epoch=epoch,
     )
 
 
@@ -106,7 +113,9 @@ def install_key(directory: Path, roles: Collection[str], new: Path, files: Mappi
     Raises:
         StoreError, MalformedError: It cannot be read or written.
     """
-    named = {key_id for ids in _holders(parse_authorities(files["authorities.json"])).values() for key_id in ids}
+    named = {
+        key_id for ids in _holders(parse_authorities(files["authorities.json"])).values() for key_id in ids
+    }
     placed = []
     for name in sorted({_FILES[role] for role in roles}):
         private, public = directory / f"{name}.pem", directory / f"{name}.pub"

@@ -112,7 +112,7 @@ def replace_key(
         again |= _host_records(files, old=old, new=new, signers=signers)
     tpm = swap.replaced & _TPM_ROLES
     if tpm:
-        again |= _platform_policies(files, authorities, swap, signers, revoked_keys, epoch)
+        again |= _platform_policies(files, authorities, swap, signers, revoked_keys, epoch=epoch)
     if swap.replaced & {"root", "epoch"}:
         again |= _end_host_records({**files, **again}, authorities, signers, now)
     notes = [_REKEY.format(role=role) for role in ("root", "epoch") if role in swap.replaced]
@@ -292,6 +292,7 @@ def _platform_policies(
     swap: _Swap,
     signers: Mapping[str, Sign],
     revoked_keys: Collection[str],
+    *,
     epoch: int,
 ) -> dict[str, bytes]:
     """Each platform policy anew: the same states, by the keys that are trusted now. The one before goes to the history."""
@@ -322,7 +323,7 @@ def _platform_policies(
                 authorities,
                 platform=swap.heir(key.key_id),
                 # Beyond what the old key was approved for: a bump to there ends the old one alone, in every TPM.
-                max_epoch=key.max_epoch + (_EPOCHS if swap.heir(key.key_id) != key.key_id else 0),
+                max_epoch=max(epoch, key.max_epoch + (_EPOCHS if swap.heir(key.key_id) != key.key_id else 0)),
                 sign_root=_signer(
                     signers, authorities.root.key_id, f"the root approves the platform keys of {name}"
                 ),
