@@ -112,9 +112,6 @@ class Host:
         host = cls(Path(tempfile.mkdtemp(prefix="h-", dir="/tmp")))
         host.work.mkdir()
         shutil.copytree(_template(), host.state, symlinks=True)
-        # The repository publishes to a place that it names in full.
-        settings = host.layout.repository / "settings.toml"
-        settings.write_text(settings.read_text().replace(str(_template()), str(host.state)))
         return host
 
     def __enter__(self) -> Self:

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from attestd.authorization.dsse import PublicKey
-from attestd.cli.base import NounGroup, json_option, state_dir_option
+from attestd.cli.base import LazyGroup, json_option, state_dir_option
 from attestd.cli.keys import ask_secret, new_passphrase, passphrase_option
 from attestd.cli.output import Output, text
 from attestd.distribution.local import load_own_trust
@@ -27,7 +27,8 @@ __all__ = ["authority_command"]
 
 @click.group(
     "authority",
-    cls=NounGroup,
+    cls=LazyGroup,
+    modules={"rotate": "attestd.cli.authority_rotate"},
     example="""
 attestd authority keygen --no-passphrase second
 attestd authority show second.pub

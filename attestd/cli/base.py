@@ -45,21 +45,21 @@ class NounGroup(_WithExample, click.Group):
 
 
 class LazyGroup(NounGroup):
-    """A group whose commands are imported when they are named, or listed."""
+    """A group with commands that are imported when they are named, or listed."""
 
     def __init__(self, *args: Any, modules: Mapping[str, str], **kwargs: Any) -> None:
         """Takes, for each command, the module that has it under its own name (`-` for `_`)."""
         super().__init__(*args, **kwargs)
         self._modules = modules
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
+    def list_commands(self, ctx: click.Context) -> list[str]:
         """All of them, in the order in which one meets them."""
-        return list(self._modules)
+        return [*super().list_commands(ctx), *self._modules]
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Imports one."""
         if cmd_name not in self._modules:
-            return None
+            return super().get_command(ctx, cmd_name)
         module = importlib.import_module(self._modules[cmd_name])
         found = getattr(module, f"{cmd_name}_command")
         if not isinstance(found, click.Command):

@@ -34,6 +34,10 @@ class Keyring:
             if path.with_suffix(".pem").exists()
         }
 
+    def add(self, key: Authority) -> None:
+        """One more key."""
+        self._opened[key.public.key_id] = key
+
     def __contains__(self, key_id: object) -> bool:
         """Whether it can sign with that key."""
         return key_id in self._opened or key_id in self._paths
@@ -49,10 +53,6 @@ class Keyring:
                 raise UsageError(f"key {key_id} is not here: name it with --with KEY")
             self._opened[key_id] = load_authority(str(self._paths[key_id]), ask=self._ask)
         return self._opened[key_id]
-
-    def path(self, key_id: str) -> Path | None:
-        """Where the key is, if it is a file of the directory."""
-        return self._paths.get(key_id)
 
     def signers(self) -> dict[str, Sign]:
         """Each key by its id, opened when it signs."""

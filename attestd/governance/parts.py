@@ -22,13 +22,19 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Memo:
-    """What files came to, by name and digest, under one `authorities.json` and one set of revoked keys.
+    """What a set was made of, so that the next one is verified only where it differs.
 
-    With thousands of hosts, signatures are most of the work, and an update changes one file or none.
+    With thousands of hosts and policies that is most of the work, and an update changes one file or none.
+
+    Attributes:
+        basis: Of `parsed`: one `authorities.json` and one set of revoked keys.
+        parsed: What files came to, by name and digest.
+        policies: Of the policies: one `authorities.json` and the policy files.
     """
 
     basis: str
     parsed: Mapping[tuple[str, str], object]
+    policies: str
 
 
 @dataclass(frozen=True)
@@ -49,8 +55,7 @@ class Parts:
     ) -> None:
         self._authorities, self._revoked = authorities, revoked_keys
         self._digests = {name: target.sha256 for name, target in metadata.targets.items()}
-        basis = canonical([self._digests["authorities.json"], sorted(revoked_keys)])
-        self._basis = hashlib.sha256(basis).hexdigest()
+        self._basis = self._digest_of(sorted(revoked_keys))
         self._known = previous.parsed if previous is not None and previous.basis == self._basis else {}
         self._parsed: dict[tuple[str, str], object] = {}
         self.unusable: dict[str, str] = {}
@@ -64,7 +69,8 @@ class Parts:
     @property
     def memo(self) -> Memo:
         """For the next set."""
-        return Memo(self._basis, self._parsed)
+        policies = {name: self._digests[name] for name in self.policy_files}
+        return Memo(self._basis, self._parsed, self._digest_of(policies))
 
     def add(self, name: str, data: bytes) -> None:
         """Takes one file.
@@ -89,6 +95,9 @@ class Parts:
                 self._add_team(name, team, rest, data)
             case _:
                 raise MalformedError(f"trust: unknown file {name!r}")
+
+    def _digest_of(self, value: object) -> str:
+        return hashlib.sha256(canonical([self._digests["authorities.json"], value])).hexdigest()
 
     def _add_history(self, name: str, kind: str, file: str, data: bytes) -> None:
         if kind == "platform":

@@ -38,6 +38,7 @@ __all__ = ["ROLES", "Rotation", "replace_host_record", "replace_key", "retire_ho
 
 AUTHORITIES: Final = "authorities.json"
 ROLES: Final = ("authorizations", "enrollers", "platform", "root", "epoch")
+_EPOCHS: Final = 1_000_000
 _TPM_ROLES: Final = frozenset({"platform", "root", "epoch"})
 _REKEY: Final = (
     "every host needs new TPM keys under the new {role} authority before it releases anything again: attestd rekey on"
@@ -71,6 +72,7 @@ def replace_key(
     revoked_keys: Collection[str],
     now: datetime,
     roles: Collection[str] = ROLES,
+    epoch: int = 0,
 ) -> Rotation:
     """Replaces a key by another.
 
@@ -84,6 +86,7 @@ def replace_key(
         revoked_keys: Approvals by these are not made again.
         now: When host records end that rest on the old key.
         roles: In which roles; all that the old key has.
+        epoch: States that are approved again hold until this epoch at least.
 
     Raises:
         UsageError: The old key has none of these roles, or the new one has it already; a key that has to sign is
@@ -109,7 +112,7 @@ def replace_key(
         again |= _host_records(files, old=old, new=new, signers=signers)
     tpm = swap.replaced & _TPM_ROLES
     if tpm:
-        again |= _platform_policies(files, authorities, swap, signers, revoked_keys)
+        again |= _platform_policies(files, authorities, swap, signers, revoked_keys, epoch=epoch)
     if swap.replaced & {"root", "epoch"}:
         again |= _end_host_records({**files, **again}, authorities, signers, now)
     notes = [_REKEY.format(role=role) for role in ("root", "epoch") if role in swap.replaced]
@@ -289,6 +292,8 @@ def _platform_policies(
     swap: _Swap,
     signers: Mapping[str, Sign],
     revoked_keys: Collection[str],
+    *,
+    epoch: int,
 ) -> dict[str, bytes]:
     """Each platform policy anew: the same states, by the keys that are trusted now. The one before goes to the history."""
     found: dict[str, bytes] = {}
@@ -303,7 +308,7 @@ def _platform_policies(
                 authorities,
                 selection=PcrSelection(item.bank, tuple(item.pcrs)),
                 pcr_digest=bytes.fromhex(item.pcr_digest),
-                epoch=item.epoch,
+                epoch=max(item.epoch, epoch),
                 sign_platform=_signer(
                     signers, swap.heir(item.key_id), f"a platform key approves the states of {name}"
                 ),
@@ -317,7 +322,8 @@ def _platform_policies(
             approve_platform_key(
                 authorities,
                 platform=swap.heir(key.key_id),
-                max_epoch=key.max_epoch,
+                # Beyond what the old key was approved for: a bump to there ends the old one alone, in every TPM.
+                max_epoch=max(epoch, key.max_epoch + (_EPOCHS if swap.heir(key.key_id) != key.key_id else 0)),
                 sign_root=_signer(
                     signers, authorities.root.key_id, f"the root approves the platform keys of {name}"
                 ),

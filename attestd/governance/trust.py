@@ -136,7 +136,12 @@ def parse_trust(files: Mapping[str, bytes], *, metadata: Metadata, previous: Tru
     )
     for name in sorted(files):
         parts.add(name, files[name])
-    policies = parse_policies(parts.policy_files, teams=authorities.teams)
+    memo = parts.memo
+    policies = (
+        previous.policies
+        if previous is not None and previous._memo.policies == memo.policies  # noqa: SLF001 - its own
+        else parse_policies(parts.policy_files, teams=authorities.teams)
+    )
     team_rules = [rule for team in authorities.teams for rule in parts.rules.get(team, ())]
     names = {name: target.sha256 for name, target in metadata.targets.items()}
     return Trust(
@@ -157,7 +162,7 @@ def parse_trust(files: Mapping[str, bytes], *, metadata: Metadata, previous: Tru
         },
         revocations=revocations,
         policies=policies,
-        _memo=parts.memo,
+        _memo=memo,
     )
 
 

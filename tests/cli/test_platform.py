@@ -64,13 +64,13 @@ def test_extend_by_digest_outside_the_policy(cli: Cli) -> None:
 def test_another_key_approves_nothing(own: Host, own_cli: Cli) -> None:
     own.start()
     own.extend(11)
-    before = (own.layout.trust / "platform" / "local.json").read_bytes()
+    before = own.trust.digest
     own_cli.ok("authority", "keygen", "--no-passphrase", "--kind", "p256", "other")
     result = own_cli("platform", "approve", "--yes", "--key", "other.pem")
     assert result.status == 64
     assert "no platform authority" in result.stderr
-    assert (own.layout.trust / "platform" / "local.json").read_bytes() == before
-    assert not list((own.layout.trust / "platform" / "history").iterdir())
+    assert own.trust.digest == before
+    assert not own.trust.history
 
 
 def test_without_an_agent_the_tpm_is_read(own: Host, own_cli: Cli) -> None:
@@ -146,9 +146,9 @@ def test_doctor_without_an_agent(own: Host, own_cli: Cli) -> None:
     own.layout.keys.chmod(0o644)
     assert "0644" in findings(own_cli)["files"]
     own.layout.keys.chmod(0o600)
-    (own.layout.trust / "revocations.json").unlink()
-    assert "revocations.json" in findings(own_cli)["trust"]
-    (own.layout.trust / "revocations.json").mkdir()
+    (own.layout.trust / "metadata" / "timestamp.json").unlink()
+    assert "timestamp.json is missing" in findings(own_cli)["trust"]
+    (own.layout.trust / "metadata" / "timestamp.json").mkdir()
     own.layout.log.unlink()
     assert "does not exist" in findings(own_cli)["log"]
     own.layout.host.unlink()
@@ -163,9 +163,7 @@ def test_doctor_where_nothing_is(nowhere: Cli) -> None:
 
 
 def test_doctor_sees_an_expired_approval(own: Host, own_cli: Cli) -> None:
-    path = own.layout.trust / "revocations.json"
-    revocations = json.loads(path.read_bytes())
-    path.write_text(json.dumps({**revocations, "epoch": 2}, sort_keys=True, separators=(",", ":")))
+    own.revoke(epoch=2)
     assert "approves no state at epoch 2" in findings(own_cli)["platform local"]
 
 

@@ -1,5 +1,6 @@
 """The trust files as one set: names, what is missing or unknown, what is left out alone, version and digest."""
 
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
@@ -373,8 +374,9 @@ def test_trust_is_the_same_for_the_same_files(world: World) -> None:
 
 def after(previous: Trust, files: dict[str, bytes]) -> Trust:
     """With what was trusted before at hand: the same as without."""
-    found = parse_trust(files, metadata=described(files), previous=previous)
-    assert found == parse_files(files)
+    found, anew = parse_trust(files, metadata=described(files), previous=previous), parse_files(files)
+    assert replace(found, policies=anew.policies) == anew
+    assert found.policies.unusable == anew.policies.unusable
     return found
 
 
@@ -388,11 +390,26 @@ def test_only_what_changed_is_verified_again(world: World) -> None:
     second = after(first, world.files())
     assert second.hosts[world.host.id] is first.hosts[world.host.id]
     assert second.history["local", 1] is first.history["local", 1]
+    assert second.policies is first.policies
     assert second.unusable == first.unusable
     world.records[world.host.id]["labels"] = {}
     third = after(second, world.files())
     assert third.hosts[world.host.id].labels == {}
     assert third.platforms["local"] is first.platforms["local"]
+
+
+def test_other_policies_or_other_scopes_of_teams_are_parsed_again(world: World) -> None:
+    world.add_team("a", paths=["/opt/"])
+    world.extra["teams/a/policy/exec.cedar"] = DEFAULT_POLICY
+    first = parse_files(world.files())
+    world.authorities["teams"]["a"]["paths"] = ["/usr/"]
+    second = after(first, world.files())
+    assert second.policies is not first.policies
+    world.policies["policy/exec.cedar"] = DEFAULT_POLICY + b"// other"
+    third = after(second, world.files())
+    assert third.policies.digest("exec") == sha256(DEFAULT_POLICY + b"// other").hexdigest()
+    del world.extra["teams/a/policy/exec.cedar"]
+    assert after(third, world.files()).policies.digest("a/exec") is None
 
 
 def test_a_revoked_key_has_all_of_it_verified_again(world: World) -> None:
