@@ -56,10 +56,15 @@ setup: .venv/.packages .venv/.installed
 	@$(call require,$(PACKAGES))
 	@mkdir -p .venv && touch $@
 
-.venv/.installed: pyproject.toml .ci/constraints.txt .venv/.packages
+.venv/.installed: pyproject.toml .ci/constraints.txt systemd/entry.in .venv/.packages
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q --disable-pip-version-check -c .ci/constraints.txt pip
 	$(BIN)/pip install -q --disable-pip-version-check -c .ci/constraints.txt -e '.[dev]'
+	@# The commands without site, as an installed host has them: it would cost more than all that they import.
+	@site=$$(cd .venv && echo lib/python3.*/site-packages) && for entry in $(ENTRIES); do \
+	  sed -e 's|@LIB@|$(CURDIR)/.venv|' -e "s|@SITE@|$$site|" -e "s|@MODULE@|$${entry#*=}|" \
+	    -e '/^sys.path/a sys.path.append("$(CURDIR)")' systemd/entry.in > .venv/bin/$${entry%=*} || exit; \
+	done
 	@touch $@
 
 clean:

@@ -58,6 +58,7 @@ class VerifiedReceipt:
     approval: Approval | None
 
 
+@lru_cache(maxsize=8)  # of at most 256 KiB each: the runner looks into one before it verifies it
 def parse_receipt(data: bytes) -> UntrustedReceipt:
     """Parses a `.tlog-proof`.
 

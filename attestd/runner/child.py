@@ -5,6 +5,7 @@ takes the kernel up to 20 ms) and waits. It is given a command, and, once the st
 dies first, it reads the end of its socket and goes away.
 """
 
+import _signal  # type: ignore[import-not-found]
 import contextlib
 import fcntl
 import os
@@ -22,6 +23,8 @@ from attestd.wire import Frame, FrameReader, WireError, close_all, encode_fields
 
 __all__ = ["Child", "fork_child"]
 
+# And with _signal directly: `signal` makes an enum of each of 64 signals, at each call.
+_ALL_SIGNALS: Final = frozenset(map(int, signal.valid_signals()))
 _COMMAND: Final = b"C"
 _GO: Final = b"g"
 _UMASK: Final = 0o022
@@ -129,7 +132,7 @@ def fork_child(cgroups: Path | None, name: str) -> Child:
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     cgroup = None if cgroups is None else Cgroup(cgroups / name)
     # Until the child has put back the default handlers, a signal must not run ours (they write to our own pipe).
-    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    _signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
     try:
         pid = os.fork()
         if pid == 0:
@@ -138,7 +141,7 @@ def fork_child(cgroups: Path | None, name: str) -> Child:
         ours.close()
         raise
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        _signal.pthread_sigmask(signal.SIG_SETMASK, ())
         its.close()
     try:
         return Child(pid, ours, cgroup)
@@ -173,9 +176,9 @@ def _detach(keep: int) -> None:
     os.setsid()
     leave_session_keyring()
     signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in _ALL_SIGNALS - {signal.SIGKILL, signal.SIGSTOP}:
+        _signal.signal(number, _signal.SIG_DFL)
+    _signal.pthread_sigmask(signal.SIG_SETMASK, ())
     # At once, not by close-on-exec: a waiting child must not keep requesters' pipes and sockets open.
     close_all([int(name) for name in os.listdir("/proc/self/fd") if int(name) not in (0, 1, 2, keep)])
 
