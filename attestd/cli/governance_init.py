@@ -12,7 +12,7 @@ from attestd.cli.params import name_values
 from attestd.distribution.repository import Repository
 from attestd.distribution.settings import Expiry, Settings
 from attestd.errors import UsageError
-from attestd.governance.cedar import DEFAULT_POLICY, EMPTY_ENTITIES, SCHEMA
+from attestd.governance.cedar import DEFAULT_POLICY
 from attestd.governance.edits import draft_shared_authorities
 from attestd.governance.issue import draft_revocations
 
@@ -122,8 +122,6 @@ def init_command(
                 "authorities.json": authorities,
                 "revocations.json": draft_revocations(epoch=FIRST_EPOCH),
                 "policy/exec.cedar": DEFAULT_POLICY,
-                "policy/schema.cedarschema": SCHEMA,
-                "policy/entities.json": EMPTY_ENTITIES,
             }
         )
     output = Output(as_json=as_json)

@@ -3,15 +3,20 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from attestd.distribution.next_version import Next
 from attestd.errors import MalformedError, UsageError, VerificationError
+from attestd.governance.policy_schema import EMPTY_ENTITIES, SCHEMA
 from attestd.governance.signed import MAX_TARGET_BYTES
 from attestd.governance.trust import Trust, parse_trust
 from attestd.strict import canonical, parse_json
 
-__all__ = ["Accepted", "in_one_form", "require_acceptable", "with_history"]
+__all__ = ["Accepted", "in_one_form", "require_acceptable", "with_history", "with_schema"]
+
+
+_SCHEMA: Final = "policy/schema.cedarschema"
+_ENTITIES: Final = "policy/entities.json"
 
 
 @dataclass(frozen=True)
@@ -43,9 +48,14 @@ def in_one_form(name: str, data: bytes) -> bytes:
     Raises:
         MalformedError: Not JSON, or JSON that has no such form.
     """
-    if not name.endswith(".json"):
+    if not name.endswith(".json") or name == _ENTITIES:
         return data
     return canonical(parse_json(data, max_bytes=MAX_TARGET_BYTES, what=name))
+
+
+def with_schema(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Adds what every version has: the schema of policies, which is attestd's own, and entities, if only none."""
+    return {_ENTITIES: EMPTY_ENTITIES, **files, _SCHEMA: SCHEMA}
 
 
 def require_acceptable(plan: Next) -> Accepted:

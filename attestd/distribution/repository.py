@@ -14,7 +14,13 @@ from typing import Final
 
 from tuf.api.metadata import Root
 
-from attestd.distribution.acceptance import Accepted, in_one_form, require_acceptable, with_history
+from attestd.distribution.acceptance import (
+    Accepted,
+    in_one_form,
+    require_acceptable,
+    with_history,
+    with_schema,
+)
 from attestd.distribution.documents import delegations_of, keys_of, require_keys, role_facts
 from attestd.distribution.merging import merge_copy
 from attestd.distribution.next_version import Next, RoleApprovals, plan_next
@@ -197,9 +203,8 @@ class Repository:
             if absent:
                 raise UsageError(f"target {absent[0]!r} is not staged; there are: {', '.join(present)}")
             given = {name: data for name, data in {**present, **files}.items() if data is not None}
-            wanted = with_history(
-                {name: in_one_form(name, data) for name, data in given.items()}, self.published.files
-            )
+            formed = {name: in_one_form(name, data) for name, data in with_schema(given).items()}
+            wanted = with_history(formed, self.published.files)
             plan = self._plan(wanted, self._staging.drafts())
             self._write(plan, present)
 

@@ -274,12 +274,13 @@ def parse_policies(files: Mapping[str, bytes], *, teams: Mapping[str, TeamScope]
     unusable: dict[str, str] = {}
     sizes: Counter[str | None] = Counter()
     for target in sorted(files.keys() - {SCHEMA_FILE, ENTITIES_FILE}):
-        name, team = _file_name(target)
+        team = target.split("/")[1] if target.startswith("teams/") else None
         if team is not None and team not in teams:
             unusable[target] = f"there is no team {team!r}"
             continue
         sizes[team] += len(files[target])
         try:
+            name = _file_name(target)
             _require_small(target, team, sizes[team])
             parsed[name] = _parse_file(files[target], name=name, team=team, what=target, hierarchy=hierarchy)
         except MalformedError as error:
@@ -297,15 +298,15 @@ def _require_small(target: str, team: str | None, total: int) -> None:
         )
 
 
-def _file_name(target: str) -> tuple[str, str | None]:
-    """The name by which artifacts call a file, and its team."""
+def _file_name(target: str) -> str:
+    """The name by which artifacts call a file."""
     found = _TARGET.match(target)
     if found is None:
         raise MalformedError(
             f"{target}: expected policy/<name>.cedar or teams/<team>/policy/<name>.cedar, in a-z, 0-9, '.', '_', '-'"
         )
     team, name = found.groups()
-    return (name if team is None else f"{team}/{name}"), team
+    return name if team is None else f"{team}/{name}"
 
 
 def _parse_file(data: bytes, *, name: str, team: str | None, what: str, hierarchy: Hierarchy) -> PolicyFile:

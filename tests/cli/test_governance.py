@@ -96,11 +96,7 @@ def test_a_first_repository(office: Cli) -> None:
 def test_keys_of_a_fleet(repository: Cli) -> None:
     found = trust()
     assert [rule.name for rule in found.authorities.rules] == ["all"]
-    assert found.policy_files.keys() == {
-        "policy/exec.cedar",
-        "policy/schema.cedarschema",
-        "policy/entities.json",
-    }
+    assert found.policies.digest("exec") is not None
     shown = repository.ok("governance", "show", "--repository", "governance").stdout
     assert "version 1" in shown
     assert "2 of 2" in shown

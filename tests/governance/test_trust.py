@@ -313,6 +313,7 @@ def test_files_of_teams(world: World) -> None:
     world.extra = {
         "teams/a/policy/exec.cedar": DEFAULT_POLICY,
         "teams/a/policy/typo.cedar": b"a",
+        "teams/a/policy/Capital.cedar": DEFAULT_POLICY,
         "teams/a/policy/exec.json": b"b",
         "teams/a/other.json": b"c",
         "teams/b/authorities.json": b"d",
@@ -320,6 +321,7 @@ def test_files_of_teams(world: World) -> None:
     }
     trust = world.trust()
     assert trust.policies.digest("a/exec") == sha256(DEFAULT_POLICY).hexdigest()
+    assert "expected policy/<name>.cedar or" in trust.unusable.pop("teams/a/policy/Capital.cedar")
     assert trust.unusable.pop("teams/a/policy/typo.cedar").startswith("teams/a/policy/typo.cedar")
     assert trust.unusable == {
         "teams/a/policy/exec.json": "not a file that a team may have",
