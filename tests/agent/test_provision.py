@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from attestd.agent import provision
+from attestd.agent import provision_steps, standalone
 from attestd.agent.keystore import load_keys
 from attestd.agent.provision import Provisioned, provision_standalone
 from attestd.audit.seal import Sealer
 from attestd.audit.store import LogStore
 from attestd.audit.verify import verify_log
+from attestd.distribution import repository
+from attestd.distribution import standalone as local_repository
 from attestd.distribution.local import load_own_trust
+from attestd.distribution.staging import Staging
 from attestd.errors import AttestdError, UsageError
 from attestd.lineage.checkpoint import LogKeys
 from attestd.paths import Configuration, Layout, find_layout
@@ -25,10 +28,16 @@ from attestd.tpm.device import Tpm
 from attestd.tpm.embedded import EmbeddedTpm
 
 EFFECTS: list[tuple[Any, str]] = [
-    (provision, "generate"),
-    (provision, "write_atomic"),
-    (provision, "save_keys"),
-    (provision, "create"),
+    (standalone, "generate"),
+    (local_repository, "generate"),
+    (local_repository, "write_atomic"),
+    (repository, "publish_files"),
+    (repository, "save_settings"),
+    (Staging, "write"),
+    (Staging, "write_drafts"),
+    (provision_steps, "write_atomic"),
+    (provision_steps, "save_keys"),
+    (provision_steps, "create"),
     (Tpm, "create_keys"),
     (Tpm, "define_epoch"),
     (Tpm, "init_epoch"),
