@@ -10,6 +10,7 @@ from typing import Any
 
 from attestd.agent.clock import TrustedClock
 from attestd.agent.core import Core
+from attestd.agent.epoch import EpochKeeper
 from attestd.agent.evidence import EvidenceKeeper
 from attestd.agent.governance import Updater, sealed_floor
 from attestd.agent.health import Health
@@ -171,6 +172,7 @@ async def _opened(
             runner=RunnerLink(layout.runner_socket),
             installed=InstalledArtifacts(layout.authorizations),
             updater=updater,
+            epoch=EpochKeeper(port, log=log),
             grace=timedelta(seconds=configuration.governance_grace_s),
             log=log,
         )

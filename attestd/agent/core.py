@@ -10,6 +10,7 @@ from typing import Any, Final
 from attestd.agent.clock import TrustedClock
 from attestd.agent.delivery import Delivery
 from attestd.agent.denials import DenialMeter
+from attestd.agent.epoch import EpochKeeper, Moved
 from attestd.agent.evidence import EvidenceKeeper
 from attestd.agent.governance import Updated, Updater, update_now
 from attestd.agent.health import Health
@@ -61,6 +62,7 @@ class Core:
         runner_lost: It does not answer now. What it said stays: which user it can become decides a check of its own.
         releases: Executions handed to the runner since the start.
         updater: Downloads governance.
+        epoch: Moves the TPM's epoch up as governance says.
         grace: For how long governance metadata may be used after it expired.
         verification: Verifies the log in the background.
     """
@@ -80,6 +82,7 @@ class Core:
     runner: RunnerLink
     installed: InstalledArtifacts
     updater: Updater
+    epoch: EpochKeeper
     grace: timedelta
     log: logging.Logger
     denials: DenialMeter = field(default_factory=lambda: DenialMeter(time.monotonic))
@@ -90,6 +93,7 @@ class Core:
     _seen: Floor | None = None
     _seen_at: int = 0
     _to_void: dict[int, str] = field(default_factory=dict)
+    _untold: list[Moved] = field(default_factory=list)
     _receipts: Delivery[Receipt] = field(default_factory=Delivery)
 
     def trust(self) -> Trust | Denial:
@@ -233,7 +237,26 @@ class Core:
         """
         updated = await update_now(self.updater, self.trust_directory)
         await self.note_governance()
+        await self.follow_epoch(at_once=True)
         return updated
+
+    async def follow_epoch(self, *, at_once: bool = False) -> None:
+        """Moves the TPM to the epoch of governance, and records that it moved.
+
+        Raises:
+            StoreError, TpmError, RollbackError: It could not be recorded; the next call does.
+        """
+        trust = self.trust()
+        if not isinstance(trust, Denial):
+            moved = await self.epoch.follow(trust, at_once=at_once)
+            self._untold += [] if moved is None else [moved]
+        waiting, self._untold = self._untold, []
+        for moved in waiting:
+            try:
+                await self.seal(Pending(EntryType.REVOCATION, moved.body()))
+            except AttestdError:
+                self._untold += waiting[waiting.index(moved) :]
+                raise
 
     def now(self) -> datetime:
         """Trusted time."""

@@ -47,6 +47,7 @@ def of_status(status: Mapping[str, Any], *, now: datetime) -> Iterator[Examined]
     yield from tpm
     yield from _governance(status["governance"], now)
     yield from _updates(status["governance"], status["governance_update"], status["runner"])
+    yield _epoch(status["epoch"])
     yield _log(status["log"])
     yield room(status["disk"]["free"], status["disk"]["reserve"])
     if clock["problem"]:
@@ -203,6 +204,18 @@ def _updates(
             f"the runner has seen version {seen['version']}, the agent goes by {governance['version']}",
             "attestd governance update",
         )
+
+
+def _epoch(epoch: Mapping[str, Any]) -> Examined:
+    if epoch["problem"]:
+        return Examined(
+            "epoch",
+            epoch["problem"],
+            "docs/operations.md, The TPM does not follow the epoch, says what to do in each case",
+        )
+    if epoch["tpm"] is None:
+        return Examined("epoch", "the TPM was not asked yet")
+    return Examined("epoch", f"the TPM is at epoch {epoch['tpm']}, as governance says")
 
 
 def _log(log: Mapping[str, Any]) -> Examined:

@@ -17,7 +17,7 @@ from attestd.audit.seal import Pending
 from attestd.audit.store import LogStore
 from attestd.codes import Denial
 from attestd.errors import AttestdError, ForbiddenError, MalformedError, UsageError
-from attestd.governance.trust import Trust
+from attestd.governance.trust import REVOCABLE, Trust
 from attestd.lineage.entry import EntryType, parse_entry, parse_entry_name
 from attestd.strict import decode_base64, format_time, parse_json
 from attestd.tcg.algorithms import HASH_SIZES
@@ -116,6 +116,7 @@ async def _status(core: Core, uid: int, _: dict[str, Any]) -> dict[str, Any]:
         },
         "governance": {"error": trust.sentence} if isinstance(trust, Denial) else _governance(trust, core),
         "governance_update": core.updater.describe(),
+        "epoch": core.epoch.describe(),
         "platforms": {name: _appraisal(found) for name, found in core.evidence.latest().items()},
         "disk": {"free": core.health.free(), "reserve": core.health.reserve},
         "clock": {
@@ -155,6 +156,7 @@ def _governance(trust: Trust, core: Core) -> dict[str, Any]:
         "usable_until": format_time(trust.expires + core.grace),
         "unusable": dict(trust.unusable),
         "epoch": trust.revocations.epoch,
+        "revoked": {member: len(getattr(trust.revocations, member)) for member in REVOCABLE},
         "platforms": {name: policy.version for name, policy in trust.platforms.items()},
         "platforms_until": {
             name: format_time(policy.valid_until)
@@ -262,7 +264,7 @@ async def _accept_clock(core: Core, uid: int, _: dict[str, Any]) -> dict[str, An
 
 async def _update_governance(core: Core, uid: int, _: dict[str, Any]) -> dict[str, Any]:
     _require_admin(uid, "updating governance")
-    return asdict(await core.update_governance())
+    return {**asdict(await core.update_governance()), "epoch": core.epoch.describe()}
 
 
 _OPERATIONS: Final[dict[str, _Operation]] = {

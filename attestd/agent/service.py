@@ -39,6 +39,7 @@ from attestd.strict import format_time_us
 __all__ = ["serve"]
 
 SPOOL_S: Final = 0.5
+EPOCH_S: Final = 0.5
 RUNNER_INFO_S: Final = 5.0
 DENIALS_S: Final = 10.0
 # No receipt older than this is accepted by the runner: older allows without an outcome are past.
@@ -168,12 +169,14 @@ class _Service:
         core.runner_info = await core.runner.info()
         await core.drain_spool()
         await self._settle(core, recovery)
+        await core.follow_epoch()
         start = {
             "version": attestd.__version__,
             "notes": list(recovery.notes),
             "host": core.host,
             # What was changed while no agent ran is seen here.
             "governance": core.see_governance(),
+            "epoch": core.epoch.epoch,
         }
         await core.seal(Pending(EntryType.AGENT_START, start))
         self.listener.listen(BACKLOG)  # Not before: who comes earlier is told at once that there is no agent.
@@ -182,6 +185,7 @@ class _Service:
             server.serve(),
             self._every(SPOOL_S, functools.partial(self._poll_runner, core)),
             self._every(DENIALS_S, core.flush_denials),
+            self._every(EPOCH_S, core.follow_epoch),
             self._every(float(self.configuration.evidence_interval_s), functools.partial(_refresh, core)),
             self._watchdog(core),
             self._verify(core),

@@ -7,7 +7,7 @@ import click
 from attestd.agent.ask import AgentSocket
 from attestd.agent.governance import update_without_agent
 from attestd.cli.base import Command, json_option, state_dir_option
-from attestd.cli.output import Output, mark
+from attestd.cli.output import WARN, Output, mark, say
 from attestd.errors import AgentError
 from attestd.paths import find_layout, load_configuration
 
@@ -41,3 +41,5 @@ def update_command(*, state_dir: str | None, as_json: bool) -> None:
         output.line(mark(True), f" governance version {after} is the newest at {found['source']}")
     else:
         output.line(mark(True), f" governance version {before or 'none'} -> {after}, from {found['source']}")
+    if found.get("epoch", {}).get("problem"):
+        say(found["epoch"]["problem"], style=WARN)

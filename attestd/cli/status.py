@@ -9,7 +9,7 @@ from rich.text import Text
 from attestd.agent.ask import AgentSocket
 from attestd.cli.base import Command, json_option, state_dir_option
 from attestd.cli.entry_view import user
-from attestd.cli.output import BAD, DIM, GOOD, WARN, Output, mark, text
+from attestd.cli.output import BAD, DIM, GOOD, WARN, Output, counted, mark, text
 
 __all__ = ["status_command"]
 
@@ -66,7 +66,9 @@ def _show_platform(output: Output, status: Mapping[str, Any]) -> None:
         return
     output.facts(
         [
-            ("governance", f"version {governance['version']}, epoch {governance['epoch']}"),
+            ("governance", f"version {governance['version']}"),
+            ("epoch", _epoch(governance["epoch"], status["epoch"])),
+            ("revoked", _revoked(governance["revoked"])),
             ("digest", governance["digest"]),
             ("fresh until", _fresh(governance)),
             *((name, text(f"left out: {reason}", BAD)) for name, reason in governance["unusable"].items()),
@@ -77,6 +79,17 @@ def _show_platform(output: Output, status: Mapping[str, Any]) -> None:
     )
     for name, version in governance["platforms"].items():
         output.facts([(f"platform {name}", _platform(version, status["platforms"].get(name)))])
+
+
+def _epoch(wanted: int, found: Mapping[str, Any]) -> Text:
+    if found["problem"]:
+        return text(f"{wanted}; {found['problem']}", BAD)
+    return text(f"{wanted}, in the TPM as well")
+
+
+def _revoked(counts: Mapping[str, int]) -> str:
+    found = [counted(count, member.removesuffix("s")) for member, count in counts.items() if count]
+    return ", ".join(found) or "nothing"
 
 
 def _fresh(governance: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from attestd.distribution.next_version import Next
 from attestd.errors import MalformedError, UsageError, VerificationError
 from attestd.governance.policy_schema import EMPTY_ENTITIES, SCHEMA
 from attestd.governance.signed import MAX_TARGET_BYTES
-from attestd.governance.trust import Trust, parse_trust
+from attestd.governance.trust import Trust, parse_revocations, parse_trust, require_still_revoked
 from attestd.strict import canonical, parse_json
 
 __all__ = ["Accepted", "in_one_form", "require_acceptable", "with_history", "with_schema"]
@@ -63,11 +63,14 @@ def require_acceptable(plan: Next) -> Accepted:
 
     Raises:
         MalformedError, VerificationError: Hosts would accept nothing, or leave a file out that is staged.
-        UsageError: A version does not rise, a policy that old receipts name is gone, the epoch goes back.
+        GovernanceRollbackError: Something is not revoked any more, or the epoch goes back.
+        UsageError: A version does not rise, a policy that old receipts name is gone.
     """
     trust = parse_trust(plan.files, metadata=plan.metadata())
-    _require_rising(plan.files, plan.published.files)
     before = plan.published.files
+    _require_rising(plan.files, before)
+    if "revocations.json" in before:
+        require_still_revoked(parse_revocations(before["revocations.json"]), trust.revocations)
     refused = {name: why for name, why in trust.unusable.items() if before.get(name) != plan.files[name]}
     lost: dict[str, str] = {}
     if len(refused) < len(trust.unusable):
@@ -115,10 +118,6 @@ def _require_rising(files: Mapping[str, bytes], before: Mapping[str, bytes]) -> 
             raise UsageError(
                 f"{name}: it changes, so its version must rise: expected {was['version'] + 1} or more, found"
                 f" {now.get('version')}"
-            )
-        if name == "revocations.json" and now.get("epoch", 0) < was["epoch"]:
-            raise UsageError(
-                f"{name}: epoch {now.get('epoch')}: expected {was['epoch']} or more: no TPM goes back to an earlier one"
             )
         history = f"platform/history/{was.get('name')}-{was['version']}.json"
         if _is_platform(name) and files.get(history) != old:

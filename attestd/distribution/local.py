@@ -13,7 +13,7 @@ from attestd.errors import AttestdError, MalformedError, StoreError, Verificatio
 from attestd.governance.floor import Floor
 from attestd.governance.metadata import Versions, target_path, verify_metadata
 from attestd.governance.signed import MAX_BYTES
-from attestd.governance.trust import Trust, parse_trust
+from attestd.governance.trust import Revocations, Trust, parse_trust, require_still_revoked
 from attestd.paths import Layout, TrustSource, load_configuration
 
 __all__ = [
@@ -113,18 +113,27 @@ class TrustDirectory:
 
     Looking takes some microseconds, verifying everything up to a second: so each decision is against what was on disk
     at most `LOOK_S` ago. What was verified stays in memory until something newer verifies; while what is on disk does
-    not verify, is older, or is gone, nothing is trusted.
+    not verify, is older, or is gone, nothing is trusted. Nor while it takes a revocation back.
+
+    Attributes:
+        source: Where.
+        floor: The highest versions seen.
+        revoked: What was revoked when it was read last.
     """
 
-    def __init__(self, source: TrustSource, *, floor: Floor | None = None) -> None:
+    def __init__(
+        self, source: TrustSource, *, floor: Floor | None = None, revoked: Revocations | None = None
+    ) -> None:
         """Names the places; nothing is read yet.
 
         Args:
             source: Where.
             floor: What was seen before.
+            revoked: What was revoked then; None: unknown.
         """
         self.source = source
         self.floor = floor
+        self.revoked = revoked
         self._stamps: tuple[_Stamp, ...] | None = None
         self._deep: tuple[_Stamp, ...] | None = None
         self._found: tuple[bytes, bytes | None] | None = None
@@ -191,6 +200,9 @@ class TrustDirectory:
             self._deep, self._deep_at = _stamps_below(self.source.mirror), time.monotonic()
         floor = self.floor.versions_for(root) if self.floor is not None else None
         trust = _load(self.source, root, floor, previous=self._trust)
+        if floor is not None and self.revoked is not None:  # Under another root nothing was revoked yet.
+            require_still_revoked(self.revoked, trust.revocations)
+        self.revoked = trust.revocations
         self._trust, self._found, self.floor = trust, found, Floor.of(trust, root=root)
 
     def _timestamp(self) -> bytes | None:

@@ -13,9 +13,8 @@ from attestd.distribution.signer import load_public
 from attestd.errors import StoreError, UsageError
 from attestd.governance.authorities import Authorities, parse_authorities
 from attestd.governance.rotation import ROLES, Rotation, replace_key
-from attestd.governance.trust import MAX_REVOCATIONS_BYTES, Revocations
+from attestd.governance.trust import parse_revocations
 from attestd.paths import make_directory
-from attestd.strict import parse_canonical
 
 __all__ = ["holders", "install_key", "plan_rotation"]
 
@@ -81,9 +80,7 @@ def plan_rotation(
         if len(others) > 1:
             raise UsageError(f"which of {', '.join(sorted(others))}? Name it: --old ID")
         (old,) = others
-    revocations = parse_canonical(
-        files["revocations.json"], Revocations, max_bytes=MAX_REVOCATIONS_BYTES, what="revocations.json"
-    )
+    revocations = parse_revocations(files["revocations.json"])
     return replace_key(
         files,
         old=old,

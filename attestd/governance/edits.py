@@ -2,7 +2,7 @@
 
 from base64 import b64encode
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -11,13 +11,11 @@ from attestd.errors import UsageError
 from attestd.governance.authorities import MAX_AUTHORITIES_BYTES, AuthoritiesFile, parse_authorities
 from attestd.governance.draft import RoleKeys
 from attestd.governance.issue import Sign
-from attestd.governance.trust import MAX_REVOCATIONS_BYTES, Revocations
+from attestd.governance.trust import REVOCABLE, parse_revocations
 from attestd.strict import canonical, parse_canonical
 from attestd.tcg.policy import REF_EPOCH_SET, approval_message, epoch_set_policy
 
-__all__ = ["REVOCABLE", "draft_shared_authorities", "with_epoch", "with_revoked", "with_team", "without_team"]
-
-REVOCABLE: Final = ("artifacts", "keys", "hosts", "subjects", "requesters")
+__all__ = ["draft_shared_authorities", "with_epoch", "with_revoked", "with_team", "without_team"]
 
 
 def draft_shared_authorities(
@@ -146,7 +144,7 @@ def _next(authorities: bytes) -> dict[str, Any]:
 
 
 def _revocations(data: bytes) -> dict[str, Any]:
-    file = parse_canonical(data, Revocations, max_bytes=MAX_REVOCATIONS_BYTES, what="revocations.json")
+    file = parse_revocations(data)
     value: dict[str, Any] = msgspec.to_builtins(file)
     value["version"] += 1
     return {name: sorted(item) if name in REVOCABLE else item for name, item in value.items()}
@@ -154,5 +152,5 @@ def _revocations(data: bytes) -> dict[str, Any]:
 
 def _checked(value: dict[str, Any]) -> bytes:
     data = canonical(value)
-    parse_canonical(data, Revocations, max_bytes=MAX_REVOCATIONS_BYTES, what="revocations.json")
+    parse_revocations(data)
     return data

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from attestd.authorization.statement import Uid
-from attestd.errors import MalformedError, VerificationError
+from attestd.errors import GovernanceRollbackError, MalformedError, VerificationError
 from attestd.governance.authorities import (
     Authorities,
     Version,
@@ -30,9 +30,18 @@ from attestd.governance.platform import PlatformPolicy
 from attestd.strict import Base64Bytes, HostId, Sha256Hex, Strict, canonical, decode_base64, parse_canonical
 from attestd.tcg.policy import REF_EPOCH_SET, approval_message, epoch_set_policy
 
-__all__ = ["Bump", "Revocations", "Trust", "parse_trust"]
+__all__ = [
+    "REVOCABLE",
+    "Bump",
+    "Revocations",
+    "Trust",
+    "parse_revocations",
+    "parse_trust",
+    "require_still_revoked",
+]
 
 MAX_REVOCATIONS_BYTES: Final = 16 << 20
+REVOCABLE: Final = ("artifacts", "keys", "hosts", "subjects", "requesters")
 
 
 class Bump(Strict, frozen=True):
@@ -166,6 +175,35 @@ def parse_trust(files: Mapping[str, bytes], *, metadata: Metadata, previous: Tru
     )
 
 
+def parse_revocations(data: bytes) -> Revocations:
+    """`revocations.json`; that its bump is signed is for `parse_trust` to see.
+
+    Raises:
+        MalformedError: It is not of that form.
+    """
+    return parse_canonical(data, Revocations, max_bytes=MAX_REVOCATIONS_BYTES, what="revocations.json")
+
+
+def require_still_revoked(before: Revocations, after: Revocations) -> None:
+    """What was revoked once stays revoked, whoever signs otherwise later.
+
+    Raises:
+        GovernanceRollbackError: Something is missing that was revoked before, or the epoch went back.
+    """
+    for member in REVOCABLE:
+        gone = sorted(getattr(before, member) - getattr(after, member))
+        if gone:
+            raise GovernanceRollbackError(
+                f"revocations.json version {after.version}: {member}: expected {gone[0]}, which version"
+                f" {before.version} revokes: what was revoked stays revoked; publish a version that has it again"
+            )
+    if after.epoch < before.epoch:
+        raise GovernanceRollbackError(
+            f"revocations.json version {after.version}: epoch {after.epoch}: expected {before.epoch} or more: no TPM"
+            " goes back to an earlier one"
+        )
+
+
 def _require_exact(files: Mapping[str, bytes], metadata: Metadata) -> None:
     for name, target in metadata.targets.items():
         if name not in files:
@@ -184,7 +222,7 @@ def _required(files: Mapping[str, bytes], name: str) -> bytes:
 
 def _revocations(data: bytes, authorities: Authorities) -> Revocations:
     what = "revocations.json"
-    revocations = parse_canonical(data, Revocations, max_bytes=MAX_REVOCATIONS_BYTES, what=what)
+    revocations = parse_revocations(data)
     bump = revocations.bump
     if bump is None:
         return revocations

@@ -2,7 +2,8 @@
 
 The agent may write the mirror, and the agent is expected to be broken into. So what the runner verified once it goes
 on to demand: its floor is in its own directory, durable before anything is decided by it. Then a revocation that was on
-disk for a second cannot be taken back, by no choice of older files, however well they are signed.
+disk for a second cannot be taken back, by no choice of older files, however well they are signed; nor by newer files
+that leave it out.
 """
 
 import logging
@@ -14,7 +15,7 @@ from attestd.distribution.local import TrustDirectory, TrustSource, write_atomic
 from attestd.errors import AttestdError, StoreError
 from attestd.governance.floor import Floor
 from attestd.governance.metadata import Versions
-from attestd.governance.trust import Trust
+from attestd.governance.trust import MAX_REVOCATIONS_BYTES, Revocations, Trust
 from attestd.journal import event
 from attestd.runner.loop import Loop
 from attestd.strict import Sha256Hex, Strict, canonical, parse_canonical
@@ -22,14 +23,15 @@ from attestd.strict import Sha256Hex, Strict, canonical, parse_canonical
 __all__ = ["Governance"]
 
 LOOK_S: Final = 1.0
-MAX_RECORD_BYTES: Final = 64 * 1024
+MAX_RECORD_BYTES: Final = MAX_REVOCATIONS_BYTES + 64 * 1024
 
 
 class _Record(Strict, frozen=True):
-    """`governance.json` in the runner's own directory: the highest versions it has seen."""
+    """`governance.json` in the runner's own directory: the highest versions it has seen, and what was revoked then."""
 
     v: Literal[1]
     anchor: Sha256Hex
+    revocations: Revocations
     versions: Versions
 
 
@@ -49,8 +51,10 @@ class Governance:
             MalformedError: It is damaged.
         """
         self._record, self._log = record, log
-        self._recorded = _read(record)
-        self._directory = TrustDirectory(source, floor=self._recorded)
+        found = _read(record)
+        self._recorded = None if found is None else Floor(found.anchor, found.versions)
+        revoked = None if found is None else found.revocations
+        self._directory = TrustDirectory(source, floor=self._recorded, revoked=revoked)
         self._said = ""
 
     def current(self) -> Trust:
@@ -64,8 +68,10 @@ class Governance:
             trust = self._directory.current()
             floor = self._directory.floor
             if floor is not None and floor != self._recorded:
-                data = canonical(_Record(v=1, anchor=floor.anchor, versions=floor.versions))
-                write_atomic(self._record, data, mode=0o600)
+                record = _Record(
+                    v=1, anchor=floor.anchor, revocations=trust.revocations, versions=floor.versions
+                )
+                write_atomic(self._record, canonical(record), mode=0o600)
                 self._recorded = floor
         except AttestdError as error:
             raise Denied(
@@ -106,12 +112,11 @@ class Governance:
         return {"version": trust.version, "digest": trust.digest, "problem": None, "floor": floor}
 
 
-def _read(path: Path) -> Floor | None:
+def _read(path: Path) -> _Record | None:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}") from error
-    record = parse_canonical(data, _Record, max_bytes=MAX_RECORD_BYTES, what=str(path))
-    return Floor(record.anchor, record.versions)
+    return parse_canonical(data, _Record, max_bytes=MAX_RECORD_BYTES, what=str(path))
