@@ -70,6 +70,7 @@ def test_keys_paths_users(world: World) -> None:
     assert set(words(changes).splitlines()) == {
         f"! authorities.json: authority {name}: +key {new}",
         f"  authorities.json: authority {name}: -key {old}",
+        f"  authorities.json: keys: added: key that signs for nothing {old}",
         f"! authorities.json: authority {name}: +path /usr/bin/",
         f"  authorities.json: authority {name}: -path /",
         f"! authorities.json: authority {name}: +uid 7",
