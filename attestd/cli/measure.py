@@ -72,8 +72,8 @@ def _finding_json(item: BootFinding) -> dict[str, Any]:
     "measure",
     cls=Command,
     example="""
-attestd platform measure
-attestd platform measure --eventlog binary_bios_measurements --ima binary_runtime_measurements --json
+attestd platform measure --eventlog binary_bios_measurements --ima binary_runtime_measurements
+attestd platform measure --eventlog binary_bios_measurements --json
 """,
 )
 @click.option(
@@ -171,7 +171,7 @@ def _measure_json(
     "diff",
     cls=Command,
     example="""
-attestd platform diff before/binary_bios_measurements after/binary_bios_measurements
+attestd platform diff yesterday.eventlog today.eventlog
 """,
 )
 @click.argument("before", type=_FILE, metavar="FILE")

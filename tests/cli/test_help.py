@@ -38,7 +38,7 @@ def test_the_commands_are_those_of_the_specification() -> None:
         "init", "serve", "exec", "check", "why", "status", "doctor", "quote",
         "authorization issue", "authorization approve", "authorization inspect", "authorization verify",
         "authorization install", "authority keygen", "authority import", "authority protect", "authority show",
-        "platform show", "platform approve",
+        "platform show", "platform approve", "platform measure", "platform diff",
         "platform extend", "verify quote", "verify receipt", "verify log", "verify artifact", "audit tail",
         "audit show", "audit verify", "audit prove", "audit export", "audit rotate", "backup", "deprovision",
     }  # fmt: skip
