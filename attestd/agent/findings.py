@@ -47,6 +47,7 @@ def of_status(status: Mapping[str, Any], *, now: datetime) -> Iterator[Examined]
     yield from tpm
     yield from _governance(status["governance"], now)
     yield from _updates(status["governance"], status["governance_update"], status["runner"])
+    yield from _epoch(status["tpm"], status["governance"])
     yield _log(status["log"])
     yield room(status["disk"]["free"], status["disk"]["reserve"])
     if clock["problem"]:
@@ -133,6 +134,29 @@ def _tpm(tpm: Mapping[str, Any]) -> Iterator[Examined]:
             f"{tpm['nv_indices']} indices are defined, there is no room for another counter",
             "undefine what nobody uses: tpm2_getcap handles-nv-index, tpm2_nvundefine",
         )
+
+
+def _epoch(tpm: Mapping[str, Any], governance: Mapping[str, Any]) -> Iterator[Examined]:
+    """Approvals hold while their epoch is not below the TPM's, in hardware, and not below governance's, in software."""
+    if "error" in tpm or "error" in governance:
+        return
+    held, said = tpm["epoch"], governance["epoch"]
+    if held is None:
+        yield Examined("epoch", "the TPM has no epoch: it releases nothing", "make new keys: attestd rekey")
+    elif held < said:
+        yield Examined(
+            "epoch",
+            f"the TPM is at epoch {held}, governance at {said}: approvals below {said} are refused, but not by the TPM",
+            "have the bump published (attestd governance revoke --epoch); the agent gives it to the TPM",
+        )
+    elif held > max(said, 1):
+        yield Examined(
+            "epoch",
+            f"the TPM is at epoch {held}, governance at {said}: the TPM takes no approval below {held}",
+            "attestd governance update, if newer governance is published; else have the states approved at that epoch",
+        )
+    else:
+        yield Examined("epoch", f"{held}, in the TPM and in governance")
 
 
 def _governance(governance: Mapping[str, Any], now: datetime) -> Iterator[Examined]:

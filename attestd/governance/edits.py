@@ -15,7 +15,15 @@ from attestd.governance.trust import MAX_REVOCATIONS_BYTES, Revocations
 from attestd.strict import canonical, parse_canonical
 from attestd.tcg.policy import REF_EPOCH_SET, approval_message, epoch_set_policy
 
-__all__ = ["REVOCABLE", "draft_shared_authorities", "with_epoch", "with_revoked", "with_team", "without_team"]
+__all__ = [
+    "REVOCABLE",
+    "draft_shared_authorities",
+    "with_epoch",
+    "with_revoked",
+    "with_team",
+    "without_bump",
+    "without_team",
+]
 
 REVOCABLE: Final = ("artifacts", "keys", "hosts", "subjects", "requesters")
 
@@ -134,6 +142,15 @@ def with_epoch(revocations: bytes, *, authorities: bytes, epoch: int, sign: Sign
     value["epoch"] = epoch
     value["bump"] = {"epoch": epoch, "sig": b64encode(signature).decode("ascii")}
     return _checked(value)
+
+
+def without_bump(data: bytes) -> bytes:
+    """`revocations.json` without the signature that moves TPMs: their epoch indices are to be made anew.
+
+    Raises:
+        MalformedError: Not that file.
+    """
+    return _checked({**_revocations(data), "bump": None})
 
 
 def _next(authorities: bytes) -> dict[str, Any]:
