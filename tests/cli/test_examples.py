@@ -89,10 +89,10 @@ class Workplace:
         return done.returncode, (self.top / "output").read_text()
 
     def adapted(self, example: str) -> str:
-        """The example on this machine: its directories, no TPM device, and an end to what has none."""
+        """The example on this machine: its directories, no TPM device, no server, and an end to what has none."""
         lines = []
         for line in example.strip().splitlines():
-            if "device:" in line:
+            if "device:" in line or "https://" in line:
                 continue
             if "tail -f" in line:
                 line = line.replace("attestd", f"timeout -s INT 1 {ATTESTD}", 1) + " || test $? = 124"  # noqa: PLW2901
