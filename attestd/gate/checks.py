@@ -151,14 +151,14 @@ def check_lineage(artifact: VerifiedArtifact, rule: AuthorityRule, request: Requ
     if isinstance(request.parent, Denial):
         raise Denied(request.parent.code, request.parent.sentence, request.parent.hint)
     if request.parent is None:
-        return None, f"{origin}, no parent"
+        return None, f"{origin}no parent"
     if request.parent.entry.type not in (EntryType.DECISION_ALLOW, EntryType.EXECUTION_START):
         raise Denied(
             Code.LINEAGE_BROKEN,
             f"the parent's receipt is for a {request.parent.entry.type.value}, not for an execution",
             "give the receipt that attestd exec --receipt wrote for the parent",
         )
-    return None, f"{origin}, parent {request.parent.leaf}"
+    return None, f"{origin}parent {request.parent.leaf}"
 
 
 def check_evidence(statement: Statement, context: Context) -> tuple[Appraisal, str]:

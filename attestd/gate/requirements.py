@@ -145,7 +145,7 @@ def require_chain(artifact: VerifiedArtifact, rule: AuthorityRule) -> str:
         rule: Its `max_depth` holds whatever the artifacts say.
 
     Returns:
-        What was compared, for the record.
+        What was found, for the record; nothing to say of an artifact that authorities issued.
 
     Raises:
         Denied: `lineage_broken`.
@@ -165,7 +165,7 @@ def require_chain(artifact: VerifiedArtifact, rule: AuthorityRule) -> str:
             f"the artifact does not follow from an authority's: {error}",
             "ask whoever delegated it for the whole chain, each link within the one above (attestd authorization delegate)",
         ) from error
-    return "issued by authorities" if not depth else f"delegated {depth} times, from {artifact.links[0].id}"
+    return f"delegated {depth} times, from {artifact.links[0].id}, " if depth else ""
 
 
 def require_strength(platform: PlatformPolicy, host: VerifiedHost) -> str:
