@@ -1,8 +1,8 @@
 """All targets."""
 
-from tests.fuzz import files, formats, processes, tpm
+from tests.fuzz import files, formats, logs, processes, tpm
 from tests.fuzz.target import TARGETS, Target
 
 __all__ = ["TARGETS", "Target"]
 
-MODULES = (files, formats, processes, tpm)
+MODULES = (files, formats, logs, processes, tpm)
