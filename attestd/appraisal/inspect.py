@@ -145,18 +145,16 @@ def inspect_ima(data: bytes, *, pcrs: Mapping[str, Mapping[int, bytes]], max_byt
     Raises:
         MalformedError: As `verify_list`.
     """
-    lists = {bank: replay_list(data, bank=bank, max_bytes=max_bytes) for bank in _BANKS}
-    padded = {
-        bank: replay_list(data, bank=bank, padded=True, max_bytes=max_bytes).end.value
-        for bank in _BANKS
-        if bank != "sha1"
-    }
-    one = lists["sha1"]
+    measured = replay_list(data, bank="sha1", max_bytes=max_bytes)
+
+    def value(bank: str, *, padded: bool) -> bytes:
+        return replay_list(data, bank=bank, padded=padded, max_bytes=max_bytes).end.value
+
     return ImaInspection(
-        len(one),
-        {bank: item.end.value for bank, item in lists.items()},
-        padded,
-        tuple(_ima_findings(one, pcrs)),
+        entries=len(measured),
+        values={bank: value(bank, padded=False) for bank in _BANKS},
+        padded={bank: value(bank, padded=True) for bank in _BANKS if bank != "sha1"},
+        findings=tuple(_ima_findings(measured, pcrs)),
     )
 
 

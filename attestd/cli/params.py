@@ -1,15 +1,16 @@
 """Parameter types: durations, users, argument patterns, counts."""
 
 import pwd
+from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from attestd.authorization.pattern import ArgForm
-from attestd.errors import MalformedError
+from attestd.errors import AttestdError, MalformedError
 from attestd.strict import convert, parse_json
 
-__all__ = ["COUNT", "DURATION", "HEX", "PATTERN", "USER", "name_values", "user_name"]
+__all__ = ["COUNT", "DURATION", "HEX", "KEY_ID", "PATTERN", "USER", "name_values", "user_name"]
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 MAX_PATTERN_BYTES: Final = 64 * 1024
@@ -96,7 +97,25 @@ class _Pattern(click.ParamType[tuple[int, ArgForm]]):
             self.fail(str(error), param, ctx)
 
 
+class _KeyId(click.ParamType[str]):
+    """A key's id, from its 64 hex digits or from a PEM file of the public key."""
+
+    name = "public-key|id"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        # Here, not by every command that takes a duration: it costs 80 ms.
+        from attestd.distribution.signer import load_public  # noqa: PLC0415
+
+        if len(str(value)) == 64 and set(str(value)) <= set("0123456789abcdef"):
+            return str(value)
+        try:
+            return load_public(Path(str(value))).key_id
+        except AttestdError as error:
+            self.fail(f"{error}: expected a public key's file, or a key id of 64 hex digits", param, ctx)
+
+
 DURATION: Final = _Duration()
+KEY_ID: Final = _KeyId()
 USER: Final = _User()
 COUNT: Final = _Count()
 HEX: Final = _Hex()

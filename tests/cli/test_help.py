@@ -36,7 +36,8 @@ def test_help_has_an_example(path: tuple[str, ...], nowhere: Cli, capfd: pytest.
 def test_the_commands_are_those_of_the_specification() -> None:
     specified = {
         "init", "serve", "exec", "check", "why", "status", "doctor", "quote",
-        "authorization issue", "authorization approve", "authorization inspect", "authorization verify",
+        "authorization issue", "authorization approve", "authorization delegate",
+        "authorization inspect", "authorization verify",
         "authorization install", "authority keygen", "authority import", "authority protect", "authority rotate", "authority show",
         "platform show", "platform approve", "platform measure", "platform diff",
         "platform extend", "verify quote", "verify receipt", "verify log", "verify artifact", "audit tail",
