@@ -20,6 +20,7 @@ __all__ = ["MAX_SOCKET_PATH", "TOOLS_PATH", "Daemon", "SwtpmError", "tool"]
 TOOLS_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MAX_SOCKET_PATH: Final = 107
 _START_S: Final = 10.0
+_STARTS: Final = 2
 _ANSWER_S: Final = 5.0
 _END_S: Final = 5.0
 
@@ -66,6 +67,16 @@ class Daemon:
                     f"{path}: a path for swtpm has no comma, and that of its sockets at most {MAX_SOCKET_PATH} "
                     "bytes: choose another, shorter directory"
                 )
+        for _ in range(_STARTS):
+            if self._start(state):
+                return
+            # Whoever began to start one before us may have been killed before that was a swtpm, which `kill` could
+            # find: it is one by now, and has the lock on the state.
+            if not self.kill():
+                break
+        raise SwtpmError(f"swtpm does not start on {state}: {self._last_words()}")
+
+    def _start(self, state: Path) -> bool:
         for path in (self._data, self.socket_path, self._pid_file):
             path.unlink(missing_ok=True)
         command = [
@@ -85,9 +96,9 @@ class Daemon:
         deadline = time.monotonic() + _START_S
         while done.returncode == 0 and time.monotonic() < deadline:
             if self.pid() is not None and self.answers():
-                return
+                return True
             time.sleep(0.01)
-        raise SwtpmError(f"swtpm does not start on {state}: {self._last_words()}")
+        return False
 
     def answers(self) -> bool:
         """Whether it is there.
@@ -133,12 +144,13 @@ class Daemon:
             self._control(_SHUTDOWN)
         self._wait_or_kill(pid, patience_s=_END_S)
 
-    def kill(self) -> None:
-        """Ends it at once, as a power cut would."""
+    def kill(self) -> bool:
+        """Ends it at once, as a power cut would; returns whether there was one."""
         # One whose starter was killed in between may have no pid file yet; it holds the lock on the state.
-        for name in os.listdir("/proc"):
-            if name.isdigit() and self._is_ours(int(name)):
-                self._wait_or_kill(int(name), patience_s=0)
+        pids = [int(name) for name in os.listdir("/proc") if name.isdigit() and self._is_ours(int(name))]
+        for pid in pids:
+            self._wait_or_kill(pid, patience_s=0)
+        return bool(pids)
 
     def _shutdown_tpm(self) -> None:
         try:

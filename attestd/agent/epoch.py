@@ -23,6 +23,7 @@ __all__ = ["EpochKeeper", "Moved"]
 
 # The TPM is asked again now and then: its state may have been restored from a copy.
 LOOK_S: Final = 60.0
+FIRST_EPOCH: Final = 1
 FIRST_PAUSE_S: Final = 1.0
 MAX_PAUSE_S: Final = 300.0
 
@@ -98,22 +99,21 @@ class EpochKeeper:
 
     def describe(self) -> dict[str, Any]:
         """For status."""
-        return {"tpm": self.epoch, "problem": self.problem}
+        return {"problem": self.problem, "tpm": self.epoch}
 
     def _judge(self, found: int, trust: Trust) -> None:
-        wanted = trust.revocations.epoch
+        wanted = max(FIRST_EPOCH, trust.revocations.epoch)  # what a new TPM begins with
         if found == wanted:
             self.problem, self._pause_s = None, FIRST_PAUSE_S
             self._next = self._monotonic() + LOOK_S
         elif found < wanted:
             self._failed(
-                f"governance is at epoch {wanted}, this TPM at {found}: no bump was published, so software alone"
-                " refuses what was approved for earlier epochs"
+                "no signature that moves TPMs is published, so software alone refuses what was approved for earlier"
+                " epochs"
             )
         else:
             self._failed(
-                f"this TPM is at epoch {found}, governance at {wanted}: it is older than what the TPM was told, and"
-                f" the TPM refuses what was approved for epochs below {found}"
+                f"governance is older than what the TPM was told, which takes no approval below epoch {found}"
             )
 
     def _failed(self, problem: str) -> None:

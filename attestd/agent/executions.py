@@ -397,11 +397,11 @@ async def _seal(decided: _Decided, core: Core, uid: int) -> Receipt | None:
         return receipt
     if decision.artifact is None or decision.platform is None:
         raise StoreError("an allowed decision without artifact or platform policy")
-    validity = decision.artifact.statement.predicate.validity
+    *above, own = ((link.id, link.statement.predicate.validity.max_uses) for link in decision.artifact.links)
     pending = Pending(
         EntryType.DECISION_ALLOW,
         decision.body,
-        charge=Charge(decision.artifact.id, validity.max_uses),
+        charge=Charge(*own, tuple(above)),
         to_denial=lambda denial: as_denied(decision.body, denial),
     )
     return await core.seal(pending, platform=decision.platform)

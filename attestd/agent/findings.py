@@ -47,7 +47,7 @@ def of_status(status: Mapping[str, Any], *, now: datetime) -> Iterator[Examined]
     yield from tpm
     yield from _governance(status["governance"], now)
     yield from _updates(status["governance"], status["governance_update"], status["runner"])
-    yield _epoch(status["epoch"])
+    yield from _epoch(status["tpm"], status["governance"], status["epoch"]["problem"])
     yield _log(status["log"])
     yield room(status["disk"]["free"], status["disk"]["reserve"])
     if clock["problem"]:
@@ -136,6 +136,23 @@ def _tpm(tpm: Mapping[str, Any]) -> Iterator[Examined]:
         )
 
 
+def _epoch(tpm: Mapping[str, Any], governance: Mapping[str, Any], problem: str | None) -> Iterator[Examined]:
+    """Approvals hold while their epoch is not below the TPM's, in hardware, and not below governance's, in software."""
+    if "error" in tpm or "error" in governance:
+        return
+    held, said = tpm["epoch"], governance["epoch"]
+    if held is None:
+        yield Examined("epoch", "the TPM has no epoch: it releases nothing", "make new keys: attestd rekey")
+    elif problem is not None:
+        yield Examined(
+            "epoch",
+            f"the TPM is at epoch {held}, governance at {said}: {problem}",
+            "see docs/operations.md, The TPM does not follow the epoch",
+        )
+    else:
+        yield Examined("epoch", f"{held}, in the TPM and in governance")
+
+
 def _governance(governance: Mapping[str, Any], now: datetime) -> Iterator[Examined]:
     if "error" in governance:
         yield Examined("governance", governance["error"], _TRUST)
@@ -204,18 +221,6 @@ def _updates(
             f"the runner has seen version {seen['version']}, the agent goes by {governance['version']}",
             "attestd governance update",
         )
-
-
-def _epoch(epoch: Mapping[str, Any]) -> Examined:
-    if epoch["problem"]:
-        return Examined(
-            "epoch",
-            epoch["problem"],
-            "docs/operations.md, The TPM does not follow the epoch, says what to do in each case",
-        )
-    if epoch["tpm"] is None:
-        return Examined("epoch", "the TPM was not asked yet")
-    return Examined("epoch", f"the TPM is at epoch {epoch['tpm']}, as governance says")
 
 
 def _log(log: Mapping[str, Any]) -> Examined:

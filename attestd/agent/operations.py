@@ -16,12 +16,13 @@ from attestd.appraisal.quote import Appraisal
 from attestd.audit.seal import Pending
 from attestd.audit.store import LogStore
 from attestd.codes import Denial
-from attestd.errors import AttestdError, ForbiddenError, MalformedError, UsageError
+from attestd.errors import AttestdError, ForbiddenError, MalformedError, TpmError, UsageError
 from attestd.governance.trust import REVOCABLE, Trust
 from attestd.lineage.entry import EntryType, parse_entry, parse_entry_name
 from attestd.strict import decode_base64, format_time, parse_json
 from attestd.tcg.algorithms import HASH_SIZES
 from attestd.tcg.binding import Purpose, extra_data
+from attestd.tpm.device import Tpm
 
 __all__ = ["serve_operation"]
 
@@ -75,15 +76,24 @@ def _text(request: dict[str, Any], name: str) -> str:
     return value
 
 
+def _epoch(tpm: Tpm) -> int | None:
+    """The TPM's epoch; None where its index is not defined, which the release key's policy takes for no approval."""
+    try:
+        return tpm.read_epoch()
+    except TpmError:
+        return None
+
+
 async def _status(core: Core, uid: int, _: dict[str, Any]) -> dict[str, Any]:
     trust = core.trust()
     moment = core.clock.read()
     tpm_counter = None
     try:
-        properties, tpm_counter = await asyncio.wrap_future(
-            core.port.other(lambda tpm: (tpm.properties(), tpm.read_counter()))
+        properties, tpm_counter, epoch = await asyncio.wrap_future(
+            core.port.other(lambda tpm: (tpm.properties(), tpm.read_counter(), _epoch(tpm)))
         )
         tpm: dict[str, Any] = asdict(properties)
+        tpm["epoch"] = epoch
         tpm["firmware"] = f"{properties.firmware:016x}"
         tpm["self_test"] = core.health.self_test_failure
     except AttestdError as error:

@@ -30,6 +30,7 @@ from attestd.governance.issue import (
     sign_host_request,
 )
 from attestd.governance.policy_schema import DEFAULT_POLICY, EMPTY_ENTITIES, SCHEMA
+from attestd.governance.rotation import replace_host_record
 from attestd.governance.trust import Trust
 from attestd.paths import Configuration, Layout, load_configuration
 from attestd.tcg.pcr import PcrSelection, selection_from_text
@@ -251,7 +252,9 @@ class _Standalone:
         host = host_id(ek.public)
         if not is_record_of(_record(present.get(f"hosts/{host}.json"), known), blobs):
             request = steps.draft_request(known, ek, blobs, labels=labels, now=self._now)
-            files[f"hosts/{host}.json"] = sign_host_request(request, signers=[local["local"].sign])
+            signers = [local["local"].sign]
+            record = sign_host_request(request, signers=signers)
+            files |= replace_host_record(present, record, host=host, now=self._now, signers=signers)
         if f"platform/{PLATFORM}.json" not in present:
             files[f"platform/{PLATFORM}.json"] = self._platform_policy(local, known, selection)
         local.publish(files)

@@ -25,10 +25,15 @@ MAX_BODY_BYTES: Final = MAX_ENTRY_BYTES - 4096
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """One use of an artifact, which may be used `max_uses` times (None: without limit)."""
+    """One use of an artifact, which may be used `max_uses` times (None: without limit), and of those above it.
+
+    Attributes:
+        above: (id, max_uses) of each artifact from which a delegated one follows.
+    """
 
     artifact_id: str
     max_uses: int | None
+    above: tuple[tuple[str, int | None], ...] = ()
 
 
 def _no_denial(denial: Denial) -> Mapping[str, Any]:

@@ -79,6 +79,10 @@ _TABLES_V2: Final = {
 _INDEXES: Final = {
     "charge_by_seq": "CREATE UNIQUE INDEX charge_by_seq ON charges (seq)",
 }
+_INDEXES_V3: Final = {
+    # A use of a delegated artifact is also one of each above it.
+    "charge_of_seq": "CREATE UNIQUE INDEX charge_of_seq ON charges (seq, artifact)",
+}
 
 # By which columns a row would be replaced. Not of nodes, for speed: they follow from the leaves.
 _KEYS: Final[dict[str, tuple[str, ...]]] = {
@@ -132,12 +136,18 @@ _MIGRATIONS: Final = {
 _ADDED: Final[dict[int, dict[str, str]]] = {
     1: {**_TABLES, **_INDEXES, **_triggers(_KEYS)},
     2: {**_TABLES_V2, **_triggers(_KEYS_V2)},
+    3: _INDEXES_V3,
 }
+# Which indices of earlier versions a version has no more. Tables and triggers stay.
+_DROPPED: Final[dict[int, tuple[str, ...]]] = {3: ("charge_by_seq",)}
 SCHEMA_VERSION: Final = max(_ADDED)
 
 
 def _objects(version: int) -> dict[str, str]:
-    return {name: sql for added in range(1, version + 1) for name, sql in _ADDED[added].items()}
+    versions = range(1, version + 1)
+    dropped = {name for later in versions for name in _DROPPED.get(later, ())}
+    added = {name: sql for one in versions for name, sql in _ADDED[one].items()}
+    return {name: sql for name, sql in added.items() if name not in dropped}
 
 
 def create(path: str, *, origin: str, host_id: str, log_id: str, created: str) -> None:
@@ -182,6 +192,8 @@ def _migrate(connection: sqlite3.Connection) -> None:
     migrations = Migrations("attestd.audit")
 
     def add(db: Database, version: int) -> None:
+        for name in _DROPPED.get(version, ()):
+            db.execute(f"DROP INDEX {name}")
         for statement in _ADDED[version].values():
             db.execute(statement)
         db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -195,13 +207,17 @@ def _migrate(connection: sqlite3.Connection) -> None:
     def v2(db: Database) -> None:
         add(db, 2)
 
+    @migrations()
+    def v3(db: Database) -> None:
+        add(db, 3)
+
     migrations.apply(Database(connection, execute_plugins=False))  # plugins are code from anywhere
 
 
 def migrate(path: str) -> int | None:
     """Brings a log of an earlier attestd to this one's schema; a copy of it as it was stays beside it.
 
-    Only tables are added: every row, and with it every signature, stays as it is. Cut off at any moment, the log is of
+    Only tables and indices change: every row, and with it every signature, stays as it is. Cut off at any moment, the log is of
     the one version or of the other. Nobody else has it open: the caller holds the installation's lock.
 
     Args:

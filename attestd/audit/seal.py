@@ -39,11 +39,11 @@ CRASH_POINTS: Final = ("charged", "release_signed", "quoted", "committed", "step
 
 
 class _Draft(msgspec.Struct, frozen=True):  # a batch makes thousands
-    """A pending entry with its outcome so far: `charge` is the use's number, if it is an allow."""
+    """A pending entry with its outcome so far: `charges` are the uses by artifact and number, if it is an allow."""
 
     type: EntryType
     body: bytes
-    charge: tuple[str, int] | None = None
+    charges: tuple[tuple[str, int], ...] = ()
     denial: Denial | None = None
 
 
@@ -176,14 +176,20 @@ class Sealer:
             if charge is None:
                 drafts.append(_Draft(pending.type, pending.encoded))
                 continue
-            if charge.artifact_id not in uses:
-                uses[charge.artifact_id] = self._store.uses(charge.artifact_id)
-            used = uses[charge.artifact_id]
-            if charge.max_uses is not None and used >= charge.max_uses:
-                drafts.append(_deny(pending, _exhausted(charge, used)))
+            denial = None
+            charged = (*charge.above, (charge.artifact_id, charge.max_uses))
+            for artifact, most in charged:
+                if artifact not in uses:
+                    uses[artifact] = self._store.uses(artifact)
+                if most is not None and uses[artifact] >= most:
+                    denial = _exhausted(artifact, most, uses[artifact])
+            if denial is not None:  # All of them, or none.
+                drafts.append(_deny(pending, denial))
                 continue
-            uses[charge.artifact_id] = used + 1
-            drafts.append(_Draft(pending.type, pending.encoded, (charge.artifact_id, used + 1)))
+            for artifact, _ in charged:
+                uses[artifact] += 1
+            numbers = tuple((artifact, uses[artifact]) for artifact, _ in charged)
+            drafts.append(_Draft(pending.type, pending.encoded, numbers))
         return drafts
 
     def _grow(self, drafts: Sequence[_Draft], *, time: str, boot: str) -> _Tree:
@@ -195,7 +201,7 @@ class Sealer:
         ]
         leaf_hashes = [leaf_hash(entry) for entry in entries]
         grown, nodes = frontier.append(leaf_hashes)
-        mode = BatchMode.RELEASE if any(draft.charge for draft in drafts) else BatchMode.RECORD
+        mode = BatchMode.RELEASE if any(draft.charges for draft in drafts) else BatchMode.RECORD
         checkpoint = Checkpoint(
             origin=self._keys.origin,
             size=grown.size,
@@ -250,7 +256,9 @@ class Sealer:
                 entries=tree.entries,
                 nodes=tree.nodes,
                 charges=[
-                    (*draft.charge, seq) for seq, draft in enumerate(tree.drafts, first) if draft.charge
+                    (artifact, n, seq)
+                    for seq, draft in enumerate(tree.drafts, first)
+                    for artifact, n in draft.charges
                 ],
                 spooled=[(item.spooled, seq) for seq, item in enumerate(pendings, first) if item.spooled],
             )
@@ -281,7 +289,7 @@ class Sealer:
         first = tree.checkpoint.batch.first
         if tail.frontier == tree.frontier:
             self._counter = self._settle_counter(tree.checkpoint.batch.counter)
-            self._unreleased += [seq for seq, draft in enumerate(tree.drafts, first) if draft.charge]
+            self._unreleased += [seq for seq, draft in enumerate(tree.drafts, first) if draft.charges]
         elif tail.frontier != self._tail.frontier:
             raise RollbackError("the stored log changed under the sealer: another process writes to it")
         self._tail, self._in_flight = tail, None
@@ -308,7 +316,7 @@ def _deny_allows(
         "`attestd platform show` compares the PCRs with the approved ones; an authority can approve this state",
     )
     return [
-        _deny(pending, denial) if draft.charge else draft
+        _deny(pending, denial) if draft.charges else draft
         for pending, draft in zip(pendings, drafts, strict=True)
     ]
 
@@ -317,9 +325,9 @@ def _deny(pending: Pending, denial: Denial) -> _Draft:
     return _Draft(EntryType.DECISION_DENY, canonical(dict(pending.to_denial(denial))), denial=denial)
 
 
-def _exhausted(charge: Charge, used: int) -> Denial:
+def _exhausted(artifact: str, most: int, used: int) -> Denial:
     return Denial(
         Code.USES_EXHAUSTED,
-        f"expected at most {charge.max_uses} uses of artifact {charge.artifact_id}, found {used} already sealed",
+        f"expected at most {most} uses of artifact {artifact}, found {used} already sealed",
         "ask the authority for a new authorization: `attestd authorization issue --help`",
     )

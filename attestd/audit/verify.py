@@ -28,6 +28,8 @@ from attestd.tlog.tree import Frontier
 __all__ = ["LogReport", "verify_log"]
 
 _SEGMENT: Final = 32_768
+# In the canonical form of a decision about a delegated artifact. No text can hold it: quotes are escaped there.
+_DELEGATED: Final = b'"artifact":{"chain":['
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +308,8 @@ def _require_time(seq: int, time: str) -> None:
 def _verify_charges(store: LogStore, entries: list[bytes], start: int, types: list[EntryType]) -> None:
     allows = [seq for seq, type_ in enumerate(types, start) if type_ is EntryType.DECISION_ALLOW]
     charges = store.charges(start, start + len(entries))
-    if [seq for seq, _, _ in charges] != allows:
+    charged = [seq for seq, _, _ in charges]
+    if charged != allows and list(dict.fromkeys(charged)) != allows:
         differing = min({seq for seq, _, _ in charges} ^ set(allows))
         raise RollbackError(
             f"entry {differing}: each decision.allow is charged to an artifact, and nothing else is"
@@ -314,6 +317,19 @@ def _verify_charges(store: LogStore, entries: list[bytes], start: int, types: li
     for seq, artifact, _ in charges:
         if artifact.encode() not in entries[seq - start]:
             raise RollbackError(f"entry {seq} is charged to artifact {artifact}, which it does not name")
+    shared = {seq for seq in allows if _DELEGATED in entries[seq - start]}
+    if shared or len(charges) != len(allows):
+        shared |= {seq for seq, count in Counter(charged).items() if count > 1}
+        for seq in shared:
+            _verify_shared(seq, entries[seq - start], [artifact for at, artifact, _ in charges if at == seq])
+
+
+def _verify_shared(seq: int, entry: bytes, charged: list[str]) -> None:
+    """A use of a delegated artifact is charged to it and to each above it: exactly those that the entry names."""
+    named = parse_stored(seq, entry).body.get("artifact")
+    chain = named.get("chain") if isinstance(named, dict) else None
+    if not isinstance(chain, list) or sorted(charged) != sorted(map(str, chain)):
+        raise RollbackError(f"entry {seq} is not charged once to each artifact of the chain that it names")
 
 
 def _verify_nodes(store: LogStore, frontier: Frontier, entries: list[bytes]) -> Frontier:

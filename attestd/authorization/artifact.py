@@ -1,33 +1,48 @@
-"""The artifact file: a DSSE envelope around an authorization statement, before and after its signatures are verified."""
+"""The artifact: authorization statements in their envelopes, before and after their signatures are verified.
 
-from collections.abc import Collection
+An artifact is a chain of links. Most have one, signed by authorities. A delegated one has the root's first, then one
+link for each time that it was delegated; what it authorizes is what its last link says.
+"""
+
+from collections.abc import Collection, Mapping
 from dataclasses import InitVar, dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import Final
 
+from attestd.authorization.chain import MAX_ARTIFACT_BYTES, parse_file
+from attestd.authorization.containment import widenings
 from attestd.authorization.dsse import (
-    MAX_ENVELOPE_BYTES,
-    PAYLOAD_TYPE,
     PublicKey,
+    SignatureInvalidError,
     UntrustedEnvelope,
-    parse_envelope,
     verify_threshold,
 )
 from attestd.authorization.statement import Statement, artifact_id, parse_statement
-from attestd.errors import UsageError
+from attestd.errors import MalformedError, UsageError, VerificationError
 
-__all__ = ["MAX_ARTIFACT_BYTES", "UntrustedArtifact", "VerifiedArtifact", "parse_artifact", "verify_artifact"]
+__all__ = [
+    "MAX_ARTIFACT_BYTES",
+    "ChainBrokenError",
+    "Link",
+    "UntrustedArtifact",
+    "VerifiedArtifact",
+    "parse_artifact",
+    "verify_artifact",
+    "verify_chain",
+]
 
-MAX_ARTIFACT_BYTES: Final = MAX_ENVELOPE_BYTES
 _VERIFIED: Final = object()
 _CACHED: Final = 64  # of at most 256 KiB each
 
 
-@dataclass(frozen=True)
-class UntrustedArtifact:
-    """A well-formed artifact of which no signature has been verified.
+class ChainBrokenError(VerificationError):
+    """A link does not follow from the one above it, or the chain does not begin with an artifact of its own right."""
 
-    Statement and id are derived from the envelope's payload here, so they cannot be another artifact's.
+
+@dataclass(frozen=True)
+class Link:
+    """One envelope and what it says. Statement and id are derived from the payload here: they cannot be another's.
 
     Attributes:
         envelope: Payload and signatures.
@@ -45,23 +60,98 @@ class UntrustedArtifact:
 
 
 @dataclass(frozen=True)
+class UntrustedArtifact:
+    """A well-formed artifact of which no signature has been verified.
+
+    Attributes:
+        links: Root first; at least one.
+        keys: Public keys that the file carries for its delegates, by key id.
+    """
+
+    links: tuple[Link, ...]
+    keys: Mapping[str, PublicKey] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        named = {
+            key_id for link in self.links[:-1] for key_id in link.statement.predicate.lineage.delegate_to
+        }
+        if unknown := self.keys.keys() - named:
+            raise MalformedError(f"chain: no link names the key {min(unknown)} as a delegate")
+
+    @property
+    def last(self) -> Link:
+        """The link that says what may run."""
+        return self.links[-1]
+
+    @property
+    def envelope(self) -> UntrustedEnvelope:
+        """The last link's."""
+        return self.links[-1].envelope
+
+    @property
+    def statement(self) -> Statement:
+        """What the last link says."""
+        return self.links[-1].statement
+
+    @property
+    def id(self) -> str:
+        """SHA-256 of the last link's payload."""
+        return self.links[-1].id
+
+    @cached_property
+    def fault(self) -> str | None:
+        """Where the chain breaks, in words; None: each link follows from the one above. Computed once a file."""
+        root = self.links[0].statement.predicate.lineage.parent
+        if root is not None:
+            return f"it was issued under {root}, and the chain to that is missing"
+        for number, (above, link) in enumerate(pairwise(self.links), 2):
+            parent = link.statement.predicate.lineage.parent
+            if parent != above.id:
+                return (
+                    f"link {number} was issued under {parent or 'nothing'}, the link above it is {above.id}"
+                )
+            if wider := widenings(above.statement, link.statement):
+                return f"link {number} is wider than the one above it: {wider[0]}"
+        return None
+
+
+@dataclass(frozen=True)
 class VerifiedArtifact:
     """An artifact that enough of the keys named to `verify_artifact` signed; made by that function only.
 
     Attributes:
-        statement: What was signed.
-        id: SHA-256 of the payload.
-        key_ids: Who signed, sorted.
+        links: Root first, as in the file.
+        signers: By link: whose signatures hold, as key ids, sorted.
+        untrusted: What was verified.
     """
 
-    statement: Statement
-    id: str
-    key_ids: tuple[str, ...]
+    untrusted: UntrustedArtifact
+    signers: tuple[tuple[str, ...], ...]
     made_by: InitVar[object]
 
     def __post_init__(self, made_by: object) -> None:
         if made_by is not _VERIFIED:
             raise UsageError("a VerifiedArtifact comes from verify_artifact")
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """Root first."""
+        return self.untrusted.links
+
+    @property
+    def statement(self) -> Statement:
+        """What may run."""
+        return self.untrusted.statement
+
+    @property
+    def id(self) -> str:
+        """SHA-256 of the last link's payload."""
+        return self.untrusted.id
+
+    @property
+    def key_ids(self) -> tuple[str, ...]:
+        """Everyone who signed a link, sorted."""
+        return tuple(sorted({key_id for signed in self.signers for key_id in signed}))
 
 
 @lru_cache(maxsize=_CACHED)
@@ -71,28 +161,57 @@ def parse_artifact(data: bytes) -> UntrustedArtifact:
     An artifact is parsed at each use, often the same one a thousand times: the last few are kept.
 
     Raises:
-        MalformedError: Envelope or statement is not as formats.md says.
+        MalformedError: Envelope, chain or statement is not as formats.md says.
     """
-    return UntrustedArtifact(parse_envelope(data, payload_type=PAYLOAD_TYPE, max_bytes=MAX_ARTIFACT_BYTES))
+    envelopes, keys = parse_file(data)
+    return UntrustedArtifact(tuple(map(Link, envelopes)), keys)
 
 
 def verify_artifact(
-    artifact: UntrustedArtifact, *, keys: Collection[PublicKey], threshold: int
+    artifact: UntrustedArtifact,
+    *,
+    keys: Collection[PublicKey],
+    threshold: int,
+    revoked: Collection[str] = (),
 ) -> VerifiedArtifact:
-    """Verifies who signed an artifact.
+    """Verifies who signed an artifact: authorities its first link, a delegate of the link above each other.
 
-    Does not check validity, bindings, scope, revocation or delegation: that is the gate's. That `keys` are the
-    authorities for this artifact's scope is the caller's to know.
+    Does not check validity, bindings, scope or revocation: that is the gate's. Nor that the links follow from each other:
+    `verify_chain` does. That `keys` are the authorities for this artifact's scope is the caller's to know.
 
     Args:
         artifact: Parsed.
         keys: The authorities' keys.
-        threshold: How many distinct keys must have signed, at least 1.
+        threshold: How many distinct ones must have signed the first link, at least 1.
+        revoked: Key ids of delegates that count for nothing.
 
     Raises:
         SignatureInvalidError: A signature that names a known key fails, or none is from a known key.
         InsufficientApprovalsError: Fewer distinct keys than the threshold.
         UsageError: No keys, or a threshold below 1.
     """
-    key_ids = verify_threshold(artifact.envelope, keys=keys, threshold=threshold)
-    return VerifiedArtifact(artifact.statement, artifact.id, key_ids, _VERIFIED)
+    signers = [verify_threshold(artifact.links[0].envelope, keys=keys, threshold=threshold)]
+    for number, (above, link) in enumerate(pairwise(artifact.links), 2):
+        named = above.statement.predicate.lineage.delegate_to
+        delegates = [
+            artifact.keys[key_id] for key_id in named if key_id in artifact.keys and key_id not in revoked
+        ]
+        if not delegates:
+            raise SignatureInvalidError(
+                f"link {number}: the chain has no key of a delegate of the link above"
+            )
+        try:
+            signers.append(verify_threshold(link.envelope, keys=delegates, threshold=1))
+        except SignatureInvalidError as error:
+            raise SignatureInvalidError(f"link {number}: {error}") from error
+    return VerifiedArtifact(artifact, tuple(signers), _VERIFIED)
+
+
+def verify_chain(artifact: UntrustedArtifact) -> None:
+    """Verifies that an artifact's first link was issued under nothing, and each other under the one above, and narrower.
+
+    Raises:
+        ChainBrokenError: Names the first link that does not follow.
+    """
+    if artifact.fault is not None:
+        raise ChainBrokenError(artifact.fault)

@@ -35,7 +35,7 @@ def widenings(parent: Statement, child: Statement) -> list[str]:
         every member and at least one link deeper.
     """
     return [
-        *_missing("subject", _files(child.subject), _files(parent.subject)),
+        *_subject(parent.subject, child.subject),
         *_scope(parent.predicate.scope, child.predicate.scope),
         *_bindings(parent.predicate.bindings, child.predicate.bindings),
         *_environment(parent.predicate.environment, child.predicate.environment),
@@ -47,6 +47,15 @@ def widenings(parent: Statement, child: Statement) -> list[str]:
         *_missing("secrets", set(child.predicate.secrets), set(parent.predicate.secrets)),
         *_tool(parent.predicate.tool, child.predicate.tool),
     ]
+
+
+def _subject(parent: tuple[Resource, ...], child: tuple[Resource, ...]) -> Iterator[str]:
+    # Equal, in order: the first is run by the second. Without the script, its interpreter would be the program.
+    if len(parent) != len(child):
+        yield f"subject: the parent has {len(parent)} files, the child {len(child)}"
+    for index, (outer, inner) in enumerate(zip(parent, child, strict=False)):
+        if outer != inner:
+            yield f"subject[{index}]: expected the parent's {_file(outer)}, found {_file(inner)}"
 
 
 def _scope(parent: Scope, child: Scope) -> Iterator[str]:
@@ -151,7 +160,11 @@ def _tool(parent: Tool | None, child: Tool | None) -> Iterator[str]:
 
 
 def _files(resources: tuple[Resource, ...]) -> set[str]:
-    return {f"{quote(resource.name)} with sha256 {resource.digest.sha256}" for resource in resources}
+    return {_file(resource) for resource in resources}
+
+
+def _file(resource: Resource) -> str:
+    return f"{quote(resource.name)} with sha256 {resource.digest.sha256}"
 
 
 def _different(member: str, parent: str | int, child: str | int | None) -> Iterator[str]:

@@ -9,7 +9,7 @@ from base64 import b64encode
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -31,7 +31,9 @@ __all__ = [
     "format_envelope",
     "pae",
     "parse_envelope",
+    "read_envelope",
     "verify_threshold",
+    "write_envelope",
 ]
 
 PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
@@ -176,32 +178,50 @@ def parse_envelope(
     Raises:
         MalformedError: Not such an envelope.
     """
-    file = convert(parse_json(data, max_bytes=max_bytes, what="envelope"), _EnvelopeJson, what="envelope")
+    return read_envelope(
+        parse_json(data, max_bytes=max_bytes, what="envelope"), payload_type=payload_type, what="envelope"
+    )
+
+
+def read_envelope(value: Any, *, payload_type: str, what: str) -> UntrustedEnvelope:
+    """The envelope that a parsed JSON value is; see `parse_envelope`.
+
+    Args:
+        value: From `parse_json`.
+        payload_type: The only type accepted.
+        what: Names it in errors.
+
+    Raises:
+        MalformedError: Not such an envelope.
+    """
+    file = convert(value, _EnvelopeJson, what=what)
     if file.payload_type != payload_type:
         raise MalformedError(
-            f"envelope: expected payloadType {payload_type!r}, found {file.payload_type[:80]!r}"
+            f"{what}: expected payloadType {payload_type!r}, found {file.payload_type[:80]!r}"
         )
     return UntrustedEnvelope(
         payload_type=file.payload_type,
-        payload=decode_base64(file.payload, what="envelope"),
+        payload=decode_base64(file.payload, what=what),
         signatures=tuple(
-            EnvelopeSignature(entry.keyid, decode_base64(entry.sig, what="envelope"))
-            for entry in file.signatures
+            EnvelopeSignature(entry.keyid, decode_base64(entry.sig, what=what)) for entry in file.signatures
         ),
     )
 
 
 def format_envelope(envelope: UntrustedEnvelope) -> bytes:
     """The file of an envelope: what `parse_envelope` reads back to an equal value."""
-    return canonical(
-        _EnvelopeJson(
-            payload_type=envelope.payload_type,
-            payload=b64encode(envelope.payload).decode(),
-            signatures=tuple(
-                _SignatureJson(keyid=entry.key_id, sig=b64encode(entry.sig).decode())
-                for entry in envelope.signatures
-            ),
-        )
+    return canonical(write_envelope(envelope))
+
+
+def write_envelope(envelope: UntrustedEnvelope) -> Strict:
+    """The JSON value of an envelope: what `read_envelope` reads back to an equal value."""
+    return _EnvelopeJson(
+        payload_type=envelope.payload_type,
+        payload=b64encode(envelope.payload).decode(),
+        signatures=tuple(
+            _SignatureJson(keyid=entry.key_id, sig=b64encode(entry.sig).decode())
+            for entry in envelope.signatures
+        ),
     )
 
 

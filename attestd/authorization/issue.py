@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from attestd.authorization.artifact import UntrustedArtifact
+from attestd.authorization.artifact import Link, UntrustedArtifact
+from attestd.authorization.chain import format_file
 from attestd.authorization.dsse import (
     MAX_SIGNATURES,
     PAYLOAD_TYPE,
     EnvelopeSignature,
     PublicKey,
     UntrustedEnvelope,
-    format_envelope,
     pae,
 )
 from attestd.authorization.pattern import ArgPattern
@@ -29,7 +29,17 @@ from attestd.authorization.statement import (
 from attestd.errors import UsageError
 from attestd.strict import canonical, format_time
 
-__all__ = ["DEFAULT_PATH", "Sign", "approve", "draft_statement", "issue", "resource"]
+__all__ = [
+    "DEFAULT_PATH",
+    "Sign",
+    "approve",
+    "delegates",
+    "draft_statement",
+    "issue",
+    "link_to_approve",
+    "resource",
+    "sign_link",
+]
 
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -48,7 +58,7 @@ def draft_statement(
     cwd: str,
     uid: int,
     requester_uid: int,
-    host_id: str,
+    host_id: str | None,
     platform: str,
     policy: str,
     policy_version: int,
@@ -70,6 +80,11 @@ def draft_statement(
     on_trust_loss: str = "kill",
     recheck_interval_s: int = 30,
     mesh_grace_s: int = 0,
+    further_hosts: Sequence[str] = (),
+    host_labels: Mapping[str, str] | None = None,
+    further_requesters: Sequence[int] = (),
+    delegate_to: Sequence[str] = (),
+    max_depth: int = 0,
 ) -> Statement:
     """Writes a statement out in full; what is not given gets the narrowest safe value.
 
@@ -82,7 +97,7 @@ def draft_statement(
         cwd: Real path of the working directory.
         uid: Who the command runs as.
         requester_uid: Who may ask.
-        host_id: The one host.
+        host_id: The host; None: `host_labels` alone say where.
         platform: Name of the platform policy.
         policy: Name of the policy.
         policy_version: The lowest governance version, normally the present one.
@@ -104,6 +119,11 @@ def draft_statement(
         on_trust_loss: "kill" or "report".
         recheck_interval_s: How often trust is verified again while it runs, in seconds.
         mesh_grace_s: How long the mesh may be away meanwhile, in seconds.
+        further_hosts: Hosts besides.
+        host_labels: Labels that a host's record must carry.
+        further_requesters: Who may ask besides.
+        delegate_to: Key ids that may issue narrower artifacts under this one.
+        max_depth: How many times in a row.
 
     Raises:
         MalformedError: The values make no well-formed statement; the message names the member.
@@ -117,7 +137,11 @@ def draft_statement(
             "env": {"pass": list(env_pass), "set": {"PATH": DEFAULT_PATH, **(env_set or {})}},
             "inputs": list(inputs),
         },
-        "bindings": {"hosts": [host_id], "host_labels": {}, "requesters": [{"uid": requester_uid}]},
+        "bindings": {
+            "hosts": [*([] if host_id is None else [host_id]), *further_hosts],
+            "host_labels": dict(host_labels or {}),
+            "requesters": [{"uid": uid} for uid in (requester_uid, *further_requesters)],
+        },
         "environment": {
             "platform": platform,
             "max_evidence_age_s": max_evidence_age_s,
@@ -141,7 +165,7 @@ def draft_statement(
             "not_after": format_time(now + timedelta(seconds=ttl_s)),
             "max_uses": max_uses,
         },
-        "lineage": {"parent": None, "delegate_to": [], "max_depth": 0},
+        "lineage": {"parent": None, "delegate_to": list(delegate_to), "max_depth": max_depth},
         "enforcement": {
             "on_trust_loss": on_trust_loss,
             "recheck_interval_s": recheck_interval_s,
@@ -175,25 +199,72 @@ def issue(statement: Statement, *, signers: Sequence[Sign]) -> bytes:
         SignatureInvalidError: A signer returned a signature that its key does not verify.
         MalformedError: The statement was changed into one that does not parse.
     """
-    return _sign(UntrustedArtifact(UntrustedEnvelope(PAYLOAD_TYPE, canonical(statement), ())), signers)
+    link = Link(UntrustedEnvelope(PAYLOAD_TYPE, canonical(statement), ()))
+    return format_file([sign_link(link, signers)[0]], {})
 
 
-def approve(artifact: UntrustedArtifact, *, signers: Sequence[Sign]) -> bytes:
-    """Adds signatures to an artifact; its id stays. The signatures already there are kept, not verified.
+def link_to_approve(artifact: UntrustedArtifact, key_id: str) -> int:
+    """Which link a key's signature counts for: the last whose parent names it as a delegate, else the first.
+
+    Returns:
+        The link's index, root 0.
+    """
+    for index in range(len(artifact.links) - 1, 0, -1):
+        if key_id in artifact.links[index - 1].statement.predicate.lineage.delegate_to:
+            return index
+    return 0
+
+
+def approve(artifact: UntrustedArtifact, *, signers: Sequence[Sign], link: int = 0) -> bytes:
+    """Adds signatures to a link of an artifact; its id stays. The signatures already there are kept, not verified.
+
+    Args:
+        artifact: Parsed.
+        signers: Who signs; for a link that was delegated, delegates that the link above names.
+        link: Which one; see `link_to_approve`.
+
+    Raises:
+        UsageError: No signers, a key that signed already or whose signature would count for nothing, or more than 16
+            signatures.
+        SignatureInvalidError: A signer returned a signature that its key does not verify.
+        MalformedError: The file would be larger than it may be.
+    """
+    signed, keys = sign_link(artifact.links[link], signers)
+    carried = dict(artifact.keys)
+    if link:
+        carried |= delegates(artifact.links[link - 1], keys)
+    envelopes = [item.envelope for item in artifact.links]
+    envelopes[link] = signed
+    return format_file(envelopes, carried)
+
+
+def delegates(parent: Link, keys: Sequence[PublicKey]) -> dict[str, PublicKey]:
+    """Keys by id, as a chain carries them.
+
+    Raises:
+        UsageError: The link that is to be signed under does not name one of them.
+    """
+    named = parent.statement.predicate.lineage.delegate_to
+    for key in keys:
+        if key.key_id not in named:
+            raise UsageError(
+                f"key {key.key_id} is no delegate of artifact {parent.id}: expected one of {', '.join(named) or 'none'}"
+            )
+    return {key.key_id: key for key in keys}
+
+
+def sign_link(link: Link, signers: Sequence[Sign]) -> tuple[UntrustedEnvelope, list[PublicKey]]:
+    """Adds signatures to one link; returns its envelope with them, and the keys that made them.
 
     Raises:
         UsageError: No signers, a key that signed already, or more than 16 signatures.
         SignatureInvalidError: A signer returned a signature that its key does not verify.
     """
-    return _sign(artifact, signers)
-
-
-def _sign(artifact: UntrustedArtifact, signers: Sequence[Sign]) -> bytes:
-    envelope = artifact.envelope
+    envelope = link.envelope
     if not signers or len(envelope.signatures) + len(signers) > MAX_SIGNATURES:
         raise UsageError(f"an artifact takes 1 to {MAX_SIGNATURES} signatures")
     message = pae(envelope.payload_type, envelope.payload)
-    signatures = list(envelope.signatures)
+    signatures, keys = list(envelope.signatures), []
     for sign in signers:
         key, signature = sign(message)
         # A signer that is a faulty device or the wrong key is found now, not on the host that denies.
@@ -201,4 +272,5 @@ def _sign(artifact: UntrustedArtifact, signers: Sequence[Sign]) -> bytes:
         if key.key_id in {entry.key_id for entry in signatures}:
             raise UsageError(f"key {key.key_id} signs twice: each key counts once")
         signatures.append(EnvelopeSignature(key.key_id, signature))
-    return format_envelope(UntrustedEnvelope(envelope.payload_type, envelope.payload, tuple(signatures)))
+        keys.append(key)
+    return UntrustedEnvelope(envelope.payload_type, envelope.payload, tuple(signatures)), keys

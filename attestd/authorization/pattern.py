@@ -190,19 +190,19 @@ def _few_values(pattern: ArgPattern) -> list[str] | None:
             return [value for value in values if matches(pattern, value)]
 
 
-def describe(pattern: ArgPattern) -> str:
-    """The pattern in words, for denials and `inspect`."""
-    form = _form(pattern)
+def describe(pattern: ArgPattern, *, whole: bool = False) -> str:
+    """The pattern in words: for denials cut to what fits a sentence, `whole` for who signs it."""
+    form, shown, most = _form(pattern), repr if whole else quote, MAX_CHOICES if whole else 8
     match form:
         case str():
-            return quote(form)
+            return shown(form)
         case _OneOf(values):
-            shown = ", ".join(quote(value) for value in values[:8])
-            return f"one of {shown}" + (f" and {len(values) - 8} more" if len(values) > 8 else "")
+            listed = ", ".join(shown(value) for value in values[:most])
+            return f"one of {listed}" + (f" and {len(values) - most} more" if len(values) > most else "")
         case _Between(low, high):
             return f"an integer from {low} to {high}"
         case _:
-            return f"{quote(form.prefix)} and then at most {form.most} characters of class {form.charset!r}"
+            return f"{shown(form.prefix)} and then at most {form.most} characters of class {form.charset!r}"
 
 
 def quote(value: str) -> str:

@@ -41,11 +41,9 @@ attestd authority rotate --yes --role platform platform2.pem --state-dir /tmp/at
     help="A key that must sign again what rests on the old one, and is not in this host's authority/.",
 )
 @click.option(
-    "--epoch",
-    type=click.IntRange(0, 2**53 - 1),
-    default=0,
-    metavar="N",
-    help="Platform states that are approved again hold until epoch N at least (before a bump to N).",
+    "--compromised",
+    is_flag=True,
+    help="The old key may be in other hands: for a platform key, the epoch is raised beyond what it may approve.",
 )
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @passphrase_option
@@ -57,7 +55,7 @@ def rotate_command(
     roles: tuple[str, ...],
     old: str | None,
     others: tuple[str, ...],
-    epoch: int,
+    compromised: bool,
     yes: bool,
     directory: Path | None,
     state_dir: str | None,
@@ -85,7 +83,7 @@ def rotate_command(
         new=chosen,
         roles=roles,
         now=datetime.now(UTC).replace(microsecond=0),
-        epoch=epoch,
+        compromised=compromised,
     )
     if rotation is not None:
         repository.stage(rotation.files)

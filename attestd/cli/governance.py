@@ -41,7 +41,7 @@ _MODULES: Final = {
         ("remove", "governance_stage"),
         ("stage", "governance_stage"),
         ("enroll", "governance_stage"),
-        ("revoke", "governance_stage"),
+        ("revoke", "governance_revoke"),
         ("platform", "governance_platform"),
         ("delegate", "governance_roles"),
         ("role", "governance_roles"),

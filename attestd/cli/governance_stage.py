@@ -1,25 +1,22 @@
-"""`attestd governance add`, `remove`, `stage`, `enroll`, `revoke`: what the next version will hold."""
+"""`attestd governance add`, `remove`, `stage`, `enroll`: what the next version will hold."""
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 
 from attestd.cli.base import Command, json_option, read_input
 from attestd.cli.governance import open_repository, repository_option, say_staged
-from attestd.cli.keys import key_options, open_key, passphrase_option
+from attestd.cli.keys import key_options, open_key
 from attestd.cli.output import Output, say
-from attestd.cli.params import HEX, USER
-from attestd.distribution.repository import Repository
 from attestd.errors import UsageError
-from attestd.governance.edits import with_epoch, with_revoked
 from attestd.governance.host import MAX_HOST_RECORD_BYTES, HostRecord
 from attestd.governance.issue import sign_host_request
 from attestd.governance.rotation import replace_host_record
 from attestd.strict import parse_canonical
 
-__all__ = ["add_command", "enroll_command", "remove_command", "revoke_command", "stage_command"]
+__all__ = ["add_command", "enroll_command", "remove_command", "stage_command"]
 
 MAX_FILE_BYTES: Final = 16 << 20
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -158,64 +155,3 @@ def enroll_command(
     files, now = repository.plan().published.files, datetime.now(UTC).replace(microsecond=0)
     repository.stage(replace_host_record(files, signed, host=record.host, now=now, signers=signers))
     say_staged(repository, Output(as_json=as_json))
-
-
-@click.command(
-    "revoke",
-    cls=Command,
-    example="""
-attestd governance revoke --repository governance --requester nobody
-attestd governance revoke --repository governance --epoch 2 --epoch-key /etc/attestd/authority/epoch.pem
-""",
-)
-@click.option("--artifact", "artifacts", type=HEX, multiple=True, help="An authorization's id.")
-@click.option("--key", "keys", type=HEX, multiple=True, help="An authority key's id.")
-@click.option("--host", "hosts", type=HEX, multiple=True, help="A host-id.")
-@click.option("--subject", "subjects", type=HEX, multiple=True, help="SHA-256 of an executable or input.")
-@click.option("--requester", "requesters", type=USER, multiple=True, help="A user.")
-@click.option(
-    "--epoch", type=click.IntRange(1), help="End every approval of a lower epoch, in the TPMs as well."
-)
-@click.option("--epoch-key", metavar="URI", help="The epoch authority's key, for --epoch.")
-@passphrase_option
-@repository_option
-@json_option
-def revoke_command(
-    *,
-    epoch: int | None,
-    epoch_key: str | None,
-    directory: Path | None,
-    state_dir: str | None,
-    as_json: bool,
-    **revoked: tuple[Any, ...],
-) -> None:
-    """Revoke artifacts, keys, hosts, files or users.
-
-    Once it is published, whoever signed for them.
-    """
-    repository = open_repository(directory, state_dir)
-    files = repository.plan().files
-    data = _staged(repository, "revocations.json")
-    named = {
-        member: [item.hex() if isinstance(item, bytes) else item for item in items]
-        for member, items in revoked.items()
-        if items
-    }
-    if named or epoch is None:
-        data = with_revoked(data, named)
-    if epoch is not None:
-        if epoch_key is None:
-            raise UsageError(
-                "--epoch-key is needed: TPMs move to another epoch only as the epoch authority signed"
-            )
-        sign = open_key(epoch_key).sign
-        data = with_epoch(data, authorities=files["authorities.json"], epoch=epoch, sign=sign)
-    repository.stage({"revocations.json": data})
-    say_staged(repository, Output(as_json=as_json))
-
-
-def _staged(repository: Repository, name: str) -> bytes:
-    data = repository.plan().files.get(name)
-    if data is None:
-        raise UsageError(f"{repository.path}: {name} is not staged: attestd governance add {name} FILE")
-    return data

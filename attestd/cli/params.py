@@ -1,18 +1,33 @@
 """Parameter types: durations, users, argument patterns, counts."""
 
+import contextlib
+import hashlib
 import pwd
+from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from attestd.authorization.pattern import ArgForm
-from attestd.errors import MalformedError
+from attestd.errors import AttestdError, MalformedError
 from attestd.strict import convert, parse_json
 
-__all__ = ["COUNT", "DURATION", "HEX", "PATTERN", "USER", "name_values", "user_name"]
+__all__ = [
+    "COUNT",
+    "DIGEST",
+    "DURATION",
+    "HEX",
+    "KEY_ID",
+    "PATTERN",
+    "STEP",
+    "USER",
+    "name_values",
+    "user_name",
+]
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 MAX_PATTERN_BYTES: Final = 64 * 1024
+_SHA256_DIGITS: Final = 64
 
 
 class _Duration(click.ParamType[int]):
@@ -72,6 +87,40 @@ class _Hex(click.ParamType[bytes]):
             self.fail(f"{value!r}: expected an even number of hex digits", param, ctx)
 
 
+class _Digest(click.ParamType[bytes]):
+    """A SHA-256, from hex digits, or of a file."""
+
+    name = "sha256|file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
+        if isinstance(value, bytes):
+            return value
+        if len(str(value)) == _SHA256_DIGITS:
+            with contextlib.suppress(ValueError):
+                return bytes.fromhex(str(value))
+        try:
+            with open(str(value), "rb") as file:
+                return hashlib.file_digest(file, "sha256").digest()
+        except OSError as error:
+            self.fail(f"{value!r}: expected 64 hex digits, or a file: {error.strerror}", param, ctx)
+
+
+class _Step(click.ParamType[tuple[int, bool]]):
+    """A number, or how far to go up from the present one: `7`, `+1`."""
+
+    name = "n|+n"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, bool]:
+        if isinstance(value, tuple):
+            return value
+        digits = str(value).removeprefix("+")
+        if not (digits.isascii() and digits.isdigit() and len(digits) < 16 and int(digits)):
+            self.fail(f"{value!r}: expected a number from 1 on, or +1", param, ctx)
+        return int(digits), str(value).startswith("+")
+
+
 class _Pattern(click.ParamType[tuple[int, ArgForm]]):
     """An argument's number and what it may be, from `N=JSON`."""
 
@@ -96,11 +145,31 @@ class _Pattern(click.ParamType[tuple[int, ArgForm]]):
             self.fail(str(error), param, ctx)
 
 
+class _KeyId(click.ParamType[str]):
+    """A key's id, from its 64 hex digits or from a PEM file of the public key."""
+
+    name = "public-key|id"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        # Here, not by every command that takes a duration: it costs 80 ms.
+        from attestd.distribution.signer import load_public  # noqa: PLC0415
+
+        if len(str(value)) == 64 and set(str(value)) <= set("0123456789abcdef"):
+            return str(value)
+        try:
+            return load_public(Path(str(value))).key_id
+        except AttestdError as error:
+            self.fail(f"{error}: expected a public key's file, or a key id of 64 hex digits", param, ctx)
+
+
 DURATION: Final = _Duration()
+KEY_ID: Final = _KeyId()
 USER: Final = _User()
 COUNT: Final = _Count()
 HEX: Final = _Hex()
 PATTERN: Final = _Pattern()
+DIGEST: Final = _Digest()
+STEP: Final = _Step()
 
 
 def name_values(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from attestd.agent.ask import AgentSocket
 from attestd.agent.measured import Measured, file_digest, measure
 from attestd.cli.base import NounGroup, json_option, state_dir_option
 from attestd.cli.keys import ask_secret, key_options, open_key
+from attestd.cli.measure import diff_command, measure_command
 from attestd.cli.output import BAD, DIM, GOOD, HEAD, WARN, Output, counted, mark, say, text
 from attestd.cli.params import HEX
 from attestd.distribution.approve import Plan, plan_approval, stage_approval
@@ -33,6 +34,10 @@ attestd platform approve
 )
 def platform_command() -> None:
     """Platform states: measured now, and approved."""
+
+
+platform_command.add_command(measure_command)
+platform_command.add_command(diff_command)
 
 
 _name_option = click.option(

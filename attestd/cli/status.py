@@ -29,7 +29,7 @@ def status_command(*, state_dir: str | None, as_json: bool) -> None:
         return
     _show_agent(output, status)
     _show_platform(output, status)
-    _show_tpm(output, status["tpm"])
+    _show_tpm(output, status["tpm"], status["governance"].get("epoch"))
     _show_log(output, status["log"], status["disk"])
 
 
@@ -66,8 +66,7 @@ def _show_platform(output: Output, status: Mapping[str, Any]) -> None:
         return
     output.facts(
         [
-            ("governance", f"version {governance['version']}"),
-            ("epoch", _epoch(governance["epoch"], status["epoch"])),
+            ("governance", f"version {governance['version']}, epoch {governance['epoch']}"),
             ("revoked", _revoked(governance["revoked"])),
             ("digest", governance["digest"]),
             ("fresh until", _fresh(governance)),
@@ -79,12 +78,6 @@ def _show_platform(output: Output, status: Mapping[str, Any]) -> None:
     )
     for name, version in governance["platforms"].items():
         output.facts([(f"platform {name}", _platform(version, status["platforms"].get(name)))])
-
-
-def _epoch(wanted: int, found: Mapping[str, Any]) -> Text:
-    if found["problem"]:
-        return text(f"{wanted}; {found['problem']}", BAD)
-    return text(f"{wanted}, in the TPM as well")
 
 
 def _revoked(counts: Mapping[str, int]) -> str:
@@ -115,7 +108,7 @@ def _platform(version: object, found: Mapping[str, Any] | None) -> Text:
     return text([Text.assemble(mark(approved), words, at), *details])
 
 
-def _show_tpm(output: Output, tpm: Mapping[str, Any]) -> None:
+def _show_tpm(output: Output, tpm: Mapping[str, Any], epoch: int | None) -> None:
     output.title("TPM")
     if "error" in tpm:
         output.facts([("TPM", text(tpm["error"], BAD))])
@@ -128,9 +121,17 @@ def _show_tpm(output: Output, tpm: Mapping[str, Any]) -> None:
             ("self test", text(tpm["self_test"], BAD) if tpm["self_test"] else "did not fail"),
             ("clock", f"{tpm['clock_ms']} ms, reset {tpm['reset_count']}, restart {tpm['restart_count']}"),
             ("free", f"{tpm['transient_free']} object slots, {tpm['sessions_free']} session slots"),
+            ("epoch", _epoch(tpm["epoch"], epoch)),
             ("NV", f"{tpm['nv_indices']} indices, room for {tpm['nv_counters_free']} counters"),
         ]
     )
+
+
+def _epoch(held: int | None, said: int | None) -> Text:
+    if held is None:
+        return text("none: it releases nothing", BAD)
+    differs = said is not None and held != max(said, 1)
+    return text(f"{held}, governance says {said}", BAD) if differs else text(str(held))
 
 
 def _show_log(output: Output, log: Mapping[str, Any], disk: Mapping[str, int]) -> None:

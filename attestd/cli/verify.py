@@ -12,7 +12,7 @@ from attestd.appraisal.document import MAX_QUOTE_BYTES, VerifiedQuoteDocument, p
 from attestd.appraisal.quote import appraise_quote
 from attestd.audit.offline import verify_stored
 from attestd.authorization.artifact import MAX_ARTIFACT_BYTES, parse_artifact
-from attestd.cli.artifact_view import validity_text
+from attestd.cli.artifact_view import chain_facts, validity_text
 from attestd.cli.base import NounGroup, json_option, read_input, trust_option
 from attestd.cli.entry_view import entry_facts
 from attestd.cli.log_view import log_json, show_log, with_progress
@@ -103,7 +103,7 @@ def verify_artifact_file(file: Path, directory: Path, output: Output) -> int:
             output.facts(
                 [
                     ("id", verified.id),
-                    ("signed by", [f"key {key_id}" for key_id in verified.key_ids]),
+                    ("signed by", [f"key {key_id}" for key_id in verified.signers[0]]),
                     ("rule", f"{rule.name!r}: {rule.threshold} of {len(rule.keys)} keys must sign"),
                     (
                         "for",
@@ -112,9 +112,21 @@ def verify_artifact_file(file: Path, directory: Path, output: Output) -> int:
                     ("valid", validity_text(validity, datetime.now(UTC))),
                 ]
             )
+            if len(verified.links) > 1:
+                output.title("Where it comes from")
+                output.facts(chain_facts(artifact, verified.signers))
         return {
             "id": verified.id,
-            "signed_by": list(verified.key_ids),
+            "signed_by": list(verified.signers[0]),
+            "chain": [
+                {
+                    "id": link.id,
+                    "signed_by": list(signed),
+                    "delegate_to": list(link.statement.predicate.lineage.delegate_to),
+                    "max_depth": link.statement.predicate.lineage.max_depth,
+                }
+                for link, signed in zip(verified.links, verified.signers, strict=True)
+            ],
             "rule": rule.name,
             "threshold": rule.threshold,
             "not_before": validity.not_before,

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from attestd.authorization.artifact import Link
+from attestd.authorization.delegation import draft_delegation
 from attestd.authorization.issue import DEFAULT_PATH, draft_statement, resource
 from attestd.authorization.pattern import ArgPattern, describe, matches, quote
 from attestd.authorization.statement import Resource, Statement
@@ -23,7 +25,7 @@ from attestd.governance.policy_schema import DEFAULT_POLICY_NAME
 from attestd.governance.trust import Trust
 from attestd.observe import Observed, observe_directory, observe_file, read_start
 
-__all__ = ["Asked", "draft_for_command"]
+__all__ = ["Asked", "Delegated", "draft_for_command", "draft_under"]
 
 _EXECVP_PATH = "/bin:/usr/bin"
 
@@ -35,24 +37,30 @@ class Asked:
     Attributes:
         argv: The command, as it will be typed.
         patterns: For arguments that may vary: the pattern by index in argv, 1 being the first argument.
-        host: Its host id; None: the one host that the trust directory knows.
+        hosts: Host ids; none and no labels: the one host that the trust directory knows.
+        host_labels: Labels that a host must carry.
         platform: The platform policy; None: the only one.
         uid: Who the command runs as; None: the requester.
-        requester_uid: Who may ask.
+        requesters: Who may ask, at least one.
         cwd: Where it runs; None: the current directory.
         env_pass, env_set: What of the environment reaches it.
         inputs: Files whose bytes are pinned.
         ttl_s: How long it is valid, seconds.
         max_uses: How often; None: any number of times.
+        max_evidence_age_s: How old evidence may be.
+        on_trust_loss: "kill" or "report".
+        delegate_to: Key ids that may issue narrower artifacts under this one.
+        max_depth: How many times in a row.
     """
 
     argv: Sequence[str]
-    requester_uid: int
+    requesters: Sequence[int]
     requested_by: str
     ttl_s: int
     max_uses: int | None = 1
     patterns: Mapping[int, ArgPattern]
-    host: str | None = None
+    hosts: Sequence[str] = ()
+    host_labels: Mapping[str, str]
     platform: str | None = None
     uid: int | None = None
     cwd: Path | None = None
@@ -61,6 +69,71 @@ class Asked:
     inputs: Sequence[Path] = ()
     reason: str = ""
     on_behalf_of: str | None = None
+    max_evidence_age_s: int = 60
+    on_trust_loss: str = "kill"
+    delegate_to: Sequence[str] = ()
+    max_depth: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delegated:
+    """What a delegate hands on of an artifact; what is not given stays as it is there. As in `Asked`."""
+
+    argv: Sequence[str]
+    requested_by: str
+    patterns: Mapping[int, ArgPattern]
+    ttl_s: int | None
+    max_uses: int | None
+    requesters: Sequence[int]
+    hosts: Sequence[str]
+    host_labels: Mapping[str, str]
+    env_pass: Sequence[str]
+    env_set: Mapping[str, str]
+    inputs: Sequence[Path]
+    reason: str
+    on_behalf_of: str | None
+    max_evidence_age_s: int | None
+    on_trust_loss: str | None
+    delegate_to: Sequence[str]
+    max_depth: int
+
+
+def draft_under(parent: Link, asked: Delegated, *, now: datetime) -> Statement:
+    """Writes the statement that delegates a part of what an artifact authorizes.
+
+    Whether it is narrower is not looked at here.
+
+    Args:
+        parent: The artifact's last link.
+        asked: What is handed on.
+        now: The first moment of validity.
+
+    Raises:
+        UsageError: The artifact has expired, a file is not there, or a value that no artifact can hold.
+    """
+    try:
+        return draft_delegation(
+            parent,
+            argv=_patterns(asked.argv, asked.patterns),
+            now=now,
+            requested_by=asked.requested_by,
+            ttl_s=asked.ttl_s,
+            max_uses=asked.max_uses,
+            hosts=asked.hosts,
+            host_labels=asked.host_labels,
+            requesters=asked.requesters,
+            env_pass=asked.env_pass,
+            env_set=asked.env_set,
+            inputs=[_pin(path) for path in asked.inputs],
+            max_evidence_age_s=asked.max_evidence_age_s,
+            on_trust_loss=asked.on_trust_loss,
+            delegate_to=asked.delegate_to,
+            max_depth=asked.max_depth,
+            reason=asked.reason,
+            on_behalf_of=asked.on_behalf_of,
+        )
+    except MalformedError as error:  # As below.
+        raise UsageError(str(error)) from error
 
 
 def draft_for_command(asked: Asked, *, trust: Trust, environ: Mapping[str, str], now: datetime) -> Statement:
@@ -86,13 +159,19 @@ def _draft(asked: Asked, trust: Trust, environ: Mapping[str, str], now: datetime
     child_path = asked.env_set.get(
         "PATH", environ.get("PATH", "") if "PATH" in asked.env_pass else DEFAULT_PATH
     )
+    here = () if asked.hosts or asked.host_labels else (_only(trust.hosts, "host", "--host"),)
+    first, *further = (*asked.hosts, *here) or (None,)
+    requester, *requesters = asked.requesters
     return draft_statement(
         subjects=_subjects(asked.argv[0], environ.get("PATH", _EXECVP_PATH), child_path),
-        argv=_patterns(asked),
+        argv=_patterns(asked.argv, asked.patterns),
         cwd=_directory(asked.cwd or Path()),
-        uid=asked.requester_uid if asked.uid is None else asked.uid,
-        requester_uid=asked.requester_uid,
-        host_id=asked.host or _only(trust.hosts, "host", "--host"),
+        uid=requester if asked.uid is None else asked.uid,
+        requester_uid=requester,
+        further_requesters=requesters,
+        host_id=first,
+        further_hosts=further,
+        host_labels=asked.host_labels,
         platform=asked.platform or _only(trust.platforms, "platform policy", "--platform"),
         policy=DEFAULT_POLICY_NAME,
         policy_version=trust.version,
@@ -105,17 +184,21 @@ def _draft(asked: Asked, trust: Trust, environ: Mapping[str, str], now: datetime
         env_pass=asked.env_pass,
         env_set=asked.env_set,
         inputs=[_pin(path) for path in asked.inputs],
+        max_evidence_age_s=asked.max_evidence_age_s,
+        on_trust_loss=asked.on_trust_loss,
+        delegate_to=asked.delegate_to,
+        max_depth=asked.max_depth,
     )
 
 
-def _patterns(asked: Asked) -> list[ArgPattern]:
-    patterns: list[ArgPattern] = list(asked.argv)
-    for index, pattern in asked.patterns.items():
+def _patterns(argv: Sequence[str], given: Mapping[int, ArgPattern]) -> list[ArgPattern]:
+    patterns: list[ArgPattern] = list(argv)
+    for index, pattern in given.items():
         if not 1 <= index < len(patterns):
             raise UsageError(f"argument {index}: the command has arguments 1 to {len(patterns) - 1}")
-        if not matches(pattern, asked.argv[index]):
+        if not matches(pattern, argv[index]):
             raise UsageError(
-                f"argument {index} is {quote(asked.argv[index])}, its pattern allows {describe(pattern)}: give an example"
+                f"argument {index} is {quote(argv[index])}, its pattern allows {describe(pattern)}: give an example"
                 " that it allows"
             )
         patterns[index] = pattern

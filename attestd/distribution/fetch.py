@@ -52,13 +52,14 @@ def update_mirror(remote: Remote, mirror: Path, *, root: bytes, floor: Versions 
     """
     for path in (mirror, mirror / METADATA, mirror / TARGETS):
         make_directory(path, 0o755)
+    damaged = False
     with Mirror.open(mirror) as present:
         try:
             fetched = _Fetched(remote, present)
             metadata = verify_metadata(fetched, root=root, floor=floor)
         except (VerificationError, MalformedError):
             # What is in the mirror already may be damaged: then all of it is downloaded again.
-            fetched = _Fetched(remote, None)
+            damaged, fetched = True, _Fetched(remote, None)
             metadata = verify_metadata(fetched, root=root, floor=floor)
         before = _timestamp(present)
         missing = [
@@ -73,6 +74,7 @@ def update_mirror(remote: Remote, mirror: Path, *, root: bytes, floor: Versions 
         write_atomic(mirror / METADATA / name, data, mode=0o644)
     if timestamp != before:
         write_atomic(mirror / METADATA / TIMESTAMP, timestamp, mode=0o644)  # From here on it is the new set.
+    if timestamp != before or damaged:
         _remove_others(mirror / METADATA, {*fetched.names, TIMESTAMP})
         targets = metadata.targets.items()
         _remove_others(mirror / TARGETS, {target_path(name, file.sha256) for name, file in targets})

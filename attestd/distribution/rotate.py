@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -12,9 +13,12 @@ from attestd.distribution.local import write_atomic
 from attestd.distribution.signer import load_public
 from attestd.errors import StoreError, UsageError
 from attestd.governance.authorities import Authorities, parse_authorities
+from attestd.governance.edits import with_epoch
+from attestd.governance.platform import MAX_PLATFORM_BYTES, PlatformFile
 from attestd.governance.rotation import ROLES, Rotation, replace_key
 from attestd.governance.trust import parse_revocations
 from attestd.paths import make_directory
+from attestd.strict import parse_canonical
 
 __all__ = ["holders", "install_key", "plan_rotation"]
 
@@ -49,7 +53,7 @@ def plan_rotation(
     new: PublicKey,
     roles: Collection[str],
     now: datetime,
-    epoch: int,
+    compromised: bool,
 ) -> Rotation | None:
     """What replacing a key changes.
 
@@ -60,7 +64,9 @@ def plan_rotation(
         new: The key that comes.
         roles: In which roles; none named: all that the old key has.
         now: When host records end that rest on the old key.
-        epoch: States that are approved again hold until this epoch at least.
+        compromised: The old key may be in other hands. What it could still sign is worth nothing once governance does
+            not name it, but for a platform key: TPMs take its approvals until the epoch is beyond those that the root
+            approved it for. So the epoch is raised to there.
 
     Returns:
         None: the new key has these roles already, and the old one does not.
@@ -80,8 +86,9 @@ def plan_rotation(
         if len(others) > 1:
             raise UsageError(f"which of {', '.join(sorted(others))}? Name it: --old ID")
         (old,) = others
+    epoch = _beyond(files, old) if compromised and "platform" in named else 0
     revocations = parse_revocations(files["revocations.json"])
-    return replace_key(
+    rotation = replace_key(
         files,
         old=old,
         new=new,
@@ -91,6 +98,37 @@ def plan_rotation(
         roles=named,
         epoch=epoch,
     )
+    if not epoch:
+        return rotation
+    authorities = rotation.files["authorities.json"] or files["authorities.json"]
+    bumped = with_epoch(
+        files["revocations.json"],
+        authorities=authorities,
+        epoch=epoch,
+        sign=keyring.open(parse_authorities(authorities).epoch.key_id).sign,
+    )
+    return replace(
+        rotation,
+        files={**rotation.files, "revocations.json": bumped},
+        notes=(
+            *rotation.notes,
+            f"epoch {epoch}: each TPM ends what the old key approved, once its agent has seen this",
+        ),
+    )
+
+
+def _beyond(files: Mapping[str, bytes], key_id: str) -> int:
+    """The first epoch in which no approval by a platform key holds; 0: the root approved it nowhere."""
+    limits = [
+        entry.max_epoch
+        for name, data in files.items()
+        if name.startswith("platform/")
+        for entry in parse_canonical(
+            data, PlatformFile, max_bytes=MAX_PLATFORM_BYTES, what=name
+        ).platform_keys
+        if entry.key_id == key_id
+    ]
+    return max(limits) + 1 if limits else 0
 
 
 def install_key(directory: Path, roles: Collection[str], new: Path, files: Mapping[str, bytes]) -> list[Path]:

@@ -52,13 +52,18 @@ def decided_body(
         isolation: What the runner can do.
     """
     attribution = None if untrusted is None else untrusted.statement.predicate.attribution
-    artifact_id = None if untrusted is None else untrusted.id
+    named: dict[str, Any] | None = None
+    if artifact is not None:
+        named = {"id": untrusted and untrusted.id, "sha256": hashlib.sha256(artifact).hexdigest()}
+    origin = {}
+    if untrusted is not None and len(untrusted.links) > 1:
+        named = {**(named or {}), "chain": [link.id for link in untrusted.links]}
+        origin = {"origin": msgspec.to_builtins(untrusted.links[0].statement.predicate.attribution)}
     return _fitted(
         {
             **execution_body(execution),
-            "artifact": None
-            if artifact is None
-            else {"id": artifact_id, "sha256": hashlib.sha256(artifact).hexdigest()},
+            **origin,
+            "artifact": named,
             "attribution": msgspec.to_builtins(attribution),
             "authority": authority,
             "code": None if code is None else code.value,

@@ -17,14 +17,15 @@ from attestd.gate.execution import require_binding, require_scope
 from attestd.gate.model import Context, Request
 from attestd.gate.policy import require_policy
 from attestd.gate.requirements import (
+    require_chain,
     require_governance,
-    require_no_chain,
     require_not_revoked,
     require_quorums,
     require_strength,
     require_unchangeable,
     require_validity,
 )
+from attestd.governance.authorities import AuthorityRule
 from attestd.governance.platform import PlatformPolicy
 from attestd.governance.trust import Trust
 from attestd.lineage.entry import EntryType
@@ -56,7 +57,7 @@ def check_form(data: bytes) -> tuple[UntrustedArtifact, str]:
 
 def check_signatures(
     untrusted: UntrustedArtifact | None, request: Request, context: Context
-) -> tuple[tuple[Trust, VerifiedArtifact, str], str]:
+) -> tuple[tuple[Trust, VerifiedArtifact, AuthorityRule], str]:
     """Check 3."""
     trust = context.trust
     if isinstance(trust, Denial):
@@ -66,15 +67,17 @@ def check_signatures(
     verified, rule = verify_authorization(
         untrusted, trust=trust, executable=request.execution.executable.path, uid=request.execution.uid
     )
-    detail = f"{len(verified.key_ids)} of {rule.threshold} needed, rule {rule.name!r}"
-    return (trust, verified, rule.name), detail
+    detail = f"{len(verified.signers[0])} of {rule.threshold} needed, rule {rule.name!r}"
+    if len(verified.signers) > 1:
+        detail += f"; delegated by key {', then '.join(key_ids[0] for key_ids in verified.signers[1:])}"
+    return (trust, verified, rule), detail
 
 
 def check_revocation(
     artifact: VerifiedArtifact, request: Request, context: Context, trust: Trust
 ) -> tuple[None, str]:
     """Check 4."""
-    return None, require_not_revoked(artifact.id, request.execution, host=context.host, trust=trust)
+    return None, require_not_revoked(artifact, request.execution, host=context.host, trust=trust)
 
 
 def check_governance(statement: Statement, context: Context, trust: Trust) -> tuple[PlatformPolicy, str]:
@@ -125,9 +128,10 @@ def check_scope(statement: Statement, request: Request, context: Context) -> tup
 
 
 def check_policy(
-    statement: Statement, terms: Mapping[str, Any], request: Request, context: Context, trust: Trust
+    artifact: VerifiedArtifact, terms: Mapping[str, Any], request: Request, context: Context, trust: Trust
 ) -> tuple[None, str]:
     """Check 10."""
+    statement = artifact.statement
     appraisal = context.appraisals.get(statement.predicate.environment.platform)
     detail = require_policy(
         statement,
@@ -137,26 +141,26 @@ def check_policy(
         host=trust.hosts[context.host],
         # Without an appraisal nothing is found: check 12 denies.
         findings=appraisal.findings if isinstance(appraisal, Appraisal) else (),
-        depth=0,
+        depth=len(artifact.links) - 1,
         now=context.now,
     )
     return None, detail
 
 
-def check_lineage(statement: Statement, request: Request) -> tuple[None, str]:
+def check_lineage(artifact: VerifiedArtifact, rule: AuthorityRule, request: Request) -> tuple[None, str]:
     """Check 11."""
-    require_no_chain(statement)
+    origin = require_chain(artifact, rule)
     if isinstance(request.parent, Denial):
         raise Denied(request.parent.code, request.parent.sentence, request.parent.hint)
     if request.parent is None:
-        return None, "no parent"
+        return None, f"{origin}no parent"
     if request.parent.entry.type not in (EntryType.DECISION_ALLOW, EntryType.EXECUTION_START):
         raise Denied(
             Code.LINEAGE_BROKEN,
             f"the parent's receipt is for a {request.parent.entry.type.value}, not for an execution",
             "give the receipt that attestd exec --receipt wrote for the parent",
         )
-    return None, f"parent {request.parent.leaf}"
+    return None, f"{origin}parent {request.parent.leaf}"
 
 
 def check_evidence(statement: Statement, context: Context) -> tuple[Appraisal, str]:
@@ -215,14 +219,18 @@ def check_conditions(context: Context) -> tuple[None, str]:
 
 def check_uses(artifact: VerifiedArtifact, context: Context) -> tuple[None, str]:
     """Check 16."""
-    allowed = artifact.statement.predicate.validity.max_uses
-    if allowed is None:
-        return None, "unlimited"
-    used = context.uses(artifact.id)
-    if used >= allowed:
-        raise Denied(
-            Code.USES_EXHAUSTED,
-            f"the artifact may be used {allowed} times and was used {used} times",
-            "ask for a new authorization (attestd authorization issue --max-uses)",
-        )
-    return None, f"use {used + 1} of {allowed}"
+    shown = "unlimited"
+    for link in artifact.links:
+        allowed = link.statement.predicate.validity.max_uses
+        if allowed is None:
+            continue
+        used = context.uses(link.id)
+        if used >= allowed:
+            what = "the artifact" if link.id == artifact.id else f"artifact {link.id}, above this one,"
+            raise Denied(
+                Code.USES_EXHAUSTED,
+                f"{what} may be used {allowed} times and was used {used} times",
+                "ask for a new authorization (attestd authorization issue --max-uses)",
+            )
+        shown = f"use {used + 1} of {allowed}"
+    return None, shown

@@ -48,9 +48,10 @@ def decide(request: Request, context: Context) -> Decision:
 
      1. authorization_present: an artifact was given or installed (`missing_authorization`).
      2. authorization_form: it parses, strictly (`malformed_authorization`).
-     3. signatures: enough distinct keys that governance trusts for this scope signed it (`invalid_signature`,
-        `insufficient_approvals`; a governance that cannot be loaded is `governance_mismatch`).
-     4. revocation: neither artifact, keys, host, files nor requester is revoked (`revoked`).
+     3. signatures: enough distinct keys that governance trusts for this scope signed it, and a delegate each link that
+        was delegated (`invalid_signature`, `insufficient_approvals`; a governance that cannot be loaded is
+        `governance_mismatch`).
+     4. revocation: neither artifact, one above it, keys, host, files nor requester is revoked (`revoked`).
      5. governance: it is fresh; the platform policy, version floor and policy it names are in force
         (`governance_mismatch`).
      6. clock: time can be trusted (`clock_untrusted`).
@@ -58,13 +59,14 @@ def decide(request: Request, context: Context) -> Decision:
      8. identity: this host, this requester, these bytes (`identity_mismatch`).
      9. scope: argv, cwd, user, environment and inputs lie within its scope (`scope_violation`).
     10. policy: the policy it names permits it, and none forbids it (`policy_denied`, `policy_conflict`).
-    11. lineage: the parent's receipt verifies, and no delegation is missing (`lineage_broken`).
+    11. lineage: the artifact follows from an authority's, link by link, each within the one above; the parent's
+        receipt verifies (`lineage_broken`).
     12. evidence: the TPM's evidence verifies and is fresh enough (`evidence_invalid`, `evidence_stale`,
         `tpm_unavailable`).
     13. environment: the measured state is an approved one, the tier is strong enough (`environment_untrusted`).
     14. mesh: as many verifiers and witnesses as are asked for vouch for it (`mesh_unavailable`).
     15. conditions: log, TPM and runner are healthy (`audit_unavailable`, `tpm_unavailable`, `agent_unavailable`).
-    16. uses: the artifact is not used up (`uses_exhausted`).
+    16. uses: neither the artifact nor one above it is used up (`uses_exhausted`).
 
     What it does not do: seal. An allowed decision releases nothing before a receipt exists.
 
@@ -85,10 +87,8 @@ def decide(request: Request, context: Context) -> Decision:
     try:
         data = record.run(1, lambda: checks.check_present(request))
         untrusted = record.run(2, lambda: checks.check_form(data))
-        trust, verified, authority = record.run(
-            3, lambda: checks.check_signatures(untrusted, request, context)
-        )
-        statement = verified.statement
+        trust, verified, rule = record.run(3, lambda: checks.check_signatures(untrusted, request, context))
+        authority, statement = rule.name, verified.statement
         terms = seen = artifact_terms(statement, signers=verified.key_ids)
         record.run(4, lambda: checks.check_revocation(verified, request, context, trust))
         platform = record.run(5, lambda: checks.check_governance(statement, context, trust))
@@ -96,8 +96,8 @@ def decide(request: Request, context: Context) -> Decision:
         record.run(7, lambda: checks.check_validity(statement, context))
         record.run(8, lambda: checks.check_identity(statement, request, context, trust, platform))
         record.run(9, lambda: checks.check_scope(statement, request, context))
-        record.run(10, lambda: checks.check_policy(statement, seen, request, context, trust))
-        record.run(11, lambda: checks.check_lineage(statement, request))
+        record.run(10, lambda: checks.check_policy(verified, seen, request, context, trust))
+        record.run(11, lambda: checks.check_lineage(verified, rule, request))
         appraisal = record.run(12, lambda: checks.check_evidence(statement, context))
         record.run(13, lambda: checks.check_environment(appraisal, platform, trust, context))
         record.run(14, lambda: checks.check_mesh(statement, platform, context))

@@ -15,8 +15,8 @@ from attestd.gate.body import decided_body
 from attestd.gate.execution import Execution, require_binding, require_scope
 from attestd.gate.policy import artifact_terms, require_policy
 from attestd.gate.requirements import (
+    require_chain,
     require_governance,
-    require_no_chain,
     require_not_revoked,
     require_quorums,
     require_strength,
@@ -46,6 +46,7 @@ class VerifiedRelease:
     Attributes:
         leaf: The decision's id, hex.
         max_uses: The runner counts uses itself; None: unlimited.
+        above: The artifacts above a delegated one, by id, and how often each may be used: each use is theirs too.
         request_id: Joins start and exit to the decision.
     """
 
@@ -54,6 +55,7 @@ class VerifiedRelease:
     leaf: str
     artifact_id: str
     max_uses: int | None
+    above: tuple[tuple[str, int | None], ...]
     request_id: str
     on_trust_loss: str
 
@@ -74,9 +76,10 @@ def verify_release(
 
     1. The receipt verifies: signatures, inclusion, batch rule, approved platform state.
     2. It is for a `decision.allow` of this host with its present keys, of this boot, and not older than 60 s.
-    3. The artifact is the one that the leaf names, and enough authorities in force signed it.
-    4. It is in force: nothing it is about is revoked, governance is what it asks for, it is valid now, no chain is
-       missing, the policy permits it, and none forbids it.
+    3. The artifact is the one that the leaf names, and enough authorities in force signed it, or its first link, and
+       delegates each further one.
+    4. It is in force: nothing it is about is revoked, governance is what it asks for, it is valid now, each of its
+       links follows from the one above, the policy permits it, and none forbids it.
     5. The state that the receipt shows is approved now, by the very platform policy that the artifact names; the
        host is as strong, and as many others vouch for it, as that policy and the artifact ask.
     6. What is about to run lies within the artifact.
@@ -107,10 +110,10 @@ def verify_release(
         untrusted, trust=trust, executable=execution.executable.path, uid=execution.uid
     )
     statement = authorized.statement
-    require_not_revoked(authorized.id, execution, host=host_id, trust=trust)  # 4
+    require_not_revoked(authorized, execution, host=host_id, trust=trust)  # 4
     platform = require_governance(statement, trust=trust, host=host_id, now=now, grace=grace)
     require_validity(statement, now=now, tolerance=CLOCK_TOLERANCE)
-    require_no_chain(statement)
+    require_chain(authorized, rule)
     terms = artifact_terms(statement, signers=authorized.key_ids)
     require_policy(
         statement,
@@ -119,7 +122,7 @@ def verify_release(
         policies=trust.policies,
         host=host,
         findings=(),  # step 5: the state is an approved one, in which nothing is found
-        depth=0,
+        depth=len(authorized.links) - 1,
         now=now,
     )
     _require_approved(sealed_in, platform, body, trust)  # 5
@@ -145,6 +148,7 @@ def verify_release(
         leaf=verified.leaf,
         artifact_id=authorized.id,
         max_uses=statement.predicate.validity.max_uses,
+        above=tuple((link.id, link.statement.predicate.validity.max_uses) for link in authorized.links[:-1]),
         request_id=_request_id(body),
         on_trust_loss=statement.predicate.enforcement.on_trust_loss,
     )

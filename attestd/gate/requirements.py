@@ -6,17 +6,19 @@ both require of the execution stands in `gate.execution`. Each raises `Denied`; 
 
 from datetime import datetime, timedelta
 
+from attestd.authorization.artifact import ChainBrokenError, VerifiedArtifact, verify_chain
 from attestd.authorization.statement import Governance, Statement
 from attestd.codes import Code, Denied
 from attestd.gate.execution import Execution
+from attestd.governance.authorities import AuthorityRule
 from attestd.governance.host import VerifiedHost
 from attestd.governance.platform import PlatformPolicy
 from attestd.governance.trust import Trust
 from attestd.strict import parse_time
 
 __all__ = [
+    "require_chain",
     "require_governance",
-    "require_no_chain",
     "require_not_revoked",
     "require_quorums",
     "require_strength",
@@ -26,8 +28,8 @@ __all__ = [
 ]
 
 
-def require_not_revoked(artifact: str, execution: Execution, *, host: str, trust: Trust) -> str:
-    """Neither artifact, host, requester nor a file is revoked. Keys are not looked at: `verify_authorization` does.
+def require_not_revoked(artifact: VerifiedArtifact, execution: Execution, *, host: str, trust: Trust) -> str:
+    """Neither artifact, one above it, host, requester nor a file is revoked. At keys `verify_authorization` looks.
 
     Raises:
         Denied: `revoked`.
@@ -35,7 +37,7 @@ def require_not_revoked(artifact: str, execution: Execution, *, host: str, trust
     revoked = trust.revocations
     files = (execution.executable, *execution.interpreters, *execution.inputs)
     found = (
-        ("artifact", artifact, artifact in revoked.artifacts),
+        *(("artifact", link.id, link.id in revoked.artifacts) for link in artifact.links),
         ("host", host, host in revoked.hosts),
         ("requester uid", str(execution.requester_uid), execution.requester_uid in revoked.requesters),
         *((f"file {item.path}, SHA-256", item.sha256, item.sha256 in revoked.subjects) for item in files),
@@ -153,19 +155,35 @@ def require_unchangeable(execution: Execution, platform: PlatformPolicy) -> None
         )
 
 
-def require_no_chain(statement: Statement) -> None:
-    """It was not issued under another artifact, for then the chain to that one would be needed.
+def require_chain(artifact: VerifiedArtifact, rule: AuthorityRule) -> str:
+    """Each link follows from the one above and allows no more, and governance lets it be delegated so often.
+
+    Args:
+        artifact: Verified under the rule.
+        rule: Its `max_depth` holds whatever the artifacts say.
+
+    Returns:
+        What was found, for the record; nothing to say of an artifact that authorities issued.
 
     Raises:
         Denied: `lineage_broken`.
     """
-    parent = statement.predicate.lineage.parent
-    if parent is not None:
+    depth = len(artifact.links) - 1
+    if depth > rule.max_depth:
         raise Denied(
             Code.LINEAGE_BROKEN,
-            f"the artifact was issued under {parent}, and the chain to it is missing",
-            "give the artifact together with its chain",
+            f"rule {rule.name!r} lets an artifact be delegated {rule.max_depth} times in a row, this one was {depth} times",
+            "ask for an authorization that is nearer to its authority",
         )
+    try:
+        verify_chain(artifact.untrusted)
+    except ChainBrokenError as error:
+        raise Denied(
+            Code.LINEAGE_BROKEN,
+            f"the artifact does not follow from an authority's: {error}",
+            "ask whoever delegated it for the whole chain, each link within the one above (attestd authorization delegate)",
+        ) from error
+    return f"delegated {depth} times, from {artifact.links[0].id}, " if depth else ""
 
 
 def require_strength(platform: PlatformPolicy, host: VerifiedHost) -> str:

@@ -1,21 +1,38 @@
 """Next versions of trust files: what `attestd governance delegate`, `revoke` and `init` write. Pure."""
 
 from base64 import b64encode
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from attestd.authorization.dsse import PublicKey
 from attestd.errors import UsageError
-from attestd.governance.authorities import MAX_AUTHORITIES_BYTES, AuthoritiesFile, parse_authorities
+from attestd.governance.authorities import (
+    MAX_AUTHORITIES_BYTES,
+    Authorities,
+    AuthoritiesFile,
+    parse_authorities,
+)
 from attestd.governance.draft import RoleKeys
-from attestd.governance.issue import Sign
-from attestd.governance.trust import REVOCABLE, parse_revocations
+from attestd.governance.issue import Sign, approve_digest
+from attestd.governance.platform import MAX_PLATFORM_BYTES, PlatformFile
+from attestd.governance.trust import REVOCABLE, Revocations, parse_revocations
 from attestd.strict import canonical, parse_canonical
+from attestd.tcg.pcr import PcrSelection
 from attestd.tcg.policy import REF_EPOCH_SET, approval_message, epoch_set_policy
 
-__all__ = ["draft_shared_authorities", "with_epoch", "with_revoked", "with_team", "without_team"]
+__all__ = [
+    "Reapproved",
+    "draft_shared_authorities",
+    "with_epoch",
+    "with_revoked",
+    "with_states",
+    "with_team",
+    "without_bump",
+    "without_team",
+]
 
 
 def draft_shared_authorities(
@@ -132,6 +149,99 @@ def with_epoch(revocations: bytes, *, authorities: bytes, epoch: int, sign: Sign
     value["epoch"] = epoch
     value["bump"] = {"epoch": epoch, "sig": b64encode(signature).decode("ascii")}
     return _checked(value)
+
+
+def without_bump(data: bytes) -> bytes:
+    """`revocations.json` without the signature that moves TPMs: their epoch indices are to be made anew.
+
+    Raises:
+        MalformedError: Not that file.
+    """
+    return _checked({**_revocations(data), "bump": None})
+
+
+@dataclass(frozen=True)
+class Reapproved:
+    """A platform policy before a bump of the epoch.
+
+    Attributes:
+        data: Its next version; None: none is needed, or there would be no approval in it.
+        kept: The states that stay approved, by their PCR composite, hex.
+        ended: Those that do not.
+    """
+
+    data: bytes | None
+    kept: tuple[str, ...]
+    ended: tuple[str, ...]
+
+
+def with_states(
+    policy: bytes,
+    *,
+    authorities: Authorities,
+    revocations: Revocations,
+    epoch: int,
+    keep: Callable[[str], bool],
+    sign: Sign | None,
+) -> Reapproved:
+    """A platform policy whose states are approved for a later epoch as well.
+
+    Args:
+        policy: The present version, verified before.
+        authorities: Verified authorities.
+        revocations: As they are before the bump.
+        epoch: The epoch that is to come.
+        keep: Says of a state, by its PCR composite in hex, whether it stays approved.
+        sign: Signs with a platform key; None: there is none.
+
+    Raises:
+        MalformedError: `policy` is no platform policy.
+        UsageError: There is no key to sign with, or the root did not approve it for that epoch.
+    """
+    file = parse_canonical(policy, PlatformFile, max_bytes=MAX_PLATFORM_BYTES, what="platform policy")
+    until = {key.key_id: key.max_epoch for key in file.platform_keys if key.key_id not in revocations.keys}
+    # By state: it may be approved more than once.
+    states: dict[str, list[Any]] = {}
+    for old in file.approvals:
+        if min(old.epoch, until.get(old.key_id, -1)) >= revocations.epoch:
+            states.setdefault(old.pcr_digest, []).append(old)
+    approvals: list[dict[str, Any]] = []
+    kept, ended, signed = [], [], False
+    for digest, olds in states.items():
+        lasting = [old for old in olds if min(old.epoch, until[old.key_id]) >= epoch]
+        approvals += map(msgspec.to_builtins, lasting)
+        if not lasting and not keep(digest):
+            ended.append(digest)
+            continue
+        kept.append(digest)
+        if not lasting:
+            approvals.append(_approve_again(olds[0], authorities, epoch=epoch, sign=sign))
+            _require_root_approved(approvals[-1]["key_id"], until, epoch=epoch, name=file.name)
+            signed = True
+    data = None
+    if signed:
+        amended = {**msgspec.to_builtins(file), "version": file.version + 1, "approvals": approvals}
+        data = canonical(amended)
+    return Reapproved(data, tuple(kept), tuple(ended))
+
+
+def _approve_again(old: Any, authorities: Authorities, *, epoch: int, sign: Sign | None) -> dict[str, Any]:
+    if sign is None:
+        raise UsageError(f"--platform-key is needed: it approves state {old.pcr_digest} for epoch {epoch}")
+    return approve_digest(
+        authorities,
+        selection=PcrSelection(old.bank, tuple(old.pcrs)),
+        pcr_digest=bytes.fromhex(old.pcr_digest),
+        epoch=epoch,
+        sign_platform=sign,
+    )
+
+
+def _require_root_approved(key_id: str, until: Mapping[str, int], *, epoch: int, name: str) -> None:
+    if until.get(key_id, -1) < epoch:
+        raise UsageError(
+            f"platform policy {name!r}: the root did not approve platform key {key_id} for epoch {epoch}"
+        )
 
 
 def _next(authorities: bytes) -> dict[str, Any]:

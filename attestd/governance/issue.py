@@ -3,7 +3,7 @@
 from base64 import b64encode
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -37,6 +37,9 @@ __all__ = [
     "sign_host_request",
 ]
 
+# How often in a row what the local authority lets be delegated may be: enough for a team and its member.
+LOCAL_DEPTH: Final = 2
+
 Sign = Callable[[bytes], tuple[PublicKey, bytes]]
 
 
@@ -66,7 +69,7 @@ def draft_authorities(
                     "uids": None,
                     "keys": [authorization.key_id],
                     "threshold": 1,
-                    "max_depth": 0,
+                    "max_depth": LOCAL_DEPTH,
                 }
             ],
             "teams": {},

@@ -22,7 +22,9 @@ Anchor = tuple[str, str, str]
 
 _TEXTS: Final = frozenset({"executable", "directory", "cwd", "host", "platform"})
 _CHOICES: Final = frozenset({"tier", "userspace"})
-_SETS: Final = frozenset({"argv", "env", "labels", "inputs", "findings"})
+_SETS: Final = frozenset(
+    {"argv", "env", "labels", "inputs", "findings", "artifact.metadata", "artifact.signers"}
+)
 
 
 class Index:
@@ -106,18 +108,19 @@ def _of_expression(node: Expression) -> Anchor | None:
     ((operator, operand),) = node.items()
     if operator not in {"==", "in", "contains", "like"}:
         return None
-    left = operand["left"]
-    attribute = looks_at(left.get(".", {}))
-    if operator == "in":
-        entity = _entity(operand["right"])
-        is_variable = left in ({"Var": "principal"}, {"Var": "resource"})
-        return (left["Var"], *entity) if entity and is_variable else None
+    left, right = operand["left"], operand.get("right", {})
+    if operator == "==" and "Value" in left:
+        left, right = right, left
+    entity, attribute = _entity(right), looks_at(left.get(".", {}))
+    if left in ({"Var": "principal"}, {"Var": "resource"}) and entity:
+        return left["Var"], *entity
     if operator == "like":
         prefix = _prefix(operand["pattern"])
         return ("prefix", attribute, prefix) if attribute in _TEXTS and prefix else None
+    if operator == "in":
+        return None
     kind, attributes = ("is", _TEXTS | _CHOICES) if operator == "==" else ("has", _SETS)
-    entity = _entity(operand["right"])
-    value = entity[1] if entity else operand["right"].get("Value")
+    value = entity[1] if entity else right.get("Value")
     return (kind, attribute, value) if attribute in attributes and isinstance(value, str) else None
 
 

@@ -28,6 +28,7 @@ from attestd.governance.authorities import (
     TeamFile,
     parse_authorities,
 )
+from attestd.governance.edits import without_bump
 from attestd.governance.host import HOST_RECORD_TYPE, MAX_HOST_RECORD_BYTES, HostRecord
 from attestd.governance.issue import Sign, approve_digest, approve_platform_key
 from attestd.governance.platform import MAX_PLATFORM_BYTES, PlatformFile
@@ -115,6 +116,9 @@ def replace_key(
         again |= _platform_policies(files, authorities, swap, signers, revoked_keys, epoch=epoch)
     if swap.replaced & {"root", "epoch"}:
         again |= _end_host_records({**files, **again}, authorities, signers, now)
+    if "epoch" in swap.replaced and b'"bump":null' not in files["revocations.json"]:
+        # It is by the old authority, for an index of another Name; rekey makes each TPM's at the present epoch.
+        changed["revocations.json"] = without_bump(files["revocations.json"])
     notes = [_REKEY.format(role=role) for role in ("root", "epoch") if role in swap.replaced]
     if "authorizations" in swap.replaced:
         notes.append("what the old key alone authorized is denied from now on: issue it anew")
@@ -313,7 +317,7 @@ def _platform_policies(
                     signers, swap.heir(item.key_id), f"a platform key approves the states of {name}"
                 ),
             )
-            if "epoch" in swap.replaced or swap.heir(item.key_id) != item.key_id
+            if "epoch" in swap.replaced or swap.heir(item.key_id) != item.key_id or item.epoch < epoch
             else _plain(item)
             for item in file.approvals
             if item.key_id not in gone

@@ -144,7 +144,7 @@ class Claims:
         self._db.close()
 
     def claim(self, release: VerifiedRelease, reference: dict[str, Any], *, now: str) -> None:
-        """Uses up a receipt, and one use of its artifact.
+        """Uses up a receipt, and one use of its artifact and of each above it: all, or none.
 
         It survives the end of this process when it returns, and a power cut at the latest when `record_started`
         returns, before which nothing runs. (After a power cut the receipt is of another boot in any case.)
@@ -165,23 +165,11 @@ class Claims:
                     f"the receipt of leaf {release.seq} was used before, or given up",
                     "every execution needs a decision of its own",
                 )
-            row = self._db.execute(
-                "SELECT count FROM uses WHERE artifact = ?", (release.artifact_id,)
-            ).fetchone()
-            used = 0 if row is None else row[0]
-            if release.max_uses is not None and used >= release.max_uses:
-                raise Denied(
-                    Code.USES_EXHAUSTED,
-                    f"the artifact may be used {release.max_uses} times, the runner counts {used}",
-                    "ask for a new authorization",
-                )
+            for artifact, most in (*release.above, (release.artifact_id, release.max_uses)):
+                self._use(artifact, most)
             self._db.execute(
                 "INSERT INTO claims VALUES (?, ?, 'claimed', ?, ?, NULL)",
                 (release.log_id, release.seq, now, canonical(reference).decode()),
-            )
-            self._db.execute(
-                "INSERT INTO uses VALUES (?, 1) ON CONFLICT (artifact) DO UPDATE SET count = count + 1",
-                (release.artifact_id,),
             )
 
     def forfeit(self, log_id: str, seq: int, *, now: str) -> bool:
@@ -281,6 +269,20 @@ class Claims:
             "SELECT state FROM claims WHERE log_id = ? AND seq = ?", (log_id, seq)
         ).fetchone()
         return None if row is None else str(row[0])
+
+    def _use(self, artifact: str, most: int | None) -> None:
+        row = self._db.execute("SELECT count FROM uses WHERE artifact = ?", (artifact,)).fetchone()
+        used = 0 if row is None else row[0]
+        if most is not None and used >= most:
+            raise Denied(
+                Code.USES_EXHAUSTED,
+                f"artifact {artifact} may be used {most} times, the runner counts {used}",
+                "ask for a new authorization",
+            )
+        self._db.execute(
+            "INSERT INTO uses VALUES (?, 1) ON CONFLICT (artifact) DO UPDATE SET count = count + 1",
+            (artifact,),
+        )
 
     def _spool(self, type_: EntryType, body: dict[str, Any]) -> None:
         self._db.execute("INSERT INTO spool (type, body) VALUES (?, ?)", (type_.value, canonical(body)))

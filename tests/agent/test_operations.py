@@ -24,6 +24,7 @@ def test_status_tells_the_truth(shared: Host) -> None:
     assert status["runner"] == shared.runner_info()
     assert status["runner"]["pid"] == shared.runner_pid
     assert status["governance"]["tier"] == "software"
+    assert status["tpm"]["epoch"] == status["governance"]["epoch"] == 1
     assert status["platforms"]["local"]["state"] == "approved"
     assert status["conditions"] == dict.fromkeys(("clock", "log", "runner", "tpm"))
 

@@ -16,6 +16,7 @@ from attestd.agent.provision import Provisioned, provision_standalone
 from attestd.audit.seal import Sealer
 from attestd.audit.store import LogStore
 from attestd.audit.verify import verify_log
+from attestd.distribution import publishing as publication
 from attestd.distribution import repository
 from attestd.distribution import standalone as local_repository
 from attestd.distribution.local import load_own_trust
@@ -31,7 +32,7 @@ EFFECTS: list[tuple[Any, str]] = [
     (standalone, "generate"),
     (local_repository, "generate"),
     (local_repository, "write_atomic"),
-    (repository, "publish_files"),
+    (publication, "publish_files"),
     (repository, "save_settings"),
     (Staging, "write"),
     (Staging, "write_drafts"),

@@ -101,7 +101,7 @@ def test_replace_is_aborted(started: Log, table: str):
         ("CREATE VIEW mine AS SELECT 1", "mine"),
         ("CREATE TABLE mine (x)", "mine"),
         ("CREATE INDEX mine ON leaves (entry)", "mine"),
-        ("DROP TABLE charges", "charge_by_seq, charges"),
+        ("DROP TABLE charges", "charge_of_seq, charges"),
         ("PRAGMA journal_mode = DELETE", "journal mode"),
     ],
 )
@@ -115,7 +115,7 @@ def test_an_edited_schema_is_refused(log: Log, statement: str, message: str):
 @pytest.mark.parametrize(
     ("statement", "message"),
     [
-        ("PRAGMA user_version = 3", "schema version 3, this attestd reads version 2"),
+        ("PRAGMA user_version = 4", "schema version 4, this attestd reads version 3"),
         ("PRAGMA application_id = 1", "not an attestd audit log"),
     ],
 )
@@ -145,7 +145,9 @@ def make_v1(path: str) -> None:
     try:
         for table in ("carried_uses", "carried_spool"):
             connection.execute(f"DROP TABLE {table}")
-        connection.execute("DELETE FROM _sqlite_migrations WHERE name = 'v2'")
+        connection.execute("DROP INDEX charge_of_seq")
+        connection.execute(schema._ADDED[1]["charge_by_seq"])
+        connection.execute("DELETE FROM _sqlite_migrations WHERE name > 'v1'")
         connection.execute("PRAGMA user_version = 1")
     finally:
         connection.close()
@@ -155,7 +157,7 @@ def test_a_log_of_version_1_is_migrated_and_a_copy_kept(started: Log):
     before = started.verify()
     make_v1(started.path)
     for open_ in (schema.open_log, schema.open_log_readonly):
-        with pytest.raises(StoreError, match="schema version 1, this attestd reads version 2: attestd serve"):
+        with pytest.raises(StoreError, match="schema version 1, this attestd reads version 3: attestd serve"):
             open_(started.path)
     old = Path(started.path).read_bytes()
     assert schema.migrate(started.path) == 1
@@ -171,12 +173,12 @@ def test_a_log_of_version_1_is_migrated_and_a_copy_kept(started: Log):
 
 
 def test_a_newer_log_is_refused_and_left_alone(started: Log):
-    _raw(started, "PRAGMA user_version = 3")
+    _raw(started, "PRAGMA user_version = 4")
     before = Path(started.path).read_bytes()
-    with pytest.raises(StoreError, match=r"schema version 3.*newer attestd"):
+    with pytest.raises(StoreError, match=r"schema version 4.*newer attestd"):
         schema.migrate(started.path)
     assert Path(started.path).read_bytes() == before
-    assert not os.path.exists(f"{started.path}.v3")
+    assert not os.path.exists(f"{started.path}.v4")
 
 
 def test_an_edited_log_is_not_migrated(started: Log):

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attestd.authorization.artifact import (
+    Link,
     UntrustedArtifact,
     VerifiedArtifact,
     parse_artifact,
@@ -60,10 +61,10 @@ def test_an_artifact_without_any_key_to_trust_is_an_error_not_a_pass():
 
 def test_a_verified_artifact_cannot_be_made_otherwise():
     with pytest.raises(UsageError, match="verify_artifact"):
-        VerifiedArtifact(STATEMENT, "0" * 64, (ALICE.key_id,), object())
+        VerifiedArtifact(parse_artifact(FILE), ((ALICE.key_id,),), object())
     verified = verify_artifact(parse_artifact(FILE), keys=[ALICE], threshold=1)
     with pytest.raises((TypeError, ValueError)):
-        dataclasses.replace(verified, key_ids=())
+        dataclasses.replace(verified, signers=())
     with pytest.raises(dataclasses.FrozenInstanceError):
         verified.id = ""
 
@@ -72,7 +73,7 @@ def test_a_statement_cannot_be_exchanged_under_an_untrusted_artifact():
     artifact = parse_artifact(FILE)
     with pytest.raises((TypeError, ValueError)):
         dataclasses.replace(artifact, statement=STATEMENT)
-    assert UntrustedArtifact(artifact.envelope) == artifact
+    assert UntrustedArtifact((Link(artifact.envelope),)) == artifact
 
 
 def test_the_payload_type_is_checked_before_the_payload_is_parsed():

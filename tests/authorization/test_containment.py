@@ -47,7 +47,6 @@ ARGV = golden()["predicate"]["scope"]["argv"]
 ONE, TWO = sha256("one"), sha256("two")
 
 NARROWER = [
-    ("subject", [DEPLOY]),
     ("scope.argv.2", "prod"),
     ("scope.argv.3", {"prefix": "/srv/plans/a", "charset": "digits", "max": 39}),
     ("scope.argv.4", {"int": [2, 9]}),
@@ -77,8 +76,15 @@ NARROWER = [
 ]
 
 WIDER = [
-    ("subject", [DEPLOY, PYTHON, resource("/bin/sh")], "subject: '/bin/sh' with sha256"),
-    ("subject.0", resource("/usr/bin/deploy", "other bytes"), "subject: '/usr/bin/deploy' with sha256"),
+    ("subject", [DEPLOY, PYTHON, resource("/bin/sh")], "subject: the parent has 2 files, the child 3"),
+    # The interpreter by itself, and the program that no interpreter runs, are other executions.
+    ("subject", [DEPLOY], "subject: the parent has 2 files, the child 1"),
+    (
+        "subject.0",
+        resource("/usr/bin/deploy", "other bytes"),
+        "subject[0]: expected the parent's '/usr/bin/de",
+    ),
+    ("subject.1", resource("/usr/bin/perl"), "subject[1]: expected the parent's '/usr/bin/python3.11'"),
     ("scope.argv", ARGV[:4], "scope.argv: the parent has 5 arguments, the child 4"),
     ("scope.argv", [*ARGV, "x"], "scope.argv: the parent has 5 arguments, the child 6"),
     ("scope.argv.2", {"one_of": ["prod", "dev"]}, "scope.argv[2]: the parent allows one of 'prod', 'stage'"),

@@ -70,6 +70,27 @@ def test_the_platform_key_without_touching_the_tpm(ran: tuple[Host, bytes], cli:
     require_runs(host, receipt)
 
 
+def test_a_platform_key_that_was_stolen(ran: tuple[Host, bytes], cli: Cli) -> None:
+    """What it could still approve is beyond what TPMs take, once the epoch is raised; the new key's states hold."""
+    host, receipt = ran
+    limit = max(item.max_epoch for item in host.trust.platforms["local"].approvals)
+    keygen(cli, "p256")
+    shown = cli.ok("authority", "rotate", "--yes", "--compromised", "--role", "platform", "second.pem")
+    assert f"epoch {limit + 1}" in shown.stderr
+    revocations = host.trust.revocations
+    assert revocations.epoch == limit + 1
+    assert revocations.bump is not None
+    (approval,) = host.trust.platforms["local"].approvals
+    assert min(approval.epoch, approval.max_epoch) > limit
+    require_runs(host, receipt)
+    again = cli.ok("authority", "keygen", "--no-passphrase", "--kind", "p256", "third", "--json").json[
+        "key_id"
+    ]
+    cli.ok("authority", "rotate", "--yes", "--compromised", "--role", "platform", "third.pem")
+    assert set(host.trust.authorities.platform) == {again}
+    require_runs(host, receipt)
+
+
 def test_the_key_that_authorizes_and_enrols(ran: tuple[Host, bytes], cli: Cli) -> None:
     host, receipt = ran
     old = host.layout.authority / "local.pem"

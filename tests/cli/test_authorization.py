@@ -207,9 +207,9 @@ def test_a_stranger_signs_in_vain(cli: Cli) -> None:
     assert failed.status == 1
     assert failed.json["verified"] is False
     # An authority of this host approves it: now it does.
-    cli.ok("authorization", "approve", "id.auth.json")
+    cli.ok("authorization", "approve", "--yes", "id.auth.json")
     assert cli.ok("authorization", "verify", "id.auth.json").status == 0
-    assert cli("authorization", "approve", "id.auth.json").status == 64, "each key counts once"
+    assert cli("authorization", "approve", "--yes", "id.auth.json").status == 64, "each key counts once"
 
 
 def test_approve_keeps_the_id_and_the_mode(cli: Cli) -> None:
@@ -218,9 +218,9 @@ def test_approve_keeps_the_id_and_the_mode(cli: Cli) -> None:
     path = Path("id.auth.json")
     path.chmod(0o640)
     before = parse_artifact(path.read_bytes())
-    cli.ok("authorization", "approve", "--key", "second.pem", "-o", "both.auth.json", "id.auth.json")
+    cli.ok("authorization", "approve", "--yes", "--key", "second.pem", "-o", "both.auth.json", "id.auth.json")
     assert len(parse_artifact(path.read_bytes()).envelope.signatures) == 1
-    cli.ok("authorization", "approve", "--key", "second.pem", "id.auth.json")
+    cli.ok("authorization", "approve", "--yes", "--key", "second.pem", "id.auth.json")
     after = parse_artifact(path.read_bytes())
     assert after.id == before.id
     assert len(after.envelope.signatures) == 2

@@ -36,14 +36,15 @@ def test_help_has_an_example(path: tuple[str, ...], nowhere: Cli, capfd: pytest.
 def test_the_commands_are_those_of_the_specification() -> None:
     specified = {
         "init", "serve", "exec", "check", "why", "status", "doctor", "quote",
-        "authorization issue", "authorization approve", "authorization inspect", "authorization verify",
+        "authorization issue", "authorization approve", "authorization delegate",
+        "authorization inspect", "authorization verify",
         "authorization install", "authority keygen", "authority import", "authority protect", "authority rotate", "authority show",
-        "platform show", "platform approve",
+        "platform show", "platform approve", "platform measure", "platform diff",
         "platform extend", "verify quote", "verify receipt", "verify log", "verify artifact", "audit tail",
         "audit show", "audit verify", "audit prove", "audit export", "audit rotate", "backup", "rekey", "deprovision",
         "governance init", "governance show", "governance diff", "governance add", "governance remove", "governance stage",
         "governance enroll", "governance revoke", "governance delegate", "governance role", "governance sign",
-        "governance publish", "governance platform", "governance refresh",
+        "governance publish", "governance platform", "governance refresh", "governance update",
     }  # fmt: skip
     found = {" ".join(path) for path, command in ALL if path and not isinstance(command, NounGroup)}
     assert found == specified

@@ -41,7 +41,13 @@ def test_a_backup_of_a_running_host_verifies_anywhere(own: Host, own_cli: Cli, t
     unpack(file, tmp_path / "x")
     names = {str(path.relative_to(tmp_path / "x")) for path in (tmp_path / "x").rglob("*") if path.is_file()}
     assert names == set(made["files"])
-    assert {"log.db", "attestd.toml", "runner/host.json", "trust/authorities.json"} < names
+    assert {
+        "log.db",
+        "attestd.toml",
+        "runner/host.json",
+        "trust/root.json",
+        "trust/metadata/timestamp.json",
+    } < names
     assert any(name.startswith(f"authorizations/{os.geteuid()}/") for name in names)
     secrets = json.loads(own.layout.keys.read_bytes())["auth"].values()
     kept = file.read_bytes()

@@ -186,6 +186,9 @@ SOON = "2020-01-01T00:00:00Z"
         ("tpm", {"transient_free": 0}, "TPM objects"),
         ("tpm", {"sessions_free": 0}, "TPM sessions"),
         ("tpm", {"nv_counters_free": 0}, "TPM NV"),
+        ("tpm", {"epoch": None}, "epoch"),
+        ("tpm", {"epoch": 2}, "epoch"),
+        ("governance", {"epoch": 2}, "epoch"),
         ("governance", {"error": "does not verify"}, "governance"),
         ("governance", {"host_record_until": None}, "governance"),
         ("governance", {"host_record_until": SOON}, "governance"),
@@ -204,6 +207,16 @@ def test_what_the_doctor_reads_in_the_status(
     assert not [item for item in of_status(healthy, now=now) if item.remedy]
     changed = {**healthy, member: {**healthy[member], **value} if value else {}}
     assert [item.area for item in of_status(changed, now=now) if item.remedy] == [area]
+
+
+def test_the_epoch_of_the_tpm_is_shown(cli: Cli, running: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    status = running.status()
+    assert status["tpm"]["epoch"] == status["governance"]["epoch"] == 1
+    for held, words in ((None, "releases nothing"), (7, "7, governance says 1"), (1, "1")):
+        changed = {**status, "tpm": {**status["tpm"], "epoch": held}}
+        monkeypatch.setattr("attestd.agent.ask.AgentSocket.ask", lambda *_, changed=changed, **__: changed)
+        line = next(line for line in cli.ok("status").stdout.splitlines() if line.strip().startswith("epoch"))
+        assert line.split(maxsplit=1)[1].endswith(words)
 
 
 def test_being_verified_is_healthy(running: Host) -> None:

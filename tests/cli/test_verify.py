@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from attestd.agent.standalone import LocalAuthorities
+from attestd.paths import find_layout
+from attestd.strict import canonical
 from attestd.tlog.tree import verify_consistency
 from tests.cli.conftest import Cli
 from tests.host import Host
@@ -47,20 +50,20 @@ def test_what_a_host_gives_away_verifies(what: str, file: str, offline: Cli) -> 
 
 
 @pytest.mark.parametrize(("what", "file"), GIVEN)
-def test_under_other_trust_nothing_does(what: str, file: str, offline: Cli) -> None:
+def test_under_other_trust_nothing_does(what: str, file: str, offline: Cli, running: Host) -> None:
     # Without the host's record nobody's keys are known; an artifact needs none, but can be revoked.
-    other = Path("other")
-    shutil.copytree("trust", other)
+    other = find_layout("other")
+    shutil.copytree("trust", other.trust)
+    shutil.copytree(running.layout.authority, other.authority)
+    authorities = LocalAuthorities(other)
     if what == "artifact":
-        revocations = json.loads((other / "revocations.json").read_bytes())
+        revocations = json.loads(authorities.files()["revocations.json"])
         revocations["artifacts"] = [offline.ok("authorization", "inspect", "--json", file).json["id"]]
-        (other / "revocations.json").write_text(
-            json.dumps(revocations, sort_keys=True, separators=(",", ":"))
-        )
+        revocations["version"] += 1
+        authorities.publish({"revocations.json": canonical(revocations)})
     else:
-        [record] = (other / "hosts").iterdir()
-        record.unlink()
-    result = offline("verify", what, file, "--trust", other)
+        authorities.publish({f"hosts/{running.id}.json": None})
+    result = offline("verify", what, file, "--trust", other.trust)
     assert result.status in (1, 65), result
     assert result.stderr
 
@@ -154,7 +157,7 @@ def test_an_export_that_lacks_a_file(offline: Cli) -> None:
 
 
 def test_a_trust_directory_that_others_can_write(offline: Cli) -> None:
-    (Path("trust") / "authorities.json").chmod(0o666)
+    (Path("trust") / "root.json").chmod(0o666)
     result = offline("verify", "receipt", "run.tlog-proof", "--trust", "trust")
     assert result.status == 1
     assert "the trust directory trust cannot be used" in result.stderr

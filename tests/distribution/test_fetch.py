@@ -238,6 +238,14 @@ def test_a_damaged_mirror(server: Web, published: Published, tmp_path: Path, nam
     assert read(tmp_path / "m", published) == FIRST
 
 
+def test_a_root_that_nobody_signed(server: Web, published: Published, tmp_path: Path) -> None:
+    """It would keep everybody from reading the mirror, for good."""
+    update(server, tmp_path / "m", published)
+    (tmp_path / "m/metadata/2.root.json").write_bytes(Published(FIRST, name="another").root)
+    update(server, tmp_path / "m", published)
+    assert read(tmp_path / "m", published) == FIRST
+
+
 # cut off at any moment
 
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from attestd.appraisal.document import parse_quote, verify_document
 from attestd.audit.verify import _verify_entries
-from attestd.authorization.artifact import UntrustedArtifact
+from attestd.authorization.artifact import parse_artifact
 from attestd.authorization.dsse import PAYLOAD_TYPE, PublicKey, format_envelope, parse_envelope
 from attestd.authorization.pattern import ArgPattern, contains, describe, matches
 from attestd.authorization.statement import parse_statement
@@ -85,7 +85,7 @@ def envelope(data: bytes) -> None:
     MalformedError, seeds=lambda: [GRANTED.artifact, *valid.vectors("*/vectors/*.auth.json")], is_json=True
 )
 def artifact(data: bytes) -> None:
-    UntrustedArtifact(parse_envelope(data, payload_type=PAYLOAD_TYPE))
+    parse_artifact(data)
 
 
 @target(

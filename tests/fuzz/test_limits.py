@@ -1,6 +1,7 @@
 """At the limits of size: bounded time and memory for what is large, deep, wide or repetitive."""
 
 import contextlib
+import struct
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -10,6 +11,8 @@ import pytest
 
 from tests.fuzz.table import TARGETS
 from tests.fuzz.valid import GRANTED, NOTE, STATEMENT
+from tests.tcg.eventlog.build import log
+from tests.tcg.ima.build import entry
 from tests.world import b64
 
 MAX_S = 3.0  # of CPU; under 1 s on a quiet machine, but cores are shared where tests run
@@ -51,6 +54,12 @@ LIMITS = {
     "pcr-text": 64 * 1024,
     "base64": 256 * 1024,
     "shebang": 64 * 1024,
+    "event-log": 4 << 20,
+    # The target replays it ten times over.
+    "measurement-list": 1 << 17,
+    "ima-ascii": 1 << 20,
+    "ima-policy": 1 << 16,
+    "boot-rules": 1 << 16,
 }
 
 
@@ -97,6 +106,8 @@ SHAPES: dict[str, Callable[[int], bytes]] = {
     "commas": _filled(b"sha256:0", b",1", b""),
     "base64": _filled(b"", b"AAAA", b""),
     "options": _filled(b"", b"--json\0", b"x"),
+    "events of nothing": _filled(log(), struct.pack("<IIII", 1, 4, 0, 0), b""),
+    "entries of nothing": _filled(b"", entry(b"", b"a") + entry(b"", b"b"), b""),
 }
 
 

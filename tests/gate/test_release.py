@@ -74,6 +74,7 @@ def test_releases_what_was_sealed(world: World, granted: Granted) -> None:
         leaf=released.leaf,
         artifact_id=granted.body["artifact"]["id"],
         max_uses=1,
+        above=(),
         request_id=granted.body["id"],
         on_trust_loss="kill",
     )

@@ -14,11 +14,12 @@ from attestd.governance.trust import Trust, parse_trust
 from attestd.lineage.entry import EntryType
 from attestd.lineage.receipt import parse_receipt, sealed_by, verify_receipt
 from attestd.strict import canonical, parse_json
+from attestd.tcg.policy import REF_EPOCH_SET, approval_message, epoch_set_policy
 from attestd.tcg.public import authority_name
 from attestd.tlog.checkpoint import BatchMode
 from attestd.tlog.note import parse_note
 from tests.repository import Repository
-from tests.world import NOW, AnyKey, Host, Log, World, ed25519_key, key_id, p256, signer, spki
+from tests.world import NOW, AnyKey, Host, Log, World, b64, ed25519_key, key_id, p256, sign, signer, spki
 
 NEW = p256("another")
 NEW_ED = ed25519_key("another")
@@ -90,7 +91,7 @@ def test_a_team_key(world: World) -> None:
     world.authorities["teams"] = {"web": {"paths": ["/srv/"], "uids": None, "max_depth": 0}}
     for name, key in (("web", team), ("db", other)):
         world.authorities["teams"][name] = {"paths": ["/srv/"], "uids": None, "max_depth": 0}
-        spkis = {key_id(key): {"spki": PublicKeyB64(key)}}
+        spkis = {key_id(key): {"spki": b64(spki(key))}}
         world.teams[name] = {
             "v": 1,
             "version": 1,
@@ -104,12 +105,6 @@ def test_a_team_key(world: World) -> None:
         key_id(NEW_ED)
     }
     assert rotation.places == ("teams/web/authorities.json: rule 'web'",)
-
-
-def PublicKeyB64(key: AnyKey) -> str:  # noqa: N802 - reads as the member that it fills
-    from base64 import b64encode
-
-    return b64encode(spki(key)).decode()
 
 
 def test_an_enroller_signs_every_record_again(world: World) -> None:
@@ -126,7 +121,7 @@ def test_an_enroller_signs_every_record_again(world: World) -> None:
 
 def test_one_of_two_enrollers(world: World) -> None:
     world.enrollers.append(ed25519_key("second enroller"))
-    world.authorities["keys"][key_id(world.enrollers[1])] = {"spki": PublicKeyB64(world.enrollers[1])}
+    world.authorities["keys"][key_id(world.enrollers[1])] = {"spki": b64(spki(world.enrollers[1]))}
     world.authorities["enrollers"] = {"keys": [key_id(key) for key in world.enrollers], "threshold": 2}
     trust = after(world, rotated(world, world.enrollers[0], NEW_ED))
     assert set(trust.hosts[world.host.id].enrollers) == {key_id(NEW_ED), key_id(world.enrollers[1])}
@@ -187,6 +182,35 @@ def test_the_root_and_the_epoch_authority(world: World) -> None:
     assert "new epoch authority" in by_epoch.notes[0]
 
 
+def test_a_bump_by_the_epoch_authority_before(world: World) -> None:
+    """It is for an index that is gone: with it nothing would load."""
+    policy = epoch_set_policy(epoch_name=world.epoch_name, epoch=1)
+    signature = sign(world.epoch_key, approval_message(policy, REF_EPOCH_SET))
+    world.revocations = {**world.revocations, "epoch": 1, "bump": {"epoch": 1, "sig": b64(signature)}}
+    assert world.trust().revocations.bump is not None
+    keys = (world.root, world.platform_key, world.enrollers[0])
+    trust = after(world, rotated(world, world.epoch_key, NEW, *keys))
+    assert (trust.revocations.epoch, trust.revocations.bump, trust.revocations.version) == (1, None, 2)
+    assert after(world, rotated(world, world.root, NEW, *keys)).revocations.bump is not None
+
+
+def test_states_that_hold_longer(world: World) -> None:
+    """Up to an epoch that ends all that the old key may approve: so are those of other platform keys."""
+    second = p256("second platform")
+    world.authorities["keys"][key_id(second)] = {"spki": b64(spki(second))}
+    world.authorities["tpm"]["platform"].append(key_id(second))
+    file, other = world.platform_file(), world.platform_file(platform_key=second)
+    file["approvals"] += other["approvals"]
+    file["platform_keys"] += other["platform_keys"]
+    world.platforms["local"] = file
+    trust = after(world, rotated(world, world.platform_key, NEW, world.root, second, epoch=7))
+    found = {(item.platform.key_id, item.epoch) for item in trust.platforms["local"].approvals}
+    assert found == {(key_id(NEW), 7), (key_id(second), 7)}
+    assert all(item.max_epoch >= 7 for item in trust.platforms["local"].approvals)
+    with pytest.raises(UsageError, match="approves the states"):
+        rotated(world, world.platform_key, NEW, world.root, epoch=7)
+
+
 def test_one_after_the_other(world: World) -> None:
     rotation = rotated(world, world.platform_key, NEW, world.root)
     files = applied(world.files(), rotation)
@@ -225,7 +249,7 @@ def test_in_one_role_of_two(world: World) -> None:
 def test_a_key_that_was_stolen(world: World) -> None:
     """Revoked first: its states are approved by the new key, and what it approved before verifies nothing any more."""
     second = p256("second platform")
-    world.authorities["keys"][key_id(second)] = {"spki": PublicKeyB64(second)}
+    world.authorities["keys"][key_id(second)] = {"spki": b64(spki(second))}
     world.authorities["tpm"]["platform"].append(key_id(second))
     file, other = world.platform_file(), world.platform_file(platform_key=second, epoch=2)
     file["approvals"] += other["approvals"]

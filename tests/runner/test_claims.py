@@ -18,7 +18,12 @@ NOW = "2026-03-01T12:00:00.000000Z"
 
 
 def release(
-    seq: int = 1, *, artifact: str = "a", max_uses: int | None = None, log_id: str = "log-1"
+    seq: int = 1,
+    *,
+    artifact: str = "a",
+    max_uses: int | None = None,
+    above: tuple[tuple[str, int | None], ...] = (),
+    log_id: str = "log-1",
 ) -> VerifiedRelease:
     return VerifiedRelease(
         log_id=log_id,
@@ -26,6 +31,7 @@ def release(
         leaf=f"{seq:064x}",
         artifact_id=artifact,
         max_uses=max_uses,
+        above=above,
         request_id="request",
         on_trust_loss="kill",
     )

@@ -44,6 +44,16 @@ def test_it_is_a_daemon_of_its_own(process: Daemon) -> None:
     assert f"PPid:\t{os.getpid()}" not in status
 
 
+def test_one_that_nobody_knows_of_is_replaced(process: Daemon, state: Path, short_dir: Path) -> None:
+    """Its starter was killed before it was a swtpm: found by nobody who looked, it then took the lock on the state."""
+    orphan = process.pid()
+    (short_dir / "swtpm.pid").unlink()
+    process.start(state)
+    assert has_ended(orphan)
+    assert process.pid() not in (None, orphan)
+    assert process.answers()
+
+
 def test_stop_ends_it_and_its_socket(process: Daemon) -> None:
     pid = process.pid()
     process.stop()

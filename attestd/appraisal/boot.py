@@ -1,0 +1,353 @@
+"""Appraises a boot: rules over the events that a quote proves, and what each finding expected and found.
+
+The rules are one canonical JSON object (docs/formats/eventlog.md). They look at digests and at content that a digest
+covers. An attacker who can extend PCRs after the boot, and write the log, must not be able to hide an event: by another
+type, another label, or by leaving its data out. So what a rule looks for it knows by its digest, or else everything in
+that PCR has to be readable.
+"""
+
+import hashlib
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from attestd.errors import MalformedError
+from attestd.strict import Sha256Hex, Strict, parse_canonical
+from attestd.tcg.eventlog.covered import DEFINED
+from attestd.tcg.eventlog.efi import GLOBAL_VARIABLE, certificate_of, parse_variable
+from attestd.tcg.eventlog.meaning import Meaning, read_events
+from attestd.tcg.eventlog.reading import Kind
+from attestd.tcg.eventlog.replay import VerifiedEvents
+from attestd.tcg.eventlog.types import HASHES
+
+__all__ = [
+    "MAX_RULES_BYTES",
+    "BootAppraisal",
+    "BootFinding",
+    "BootRules",
+    "appraise_boot",
+    "parse_boot_rules",
+]
+
+MAX_RULES_BYTES: Final = 1024 * 1024
+
+_SEPARATORS: Final = (bytes(4), b"\xff" * 4)
+_ACTIONS: Final = (
+    b"Calling EFI Application from Boot Option",
+    b"Returning from EFI Application from Boot Option",
+    b"Exit Boot Services Invocation",
+    b"Exit Boot Services Returned with Success",
+)
+# What belongs behind the separator of a PCR; of variables, those by which shim says what it applied.
+_BEHIND: Final = {
+    4: frozenset({Kind.IMAGE, Kind.DRIVER}),
+    5: frozenset({Kind.PARTITIONS}),
+    7: frozenset({Kind.AUTHORITY, Kind.VARIABLE}),
+}
+_SHIM_VARIABLES: Final = frozenset({"SbatLevel", "MokSBState", "MokDBState", "MokListTrusted", "MokPolicy"})
+_LOADERS: Final = frozenset(
+    {
+        "linux",
+        "linux16",
+        "linuxefi",
+        "multiboot",
+        "multiboot2",
+        "module",
+        "module2",
+        "xen_hypervisor",
+        "xen_module",
+    }
+)
+_QUOTES: Final = str.maketrans("", "", "\"'\\")
+
+_Digest = Annotated[str, msgspec.Meta(pattern=r"\A([0-9a-f]{64}|[0-9a-f]{96}|[0-9a-f]{128})\Z")]
+_Line = Annotated[str, msgspec.Meta(min_length=1, max_length=65_536)]
+
+
+class BootRules(Strict, frozen=True):
+    """What a boot has to be. None, or `unchecked`: not evaluated, and the appraisal says so.
+
+    Attributes:
+        bank: The bank of `images` and `sections`; the events have to be verified in it.
+        secure_boot: Secure Boot was on before any boot loader ran (PCR 7).
+        separators: Firmware PCRs 0 to 7 ended with a separator, and nothing but what belongs there came behind it.
+        certificates: SHA-256 of the certificates that may have verified the boot chain (PCR 7).
+        images: Digests of what firmware and boot loaders may have started (PCR 4).
+        command_lines: The kernel's command line, one of these.
+        sections: Digests of the UKI's sections, by name (PCR 11).
+    """
+
+    v: Literal[1]
+    bank: Literal["sha1", "sha256", "sha384", "sha512"]
+    secure_boot: Literal["required", "unchecked"]
+    separators: Literal["required", "unchecked"]
+    certificates: Annotated[list[Sha256Hex], msgspec.Meta(min_length=1)] | None
+    images: Annotated[list[_Digest], msgspec.Meta(min_length=1)] | None
+    command_lines: Annotated[list[_Line], msgspec.Meta(min_length=1)] | None
+    sections: (
+        Annotated[dict[str, Annotated[list[_Digest], msgspec.Meta(min_length=1)]], msgspec.Meta(min_length=1)]
+        | None
+    )
+
+
+@dataclass(frozen=True)
+class BootFinding:
+    """What a rule found wrong.
+
+    Attributes:
+        rule: The rule's name.
+        event: The event's number in the log; None: something is missing.
+        where: The event in words.
+    """
+
+    rule: str
+    event: int | None
+    where: str
+    expected: str
+    found: str
+
+    def __str__(self) -> str:
+        place = "" if self.event is None else f" (event {self.event})"
+        return f"{self.where}: expected {self.expected}, found {self.found}{place}"
+
+
+@dataclass(frozen=True)
+class BootAppraisal:
+    """A boot, measured against rules.
+
+    Attributes:
+        evaluated, not_evaluated: Names of rules.
+        findings: What is wrong; it is a good boot exactly if there are none.
+    """
+
+    evaluated: tuple[str, ...]
+    not_evaluated: tuple[str, ...]
+    findings: tuple[BootFinding, ...]
+
+
+def parse_boot_rules(data: bytes) -> BootRules:
+    """Parses rules.
+
+    Raises:
+        MalformedError: Not that object; digests of another bank, or SHA-1's; nothing to be evaluated.
+    """
+    rules = parse_canonical(data, BootRules, max_bytes=MAX_RULES_BYTES, what="boot rules")
+    if rules.bank == "sha1":
+        raise MalformedError("boot rules: SHA-1 can be made to collide: name another bank")
+    size = hashlib.new(rules.bank).digest_size * 2
+    sections = (rules.sections or {}).values()
+    digests = [*(rules.images or ()), *(digest for allowed in sections for digest in allowed)]
+    if any(len(digest) != size for digest in digests):
+        raise MalformedError(f"boot rules: a digest that is not of bank {rules.bank}")
+    if not any(_is_set(rules, name) for name in _RULES):
+        raise MalformedError("boot rules: nothing is evaluated: every boot would do")
+    return rules
+
+
+def appraise_boot(verified: VerifiedEvents, *, rules: BootRules) -> BootAppraisal:
+    """Measures the events that a quote proves against rules.
+
+    1. `data`: data that its type defines to have been hashed is what was hashed (always evaluated).
+    2. `secure_boot`, `separators`, `certificates`, `images`, `command_lines`, `sections`: as `BootRules` says.
+
+    A rule whose PCR was not quoted is a finding: nothing is known of it.
+
+    Args:
+        verified: Events that quoted PCR values prove.
+        rules: The rules.
+
+    Raises:
+        MalformedError: The events are verified in another bank than the rules'.
+    """
+    if verified.bank != rules.bank:
+        raise MalformedError(f"boot rules are of bank {rules.bank}, the events of bank {verified.bank}")
+    events = read_events(verified.events, bank=verified.bank, command_lines=rules.command_lines or ())
+    evaluated, findings = ["data"], list(_data(events))
+    for name, (pcrs, rule) in _RULES.items():
+        if not _is_set(rules, name):
+            continue
+        evaluated.append(name)
+        missing = [pcr for pcr in pcrs if pcr not in verified.pcrs]
+        if missing:
+            findings.append(BootFinding(name, None, f"PCR {missing[0]}", "a quoted value", "none"))
+        else:
+            findings += rule(events, rules, verified.pcrs)
+    not_evaluated = tuple(name for name in _RULES if name not in evaluated)
+    return BootAppraisal(tuple(evaluated), not_evaluated, tuple(findings))
+
+
+def _is_set(rules: BootRules, name: str) -> bool:
+    return getattr(rules, name) not in (None, "unchecked")
+
+
+def _finding(rule: str, item: Meaning, expected: str, found: str | None = None) -> BootFinding:
+    value = item.value if item.proved else f"digest {item.value}"
+    where = f"PCR {item.event.pcr}: {item.name}"
+    return BootFinding(rule, item.event.number, where, expected, value if found is None else found)
+
+
+def _absent(rule: str, pcr: int, expected: str) -> BootFinding:
+    return BootFinding(rule, None, f"PCR {pcr}", expected, "none")
+
+
+def _data(events: Sequence[Meaning]) -> Iterator[BootFinding]:
+    for item in events:
+        if item.event.type in DEFINED and item.content is None:
+            yield _finding("data", item, "data that hashes to the digest", "data that does not")
+
+
+def _of(events: Sequence[Meaning], pcr: int) -> list[Meaning]:
+    return [item for item in events if item.event.pcr == pcr]
+
+
+def _known(bank: str, *contents: bytes) -> frozenset[bytes]:
+    """Digests of contents that are known beforehand: no log can call such an event something else."""
+    return frozenset(HASHES[bank](content).digest() for content in contents)
+
+
+def _split(rules: BootRules, events: Sequence[Meaning], pcr: int) -> tuple[list[Meaning], list[Meaning]]:
+    """A PCR's events before its first separator, and from it on."""
+    of_pcr = _of(events, pcr)
+    separators = _known(rules.bank, *_SEPARATORS)
+    place = next((n for n, item in enumerate(of_pcr) if item.digest in separators), len(of_pcr))
+    return of_pcr[:place], of_pcr[place:]
+
+
+def _hidden(rule: str, items: Sequence[Meaning]) -> Iterator[BootFinding]:
+    """Events whose content the log does not show, where every content has to be seen."""
+    for item in items:
+        if not item.proved:
+            yield _finding(rule, item, "content that its digest covers", f"only digest {item.value}")
+
+
+def _secure_boot_value(value: bytes) -> bytes:
+    name = "SecureBoot".encode("utf-16-le")
+    head = struct.pack("<16sQQ", GLOBAL_VARIABLE.bytes_le, len(name) // 2, len(value))
+    return head + name + value
+
+
+def _secure_boot(events: Sequence[Meaning], rules: BootRules, _: tuple[int, ...]) -> Iterator[BootFinding]:
+    rule = "secure_boot"
+    # Whoever runs behind the separator can extend another "Secure Boot is on": only what the firmware said counts.
+    before, _rest = _split(rules, events, 7)
+    on = _known(rules.bank, _secure_boot_value(b"\1"))
+    off = _known(rules.bank, _secure_boot_value(b"\0"), _secure_boot_value(b""))
+    if not any(item.digest in on for item in before):
+        yield _absent(rule, 7, "Secure Boot on, before the separator")
+    for item in before:
+        if item.digest in off:
+            yield _finding(rule, item, "on")
+
+
+def _separators(events: Sequence[Meaning], rules: BootRules, pcrs: tuple[int, ...]) -> Iterator[BootFinding]:
+    rule = "separators"
+    separators, actions = _known(rules.bank, *_SEPARATORS), _known(rules.bank, *_ACTIONS)
+    for pcr in (pcr for pcr in range(8) if pcr in pcrs):
+        _before, rest = _split(rules, events, pcr)
+        if not rest:
+            yield _absent(rule, pcr, "a separator")
+        for item in rest[1:]:
+            fits = item.kind in _BEHIND.get(pcr, ()) and (item.proved or pcr == 4)
+            if item.kind == Kind.VARIABLE:
+                fits = fits and item.subject in _SHIM_VARIABLES
+            if item.digest in separators or not (fits or (pcr in (4, 5) and item.digest in actions)):
+                yield _finding(rule, item, "nothing of that kind behind the separator")
+
+
+def _certificates(events: Sequence[Meaning], rules: BootRules, _: tuple[int, ...]) -> Iterator[BootFinding]:
+    rule, allowed = "certificates", frozenset(rules.certificates or ())
+    yield from _hidden(rule, _of(events, 7))
+    used = [item for item in _of(events, 7) if item.kind == Kind.AUTHORITY and item.proved]
+    for item in used:
+        if _certificate_digest(item) not in allowed:
+            yield _finding(rule, item, f"one of {len(allowed)} certificates")
+    if not used:
+        yield _absent(rule, 7, "a certificate that verified the boot chain")
+
+
+def _certificate_digest(item: Meaning) -> str:
+    variable = parse_variable(item.event.data)
+    certificate = None if variable is None else certificate_of(variable.value)
+    return hashlib.sha256(certificate or b"").hexdigest()
+
+
+def _images(events: Sequence[Meaning], rules: BootRules, _: tuple[int, ...]) -> Iterator[BootFinding]:
+    rule, allowed = "images", frozenset(rules.images or ())
+    # All else in PCR 4 is an image, whatever the log calls it: an image's bytes could be logged as an "action".
+    known = _known(rules.bank, *_SEPARATORS, *_ACTIONS)
+    images = [item for item in _of(events, 4) if item.digest not in known]
+    for item in images:
+        if item.digest.hex() not in allowed:
+            yield _finding(rule, item, f"one of {len(allowed)} images")
+    if not images:
+        yield _absent(rule, 4, "an image")
+
+
+def _command_lines(
+    events: Sequence[Meaning], rules: BootRules, pcrs: tuple[int, ...]
+) -> Iterator[BootFinding]:
+    rule, allowed = "command_lines", frozenset(rules.command_lines or ())
+    words = f"one of {len(allowed)} command lines" if len(allowed) > 1 else f"`{''.join(allowed)}`"
+    # GRUB's PCR and that of overridden command lines: an event that cannot be read may be the one that counts.
+    yield from _hidden(rule, [*_of(events, 8), *_of(events, 12)])
+    lines = [item for item in events if item.kind in (Kind.COMMAND_LINE, Kind.MODULE_LINE)]
+    for item in lines:
+        forms = _grub_forms(_line(item)) if item.event.pcr == 8 else {_line(item)}
+        if not item.proved or forms.isdisjoint(allowed):
+            yield _finding(rule, item, words)
+    # GRUB's labels are in no digest: a command line may be called a command. But the command that set it is there, too,
+    # without the quotes that the kernel sees.
+    unquoted = frozenset(line.translate(_QUOTES) for line in allowed)
+    for item in events:
+        command, _, rest = item.value.partition(" ")
+        is_loader = item.kind == Kind.GRUB_COMMAND and command in _LOADERS
+        if is_loader and unquoted.isdisjoint(_grub_forms(rest.strip())):
+            yield _finding(rule, item, words)
+    found = {item.event.pcr for item in lines}
+    # The kernel's own stub measures into PCR 9, among files: that alone shows nothing.
+    if not found & {8, 11, 12}:
+        yield BootFinding(rule, None, "PCRs 8, 11 and 12", "a kernel command line", "none")
+    if 11 in found and 12 not in pcrs:
+        yield BootFinding(rule, None, "PCR 12", "a quoted value (it can override the UKI's)", "none")
+
+
+def _line(item: Meaning) -> str:
+    """The measured text, exactly; `value` may have escapes in it."""
+    if item.content is None:
+        return item.value
+    coding = "utf-16-le" if item.event.pcr == 12 else "utf-8"
+    return item.content.decode(coding, "replace").rstrip("\0")
+
+
+def _grub_forms(text: str) -> frozenset[str]:
+    """GRUB measures the kernel's path before the options, where the kernel itself says `BOOT_IMAGE=`."""
+    return frozenset({text, text.partition(" ")[2], f"BOOT_IMAGE={text}"})
+
+
+def _sections(events: Sequence[Meaning], rules: BootRules, _: tuple[int, ...]) -> Iterator[BootFinding]:
+    wanted = rules.sections or {}
+    found = set()
+    for item in events:
+        if item.event.pcr != 11 or item.kind in (Kind.SECTION_NAME, Kind.PHASE):
+            continue
+        name = ".cmdline" if item.kind == Kind.COMMAND_LINE else item.subject
+        found.add(name)
+        if item.digest.hex() not in wanted.get(name, ()):
+            expected = f"one of {len(wanted[name])} digests" if name in wanted else "no such section"
+            yield _finding("sections", item, expected)
+    for name in sorted(set(wanted) - found):
+        yield _absent("sections", 11, f"UKI section {name}")
+
+
+_Rule = Callable[[Sequence[Meaning], BootRules, tuple[int, ...]], Iterator[BootFinding]]
+_RULES: Final[dict[str, tuple[tuple[int, ...], _Rule]]] = {
+    "secure_boot": ((7,), _secure_boot),
+    "separators": ((), _separators),
+    "certificates": ((7,), _certificates),
+    "images": ((4,), _images),
+    "command_lines": ((), _command_lines),
+    "sections": ((11,), _sections),
+}

@@ -1,0 +1,1 @@
+"""IMA measurement lists: what the kernel says it measured while the system ran (Linux, security/integrity/ima)."""
