@@ -17,7 +17,7 @@ from attestd.tpm.device import Tpm
 from attestd.tpm.owner import Priority, TpmOwner
 from attestd.tpm.release import ReleaseApproval
 
-__all__ = ["RawEvidence", "TpmPort"]
+__all__ = ["RawEvidence", "TpmPort", "release_approval"]
 
 _T = TypeVar("_T")
 _ATTEMPTS: Final = 8
@@ -73,7 +73,7 @@ class TpmPort:
         approval = self._approval
         if approval is None:
             raise TpmRefusedError("no approved state was named for this batch")
-        release = _release_approval(approval)
+        release = release_approval(approval)
         digest = hashlib.sha256(text).digest()
         return self._seal(lambda tpm: tpm.sign_release(digest, release))
 
@@ -147,7 +147,8 @@ class TpmPort:
         return self.owner.submit(Priority.SEAL, call, self._deadline_s).result()
 
 
-def _release_approval(approval: Approval) -> ReleaseApproval:
+def release_approval(approval: Approval) -> ReleaseApproval:
+    """An approval as the TPM takes it."""
     return ReleaseApproval(
         epoch=approval.epoch,
         selection=approval.selection,

@@ -221,7 +221,7 @@ def _finish(
         return
     for name, item in found.items():
         output.facts([(name, "")])
-        output.facts([("stay approved", item.kept or "none"), ("end", item.ended or "none")])
+        output.facts([("stay approved", list(item.kept) or "none"), ("end", list(item.ended) or "none")])
         if not item.kept:
             say(f"{name}: nothing is released in any state until one is approved again", style=WARN)
     if version is None:
