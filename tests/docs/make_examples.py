@@ -26,6 +26,7 @@ from attestd.authorization.pattern import CHARSETS, ArgForm, ArgPattern, matches
 from attestd.client.where import SYSTEM_SOCKET
 from attestd.gate.execution import Execution, File
 from attestd.governance import metadata, signed
+from attestd.governance.floor import seen_body
 from attestd.lineage.entry import EntryType, format_entry
 from attestd.lineage.receipt import parse_receipt, verify_receipt
 from attestd.strict import canonical, convert, format_time, format_time_us
@@ -280,13 +281,15 @@ def bodies() -> dict[EntryType, list[tuple[str, Mapping[str, Any]]]]:
         "seq": 1,
     }
     at, trust = format_time_us(w.now), w.trust()
-    governance = {"digest": trust.digest, "version": trust.version}
+    governance = seen_body(trust, anchor=digest(w.publish().root))
     start = {"at": at, "cgroup": None, "isolation": "user", "pid": 4242, "uid": w.uid}
     end = {"at": at, "duration_ms": 1730, "error": None, "signal": None, "status": 0}
     clock = {"by_uid": 0, "time": format_time(w.now), "what": "clock accepted"}
     agent = "by the agent"
     return {
-        EntryType.LOG_START: [("", {"host": w.host.id, "log": w.log.log_id, "previous": None})],
+        EntryType.LOG_START: [
+            ("", {"governance": governance, "host": w.host.id, "log": w.log.log_id, "previous": None})
+        ],
         EntryType.AGENT_START: [
             ("", {"governance": governance, "host": w.host.id, "notes": [], "version": "0.1.0"})
         ],
