@@ -15,6 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 CLIENT = """#!/usr/bin/python3 -IS
 import json, os, socket, sys
+if sys.argv[1] == "serve":  # goes on, and is ended by a signal
+    os.execv({real!r}, sys.argv)
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({path!r})
     words = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
@@ -36,7 +38,7 @@ def command_line(directory: Path) -> Iterator[None]:
             cwd=ROOT, pass_fds=[server.fileno()], stdin=subprocess.DEVNULL,
         )  # fmt: skip
     client = directory / "attestd"
-    client.write_text(CLIENT.format(path=str(path)))
+    client.write_text(CLIENT.format(path=str(path), real=str(Path(sys.executable).with_name("attestd"))))
     client.chmod(0o755)
     try:
         yield
