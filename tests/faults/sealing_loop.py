@@ -36,7 +36,9 @@ ARTIFACT = "5e" * 32
 def main() -> None:
     layout, traces = find_layout(sys.argv[1]), Path(sys.argv[2])
     _binding()
-    trust = load_trust(layout.trust, owners=trust_owners(layout))  # once, for it is half of what a start costs
+    trust = load_trust(
+        layout.trust, owners=trust_owners(layout)
+    )  # once, for it is half of what a start costs
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for number, _ in enumerate(sys.stdin):
         pid = os.fork()
