@@ -17,6 +17,7 @@ from attestd.agent.tpm_port import TpmPort
 from attestd.audit.recover import recover, unsettled_allows, void_body
 from attestd.audit.seal import Charge, Pending, Sealer
 from attestd.audit.store import LogStore
+from attestd.distribution.local import load_own_trust
 from attestd.errors import TpmUnavailableError
 from attestd.governance.trust import Trust
 from attestd.lineage.checkpoint import LogKeys
