@@ -52,6 +52,7 @@ _MODULES: Final = {
         ("publish", "governance_publish"),
         ("refresh", "governance_publish"),
         ("update", "governance_update"),
+        ("replay", "governance_replay"),
     )
 }
 
