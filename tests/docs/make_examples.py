@@ -313,6 +313,16 @@ def bodies() -> dict[EntryType, list[tuple[str, Mapping[str, Any]]]]:
         EntryType.EXECUTION_EXIT: [("", {**reference, **end})],
         EntryType.ATTESTATION: [("", clock)],
         EntryType.GOVERNANCE_UPDATE: [("", governance)],
+        EntryType.HOST_REENROLL: [
+            (
+                "",
+                {
+                    "ak": parse_public(w.host.ak_public).name.hex(),
+                    "host": w.host.id,
+                    "release_key": parse_public(w.host.release_public).name.hex(),
+                },
+            )
+        ],
     }
 
 
