@@ -33,6 +33,7 @@ from attestd.strict import canonical, convert, format_time, format_time_us
 from attestd.tcg import nv, policy, public
 from attestd.tcg.attest import QuoteInfo, parse_attest
 from attestd.tcg.binding import Purpose, extra_data
+from attestd.tcg.public import parse_public
 from attestd.tcg.quote import split_quote
 from attestd.tlog.tree import leaf_hash, node_hash
 from attestd.tlog.vkey import ecdsa_vkey, format_vkey, tpm_quote_vkey
