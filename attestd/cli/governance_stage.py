@@ -7,11 +7,10 @@ from typing import Any, Final
 import click
 
 from attestd.cli.base import Command, json_option, read_input
-from attestd.cli.governance import open_repository, repository_option, say_staged
+from attestd.cli.governance import open_repository, repository_option, say_staged, staged_file
 from attestd.cli.keys import key_options, open_key, passphrase_option
 from attestd.cli.output import Output, say
 from attestd.cli.params import HEX, USER
-from attestd.distribution.repository import Repository
 from attestd.errors import UsageError
 from attestd.governance.edits import with_epoch, with_revoked
 from attestd.governance.host import MAX_HOST_RECORD_BYTES, HostRecord
@@ -195,7 +194,7 @@ def revoke_command(
     """
     repository = open_repository(directory, state_dir)
     files = repository.plan().files
-    data = _staged(repository, "revocations.json")
+    data = staged_file(repository, "revocations.json")
     named = {
         member: [item.hex() if isinstance(item, bytes) else item for item in items]
         for member, items in revoked.items()
@@ -212,10 +211,3 @@ def revoke_command(
         data = with_epoch(data, authorities=files["authorities.json"], epoch=epoch, sign=sign)
     repository.stage({"revocations.json": data})
     say_staged(repository, Output(as_json=as_json))
-
-
-def _staged(repository: Repository, name: str) -> bytes:
-    data = repository.plan().files.get(name)
-    if data is None:
-        raise UsageError(f"{repository.path}: {name} is not staged: attestd governance add {name} FILE")
-    return data

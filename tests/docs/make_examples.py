@@ -33,6 +33,7 @@ from attestd.strict import canonical, convert, format_time, format_time_us
 from attestd.tcg import nv, policy, public
 from attestd.tcg.attest import QuoteInfo, parse_attest
 from attestd.tcg.binding import Purpose, extra_data
+from attestd.tcg.public import parse_public
 from attestd.tcg.quote import split_quote
 from attestd.tlog.tree import leaf_hash, node_hash
 from attestd.tlog.vkey import ecdsa_vkey, format_vkey, tpm_quote_vkey
@@ -313,6 +314,16 @@ def bodies() -> dict[EntryType, list[tuple[str, Mapping[str, Any]]]]:
         EntryType.EXECUTION_EXIT: [("", {**reference, **end})],
         EntryType.ATTESTATION: [("", clock)],
         EntryType.GOVERNANCE_UPDATE: [("", governance)],
+        EntryType.HOST_REENROLL: [
+            (
+                "",
+                {
+                    "ak": parse_public(w.host.ak_public).name.hex(),
+                    "host": w.host.id,
+                    "release_key": parse_public(w.host.release_public).name.hex(),
+                },
+            )
+        ],
     }
 
 

@@ -12,7 +12,9 @@ from attestd.governance.edits import (
     draft_shared_authorities,
     with_epoch,
     with_revoked,
+    with_rule,
     with_team,
+    without_rule,
     without_team,
 )
 from tests.world import World, ed25519_key, p256, signer, spki
@@ -67,6 +69,27 @@ def test_teams(world: World) -> None:
         with_team(present, team="web", paths=["relative"], uids=None, max_depth=0)
     with pytest.raises(MalformedError):
         with_team(b"{}", team="web", paths=["/"], uids=None, max_depth=0)
+
+
+def test_rules(world: World) -> None:
+    present = world.files()["authorities.json"]
+    keys = [public(ed25519_key(name)) for name in ("alice", "bob")]
+    data = with_rule(present, name="deploy", keys=keys, paths=["/usr/bin/deploy"], uids=[7], max_depth=2)
+    first, *rest = parse_authorities(data).rules
+    assert (first.name, first.threshold, first.uids, first.max_depth) == ("deploy", 2, {7}, 2)
+    assert [rule.name for rule in rest] == [rule.name for rule in parse_authorities(present).rules]
+    again = with_rule(data, name="deploy", threshold=1)
+    assert parse_authorities(again).rules[0].keys == tuple(keys)
+    *_, last = parse_authorities(with_rule(present, name="x", keys=keys, paths=["/"], is_last=True)).rules
+    assert last.name == "x"
+    assert parse_authorities(without_rule(data, name="deploy")).rules == parse_authorities(present).rules
+    for missing in ({"keys": keys}, {"paths": ["/"]}):
+        with pytest.raises(UsageError, match="--key and --path"):
+            with_rule(present, name="new", **missing)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="there is no rule"):
+        without_rule(present, name="none")
+    with pytest.raises(MalformedError):
+        with_rule(data, name="deploy", threshold=3)
 
 
 def test_revoking(world: World) -> None:
