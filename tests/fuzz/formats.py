@@ -149,7 +149,8 @@ def delegated_statement(data: bytes) -> None:
     if decision.denial is None:
         assert decide(replace(WORLD.request(), artifact=valid.PARENT), valid.CONTEXT).denial is None
         assert not widenings(parent.statement, parse_artifact(artifact).statement)
-    named = {**GRANTED.body, "artifact": decision.body["artifact"]}
+    own = ("artifact", "attribution", "origin", "terms")
+    named = {**GRANTED.body, **{name: decision.body[name] for name in own if name in decision.body}}
     _release(_receipt(canonical({**value_of(valid.ENTRIES[-1]), "body": named, "seq": 1})), artifact)
 
 
