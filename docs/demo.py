@@ -295,8 +295,47 @@ def chapter_measure(demo: Demo) -> None:
     )
 
 
+def chapter_two_persons(demo: Demo) -> None:
+    demo.chapter(
+        "7. Two persons, and a revocation: authorities sign, publish, and every decision follows at once"
+    )
+    release = demo.home / "release"
+    release.write_text('#!/bin/sh\necho "releasing $1"\n')
+    release.chmod(0o755)
+    alice = str(demo.state / "authority" / "local.pem")
+    demo.run("authority", "keygen", "--no-passphrase", "bob", quiet=True)
+    demo.run(
+        *("governance", "rule", "release", "--path", str(release), "--key", alice, "--key", "bob.pub"),
+        *("--threshold", "2"),
+    )
+    publish(demo)
+    artifact = ("exec", "-a", "release.auth.json", "--", "./release", "v1")
+    demo.run(
+        *("authorization", "issue", "--max-uses", "unlimited", "-o", "release.auth.json", "--"),
+        *("./release", "v1"),
+        quiet=True,
+    )
+    demo.denied("one of two signatures is not enough", "insufficient_approvals", *artifact)
+    demo.run("authorization", "approve", "--yes", "--key", "bob.pem", "release.auth.json", lines=3)
+    done = demo.run(*artifact)
+    demo.expect("with the second person's it runs", "ran", done.status == 0 and "releasing v1" in done.out)
+    inspected = json.loads(
+        demo.run("authorization", "inspect", "--json", "release.auth.json", quiet=True).out
+    )
+    demo.run("governance", "revoke", "--artifact", inspected["id"])
+    publish(demo)
+    demo.denied("revoked: it never runs again", "revoked", *artifact)
+
+
+def publish(demo: Demo) -> None:
+    """What is staged is shown in words, signed and published."""
+    demo.run("governance", "diff")
+    demo.run("governance", "sign", "--yes", quiet=True)
+    demo.run("governance", "publish")
+
+
 def chapter_history(demo: Demo) -> None:
-    demo.chapter("7. History cannot be rewritten: edit the database, or put back an older copy")
+    demo.chapter("8. History cannot be rewritten: edit the database, or put back an older copy")
     log = demo.state / "agent" / "log.db"
     good = demo.run("audit", "verify")
     demo.expect("the log verifies, leaf by leaf, against the TPM's signatures", "verified", good.status == 0)
@@ -379,6 +418,7 @@ def main() -> int:
             lambda: chapter_runner(demo, demo.home / "deploy"),
             lambda: chapter_offline(demo),
             lambda: chapter_measure(demo),
+            lambda: chapter_two_persons(demo),
             lambda: chapter_history(demo),
         ]
         print(paint("attestd on an embedded software TPM, in a temporary directory", "1"))

@@ -55,6 +55,7 @@ from attestd.tlog.note import parse_note
 from attestd.tlog.proof import format_proof, parse_proof
 from attestd.tlog.tree import consistency_proof, leaf_hash, verify_consistency
 from tests.agent.sick import Sick, guess, sick_tpm
+from tests.chains import delegable, delegate_key, under
 from tests.host import Host, Logged, Result, wait_for
 from tests.world import (
     NOW,
@@ -190,7 +191,7 @@ PARTIAL: Final[Mapping[str, tuple[str, str]]] = {
         "witnesses, without whom a whole older copy of disk and TPM passes",
     ),
     "runtime_environmental_trust": (MEASURED, "event log and IMA list, not PCR composites alone"),
-    "runtime_execution_lineage_continuity": (LINEAGE, "chains of delegated artifacts and of receipts"),
+    "runtime_execution_lineage_continuity": (LINEAGE, "chains of receipts"),
     "runtime_governance_metadata": (GOVERNANCE, "metadata that is fresh and cannot be rolled back"),
     "runtime_operational_trust_conditions": (HARDENING, "every condition that the section `condition` names"),
     "artifact_environmental_conditions": (MESH, "verifiers and witnesses that can be counted"),
@@ -198,7 +199,6 @@ PARTIAL: Final[Mapping[str, tuple[str, str]]] = {
     "denial_lineage_discontinuity": (LINEAGE, "a gap further up than the parent"),
     "denial_governance_state_mismatch": (GOVERNANCE, "stale metadata, and metadata that went back"),
     "denial_failure_in_the_mesh": (MESH, "nodes that fail, not only nodes that are not there"),
-    "lineage_authorization_origin": (LINEAGE, "the origin of a delegated authorization"),
     "lineage_governance_continuity": (GOVERNANCE, "each version signed by the one before"),
     "lineage_runtime_trust_relationships": (MESH, "verifiers and witnesses that vouch"),
     "lineage_policy_authority_ancestry": (GOVERNANCE, "a signed root above the authorities"),
@@ -575,10 +575,15 @@ def test_runtime_policy_consistency(world: World) -> None:
 
 
 def test_runtime_execution_lineage_continuity(world: World) -> None:
-    """A parent that is named must verify, and a delegation that is named must not be missing.
+    """A parent that is named must verify; of a delegated artifact each link must follow from the one above.
 
-    Waits for lineage: chains of delegated artifacts and of receipts.
+    Waits for lineage: chains of receipts.
     """
+    team = delegate_key("team")
+    parent_artifact = delegable(world, team)
+    assert world.decide(under(parent_artifact, team)).denial is None
+    wider = world.decide(under(parent_artifact, team, edit=edit("validity.max_uses", 2)))
+    assert (wider.denial.code, rejected(wider)) == (Code.LINEAGE_BROKEN, "lineage")
     parent = verified(world, world.grant().receipt)
     child = world.decide(parent=parent)
     assert (child.denial, child.body["parent"]) == (None, parent.leaf)
@@ -884,10 +889,20 @@ def test_denial_failure_in_the_mesh(world: World, host: Host) -> None:
 
 
 def test_lineage_authorization_origin(world: World) -> None:
-    """From an execution's receipt to the artifact, the rule and the keys that let it run.
-
-    Waits for lineage: the origin of a delegated authorization.
-    """
+    """From an execution's receipt to the artifact, the rule and the keys that let it run; of a delegated one to its root."""
+    team = delegate_key("team")
+    root = delegable(world, team, requested_by="origin")
+    delegated = under(root, team)
+    decided = world.decide(delegated)
+    receipt = world.receipt(decided.body)
+    named = verified(world, receipt).entry.body
+    assert named["artifact"]["chain"] == [parse_artifact(item).id for item in (root, delegated)]
+    assert named["origin"]["requested_by"] == "origin"
+    chained = Granted(delegated, world.execution(), receipt, decided.body)
+    assert released(world, chained).above == ((parse_artifact(root).id, 1),)
+    whose, _ = verify_standing(parse_artifact(delegated), trust=world.trust())
+    assert whose.signers == ((key_id(world.authors[0]),), (key_id(team),))
+    refuses(world, chained, Code.IDENTITY_MISMATCH, receipt=world.receipt({**decided.body, "origin": None}))
     granted = world.grant()
     body = verified(world, granted.receipt).entry.body
     found, rule = verify_standing(parse_artifact(granted.artifact), trust=world.trust())

@@ -18,6 +18,8 @@ __all__ = ["exclusive"]
 def exclusive(layout: Layout, *, rekeying: bool = False) -> Iterator[None]:
     """Holds the lock; it is the kernel that releases it, at the latest with the process.
 
+    It is on the log's directory itself: a file could be deleted, and be made anew by a second agent.
+
     What an earlier attestd wrote is brought to this one's schema first, and a rotation that was cut off is finished.
 
     Args:
@@ -29,12 +31,11 @@ def exclusive(layout: Layout, *, rekeying: bool = False) -> Iterator[None]:
         StoreError: There is no log, its directory cannot be used, or a newer attestd wrote it.
         RollbackError: Its schema was edited.
     """
-    path = layout.agent / "lock"
     try:
         with acting_as(agent_account(layout)):
             if not rekeying:
                 layout.log.stat()
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            descriptor = os.open(layout.agent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError as error:
         raise StoreError(f"{layout.agent} holds no log: initialise this host with attestd init") from error
     except OSError as error:

@@ -45,6 +45,7 @@ DENIALS_S: Final = 10.0
 # No receipt older than this is accepted by the runner: older allows without an outcome are past.
 UNSETTLED: Final = timedelta(minutes=10)
 RUNNER_START_S: Final = 10.0
+RUNNER_AGAIN_S: Final = 0.1
 EVIDENCE_MAX_AGE_S: Final = 60  # what an artifact asks for unless it says otherwise
 BACKLOG: Final = 1024
 SETTLED_AT_ONCE: Final = 128
@@ -108,15 +109,21 @@ def _ensure_runner(layout: Layout, log: logging.Logger, limit: tuple[int, int]) 
             resource.prlimit(process.pid, resource.RLIMIT_NOFILE, limit)
     finally:
         os.close(output)
+    if not _await_runner(layout.runner_socket, process):
+        raise StoreError(f"the runner did not start: see {layout.runner / 'runner.log'}")
+    log.info(event("runner.started", pid=process.pid))
+
+
+def _await_runner(path: Path, process: "subprocess.Popen[bytes]") -> bool:
+    """Whether it answers in time. One that somebody kills meanwhile has begun well: who asks it will find out."""
     deadline = time.monotonic() + RUNNER_START_S
     while time.monotonic() < deadline:
-        if _runner_answers(layout.runner_socket):
-            log.info(event("runner.started", pid=process.pid))
-            return
+        if _runner_answers(path) or (process.poll() or 0) < 0:
+            return True
         if process.poll() is not None:
-            break
+            return False
         time.sleep(0.02)
-    raise StoreError(f"the runner did not start: see {layout.runner / 'runner.log'}")
+    return False
 
 
 def _open_runner_log(path: Path) -> int:
@@ -166,8 +173,7 @@ class _Service:
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
     async def _serve(self, core: Core, recovery: Recovery) -> None:
-        core.runner_info = await core.runner.info()
-        await core.drain_spool()
+        await self._meet_runner(core)
         await self._settle(core, recovery)
         await core.follow_epoch()
         start = {
@@ -229,6 +235,23 @@ class _Service:
 
         if self.configuration.governance_url:
             yield self._every(float(self.configuration.governance_interval_s), update)
+
+    async def _meet_runner(self, core: Core) -> None:
+        """Who it is, and what it spooled while no agent ran. It may die meanwhile, and then there is another."""
+        deadline = time.monotonic() + RUNNER_START_S
+        while True:
+            try:
+                await self._ask_runner(core)
+                await core.drain_spool()
+            except RunnerError as error:
+                if time.monotonic() >= deadline:
+                    raise
+                self.log.warning(event("runner.lost", error=error))
+            else:
+                return
+            await asyncio.sleep(RUNNER_AGAIN_S)
+            if not self.layout.system:
+                await asyncio.to_thread(self.ensure_runner)
 
     async def _settle(self, core: Core, recovery: Recovery) -> None:
         """Allows that a crash left between sealing and release are burned at the runner, and recorded as void."""

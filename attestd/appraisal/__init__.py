@@ -1,1 +1,1 @@
-"""What is measured, turned into a finding: the seam for event logs, IMA lists and attestation results."""
+"""What is measured, turned into findings: quotes, boots, IMA lists."""

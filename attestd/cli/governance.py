@@ -15,6 +15,7 @@ from attestd.distribution.repository import Repository
 from attestd.distribution.roles import public_of
 from attestd.distribution.settings import FILE
 from attestd.distribution.standalone import open_local_repository
+from attestd.errors import UsageError
 from attestd.governance.changes import Change
 from attestd.governance.draft import RoleKeys
 from attestd.paths import find_client_layout
@@ -28,6 +29,7 @@ __all__ = [
     "say_changes",
     "say_staged",
     "show_changes",
+    "staged_file",
 ]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -44,11 +46,13 @@ _MODULES: Final = {
         ("revoke", "governance_revoke"),
         ("platform", "governance_platform"),
         ("delegate", "governance_roles"),
+        ("rule", "governance_roles"),
         ("role", "governance_roles"),
         ("sign", "governance_publish"),
         ("publish", "governance_publish"),
         ("refresh", "governance_publish"),
         ("update", "governance_update"),
+        ("replay", "governance_replay"),
     )
 }
 
@@ -167,3 +171,15 @@ def say_staged(repository: Repository, output: Output) -> None:
         say("next: attestd governance diff, sign, publish")
     else:
         say("nothing is staged: all is as published")
+
+
+def staged_file(repository: Repository, name: str) -> bytes:
+    """A target as it is staged.
+
+    Raises:
+        UsageError: It is not.
+    """
+    data = repository.plan().files.get(name)
+    if data is None:
+        raise UsageError(f"{repository.path}: {name} is not staged: attestd governance add {name} FILE")
+    return data

@@ -1,5 +1,6 @@
 """`attestd governance sign`, `publish`, `refresh`."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ attestd governance sign --repository governance --key second.pem --yes
 attestd governance sign --repository governance --merge copy
 """,
 )
-@key_options("none: it must be named")
+@key_options("of this host's own repository, its keys")
 @click.option(
     "--merge",
     type=click.Path(exists=True, path_type=Path),
@@ -51,17 +52,19 @@ def sign_command(
 
     On a copy of the repository's directory, too: --merge brings the signatures back.
     """
-    if (key is None) == (merge is None):
-        raise click.UsageError("either --key or --merge is needed")
+    if key is not None and merge is not None:
+        raise click.UsageError("either --key or --merge, not both")
     repository = open_repository(directory, state_dir)
     output = Output(as_json=as_json)
     if merge is not None:
         roles = repository.merge(merge)
     else:
-        authority = open_key(key or "", public_key=public_key)
-        if _say_what_is_signed(repository, authority) and not yes:
+        uris = own_keys(repository) if key is None else [key]
+        signers = [open_key(uri, public_key=public_key) for uri in uris]
+        shown = [_say_what_is_signed(repository, authority) for authority in signers]
+        if any(shown) and not yes:
             click.confirm("Sign this?", abort=True, err=True)
-        roles = repository.sign(authority)
+        roles = [role for authority in signers for role in repository.sign(authority)]
     status = [item for item in repository.status() if item.is_staged]
     if as_json:
         output.json(
@@ -100,6 +103,16 @@ def _say_what_is_signed(repository: Repository, authority: Authority) -> bool:
         for name, why in repository.validate().lost.items():
             say(f"! {name} will no longer be accepted by any host: {why}", style=BAD, prefix="")
     return True
+
+
+def own_keys(repository: Repository) -> list[str]:
+    """The keys that lie beside the repository of a host that stands alone, as many as are needed."""
+    staged = repository.plan().drafts or {"targets"}
+    names = sorted({"governance-root" if role == "root" else "governance" for role in staged})
+    uris = [str(repository.path.parent / f"{name}.pem") for name in names]
+    if not all(map(os.path.exists, uris)):
+        raise UsageError("--key is needed: whose signature; or --merge")
+    return uris
 
 
 _online_option = click.option(

@@ -9,7 +9,7 @@ import click
 
 from attestd.authorization.artifact import MAX_ARTIFACT_BYTES, parse_artifact
 from attestd.cli.base import Command, json_option, read_input
-from attestd.cli.governance import open_repository, repository_option, say_changes
+from attestd.cli.governance import open_repository, repository_option, say_changes, staged_file
 from attestd.cli.keys import ask_secret, open_key, passphrase_option
 from attestd.cli.output import WARN, Output, mark, say
 from attestd.cli.params import DIGEST, HEX, KEY_ID, STEP, USER
@@ -102,7 +102,7 @@ def revoke_command(
         if items
     }
     files = place.repository.plan().files
-    changes = {NAME: _file(place.repository, files)}
+    changes = {NAME: staged_file(place.repository, NAME)}
     if named or epoch is None:
         changes[NAME] = with_revoked(changes[NAME], named)
     found: dict[str, Reapproved] = {}
@@ -144,7 +144,7 @@ def revoke_artifacts_command(
     It cannot be taken back. In a host's own repository it is published at once, elsewhere staged: diff, sign, publish.
     """
     place = _place(directory, state_dir)
-    present = _file(place.repository, place.repository.plan().files)
+    present = staged_file(place.repository, NAME)
     changes = {NAME: with_revoked(present, {"artifacts": [_artifact_id(item) for item in artifacts]})}
     _finish(place, changes, {}, Output(as_json=as_json))
 
@@ -231,9 +231,3 @@ def _finish(
         )
     else:
         output.line(mark(True), f" published as version {version}: in force on this host at once")
-
-
-def _file(repository: Repository, files: Mapping[str, bytes]) -> bytes:
-    if NAME not in files:
-        raise UsageError(f"{repository.path}: {NAME} is not staged: attestd governance add {NAME} FILE")
-    return files[NAME]

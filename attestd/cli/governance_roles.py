@@ -1,19 +1,27 @@
-"""`attestd governance delegate` and `role`: teams, and who signs for which role."""
+"""`attestd governance rule`, `delegate`, `role`: who authorizes what, teams, and who signs for which role."""
 
 from pathlib import Path
 
 import click
 
 from attestd.cli.base import Command, json_option
-from attestd.cli.governance import open_repository, public_key, repository_option, role_keys, say_staged
+from attestd.cli.governance import (
+    open_repository,
+    public_key,
+    repository_option,
+    role_keys,
+    say_staged,
+    staged_file,
+)
 from attestd.cli.keys import passphrase_option
 from attestd.cli.output import Output
 from attestd.cli.params import USER
 from attestd.distribution.repository import ONLINE
 from attestd.errors import UsageError
 from attestd.governance.draft import RoleKeys
+from attestd.governance.edits import with_rule, without_rule
 
-__all__ = ["delegate_command", "role_command"]
+__all__ = ["delegate_command", "role_command", "rule_command"]
 
 
 @click.command(
@@ -70,6 +78,64 @@ def delegate_command(
         repository.set_team(
             team, role_keys(keys, threshold), paths=paths, uids=uids or None, max_depth=max_depth
         )
+    say_staged(repository, Output(as_json=as_json))
+
+
+@click.command(
+    "rule",
+    cls=Command,
+    example="""
+attestd governance rule --repository governance deploy --path /usr/bin/deploy --key second.pub --key third.pub --threshold 2
+attestd governance rule --repository governance all --threshold 1
+""",
+)
+@click.option("--key", "keys", multiple=True, metavar="KEY", help="Authorizes: these keys, and no others.")
+@click.option("--threshold", type=int, metavar="N", help="How many of them must sign (default: all).")
+@click.option(
+    "--path", "paths", multiple=True, metavar="PATH", help="An executable, or a directory that ends in /."
+)
+@click.option("--uid", "uids", type=USER, multiple=True, help="Users that it may run as (default: any).")
+@click.option("--max-depth", type=click.IntRange(0, 8), help="How deep delegations may go (default: 0).")
+@click.option("--last", is_flag=True, help="A new rule comes after the others, not before them.")
+@click.option("--remove", is_flag=True, help="Remove the rule.")
+@passphrase_option
+@repository_option
+@json_option
+@click.argument("name")
+def rule_command(
+    *,
+    keys: tuple[str, ...],
+    threshold: int | None,
+    paths: tuple[str, ...],
+    uids: tuple[int, ...],
+    max_depth: int | None,
+    last: bool,
+    remove: bool,
+    directory: Path | None,
+    state_dir: str | None,
+    as_json: bool,
+    name: str,
+) -> None:
+    """Say who authorizes what: a rule of authorities.
+
+    The first rule that covers an execution decides. What is not named stays as it is.
+    """
+    repository = open_repository(directory, state_dir)
+    present = staged_file(repository, "authorities.json")
+    if remove:
+        changed = without_rule(present, name=name)
+    else:
+        changed = with_rule(
+            present,
+            name=name,
+            keys=[public_key(key) for key in keys],
+            threshold=threshold,
+            paths=paths,
+            uids=uids,
+            max_depth=max_depth,
+            is_last=last,
+        )
+    repository.stage({"authorities.json": changed})
     say_staged(repository, Output(as_json=as_json))
 
 

@@ -178,7 +178,6 @@ def issue_command(
 @click.command(
     "delegate",
     cls=Command,
-    context_settings={"allow_interspersed_args": False},
     example="""
 attestd authority keygen --no-passphrase ci
 attestd authorization issue --delegate-to ci.pub --max-uses 5 --arg '1={"int":[1,9]}' -o team.auth.json -- sleep 5

@@ -15,6 +15,7 @@ from attestd.tcg.eventlog.diff import Change, diff_events
 from attestd.tcg.eventlog.meaning import Meaning, read_events
 from attestd.tcg.eventlog.parse import MAX_EVENTLOG_BYTES, UntrustedEventLog, parse_event_log
 from attestd.tcg.eventlog.types import type_name
+from attestd.tcg.eventlog.userspace import parse_userspace_log, with_events
 from attestd.tcg.ima.ascii import binary_from_ascii, is_ascii_list
 
 __all__ = ["diff_command", "measure_command"]
@@ -83,6 +84,12 @@ attestd platform measure --eventlog binary_bios_measurements --json
     help=f"UEFI event log (default: {THIS_HOSTS_LOG}, of this host).",
 )
 @click.option("--ima", type=_FILE, metavar="FILE", help="The same boot's IMA list, binary or ASCII.")
+@click.option(
+    "--userspace",
+    type=_FILE,
+    metavar="FILE",
+    help="What systemd measured in the same boot: /run/log/systemd/tpm2-measure.log.",
+)
 @_lines_option
 @click.option("--events", "show_events", is_flag=True, help="Every event, in words.")
 @json_option
@@ -90,6 +97,7 @@ def measure_command(
     *,
     eventlog: Path | None,
     ima: Path | None,
+    userspace: Path | None,
     command_lines: tuple[Path, ...],
     show_events: bool,
     as_json: bool,
@@ -99,7 +107,11 @@ def measure_command(
     Needs no TPM and no agent, and proves nothing: that these were the PCR values, only a quote shows. Findings are for
     you to judge: the exit status is 0 if the logs parse, 65 if they do not.
     """
-    inspection = inspect_log(_log(eventlog or THIS_HOSTS_LOG), command_lines=_lines(command_lines))
+    log = _log(eventlog or THIS_HOSTS_LOG)
+    if userspace is not None:
+        data = read_input(userspace, max_bytes=MAX_EVENTLOG_BYTES)
+        log = with_events(log, parse_userspace_log(data, first=len(log.events)))
+    inspection = inspect_log(log, command_lines=_lines(command_lines))
     measured = None if ima is None else _inspect_ima(ima, inspection)
     pcrs = _pcrs(inspection, measured)
     findings = [*inspection.findings, *(measured.findings if measured else ())]

@@ -18,6 +18,7 @@ __all__ = [
     "delegations_of",
     "digests",
     "evaluate_approvals",
+    "key_names",
     "keys_of",
     "parse_document",
     "require_keys",
@@ -78,15 +79,20 @@ def evaluate_approvals(delegator: Root | Targets, role: str, document: Document[
     """Who signed a version of a role, as its delegator counts."""
     found = document.untrusted
     result = delegator.get_verification_result(role, found.payload, found.signatures)
-    names = {
-        keyid: public_key(delegator.get_key(keyid), role).key_id
-        for keyid in delegator.get_delegated_role(role).keyids
-    }
+    names = key_names(delegator, role)
     return Approvals(
         result.threshold,
         tuple(name for keyid, name in names.items() if keyid in result.signed),
         tuple(name for keyid, name in names.items() if keyid in result.unsigned),
     )
+
+
+def key_names(delegator: Root | Targets, role: str) -> dict[str, str]:
+    """The keys of a role: attestd's ids by TUF's."""
+    return {
+        keyid: public_key(delegator.get_key(keyid), role).key_id
+        for keyid in delegator.get_delegated_role(role).keyids
+    }
 
 
 def keys_of(delegator: Root | Targets, role: str) -> RoleKeys:

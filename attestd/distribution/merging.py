@@ -1,6 +1,6 @@
 """Signatures that were made on another machine: on a copy of the repository's directory, or of one draft."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +10,10 @@ from attestd.distribution.documents import digests, parse_document
 from attestd.distribution.next_version import Next
 from attestd.distribution.published import read_file
 from attestd.distribution.staging import Staging, role_of, role_of_draft
-from attestd.errors import UsageError
-from attestd.governance.draft import merge_signatures
+from attestd.errors import UsageError, VerificationError
+from attestd.governance.draft import merge_signatures, read_draft
 
-__all__ = ["Merged", "merge_copy"]
+__all__ = ["Merged", "merge_copy", "require_valid_signatures"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ def merge_copy(plan: Next, source: Path) -> Merged:
 
     Raises:
         UsageError: A draft says something else than ours, or is not whole.
+        VerificationError: A signature in it is not what it claims to be.
         StoreError, MalformedError: The copy cannot be read.
     """
     theirs = (
@@ -49,21 +50,36 @@ def merge_copy(plan: Next, source: Path) -> Merged:
     files: dict[str, bytes | None] = {}
     for role, data in theirs.items():
         if role in drafts:
-            drafts[role] = _merged(role, drafts[role], data, source)
+            _require_same(role, drafts[role], data, source)
+            drafts[role] = merge_signatures(drafts[role], data)
         else:
             drafts[role] = data
             files |= _files_of(role, data, source, present=plan.files)
     return Merged(files, drafts, tuple(theirs))
 
 
-def _merged(role: str, ours: bytes, theirs: bytes, source: Path) -> bytes:
-    try:
-        return merge_signatures(ours, theirs)
-    except UsageError as error:
+def require_valid_signatures(merged: Next, roles: Iterable[str], source: Path) -> None:
+    """Refuses signatures that claim to be by a key of the role, and are not: one could stand in a true one's place.
+
+    Raises:
+        VerificationError: There is one.
+    """
+    for item in merged.evaluate():
+        claimed = merged.claimed(item.role)
+        for approvals in item.approvals if item.role in roles else ():
+            false = claimed & set(approvals.missing)
+            if false:
+                raise VerificationError(
+                    f"{source}: {item.role}: the signature by key {min(false)} does not verify"
+                )
+
+
+def _require_same(role: str, ours: bytes, theirs: bytes, source: Path) -> None:
+    if read_draft(ours).signed_bytes != read_draft(theirs).signed_bytes:
         raise UsageError(
             f"{source}: its {role} is another draft than ours: sign ours, or take ours back (attestd governance stage"
             " --reset) and merge again"
-        ) from error
+        )
 
 
 def _files_of(

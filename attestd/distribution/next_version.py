@@ -12,6 +12,7 @@ from attestd.distribution.documents import (
     delegations_of,
     digests,
     evaluate_approvals,
+    key_names,
     parse_document,
 )
 from attestd.distribution.published import Published
@@ -83,6 +84,16 @@ class Next:
             if item.is_staged
             and any(key_id in (*approvals.signed, *approvals.missing) for approvals in item.approvals)
         ]
+
+    def claimed(self, role: str) -> set[str]:
+        """The keys (attestd's ids) whose signatures a role's file claims to have."""
+        document = self.root if role == "root" else self.roles[role]
+        before = [self.published.root.content] if role == "root" and self.published.root else []
+        counting = [*before, self.root.content] if role == "root" else [self.delegator(role)]
+        names = {
+            keyid: key_id for delegator in counting for keyid, key_id in key_names(delegator, role).items()
+        }
+        return {names[keyid] for keyid in document.untrusted.signatures if keyid in names}
 
     def evaluate(self) -> list[RoleApprovals]:
         """How far each role is."""

@@ -1,8 +1,10 @@
 """The static files of a repository: read as they were published, written so that a reader always sees a whole set."""
 
+import errno
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,7 @@ from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
 from attestd.distribution.documents import Document, delegations_of, digests, parse_document
 from attestd.distribution.local import write_atomic
 from attestd.errors import StoreError, VerificationError
-from attestd.governance.metadata import target_path
+from attestd.governance.metadata import target_path, verify_metadata
 
 __all__ = [
     "METADATA",
@@ -53,6 +55,15 @@ class Published:
     def root(self) -> Document[Root] | None:
         """The newest."""
         return self.roots[-1] if self.roots else None
+
+    def verify(self) -> None:
+        """Verifies it as any host does, from the first root on.
+
+        Raises:
+            VerificationError, MalformedError: It does not verify.
+        """
+        files = self.static()
+        verify_metadata(lambda name, _: files.get(f"{METADATA}/{name}"), root=self.roots[0].data, floor=None)
 
     def static(self) -> dict[str, bytes]:
         """All of it as static files, by relative path."""
@@ -125,16 +136,23 @@ def publish_files(directory: Path, files: Mapping[str, bytes], *, keep: Iterable
 
 
 def read_file(path: Path) -> bytes:
-    """A file of the repository, bounded.
+    """A file of the repository, bounded. No symbolic link: what a copy from elsewhere names is not to be read here.
 
     Raises:
-        StoreError: It cannot be read, or is over 16 MiB.
+        StoreError: It cannot be read, is no regular file, or is over 16 MiB.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise StoreError(f"{path}: expected a regular file")
+            with open(descriptor, "rb", closefd=False) as file:
+                data = file.read(MAX_FILE_BYTES + 1)
+        finally:
+            os.close(descriptor)
     except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from error
+        reason = "a symbolic link, expected a file" if error.errno == errno.ELOOP else error.strerror
+        raise StoreError(f"{path}: {reason}") from error
     if len(data) > MAX_FILE_BYTES:
         raise StoreError(f"{path}: over {MAX_FILE_BYTES} bytes")
     return data

@@ -8,12 +8,11 @@ from tuf.api.metadata import Root, Snapshot, Timestamp
 
 from attestd.distribution.documents import Document, evaluate_approvals, parse_document
 from attestd.distribution.next_version import Next
-from attestd.distribution.published import METADATA, Published, publish_files, read_file
+from attestd.distribution.published import Published, publish_files, read_file
 from attestd.distribution.settings import Expiry
 from attestd.distribution.signer import Authority
 from attestd.errors import UsageError
 from attestd.governance.draft import add_signature, draft_snapshot, draft_timestamp
-from attestd.governance.metadata import verify_metadata
 
 __all__ = ["export", "is_snapshot_due", "publish_set", "require_signed"]
 
@@ -58,10 +57,8 @@ def publish_set(
         _require_online(plan.root.content, role, document)
     roots = (*published.roots, plan.root) if "root" in plan.drafts else published.roots
     made = Published(roots, timestamp, snapshot, every, plan.files)
-    files = made.static()
-    # As any host verifies it, before anybody can see it.
-    verify_metadata(lambda name, _: files.get(f"{METADATA}/{name}"), root=roots[0].data, floor=None)
-    publish_files(directory, files, keep=published.static())
+    made.verify()  # before anybody can see it
+    publish_files(directory, made.static(), keep=published.static())
 
 
 def is_snapshot_due(plan: Next, *, expiry: Expiry, now: datetime) -> bool:

@@ -6,11 +6,10 @@ to another machine, a draft is signed there, and its signatures are brought back
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tuf.api.metadata import Root
 
@@ -22,7 +21,8 @@ from attestd.distribution.acceptance import (
     with_schema,
 )
 from attestd.distribution.documents import delegations_of, keys_of, require_keys, role_facts
-from attestd.distribution.merging import merge_copy
+from attestd.distribution.drafting import ONLINE, next_role, next_root, roles_of
+from attestd.distribution.merging import merge_copy, require_valid_signatures
 from attestd.distribution.next_version import Next, RoleApprovals, plan_next
 from attestd.distribution.published import METADATA, Published, make_directories, read_file, read_published
 from attestd.distribution.publishing import export, is_snapshot_due, publish_set, require_signed
@@ -32,14 +32,11 @@ from attestd.distribution.staging import Staging, require_name, role_of, team_ro
 from attestd.errors import StoreError, UsageError
 from attestd.governance.authorities import parse_authorities
 from attestd.governance.changes import Change, compare_facts, describe_changes
-from attestd.governance.draft import Delegation, RoleKeys, add_signature, draft_root, draft_targets
+from attestd.governance.draft import Delegation, RoleKeys, add_signature, draft_root
 from attestd.governance.edits import with_team, without_team
 
 __all__ = ["ONLINE", "Repository", "utc_now"]
 
-# Snapshot and timestamp are signed by the same keys: both are made by whoever publishes.
-ONLINE: Final = "online"
-_KEPT_BY_ROOT: Final = {"root": ("root",), "targets": ("targets",), ONLINE: ("snapshot", "timestamp")}
 _NEEDED: Final = ("authorities.json", "revocations.json")
 
 
@@ -115,17 +112,13 @@ class Repository:
 
     @property
     def online_key(self) -> str:
-        """The key that signs snapshot and timestamp here, as the settings say; empty: none."""
-        uri = self.settings.online
-        scheme, colon, _ = uri.partition(":")
-        is_path = uri and (not colon or "/" in scheme)
-        return os.path.normpath(self.path / uri) if is_path else uri
+        """The key that signs snapshot and timestamp here; empty: none."""
+        return self.settings.online_key(self.path)
 
     @property
     def export_path(self) -> Path | None:
-        """Where the static files go besides, as the settings say."""
-        to = self.settings.publish_to
-        return Path(os.path.normpath(self.path / to)) if to else None
+        """Where the static files go besides."""
+        return self.settings.export_path(self.path)
 
     @property
     def anchor_digest(self) -> str:
@@ -150,7 +143,7 @@ class Repository:
         Raises:
             UsageError: No such role.
         """
-        return keys_of(self.plan().root.content, _roles_of(role)[0])
+        return keys_of(self.plan().root.content, roles_of(role)[0])
 
     def missing(self, files: Mapping[str, bytes] | None = None) -> list[str]:
         """What no version can do without, and these files (or those that are staged) do not have."""
@@ -231,10 +224,10 @@ class Repository:
             StoreError: It cannot be written.
         """
         require_keys(keys, role=role)
-        changed = dict.fromkeys(_roles_of(role), keys)
+        changed = dict.fromkeys(roles_of(role), keys)
         with self._staging.locked():
             plan = self.plan()
-            self._rewrite(plan, "root", self._draft_root(plan, changed))
+            self._rewrite(plan, "root", next_root(plan, changed, **self._when()))
 
     def renew(self, role: str) -> None:
         """Stages a version that says the same and holds longer, of `root`, `targets` or a team's role.
@@ -246,10 +239,10 @@ class Repository:
         with self._staging.locked():
             plan = self.plan()
             if role == "root":
-                self._rewrite(plan, "root", self._draft_root(plan, {}))
+                self._rewrite(plan, "root", next_root(plan, {}, **self._when()))
             elif role in plan.roles:
                 delegations = delegations_of(plan.roles[role].content)
-                self._rewrite(plan, role, self._draft_role(plan, role, plan.files, delegations))
+                self._rewrite(plan, role, next_role(plan, role, plan.files, delegations, **self._when()))
             else:
                 raise UsageError(f"role {role!r}: expected one of root, {', '.join(plan.roles)}")
 
@@ -346,6 +339,7 @@ class Repository:
                     raise UsageError(
                         f"{source}: its {role} is not the next version here: it was made from another published one"
                     )
+            require_valid_signatures(merged, copy.theirs, source)
             before = {item.role: item.approvals for item in plan.evaluate() if item.is_staged}
             self._write(merged, plan.files)
             return [
@@ -390,19 +384,12 @@ class Repository:
             if published.snapshot is None:
                 raise UsageError("nothing is published yet: attestd governance publish")
             plan = self._plan(published.files, {})
-            due = is_snapshot_due(plan, expiry=self.settings.expiry_days, now=self._clock())
+            due = is_snapshot_due(plan, **self._when())
             self._publish(plan, online, is_new=due)
             return self._exported(directory)
 
     def _publish(self, plan: Next, online: Sequence[Authority], *, is_new: bool) -> None:
-        publish_set(
-            plan,
-            online,
-            directory=self.published_path,
-            expiry=self.settings.expiry_days,
-            now=self._clock(),
-            is_new=is_new,
-        )
+        publish_set(plan, online, directory=self.published_path, is_new=is_new, **self._when())
 
     def _exported(self, directory: Path | None) -> Published:
         where = directory or self.export_path
@@ -413,7 +400,7 @@ class Repository:
     # --- inside -----------------------------------------------------------------------------------------------------
 
     def _plan(self, files: Mapping[str, bytes], drafts: Mapping[str, bytes]) -> Next:
-        return plan_next(self.published, files, drafts, expiry=self.settings.expiry_days, now=self._clock())
+        return plan_next(self.published, files, drafts, **self._when())
 
     def _write(self, plan: Next, present: Mapping[str, bytes], *, is_checked: bool = True) -> None:
         """Makes a version the one that is staged: files first, for drafts are made anew from them."""
@@ -435,28 +422,12 @@ class Repository:
     def _delegate(
         self, plan: Next, files: Mapping[str, bytes], delegations: Mapping[str, Delegation]
     ) -> None:
-        drafts = {**plan.documents(), "targets": self._draft_role(plan, "targets", files, delegations)}
+        draft = next_role(plan, "targets", files, delegations, **self._when())
+        drafts = {**plan.documents(), "targets": draft}
         self._write(self._plan(files, drafts), plan.files)
 
-    def _draft_root(self, plan: Next, changed: Mapping[str, RoleKeys]) -> bytes:
-        names = ("root", "targets", "snapshot", "timestamp")
-        present = plan.published.root
-        return draft_root(
-            version=(present.version if present else 0) + 1,
-            expires=self._clock() + self.settings.expiry_days.of("root"),
-            **{**{name: keys_of(plan.root.content, name) for name in names}, **changed},
-        )
-
-    def _draft_role(
-        self, plan: Next, role: str, files: Mapping[str, bytes], delegations: Mapping[str, Delegation]
-    ) -> bytes:
-        base = plan.published.roles.get(role)
-        return draft_targets(
-            version=(base.version if base else 0) + 1,
-            expires=self._clock() + self.settings.expiry_days.of("targets"),
-            targets={name: data for name, data in sorted(files.items()) if role_of(name) == role},
-            delegations=[delegations[name] for name in sorted(delegations)],
-        )
+    def _when(self) -> dict[str, Any]:
+        return {"expiry": self.settings.expiry_days, "now": self._clock()}
 
 
 def _require_unused(path: Path) -> None:
@@ -467,12 +438,6 @@ def _require_unused(path: Path) -> None:
         raise StoreError(f"{path}: {error.strerror}") from error
     if not found <= {"staged", "published"}:
         raise UsageError(f"{path} is not empty: a repository is made in a new directory")
-
-
-def _roles_of(role: str) -> tuple[str, ...]:
-    if role not in _KEPT_BY_ROOT:
-        raise UsageError(f"role {role!r}: expected one of {', '.join(_KEPT_BY_ROOT)}")
-    return _KEPT_BY_ROOT[role]
 
 
 def _file(plan: Next, name: str) -> bytes:

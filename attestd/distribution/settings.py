@@ -1,6 +1,7 @@
 """`settings.toml` of a repository: how long each role holds, who signs online, and where the files go."""
 
 import json
+import os
 import tomllib
 from datetime import timedelta
 from pathlib import Path
@@ -47,6 +48,16 @@ class Settings(Strict, frozen=True):
     online: str = ""
     publish_to: str = ""
     expiry_days: Expiry = Expiry()
+
+    def online_key(self, directory: Path) -> str:
+        """The online key, a file by its whole path."""
+        scheme, colon, _ = self.online.partition(":")
+        is_path = self.online and (not colon or "/" in scheme)
+        return os.path.normpath(directory / self.online) if is_path else self.online
+
+    def export_path(self, directory: Path) -> Path | None:
+        """The directory to which static files go, by its whole path."""
+        return Path(os.path.normpath(directory / self.publish_to)) if self.publish_to else None
 
 
 def load_settings(directory: Path) -> Settings:

@@ -13,7 +13,7 @@ from attestd.governance.cedar import Policies, PolicyRequest
 from attestd.governance.host import VerifiedHost
 from attestd.strict import parse_time
 
-__all__ = ["artifact_terms", "policy_request", "require_policy", "require_verdict"]
+__all__ = ["artifact_terms", "policy_request", "require_policy", "require_policy_file", "require_verdict"]
 
 
 def require_policy(
@@ -64,6 +64,29 @@ def require_policy(
         now=now,
     )
     return require_verdict(predicate.governance.policy, request, policies=policies)
+
+
+def require_policy_file(name: str, *, pinned: str | None, policies: Policies) -> None:
+    """The policy that an artifact names is in force, and is the text that it pins, if it pins one.
+
+    Raises:
+        Denied: `governance_mismatch`.
+    """
+    digest = policies.digest(name)
+    hint = "update this host's governance metadata, or ask for an authorization under the one in force"
+    if digest is None:
+        reason = policies.unusable_reason(name)
+        raise Denied(
+            Code.GOVERNANCE_MISMATCH,
+            f"policy {name!r} is not in force here" + (f": {reason}" if reason else ""),
+            hint,
+        )
+    if pinned not in {None, digest}:
+        raise Denied(
+            Code.GOVERNANCE_MISMATCH,
+            f"the artifact is for policy {name!r} with digest {pinned}, here it has {digest}",
+            hint,
+        )
 
 
 def require_verdict(name: str, request: PolicyRequest, *, policies: Policies) -> str:

@@ -7,9 +7,10 @@ both require of the execution stands in `gate.execution`. Each raises `Denied`; 
 from datetime import datetime, timedelta
 
 from attestd.authorization.artifact import ChainBrokenError, VerifiedArtifact, verify_chain
-from attestd.authorization.statement import Governance, Statement
+from attestd.authorization.statement import Statement
 from attestd.codes import Code, Denied
 from attestd.gate.execution import Execution
+from attestd.gate.policy import require_policy_file
 from attestd.governance.authorities import AuthorityRule
 from attestd.governance.host import VerifiedHost
 from attestd.governance.platform import PlatformPolicy
@@ -74,7 +75,7 @@ def require_governance(
             f"the artifact needs governance version {governance.min_version}, this host has {trust.version}",
             hint,
         )
-    _require_policy_file(governance, trust, hint)
+    require_policy_file(governance.policy, pinned=governance.policy_digest, policies=trust.policies)
     platform = trust.platforms.get(environment.platform)
     if platform is None:
         reason = trust.unusable.get(f"platform/{environment.platform}.json")
@@ -96,21 +97,6 @@ def require_governance(
         )
         raise _mismatch(f"a valid record of host {host} is needed, found: {found}", hint)
     return platform
-
-
-def _require_policy_file(governance: Governance, trust: Trust, hint: str) -> None:
-    digest = trust.policies.digest(governance.policy)
-    if digest is None:
-        reason = trust.policies.unusable_reason(governance.policy)
-        raise _mismatch(
-            f"policy {governance.policy!r} is not in force here" + (f": {reason}" if reason else ""), hint
-        )
-    if governance.policy_digest not in {None, digest}:
-        raise _mismatch(
-            f"the artifact is for policy {governance.policy!r} with digest {governance.policy_digest}, here it has"
-            f" {digest}",
-            hint,
-        )
 
 
 def require_validity(statement: Statement, *, now: datetime, tolerance: timedelta) -> str:

@@ -79,6 +79,62 @@ def draft_shared_authorities(
     )
 
 
+def with_rule(
+    authorities: bytes,
+    *,
+    name: str,
+    keys: Sequence[PublicKey] = (),
+    threshold: int | None = None,
+    paths: Sequence[str] = (),
+    uids: Collection[int] = (),
+    max_depth: int | None = None,
+    is_last: bool = False,
+) -> bytes:
+    """`authorities.json` with a rule of who authorizes what; what is not given stays as it is in the present rule.
+
+    A new rule comes first, for the first that covers an execution decides; or last.
+
+    Raises:
+        MalformedError: Not that file, or a rule that makes no sense.
+        UsageError: A new rule without keys or paths.
+    """
+    value = _next(authorities)
+    rules: list[dict[str, Any]] = value["authorizations"]
+    rule = next((rule for rule in rules if rule["name"] == name), None)
+    if rule is None:
+        if not keys or not paths:
+            raise UsageError(f"rule {name!r} is new: it needs --key and --path: who authorizes what")
+        rule = {"name": name, "uids": None, "threshold": len(keys), "max_depth": 0}
+        rules.insert(len(rules) if is_last else 0, rule)
+    if keys:
+        rule["keys"] = [key.key_id for key in keys]
+        value["keys"] |= {key.key_id: {"spki": b64encode(key.spki_der).decode("ascii")} for key in keys}
+    if paths:
+        rule["paths"] = list(paths)
+    if uids:
+        rule["uids"] = sorted(uids)
+    rule["threshold"] = rule["threshold"] if threshold is None else threshold
+    rule["max_depth"] = rule["max_depth"] if max_depth is None else max_depth
+    data = canonical(value)
+    parse_authorities(data)
+    return data
+
+
+def without_rule(authorities: bytes, *, name: str) -> bytes:
+    """`authorities.json` without a rule.
+
+    Raises:
+        MalformedError: Not that file.
+        UsageError: There is no such rule.
+    """
+    value = _next(authorities)
+    kept = [rule for rule in value["authorizations"] if rule["name"] != name]
+    if len(kept) == len(value["authorizations"]):
+        names = ", ".join(rule["name"] for rule in kept) or "none"
+        raise UsageError(f"there is no rule {name!r}; there are: {names}")
+    return canonical({**value, "authorizations": kept})
+
+
 def with_team(
     authorities: bytes, *, team: str, paths: Sequence[str], uids: Collection[int] | None, max_depth: int
 ) -> bytes:

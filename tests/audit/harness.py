@@ -27,6 +27,17 @@ def record(number: int = 0) -> Pending:
     return Pending(EntryType.ATTESTATION, {"number": number})
 
 
+def delegated(number: int, *, artifact: str, parent: tuple[str, int | None] = (ARTIFACT, None)) -> Pending:
+    """An allow of an artifact that was issued under another."""
+    body = {"artifact": {"chain": [parent[0], artifact], "id": artifact}, "number": number}
+    return Pending(
+        EntryType.DECISION_ALLOW,
+        body,
+        Charge(artifact, None, (parent,)),
+        lambda denial: {**body, "code": denial.code.value, "why": denial.sentence},
+    )
+
+
 def allow(number: int = 0, *, artifact: str = ARTIFACT, max_uses: int | None = None) -> Pending:
     def to_denial(denial: Denial) -> dict[str, object]:
         return {"artifact": artifact, "number": number, "code": denial.code.value, "why": denial.sentence}

@@ -1,5 +1,6 @@
 """The sealing protocol, step by step. Crashes and failing writes: test_faults.py."""
 
+import contextlib
 from datetime import timedelta
 
 import msgspec
@@ -21,7 +22,7 @@ from attestd.lineage.entry import EntryType, parse_entry
 from attestd.tlog.checkpoint import BatchMode
 from attestd.tlog.note import parse_note
 from attestd.tlog.tree import leaf_hash
-from tests.audit.harness import ARTIFACT, BOOT, NOW, Log, allow, record
+from tests.audit.harness import ARTIFACT, BOOT, NOW, Log, allow, delegated, record
 from tests.audit.software_tpm import SoftwareTpm
 
 OTHER = "07" * 32
@@ -78,6 +79,26 @@ def test_step_1_uses_are_charged_within_and_across_batches(log: Log):
         (3, ARTIFACT, 3),
         (5, OTHER, 2),
     ]
+
+
+def test_step_1_children_use_up_their_parent(log: Log):
+    """Within a batch, across batches, and together with uses of the parent itself: all charges of an allow, or none."""
+    parent, one, two = (ARTIFACT, 3), "01" * 32, "02" * 32
+    results = log.seal(
+        [delegated(1, artifact=one, parent=parent), delegated(2, artifact=two, parent=parent)],
+        [allow(3, max_uses=3), delegated(4, artifact=one, parent=parent)],
+        [delegated(5, artifact=two, parent=parent)],
+    )
+    types = [item.type for result in results for item in result.sealed]
+    assert types == [EntryType.DECISION_ALLOW] * 3 + [EntryType.DECISION_DENY] * 2
+    assert f"at most 3 uses of artifact {ARTIFACT}" in results[1].sealed[1].denial.sentence
+    with contextlib.closing(log.open()) as store:
+        assert store.charges(0, 5) == [
+            (0, one, 1), (0, ARTIFACT, 1), (1, two, 1), (1, ARTIFACT, 2), (2, ARTIFACT, 3)
+        ]  # fmt: skip
+        assert [store.uses(artifact) for artifact in (one, two, ARTIFACT)] == [1, 1, 3]
+        assert store.find_stray() is None
+    assert log.verify().types[EntryType.DECISION_ALLOW] == 3
 
 
 def test_step_1_an_exhausted_allow_alone_is_sealed_by_the_quote(log: Log):

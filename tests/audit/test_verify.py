@@ -19,7 +19,7 @@ from attestd.tcg.quote import join_quote
 from attestd.tlog.checkpoint import Batch, BatchMode, Checkpoint
 from attestd.tlog.note import NoteSignature, format_note
 from attestd.tlog.tree import leaf_hash
-from tests.audit.harness import ARTIFACT, BOOT, NOW, Log, allow, record
+from tests.audit.harness import ARTIFACT, BOOT, NOW, Log, allow, delegated, record
 from tests.audit.software_tpm import SoftwareTpm
 
 NOON = "2026-01-31T12:00:00.000000Z"
@@ -182,6 +182,25 @@ def test_check_4_edited_charges(started: Log, tampering: str, message: str):
     started.tamper(tampering)
     with pytest.raises(RollbackError, match=message):
         started.verify()
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        f"DELETE FROM charges WHERE artifact = '{ARTIFACT}'",
+        f"DELETE FROM charges WHERE artifact = '{ARTIFACT}' AND seq = 1",
+        f"DELETE FROM charges WHERE artifact = '{'01' * 32}'",
+        f"UPDATE charges SET artifact = '{'03' * 32}', n = 1 WHERE seq = 1 AND artifact = '{ARTIFACT}'",
+        f"INSERT INTO charges VALUES ('{'03' * 32}', 1, 0)",
+        f"INSERT INTO charges VALUES ('{'01' * 32}', 2, 1)",
+    ],
+)
+def test_check_4_a_delegated_use_is_charged_to_its_whole_chain(log: Log, tampering: str):
+    log.seal([delegated(0, artifact="01" * 32), delegated(1, artifact="02" * 32)])
+    assert log.verify().size == 2
+    log.tamper(tampering)
+    with pytest.raises(RollbackError, match="charged"):
+        log.verify()
 
 
 @pytest.mark.parametrize(

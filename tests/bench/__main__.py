@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from attestd.strict import canonical
-from tests.bench import inside, log, processes
+from tests.bench import inside, log, measured, processes
 from tests.bench.measure import Results, Row
 from tests.host import Host
 
@@ -70,6 +70,7 @@ def main() -> int:
         asyncio.run(log.append(host, results))
         log.verify(host, results)
         processes.start(host, results)
+    measured.measure(results)
     show(results, time.monotonic() - began)
     print(as_json(results).decode())
     return 0 if all(row.reached is not False for row in results.rows) else 1

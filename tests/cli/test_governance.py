@@ -253,6 +253,22 @@ def test_roles(repository: Cli) -> None:
     assert "nothing would change" in refused.stderr
 
 
+def test_rules(repository: Cli) -> None:
+    run = in_repository(repository)
+    two = ("--key", "bob.pem", "--key", "carol.pem")
+    run("rule", "deploy", "--path", "/usr/bin/deploy", *two, "--uid", "0", "--max-depth", "1")
+    run("rule", "rest", "--path", "/opt/", *two, "--threshold", "1", "--last")
+    found = {rule.name: rule for rule in trust().authorities.rules}
+    assert list(found) == ["deploy", "all", "rest"]
+    assert (found["deploy"].threshold, found["deploy"].uids, found["deploy"].max_depth) == (2, {0}, 1)
+    assert {key.key_id for key in found["rest"].keys} == {trust_id("bob"), trust_id("carol")}
+    run("rule", "deploy", "--threshold", "1", "--path", "/usr/bin/deploy2")
+    diff = repository.ok("governance", "diff", "--repository", "governance").stdout
+    assert "authority deploy: added: key " in diff
+    run("rule", "rest", "--remove")
+    assert [rule.name for rule in trust().authorities.rules] == ["deploy", "all"]
+
+
 def trust_id(name: str) -> str:
     return next(iter(trust_keys(name)))
 
@@ -313,7 +329,11 @@ def test_misuse(repository: Cli) -> None:
         (("init", "x", "--root", "root.pem", "--targets", "alice.pem", "--online", "online.pem", "--enroller", "bob.pem"), 64, "go together"),
         (("init", "x", "--root", "root.pem", "--targets", "alice.pem", "--online", "online.pem", "--expiry", "root=0"), 64, "ROLE=DAYS"),
         (("init", "x", "--root", "root.pem", "--root-threshold", "2", "--targets", "alice.pem", "--online", "online.pem"), 64, "expected 1 to 1"),
-        (("sign",), 64, "either --key or --merge"),
+        (("sign",), 64, "--key is needed"),
+        (("sign", "--key", "alice.pem", "--merge", "governance"), 64, "either --key or --merge"),
+        (("rule", "x"), 64, "--key and --path"),
+        (("rule", "x", "--remove"), 64, "there is no rule"),
+        (("rule", "all", "--threshold", "3"), 65, "asks for 3 of 2"),
         (("sign", "--key", "carol.pem"), 64, "signs nothing of what is staged"),
         (("stage", "policy/exec.cedar"), 64, "--reset"),
         (("stage", "--renew", "team-none"), 64, "expected one of root, targets"),

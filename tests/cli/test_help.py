@@ -43,8 +43,9 @@ def test_the_commands_are_those_of_the_specification() -> None:
         "platform extend", "verify quote", "verify receipt", "verify log", "verify artifact", "audit tail",
         "audit show", "audit verify", "audit prove", "audit export", "audit rotate", "backup", "rekey", "deprovision",
         "governance init", "governance show", "governance diff", "governance add", "governance remove", "governance stage",
-        "governance enroll", "governance revoke", "governance delegate", "governance role", "governance sign",
+        "governance enroll", "governance revoke", "governance delegate", "governance role", "governance rule", "governance sign",
         "governance publish", "governance platform", "governance refresh", "governance update",
+        "governance replay",
     }  # fmt: skip
     found = {" ".join(path) for path, command in ALL if path and not isinstance(command, NounGroup)}
     assert found == specified

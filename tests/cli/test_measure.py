@@ -7,6 +7,7 @@ import pytest
 
 from tests.cli.conftest import Cli
 from tests.tcg.eventlog.build import BOOTS, RECORDED, event, log, sha1_event
+from tests.tcg.eventlog.test_userspace import record
 from tests.tcg.ima.build import data, entry
 
 UKI, CHANGED, GRUB = (BOOTS / name for name in ("uki-sb", "uki-sb-cmdline2", "shim-grub-ms-sb"))
@@ -50,6 +51,17 @@ def test_measure_for_people(nowhere: Cli) -> None:
     assert " rw ima_policy=tcb panic=-1 quiet (event 30)\n" in shown
     assert "No findings\n" in shown
     assert "note: the digest of an EV_EFI_VARIABLE_BOOT event" in shown
+
+
+def test_measure_with_user_space(nowhere: Cli) -> None:
+    """Firmware's log and systemd's together are what the TPM held in PCR 11."""
+    Path("measure.log").write_bytes(record("sysinit") + record("ready"))
+    found = nowhere.ok(
+        "platform", "measure", "--eventlog", UKI / EVENTS, "--userspace", "measure.log", "--json"
+    ).json
+    assert found["pcrs"]["sha256"]["11"] == RECORDED["uki-sb"][1]["sha256"][11].hex()
+    assert found["events"][-1]["what"] == "boot phase"
+    assert any("no sha384 digest" in note for note in found["notes"])
 
 
 def test_findings(nowhere: Cli) -> None:

@@ -13,10 +13,18 @@ from tuf.api.exceptions import ExpiredMetadataError
 from attestd.distribution import local, published
 from attestd.distribution.repository import Repository
 from attestd.distribution.settings import Settings, load_settings, save_settings
-from attestd.errors import AttestdError, MalformedError, StoreError, UsageError, VerificationError
+from attestd.errors import (
+    AttestdError,
+    GovernanceRollbackError,
+    MalformedError,
+    StoreError,
+    UsageError,
+    VerificationError,
+)
 from attestd.governance.metadata import verify_metadata
+from attestd.strict import canonical
 from tests.distribution.repositories import Clock, Office, Reference, served
-from tests.world import World
+from tests.world import World, key_id
 
 
 @pytest.fixture
@@ -513,3 +521,127 @@ def test_published_files_that_were_touched(office: Office, world: World) -> None
         path.write_bytes(b"{}")
     with pytest.raises(VerificationError, match="not the file that the metadata names"):
         repository.plan()
+
+
+# what nobody should publish
+
+
+def test_what_rests_on_a_revoked_key_is_said_and_left_out(office: Office, world: World) -> None:
+    repository = office.published(world)
+    world.revocations |= {"version": 2, "keys": [key_id(world.enrollers[0])]}
+    repository.stage({"revocations.json": world.files()["revocations.json"]})
+    accepted = repository.validate()
+    (name,) = accepted.lost
+    assert name == f"hosts/{world.host.id}.json"
+    assert "revoked" in accepted.lost[name]
+    office.publish(repository, "alice")
+    assert not repository.validate().lost, "it was lost before"
+
+
+def test_what_an_edit_makes_unusable_is_not_staged(office: Office, world: World) -> None:
+    """An enroller that was taken away by mistake would end every host that it admitted, and nobody said so."""
+    repository = office.published(world)
+    world.authorities |= {"version": 2, "enrollers": {"keys": [key_id(world.authors[0])], "threshold": 1}}
+    with pytest.raises(VerificationError, match="no host would accept it"):
+        repository.stage({"authorities.json": world.files()["authorities.json"]})
+    assert not repository.plan().drafts
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"requesters": [1, 7]}, "its version must rise: expected 4 or more, found 3"),
+        ({"requesters": [1, 7], "version": 2}, "its version must rise"),
+        ({"version": 4, "epoch": 1, "bump": None}, "no TPM goes back"),
+        ({"version": 4, "requesters": []}, "requesters: expected 7, which version 3 revokes"),
+        (None, "it cannot be removed"),
+    ],
+)
+def test_what_does_not_go_forward(
+    office: Office, world: World, changes: dict[str, object] | None, said: str
+) -> None:
+    world.revocations |= {"version": 3, "epoch": 2, "requesters": [7]}
+    repository = office.published(world)
+    data = None if changes is None else canonical({**world.revocations, **changes})
+    if data is None:
+        path = repository.path / "staged/targets/platform/local.json"
+        amended = json.loads(path.read_bytes()) | {"version": 2, "writable": "refuse"}
+        repository.stage({"platform/local.json": canonical(amended)})
+        office.publish(repository, "alice")
+        with pytest.raises(UsageError, match=said):
+            repository.stage({"platform/history/local-1.json": None})
+        return
+    with pytest.raises((UsageError, GovernanceRollbackError), match=said):
+        repository.stage({"revocations.json": data})
+
+
+def test_a_false_signature_is_not_merged(office: Office, world: World, tmp_path: Path) -> None:
+    """Under alice's name it would stand in the place of hers."""
+    repository = office.published(world, targets=("alice", "bob"), threshold=2)
+    repository.stage(edited(world, office))
+    copy = shutil.copytree(repository.path, tmp_path / "copy")
+    repository.sign(office.key("alice"))
+    draft = copy / "staged/metadata/targets.json"
+    value = json.loads(draft.read_bytes())
+    signature = json.loads((repository.path / "staged/metadata/targets.json").read_bytes())["signatures"][0]
+    value["signatures"] = [{**signature, "sig": "00" * 64}]
+    draft.write_text(json.dumps(value))
+    with pytest.raises(VerificationError, match="does not verify"):
+        repository.merge(draft)
+    value["signatures"] = [{"keyid": "somebody else's", "sig": "00" * 64}]
+    draft.write_text(json.dumps(value))
+    assert repository.merge(draft) == []
+    office.publish(repository, "bob")
+    assert verified(repository.published_path) == world.files()
+
+
+def test_a_copy_that_was_doctored(office: Office, world: World, tmp_path: Path) -> None:
+    """Who prepares a copy cannot hide a change by showing another past: what is published there is verified."""
+    before = World()
+    before.revocations["requesters"] = [4242]
+    other = Office(tmp_path / "other", office.clock)
+    other.top.mkdir()
+    theirs = other.published(before)
+    repository = office.published(world)
+    repository.stage(edited(world, office))
+    shutil.rmtree(repository.published_path / "metadata")
+    shutil.copytree(theirs.published_path / "metadata", repository.published_path / "metadata")
+    shutil.copytree(
+        theirs.published_path / "targets", repository.published_path / "targets", dirs_exist_ok=True
+    )
+    path = repository.published_path / "metadata/1.targets.json"
+    path.write_bytes(path.read_bytes().replace(b'"sig":"', b'"sig":"00', 1))
+    with pytest.raises(VerificationError):
+        repository.sign(office.key("alice"))
+
+
+def test_links_in_a_copy_are_not_followed(office: Office, world: World, tmp_path: Path) -> None:
+    repository = office.published(world)
+    (tmp_path / "secret").write_bytes(b"secret")
+    (repository.path / "staged/targets/policy/x.cedar").symlink_to(tmp_path / "secret")
+    with pytest.raises(StoreError, match="symbolic link"):
+        repository.plan()
+
+
+def test_a_team_and_its_scope(office: Office, world: World) -> None:
+    repository = office.published(world)
+    repository.set_team("web", office.keys("carol"), paths=["/usr/bin/deploy"], uids=[7], max_depth=1)
+    assert repository.plan().drafts == {"targets", "team-web"}
+    with pytest.raises(UsageError, match="team-web version 1 has 0 of 1"):
+        office.publish(repository, "alice")
+    office.publish(repository, "carol")
+    with pytest.raises(UsageError, match="nothing is delegated to role team-other"):
+        repository.stage({"teams/other/authorities.json": b"{}"})
+    repository.renew("team-web")
+    assert repository.plan().drafts == {"team-web"}
+    office.publish(repository, "carol")
+    repository.set_team("web", office.keys("erin"), paths=["/usr/bin/deploy"], uids=[7], max_depth=1)
+    office.publish(repository, "alice", "erin")
+    repository.remove_team("web")
+    office.publish(repository, "alice")
+    found = repository.published
+    assert found.roles["team-web"].version == 3, "readers refuse a snapshot that a role vanished from"
+    repository.set_team("web", office.keys("carol"), paths=["/usr/bin/deploy"], uids=None, max_depth=0)
+    office.publish(repository, "alice", "carol")
+    assert repository.published.roles["team-web"].version == 4
+    verified(repository.published_path)

@@ -17,7 +17,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from attestd.agent.denials import DenialMeter
+from attestd.appraisal.boot import appraise_boot, parse_boot_rules
 from attestd.appraisal.document import UntrustedQuoteDocument
+from attestd.appraisal.ima import appraise_ima, parse_ima_policy
 from attestd.audit.recover import void_body
 from attestd.authorization import envnames
 from attestd.authorization.artifact import parse_artifact
@@ -26,17 +28,29 @@ from attestd.authorization.pattern import CHARSETS, ArgForm, ArgPattern, matches
 from attestd.client.where import SYSTEM_SOCKET
 from attestd.gate.execution import Execution, File
 from attestd.governance import metadata, signed
+from attestd.governance.floor import seen_body
 from attestd.lineage.entry import EntryType, format_entry
 from attestd.lineage.receipt import parse_receipt, verify_receipt
 from attestd.strict import canonical, convert, format_time, format_time_us
 from attestd.tcg import nv, policy, public
 from attestd.tcg.attest import QuoteInfo, parse_attest
 from attestd.tcg.binding import Purpose, extra_data
+from attestd.tcg.eventlog.diff import diff_events
+from attestd.tcg.eventlog.meaning import read_events
+from attestd.tcg.eventlog.parse import parse_event_log
+from attestd.tcg.eventlog.quirks import QUIRKS, Quirk
+from attestd.tcg.eventlog.replay import VerifiedEvents, verify_events
+from attestd.tcg.eventlog.userspace import with_phases
+from attestd.tcg.ima.replay import replay_list
+from attestd.tcg.public import parse_public
 from attestd.tcg.quote import split_quote
 from attestd.tlog.tree import leaf_hash, node_hash
 from attestd.tlog.vkey import ecdsa_vkey, format_vkey, tpm_quote_vkey
 from attestd.tpm.keys import _STORAGE_TEMPLATE
 from attestd.wire import Kind, encode_fields, encode_frame
+from tests.tcg.eventlog.build import BOOTS, RECORDED
+from tests.tcg.ima.build import data as template_data
+from tests.tcg.ima.build import ima_list
 from tests.world import SELECTION, Granted, World, b64, digest, spki
 
 FORMATS = Path(__file__).parents[2] / "docs" / "formats"
@@ -280,13 +294,15 @@ def bodies() -> dict[EntryType, list[tuple[str, Mapping[str, Any]]]]:
         "seq": 1,
     }
     at, trust = format_time_us(w.now), w.trust()
-    governance = {"digest": trust.digest, "version": trust.version}
+    governance = seen_body(trust, anchor=digest(w.publish().root))
     start = {"at": at, "cgroup": None, "isolation": "user", "pid": 4242, "uid": w.uid}
     end = {"at": at, "duration_ms": 1730, "error": None, "signal": None, "status": 0}
     clock = {"by_uid": 0, "time": format_time(w.now), "what": "clock accepted"}
     agent = "by the agent"
     return {
-        EntryType.LOG_START: [("", {"host": w.host.id, "log": w.log.log_id, "previous": None})],
+        EntryType.LOG_START: [
+            ("", {"governance": governance, "host": w.host.id, "log": w.log.log_id, "previous": None})
+        ],
         EntryType.AGENT_START: [
             ("", {"governance": governance, "host": w.host.id, "notes": [], "version": "0.1.0"})
         ],
@@ -310,6 +326,16 @@ def bodies() -> dict[EntryType, list[tuple[str, Mapping[str, Any]]]]:
         EntryType.EXECUTION_EXIT: [("", {**reference, **end})],
         EntryType.ATTESTATION: [("", clock)],
         EntryType.GOVERNANCE_UPDATE: [("", governance)],
+        EntryType.HOST_REENROLL: [
+            (
+                "",
+                {
+                    "ak": parse_public(w.host.ak_public).name.hex(),
+                    "host": w.host.id,
+                    "release_key": parse_public(w.host.release_public).name.hex(),
+                },
+            )
+        ],
     }
 
 
@@ -527,6 +553,83 @@ def denial() -> str:
     )
 
 
+# --- eventlog.md ---------------------------------------------------------------------------------------------------
+
+
+MACHINE, CHANGED = "uki-sb", "uki-sb-cmdline2"
+KNOWN = "sha256:" + digest(b"the allowed file")
+
+
+@lru_cache
+def boot(name: str) -> tuple[VerifiedEvents, str]:
+    """A recorded boot of tests/tcg/data, as its TPM's values prove it, and its command line."""
+    data, banks = RECORDED[name]
+    log = with_phases(parse_event_log(data), ("sysinit", "ready"))
+    values = {pcr: value for pcr, value in banks["sha256"].items() if pcr not in {10, 15, 16, *range(17, 24)}}
+    line = (BOOTS / name / "cmdline").read_text().strip()
+    return verify_events(log, bank="sha256", values=values), line
+
+
+def eventlog_quirks() -> str:
+    rows = (f"| `{quirk.value}` | {QUIRKS[quirk]} |" for quirk in Quirk)
+    return "| quirk | what, and where |\n|---|---|\n" + "\n".join(rows) + "\n"
+
+
+def eventlog_words() -> str:
+    (before, first), (after, second) = boot(MACHINE), boot(CHANGED)
+    old, new = (
+        read_events(found.events, bank="sha256", command_lines=(first, second)) for found in (before, after)
+    )
+    return _text(
+        *(str(item) for item in new if item.event.number in {4, 9, 14, 24, 30, 33, 34}),
+        "",
+        *map(str, diff_events(old, new)),
+    )
+
+
+def _boot_rules() -> dict[str, Any]:
+    verified, line = boot(MACHINE)
+    digests = {item.number: item.digests["sha256"].hex() for item in verified.events}
+    certificate = "1a4c098bb8fc1438aa9b7388b21c00058bf587179bb9eb55ceb1d7d4ec874f31"
+    return {
+        "v": 1,
+        "bank": "sha256",
+        "secure_boot": "required",
+        "separators": "required",
+        "certificates": [certificate],
+        "images": [digests[24]],
+        "command_lines": [line],
+        "sections": {".linux": [digests[26]], ".osrel": [digests[28]], ".cmdline": [digests[30]]},
+    }
+
+
+def boot_findings() -> str:
+    rules = parse_boot_rules(canonical(_boot_rules()))
+    if appraise_boot(boot(MACHINE)[0], rules=rules).findings:
+        raise ValueError("the rules are of this boot")
+    found = appraise_boot(boot(CHANGED)[0], rules=rules)
+    return _text(*map(str, found.findings))
+
+
+def _ima_policy() -> dict[str, Any]:
+    return {
+        "v": 1,
+        "digests": {"/usr/bin/deploy": [KNOWN]},
+        "patterns": [{"path": "/usr/lib/modules/**", "digests": [], "keys": ["vendor"]}],
+        "exclude": ["/var/log/*"],
+        "keys": {"vendor": b64(spki(world().platform_key))},
+        "violations": "exclude",
+    }
+
+
+def ima_findings() -> str:
+    policy = parse_ima_policy(canonical(_ima_policy()))
+    names = (b"/usr/bin/deploy", b"/var/log/deploy", b"/usr/lib/modules/6.1/x.ko", b"/tmp/evil")
+    list_ = ima_list(*(template_data(name, b"another file") for name in names))
+    found = appraise_ima(replay_list(list_, bank="sha256"), policy=policy, aggregates=None)
+    return _text(*map(str, found.findings))
+
+
 # --- pages ---------------------------------------------------------------------------------------------------------
 
 
@@ -566,6 +669,12 @@ def blocks() -> dict[str, str]:
         "wire-frame": wire_frame,
         "denial": denial,
         "quote-document": lambda: _json(json.loads(quote_document())),
+        "eventlog-quirks": eventlog_quirks,
+        "eventlog-words": eventlog_words,
+        "boot-rules": lambda: _json(_boot_rules()),
+        "boot-findings": boot_findings,
+        "ima-policy": lambda: _json(_ima_policy()),
+        "ima-findings": ima_findings,
     }
     found = {name: make() for name, make in named.items()}
     return found | {f"body-{type_.value.replace('.', '-')}": body_block(type_) for type_ in bodies()}

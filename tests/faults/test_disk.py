@@ -195,3 +195,85 @@ def test_read_only_disk_is_said_at_the_start(small_disk: Path) -> None:
             assert host.stop() == 0
         finally:
             subprocess.run(["umount", "-l", host.layout.agent], check=True)
+
+
+@contextlib.contextmanager
+def disk_with_errors(image: Path, directory: Path) -> Iterator[Path]:
+    """A file system that becomes read-only on errors; gives the file by which the kernel is told of one."""
+    with image.open("wb") as file:
+        file.truncate(160 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
+    place = image.with_suffix(".mnt")
+    place.mkdir()
+    if subprocess.run(["mount", "-o", "loop,errors=remount-ro", image, place], check=False).returncode:
+        pytest.skip("no right to mount a disk image here")
+    try:
+        subprocess.run(["cp", "-a", f"{directory}/.", place], check=True)
+        subprocess.run(["mount", "--bind", place, directory], check=True)
+        try:
+            device = subprocess.run(
+                ["findmnt", "-no", "SOURCE", place], capture_output=True, text=True, check=True
+            ).stdout.strip()
+            trigger = Path("/sys/fs/ext4") / Path(device).name / "trigger_fs_error"
+            if not trigger.exists():
+                pytest.skip("this kernel has no trigger for errors of ext4")
+            yield trigger
+        finally:
+            subprocess.run(["umount", "-l", directory], check=True)
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
+def test_disk_becomes_read_only_under_a_running_agent(short_dir: Path) -> None:
+    """As ext4 does on errors: denied and nothing runs; what was sealed is there once the disk is repaired."""
+    with Host.create() as host:
+        image = short_dir / "image"
+        with disk_with_errors(image, host.layout.agent) as trigger:
+            client = Client(host.start())
+            assert client.ask().status == 0
+            host.wait_settled()
+            before, runs = [item.id for item in host.entries()], client.runs()
+            trigger.write_text("1")
+            told = [client.ask() for _ in range(5)]
+            assert {item.code for item in told} == {"audit_unavailable"}
+            assert client.runs() == runs
+            assert host.status()["log"]["size"] == len(before)
+            assert host.stop() == 1  # It cannot record that it stops; it does stop, and says why in one line.
+            assert "cannot append to the audit log" in host.agent_log.splitlines()[-1]
+            assert "Traceback" not in host.agent_log
+            host.kill_runner()
+            for name in ("log.db", "log.db-wal"):
+                subprocess.run(["cp", "-a", host.layout.agent / name, short_dir], check=True)
+        # Repaired: here it is another disk with the same files.
+        (host.layout.agent / "log.db-shm").unlink(missing_ok=True)
+        subprocess.run(
+            ["cp", "-a", short_dir / "log.db", short_dir / "log.db-wal", host.layout.agent], check=True
+        )
+        host.start()
+        client.until_served()
+        assert [item.id for item in host.entries()][: len(before)] == before
+        client.require_sound()
+        assert host.stop() == 0
+
+
+def test_slow_disk_under_a_running_agent(short_dir: Path) -> None:
+    """100 ms a sync: who asks at the same time shares them, and everybody is served."""
+    library = short_dir / "slow.so"
+    source = Path(__file__).with_name("slow_sync.c")
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    with Host.create() as host:
+        client = Client(host.start(env={"LD_PRELOAD": str(library)}))
+        told: list[Told] = []
+        threads = [threading.Thread(target=lambda: told.append(client.ask())) for _ in range(32)]
+        before = host.checkpoints()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [item.status for item in told] == [0] * 32
+        allows = host.entries(EntryType.DECISION_ALLOW)
+        assert len(allows) == 32
+        assert host.checkpoints() - before < 24, "they share batches"
+        client.require_sound()
+        assert host.stop() == 0

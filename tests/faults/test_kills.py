@@ -7,12 +7,13 @@ import pytest
 from tests.faults.storm import SealingStorm, Storm
 from tests.host import Host
 
-SEALING_KILLS = 240
+SEALING_KILLS = 220
 HOST_KILLS = 30
 
 
-def test_sealing_killed_at_random_times(capsys: pytest.CaptureFixture[str]) -> None:
-    with Host.create() as host, SealingStorm(host, seed=os.getpid()) as storm:
+@pytest.mark.parametrize("half", [1, 2])
+def test_sealing_killed_at_random_times(half: int, capsys: pytest.CaptureFixture[str]) -> None:
+    with Host.create() as host, SealingStorm(host, seed=os.getpid() + half) as storm:
         storm.kill(SEALING_KILLS)
         storm.require_sound()
         with capsys.disabled():

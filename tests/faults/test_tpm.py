@@ -208,6 +208,42 @@ def test_out_of_session_slots(stopped: Host, monkeypatch: pytest.MonkeyPatch) ->
     finish(stopped)
 
 
+def test_out_of_object_slots(stopped: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user takes every object slot before our approval was verified: denied, until they are free again."""
+    taken: list[bytes] = []
+
+    async def test() -> None:
+        async with inside(stopped, monkeypatch) as agent:
+            key = agent.core.trust_directory.current().platforms["local"].approvals[0].root.public.raw
+            load = build(Cc.LOAD_EXTERNAL, params=sized(b"") + sized(key) + u32(0x40000001))
+
+            def take(_: int) -> None:
+                while (answer := agent.injector.raw(load))[6:10] == bytes(4):
+                    taken.append(answer[10:14])
+
+            agent.injector.before = take
+            answers, _ = await agent.ask_many(8)
+            assert taken
+            assert not any(isinstance(answer, Receipt) for answer in answers)
+
+            def give(_: int) -> None:
+                while taken:
+                    agent.injector.raw(build(Cc.FLUSH_CONTEXT, params=taken.pop()))
+
+            agent.injector.before = give
+            await agent.until_served()
+            released((await agent.ask_many(8))[0])
+            # From here on nothing of ours needs another slot.
+            agent.injector.before = take
+            released((await agent.ask_many(8))[0])
+            assert taken
+            agent.injector.before = give
+            released((await agent.ask_many(8))[0])
+
+    asyncio.run(test())
+    finish(stopped)
+
+
 def test_lockout_does_not_stop_us(stopped: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others who guess wrong lock the TPM; our keys and indices are not subject to it (noDA)."""
 

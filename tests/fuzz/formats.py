@@ -7,8 +7,19 @@ from datetime import timedelta
 
 from attestd.appraisal.document import parse_quote, verify_document
 from attestd.audit.verify import _verify_entries
-from attestd.authorization.artifact import parse_artifact
-from attestd.authorization.dsse import PAYLOAD_TYPE, PublicKey, format_envelope, parse_envelope
+from attestd.authorization.artifact import ChainBrokenError, parse_artifact, verify_chain
+from attestd.authorization.chain import format_file
+from attestd.authorization.containment import widenings
+from attestd.authorization.dsse import (
+    PAYLOAD_TYPE,
+    EnvelopeSignature,
+    PublicKey,
+    UntrustedEnvelope,
+    format_envelope,
+    pae,
+    parse_envelope,
+    write_envelope,
+)
 from attestd.authorization.pattern import ArgPattern, contains, describe, matches
 from attestd.authorization.statement import parse_statement
 from attestd.codes import Denied
@@ -39,7 +50,7 @@ from attestd.tlog.vkey import format_vkey, parse_vkey
 from tests.fuzz import valid
 from tests.fuzz.target import recanonical, target, value_of
 from tests.fuzz.valid import FILES, GRANTED, NOTE, TRUST, WORLD
-from tests.world import BOOT, NOW, Log, dsse, parse_files
+from tests.world import BOOT, NOW, Log, b64, dsse, parse_files, signer
 
 LIMIT = 256 * 1024
 
@@ -108,6 +119,39 @@ def signed_statement(data: bytes) -> None:
     assert len(body) <= MAX_ENTRY_BYTES
     named = {**GRANTED.body, **{name: decision.body[name] for name in ("artifact",) if name in decision.body}}
     _release(_receipt(canonical({**value_of(valid.ENTRIES[-1]), "body": named, "seq": 1})), signed)
+
+
+@target(MalformedError, seeds=lambda: [valid.CHILD, valid.CHAIN], is_json=True, max_bytes=LIMIT)
+def chain(data: bytes) -> None:
+    """A chain that parses is written as it was read, and decided."""
+    parsed = parse_artifact(data)
+    again = format_file([link.envelope for link in parsed.links], parsed.keys)
+    assert parse_artifact(again).links == parsed.links
+    with contextlib.suppress(ChainBrokenError):
+        verify_chain(parsed)
+    decide(replace(WORLD.request(), artifact=data), valid.CONTEXT)
+
+
+@target(Denied, seeds=lambda: [valid.DELEGATED], is_json=True)
+def delegated_statement(data: bytes) -> None:
+    """Whatever a delegate signs under what an authority signed: only what that allows is ever allowed."""
+    key, sig = signer(valid.TEAM)(pae(PAYLOAD_TYPE, recanonical(data)))
+    link = UntrustedEnvelope(PAYLOAD_TYPE, recanonical(data), (EnvelopeSignature(key.key_id, sig),))
+    parent = parse_artifact(valid.PARENT)
+    artifact = canonical(
+        {
+            "v": 1,
+            "chain": [write_envelope(parent.envelope), write_envelope(link)],
+            "keys": {key.key_id: b64(key.spki_der)},
+        }
+    )
+    decision = decide(replace(WORLD.request(), artifact=artifact), valid.CONTEXT)
+    if decision.denial is None:
+        assert decide(replace(WORLD.request(), artifact=valid.PARENT), valid.CONTEXT).denial is None
+        assert not widenings(parent.statement, parse_artifact(artifact).statement)
+    own = ("artifact", "attribution", "origin", "terms")
+    named = {**GRANTED.body, **{name: decision.body[name] for name in own if name in decision.body}}
+    _release(_receipt(canonical({**value_of(valid.ENTRIES[-1]), "body": named, "seq": 1})), artifact)
 
 
 @target(Denied, MalformedError, seeds=lambda: [valid.ENTRIES[-1]], is_json=True)

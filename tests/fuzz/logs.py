@@ -14,12 +14,14 @@ from attestd.tcg.eventlog.efi import boot_option_name, image_path, parse_signatu
 from attestd.tcg.eventlog.meaning import read_events
 from attestd.tcg.eventlog.parse import UntrustedEventLog, parse_event_log
 from attestd.tcg.eventlog.replay import initial_value, replay, verify_events
+from attestd.tcg.eventlog.userspace import parse_userspace_log, with_events
 from attestd.tcg.ima.ascii import binary_from_ascii
 from attestd.tcg.ima.replay import replay_list, start_of_list, verify_list
 from attestd.tcg.ima.signature import parse_ima_signature
 from tests.fuzz.target import recanonical, target
 from tests.tcg.eventlog import test_meaning as meanings
 from tests.tcg.eventlog.build import BOOTS, RECORDED, event, log, separators, sha1_event, spec_id
+from tests.tcg.eventlog.test_userspace import record
 from tests.tcg.ima.build import data as template_data
 from tests.tcg.ima.build import entry, ima_list, old_entry, pcr10
 
@@ -98,6 +100,12 @@ def efi_structures(data: bytes) -> None:
     image_path(data)
     boot_option_name(data)
     event_log(log(event(7, 0x80000001, data), event(7, 0x800000E0, data), event(4, 0x80000003, data, b"pe")))
+
+
+@target(MalformedError, seeds=lambda: [record("sysinit") + record(None, 15)])
+def userspace_log(data: bytes) -> None:
+    whole = with_events(parse_event_log(log()), parse_userspace_log(data, first=1))
+    inspect_log(whole)
 
 
 def _lists() -> Iterable[bytes]:

@@ -12,16 +12,24 @@ from attestd.tlog.checkpoint import BatchMode
 from attestd.tlog.note import parse_note
 from attestd.tlog.proof import parse_proof
 from attestd.tlog.vkey import cosignature_vkey, ecdsa_vkey, ed25519_vkey, format_vkey, tpm_quote_vkey
+from tests.chains import delegable, delegate_key, under
 from tests.world import SELECTION, World, b64, spki
 
 TESTS = Path(__file__).parent.parent
 WORLD = World()
 GRANTED = WORLD.grant()
 RECORDED = WORLD.log.receipt(0, WORLD.log.seal(mode=BatchMode.RECORD, pcr_digest=WORLD.pcr_digest, first=1))
+TEAM, MEMBER = delegate_key("team"), delegate_key("member")
+PARENT = delegable(
+    WORLD, TEAM, MEMBER, argv=["deploy", "--env", {"one_of": ["prod", "stage"]}], max_uses=None
+)
+CHILD = under(PARENT, TEAM)
+CHAIN = under(CHILD, MEMBER)
 CONTEXT = WORLD.context()
 TRUST = WORLD.trust()
 FILES = WORLD.files()
 STATEMENT = b64decode(json.loads(GRANTED.artifact)["payload"])
+DELEGATED = b64decode(json.loads(CHILD)["chain"][1]["payload"])
 NOTE = parse_proof(GRANTED.receipt).checkpoint
 TEXT = parse_note(NOTE).text
 ENTRIES = list(WORLD.log.entries)

@@ -1,6 +1,7 @@
 """Next versions of trust files, each of which hosts accept."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -9,13 +10,19 @@ from attestd.errors import MalformedError, UsageError
 from attestd.governance.authorities import parse_authorities
 from attestd.governance.draft import RoleKeys
 from attestd.governance.edits import (
+    Reapproved,
     draft_shared_authorities,
     with_epoch,
     with_revoked,
+    with_rule,
+    with_states,
     with_team,
+    without_rule,
     without_team,
 )
-from tests.world import World, ed25519_key, p256, signer, spki
+from attestd.governance.issue import Sign
+from attestd.strict import canonical
+from tests.world import SELECTION, World, ed25519_key, key_id, p256, signer, spki
 
 
 @pytest.fixture
@@ -69,6 +76,27 @@ def test_teams(world: World) -> None:
         with_team(b"{}", team="web", paths=["/"], uids=None, max_depth=0)
 
 
+def test_rules(world: World) -> None:
+    present = world.files()["authorities.json"]
+    keys = [public(ed25519_key(name)) for name in ("alice", "bob")]
+    data = with_rule(present, name="deploy", keys=keys, paths=["/usr/bin/deploy"], uids=[7], max_depth=2)
+    first, *rest = parse_authorities(data).rules
+    assert (first.name, first.threshold, first.uids, first.max_depth) == ("deploy", 2, {7}, 2)
+    assert [rule.name for rule in rest] == [rule.name for rule in parse_authorities(present).rules]
+    again = with_rule(data, name="deploy", threshold=1)
+    assert parse_authorities(again).rules[0].keys == tuple(keys)
+    *_, last = parse_authorities(with_rule(present, name="x", keys=keys, paths=["/"], is_last=True)).rules
+    assert last.name == "x"
+    assert parse_authorities(without_rule(data, name="deploy")).rules == parse_authorities(present).rules
+    for missing in ({"keys": keys}, {"paths": ["/"]}):
+        with pytest.raises(UsageError, match="--key and --path"):
+            with_rule(present, name="new", **missing)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="there is no rule"):
+        without_rule(present, name="none")
+    with pytest.raises(MalformedError):
+        with_rule(data, name="deploy", threshold=3)
+
+
 def test_revoking(world: World) -> None:
     present = world.files()["revocations.json"]
     data = with_revoked(present, {"artifacts": ["ab" * 32], "requesters": [7]})
@@ -95,3 +123,65 @@ def test_an_epoch(world: World) -> None:
         with_epoch(data, authorities=files["authorities.json"], epoch=5, sign=sign)
     with pytest.raises(UsageError, match="not the epoch authority"):
         with_epoch(data, authorities=files["authorities.json"], epoch=6, sign=signer(p256("another")))
+
+
+def other_state(world: World, *, epoch: int, max_epoch: int = 9) -> dict[str, Any]:
+    """An approval of another state."""
+    values = {pcr: bytes([pcr]) * 32 for pcr in SELECTION.pcrs}
+    approval: dict[str, Any] = world.platform_file(values=values, epoch=epoch, max_epoch=max_epoch)[
+        "approvals"
+    ][0]
+    return approval
+
+
+def test_states_over_an_epoch(world: World) -> None:
+    """What is kept is approved again; what holds for longer stays as it is; the rest ends."""
+    lasting, ended = other_state(world, epoch=7), world.platform_file(max_epoch=9)["approvals"][0]
+    world.platforms["local"] = world.platform_file(max_epoch=9)
+    world.platforms["local"]["approvals"] = [ended, lasting, {**ended, "epoch": 0, "pcr_digest": "ab" * 32}]
+    file = canonical(world.platforms["local"])
+    world.platforms["local"]["approvals"].pop()  # of an epoch that is over, and therefore not told of
+    world.revocations |= {"epoch": 1}
+    trust = world.trust()
+    first, second = (item["pcr_digest"] for item in (ended, lasting))
+
+    by_platform = signer(world.platform_key)
+
+    def bump(epoch: int, *keep: str, sign: Sign | None = by_platform) -> Reapproved:
+        return with_states(
+            file, authorities=trust.authorities, revocations=trust.revocations, epoch=epoch,
+            keep=lambda digest: digest in keep, sign=sign,
+        )  # fmt: skip
+
+    found = bump(2, first)
+    assert (found.kept, found.ended) == ((first, second), ())
+    assert found.data is not None
+    world.platforms["local"] = json.loads(found.data)
+    world.history["local-1"] = json.loads(canonical({**json.loads(file), "approvals": [ended, lasting]}))
+    world.revocations |= {"epoch": 2, "bump": world.bump(2)}
+    policy = world.trust().platforms["local"]
+    assert policy.version == 2
+    assert all(policy.approval_for(bytes.fromhex(state), epoch=2) for state in (first, second))
+    assert bump(2) == Reapproved(None, (second,), (first,))
+    assert bump(8) == Reapproved(None, (), (first, second))
+    with pytest.raises(UsageError, match=f"--platform-key is needed: it approves state {first}"):
+        bump(2, first, sign=None)
+    with pytest.raises(UsageError, match="the root did not approve platform key"):
+        bump(10, first)
+    with pytest.raises(UsageError, match="the root did not approve platform key"):
+        bump(2, first, sign=signer(p256("another")))
+
+
+def test_states_by_a_revoked_key(world: World) -> None:
+    """They are over already."""
+    world.revocations["keys"] = [key_id(world.platform_key)]
+    trust = world.trust()
+    found = with_states(
+        canonical(world.platforms["local"]),
+        authorities=trust.authorities,
+        revocations=trust.revocations,
+        epoch=2,
+        keep=lambda _: True,
+        sign=signer(world.platform_key),
+    )
+    assert found == Reapproved(None, (), ())

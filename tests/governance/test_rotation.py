@@ -9,7 +9,7 @@ import pytest
 from attestd.authorization.dsse import PublicKey
 from attestd.errors import UsageError, VerificationError
 from attestd.governance.metadata import verify_metadata
-from attestd.governance.rotation import ROLES, Rotation, replace_key, retire_host_record
+from attestd.governance.rotation import ROLES, Rotation, replace_host_record, replace_key, retire_host_record
 from attestd.governance.trust import Trust, parse_trust
 from attestd.lineage.entry import EntryType
 from attestd.lineage.receipt import parse_receipt, sealed_by, verify_receipt
@@ -292,6 +292,40 @@ def test_refused(world: World) -> None:
             now=END,
             roles=ROLES,
         )
+
+
+def test_what_others_enrolled_and_what_ended_is_left_alone(world: World) -> None:
+    world.enrollers.append(ed25519_key("second enroller"))
+    world.authorities["keys"][key_id(world.enrollers[1])] = {"spki": b64(spki(world.enrollers[1]))}
+    world.authorities["enrollers"] = {"keys": [key_id(key) for key in world.enrollers], "threshold": 1}
+    files = world.files()
+    first, second = (signer(key) for key in world.enrollers)
+    name, past = f"hosts/{world.host.id}.json", f"hosts/history/{world.host.id}-1.json"
+    record = retire_host_record(files[name], not_after=END, signers=[second])
+    changed = replace_host_record(files, record, host=world.host.id, now=END, signers=[first])
+    assert set(changed) == {name, past}
+    assert replace_host_record({}, record, host=world.host.id, now=END, signers=[first]) == {name: record}
+    files |= changed
+    rotation = replace_key(
+        files,
+        old=key_id(world.enrollers[0]),
+        new=PublicKey(spki(NEW_ED)),
+        signers={key_id(NEW_ED): signer(NEW_ED)},
+        revoked_keys=(),
+        now=END,
+    )
+    assert rotation.signed_again == (past,)
+    moved = replace_key(
+        files,
+        old=key_id(world.root),
+        new=PublicKey(spki(NEW)),
+        signers={key_id(NEW): signer(NEW), key_id(world.enrollers[1]): second},
+        revoked_keys=(),
+        now=END,
+    )
+    assert moved.files[name] is None
+    assert f"hosts/history/{world.host.id}-2.json" in moved.files
+    assert past not in moved.files
 
 
 # --- a host with new keys --------------------------------------------------------------------------------------------

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from attestd.errors import AttestdError, MalformedError, VerificationError
+from attestd.errors import AttestdError, GovernanceRollbackError, MalformedError, VerificationError
 from attestd.governance.host import HOST_RECORD_TYPE
 from attestd.governance.policy_schema import DEFAULT_POLICY
-from attestd.governance.trust import Trust, parse_trust
+from attestd.governance.trust import Trust, parse_trust, require_still_revoked
 from attestd.strict import canonical
 from tests.repository import LIFETIME
 from tests.world import NOW, Host, World, b64, described, dsse, ed25519_key, key_id, p256, parse_files, spki
@@ -240,6 +240,35 @@ def test_a_bump_that_the_epoch_authority_did_not_sign(world: World) -> None:
     refused(world.files(), VerificationError)
     world.revocations["bump"] = {"epoch": 3, "sig": "AA=="}
     refused(world.files(), VerificationError)
+
+
+@pytest.mark.parametrize(
+    ("member", "values"),
+    [
+        *((member, ["ab" * 32, "cd" * 32]) for member in ("artifacts", "keys", "hosts", "subjects")),
+        ("requesters", [7, 9]),
+    ],
+)
+def test_what_was_revoked_stays_revoked(world: World, member: str, values: list[Any]) -> None:
+    world.revocations[member] = values[:1]
+    before = world.trust().revocations
+    world.revocations |= {member: values, "version": 2}
+    more = world.trust().revocations
+    require_still_revoked(before, more)
+    require_still_revoked(before, before)
+    with pytest.raises(
+        GovernanceRollbackError, match=f"{member}: expected {values[1]}, which version 2 revokes"
+    ):
+        require_still_revoked(more, before)
+
+
+def test_the_epoch_does_not_go_back(world: World) -> None:
+    before = world.trust().revocations
+    world.revocations |= {"epoch": 3, "bump": world.bump(3)}
+    after = world.trust().revocations
+    require_still_revoked(before, after)
+    with pytest.raises(GovernanceRollbackError, match="expected 3 or more"):
+        require_still_revoked(after, before)
 
 
 # --- teams ---------------------------------------------------------------------------------------------------------

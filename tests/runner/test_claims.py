@@ -77,6 +77,23 @@ def test_uses_are_counted_over_receipts_and_a_refusal_counts_nothing(claims: Cla
     claims.claim(release(5, artifact="b", max_uses=1), {}, now=NOW)
 
 
+def test_children_use_up_their_parent_and_a_refusal_charges_none_of_them(claims: Claims) -> None:
+    parent = (("parent", 2),)
+    claims.claim(release(1, artifact="one", above=parent), {}, now=NOW)
+    claims.claim(release(2, artifact="parent", max_uses=2), {}, now=NOW)
+    with pytest.raises(Denied, match="artifact parent may be used 2 times"):
+        claims.claim(release(3, artifact="two", max_uses=1, above=parent), {}, now=NOW)
+    grand = (("root", 5), ("limited", 1))
+    claims.claim(release(4, artifact="three", max_uses=1, above=grand), {}, now=NOW)
+    with pytest.raises(Denied, match="artifact limited may be used 1 times"):
+        claims.claim(release(5, artifact="four", above=grand), {}, now=NOW)
+    for number in range(6, 10):  # of root's five uses only one is gone
+        claims.claim(release(number, artifact=str(number), above=(("root", 5),)), {}, now=NOW)
+    with pytest.raises(Denied, match="artifact root may be used 5 times"):
+        claims.claim(release(10, artifact="root", max_uses=5), {}, now=NOW)
+    claims.claim(release(11, artifact="two", max_uses=1), {}, now=NOW)
+
+
 def test_a_void_refunds_no_use(claims: Claims) -> None:
     claims.claim(release(1, max_uses=1), {}, now=NOW)
     claims.record_end("log-1", 1, type_=EntryType.DECISION_VOID, body={})

@@ -28,7 +28,7 @@ QUIRKS: Final = {
     Quirk.FF_PADDING: "0xff bytes follow the last event: confidential VMs (CCEL table) fill the log's area with them",
     Quirk.STRUCTURE_PADDING: (
         "bytes follow the variable's value in an EV_EFI_VARIABLE_AUTHORITY event, the last of them not covered by the"
-        " digest: shim up to 15.3 counted the padding of a C structure"
+        " digest: older shims counted the padding of a C structure"
     ),
     Quirk.VARIABLE_DATA_ONLY: (
         "the digest of an EV_EFI_VARIABLE_BOOT event covers the variable's data, not its name: so it was in the EFI"
@@ -36,6 +36,6 @@ QUIRKS: Final = {
     ),
     Quirk.WITHOUT_NUL: "the digest of a text covers it without its final NUL: GRUB, and some firmware's EV_EFI_ACTION",
     Quirk.WITHOUT_OWNER: (
-        "an EV_EFI_VARIABLE_AUTHORITY event holds the bare certificate, without the owner's GUID: shim up to 15.3"
+        "an EV_EFI_VARIABLE_AUTHORITY event holds the bare certificate, without the owner's GUID: older shims"
     ),
 }
