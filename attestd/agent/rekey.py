@@ -1,4 +1,4 @@
-"""`attestd rekey`: new TPM keys for a host, on the same TPM, cleared or not. See docs/adr/0021-keys-replaced.md.
+"""`attestd rekey`: new TPM keys for a host, on the same TPM, cleared or not. See docs/adr/0019-keys-replaced.md.
 
 Each step finds itself done if it was; cut off anywhere, the next call goes on, and no agent starts in between:
 
@@ -25,7 +25,7 @@ from attestd.account import acting_as
 from attestd.agent.clock import TrustedClock
 from attestd.agent.enrolment import Enrol, labels_of
 from attestd.agent.exclusive import exclusive
-from attestd.agent.governance import first_seen, last_seen
+from attestd.agent.governance import Updater, first_seen, last_seen, sealed_floor
 from attestd.agent.identity import is_record_of, selection_of
 from attestd.agent.keystore import load_keys, save_keys
 from attestd.agent.provision_steps import HostSteps, log_keys_of, opened_tpm
@@ -39,6 +39,7 @@ from attestd.distribution.local import load_trust
 from attestd.distribution.signer import Authority
 from attestd.errors import StoreError, TpmRefusedError, UsageError
 from attestd.governance.authorities import Authorities
+from attestd.governance.floor import Floor
 from attestd.lineage.entry import EntryType, parse_entry
 from attestd.paths import Configuration, Layout
 from attestd.strict import format_time, parse_time
@@ -122,6 +123,10 @@ class _Rekey:
         self._source = layout.trust_source(configuration)
         self._steps = HostSteps(layout, configuration, owner)
         self._deadline_s = float(configuration.tpm_deadline_s) * 3
+        self._has_log = layout.log.exists()
+        if configuration.governance_url:
+            with acting_as(self._steps.account):
+                Updater(self._source, configuration).update(self._floor())
         self._trust = load_trust(self._source)
         self._ek = self._steps.tpm(lambda tpm: tpm.endorsement_key())
         self.host = host_id(self._ek.public)
@@ -129,7 +134,6 @@ class _Rekey:
         self.closed: Path | None = None
         self.request: Path | None = None
         self._keys: tuple[KeyBlobs, AuthValues]
-        self._has_log = layout.log.exists()
         self._is_new = False  # The log is sealed by the new keys already.
 
     def make_keys(self) -> None:
@@ -279,6 +283,12 @@ class _Rekey:
         return last is not None and any(
             line.key_id == wanted for line in parse_note(last.note).signatures if line.name == store.origin
         )
+
+    def _floor(self) -> Floor | None:
+        if not self._has_log:
+            return None
+        with _opened(self._layout.log) as store:
+            return sealed_floor(store)
 
     def _port(self) -> TpmPort:
         return TpmPort(

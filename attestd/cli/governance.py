@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -19,8 +20,10 @@ from attestd.errors import UsageError
 from attestd.governance.changes import Change
 from attestd.governance.draft import RoleKeys
 from attestd.paths import find_client_layout
+from attestd.strict import format_time
 
 __all__ = [
+    "SOON",
     "governance_command",
     "open_repository",
     "public_key",
@@ -30,9 +33,11 @@ __all__ = [
     "say_staged",
     "show_changes",
     "staged_file",
+    "warn_of_expiry",
 ]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+SOON: Final = timedelta(days=30)
 _MODULES: Final = {
     name: f"attestd.cli.{module}"
     for name, module in (
@@ -171,6 +176,17 @@ def say_staged(repository: Repository, output: Output) -> None:
         say("next: attestd governance diff, sign, publish")
     else:
         say("nothing is staged: all is as published")
+
+
+def warn_of_expiry(repository: Repository) -> None:
+    """Roles that offline keys sign, and that will have expired before long: one of them makes the whole set stale."""
+    for item in repository.status():
+        if not item.is_staged and item.expires - datetime.now(UTC) < SOON:
+            say(
+                f"{item.role} holds until {format_time(item.expires)}: attestd governance stage --renew {item.role}, then"
+                " sign and publish",
+                style=WARN,
+            )
 
 
 def staged_file(repository: Repository, name: str) -> bytes:

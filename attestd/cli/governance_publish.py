@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from attestd.cli.base import Command, json_option
-from attestd.cli.governance import open_repository, repository_option, say_changes
-from attestd.cli.keys import key_options, open_key, passphrase_option
+from attestd.cli.governance import open_repository, repository_option, say_changes, warn_of_expiry
+from attestd.cli.keys import FILE, key_options, open_key, passphrase_option
 from attestd.cli.output import BAD, HEAD, Output, mark, say
 from attestd.distribution.published import Published
 from attestd.distribution.repository import Repository
@@ -121,6 +121,12 @@ _online_option = click.option(
     metavar="URI",
     help="A key that signs snapshot and timestamp (default: the one of settings.toml).",
 )
+_public_option = click.option(
+    "--public-key",
+    type=FILE,
+    metavar="FILE",
+    help="PEM of the online key's public half, for a key that is no file.",
+)
 _to_option = click.option(
     "--to",
     type=click.Path(file_okay=False, path_type=Path),
@@ -138,12 +144,19 @@ attestd governance publish --repository governance --to web
 """,
 )
 @_online_option
+@_public_option
 @_to_option
 @passphrase_option
 @repository_option
 @json_option
 def publish_command(
-    *, online: tuple[str, ...], to: Path | None, directory: Path | None, state_dir: str | None, as_json: bool
+    *,
+    online: tuple[str, ...],
+    public_key: Path | None,
+    to: Path | None,
+    directory: Path | None,
+    state_dir: str | None,
+    as_json: bool,
 ) -> None:
     """Publish what is signed, as static files.
 
@@ -151,33 +164,42 @@ def publish_command(
     """
     repository = open_repository(directory, state_dir)
     staged = bool(repository.plan().drafts)
-    found = repository.publish(_online(repository, online) if staged else [], directory=to)
+    found = repository.publish(_online(repository, online, public_key) if staged else [], directory=to)
     _show(found, "published" if staged else "nothing was staged", Output(as_json=as_json))
+    warn_of_expiry(repository)
 
 
 @click.command("refresh", cls=Command, example="attestd governance refresh --repository governance")
 @_online_option
+@_public_option
 @_to_option
 @passphrase_option
 @repository_option
 @json_option
 def refresh_command(
-    *, online: tuple[str, ...], to: Path | None, directory: Path | None, state_dir: str | None, as_json: bool
+    *,
+    online: tuple[str, ...],
+    public_key: Path | None,
+    to: Path | None,
+    directory: Path | None,
+    state_dir: str | None,
+    as_json: bool,
 ) -> None:
     """Sign what is published anew: keep it fresh.
 
     The timestamp, and when half its time is over the snapshot. Let a timer do it daily. What is staged stays staged.
     """
     repository = open_repository(directory, state_dir)
-    found = repository.refresh(_online(repository, online), directory=to)
+    found = repository.refresh(_online(repository, online, public_key), directory=to)
     _show(found, "refreshed", Output(as_json=as_json))
+    warn_of_expiry(repository)
 
 
-def _online(repository: Repository, named: tuple[str, ...]) -> list[Authority]:
+def _online(repository: Repository, named: tuple[str, ...], public_key: Path | None) -> list[Authority]:
     uris = named or ((repository.online_key,) if repository.online_key else ())
     if not uris:
         raise UsageError(f"{repository.path}: settings.toml names no online key: name it with --online")
-    return [open_key(uri) for uri in uris]
+    return [open_key(uri, public_key=public_key) for uri in uris]
 
 
 def _show(found: Published, done: str, output: Output) -> None:

@@ -2,12 +2,12 @@
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 
 from attestd.cli.base import Command, json_option
-from attestd.cli.governance import open_repository, repository_option, show_changes
+from attestd.cli.governance import SOON, open_repository, repository_option, show_changes, warn_of_expiry
 from attestd.cli.output import BAD, DIM, WARN, Output, counted, say, text
 from attestd.distribution.next_version import RoleApprovals
 from attestd.distribution.published import Published
@@ -15,8 +15,6 @@ from attestd.distribution.repository import Repository
 from attestd.strict import format_time
 
 __all__ = ["diff_command", "show_command"]
-
-SOON: Final = timedelta(days=30)
 
 
 @click.command(
@@ -52,12 +50,7 @@ def show_command(*, directory: Path | None, state_dir: str | None, as_json: bool
     output.table(
         ("target", "bytes"), [(name, len(data)) for name, data in sorted(repository.plan().files.items())]
     )
-    for item in status:
-        if item.expires - datetime.now(UTC) < SOON:
-            say(
-                f"{item.role} expires soon: attestd governance stage --renew {item.role}, then sign and publish",
-                style=WARN,
-            )
+    warn_of_expiry(repository)
 
 
 @click.command(

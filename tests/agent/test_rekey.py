@@ -257,3 +257,28 @@ def test_under_another_authority(used: tuple[Host, bytes, bytes], cli: Cli, role
     assert host.verify_receipt(receipt).approval is not None
     assert getattr(host.trust.authorities, role).key_id == made.public.key_id
     host.require_sound()
+
+
+def test_a_host_that_others_govern(used: tuple[Host, bytes, bytes], cli: Cli) -> None:
+    """It asks for its record, and goes on when that is published."""
+    host, artifact, receipt = used
+    repository, authority = host.layout.repository, host.layout.authority
+    settings = host.layout.configuration.read_text()
+    host.layout.configuration.write_text(f'governance_url = "{repository / "published"}"\n{settings}')
+    for _ in range(2):
+        asked = cli.ok("rekey", "--yes", "--json")
+        assert asked.json["request"] == str(host.layout.host_request)
+        assert "attestd governance enroll" in asked.stderr
+        with pytest.raises(UsageError, match="attestd rekey finishes it"), exclusive(host.layout):
+            pass
+    key = authority / "local.pem"
+    cli.ok(
+        "governance", "enroll", "--yes", "--repository", repository, "--key", key, host.layout.host_request
+    )
+    if cli.ok("governance", "diff", "--repository", repository, "--json").json["changes"]:
+        cli.ok(
+            "governance", "sign", "--yes", "--repository", repository, "--key", authority / "governance.pem"
+        )
+        cli.ok("governance", "publish", "--repository", repository)
+    assert cli.ok("rekey", "--yes", "--json").json["request"] is None
+    require_goes_on(host, artifact, receipt)

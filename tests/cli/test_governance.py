@@ -17,6 +17,7 @@ from attestd.governance.trust import Trust
 from attestd.strict import canonical
 from tests.cli.conftest import Cli
 from tests.distribution.repositories import Reference, served, write_key
+from tests.softhsm import PIN
 from tests.world import World, ed25519_key, key_id, spki
 
 FLEET = (
@@ -354,6 +355,17 @@ def test_misuse(repository: Cli) -> None:
         assert said in done.stderr, (arguments, done)
 
 
+def test_a_role_that_expires_before_long(office: Cli) -> None:
+    create(office, *FLEET, "--expiry", "targets=20", "--expiry", "timestamp=2")
+    for name in ("root", "alice", "bob"):
+        office.ok("governance", "sign", "--repository", "governance", "--key", f"{name}.pem", "--yes")
+    for command in ("publish", "refresh", "show"):
+        said = office.ok("governance", command, "--repository", "governance").stderr
+        assert "targets holds until" in said
+        assert "--renew targets" in said
+        assert "root holds" not in said
+
+
 def test_which_repository(repository: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     refused = repository("governance", "show")
     assert refused.status == 64
@@ -421,6 +433,29 @@ def test_no_pcr_values(text: str) -> None:
 def test_pcr_values_as_they_are_shown() -> None:
     shown = {"bank": "sha256", "pcrs": {"4": {"now": "ab" * 32, "approved": []}}, "platform": "local"}
     assert parse_pcr_values(json.dumps(shown).encode()) == {4: b"\xab" * 32}
+
+
+def test_keys_in_a_token(office: Cli, token: str) -> None:
+    """Root and online are keys in a PKCS#11 token (SoftHSM): what they sign, the reference client accepts."""
+    Path("pin").write_text(PIN)
+    Path("pin").chmod(0o600)
+    pin = ("--passphrase-file", "pin")
+    root, online = f"hsm:41?label={token}", f"hsm:42?label={token}"
+    for name, uri in (("hsm-root", root), ("hsm-online", online)):
+        office.ok("authority", "keygen", "--kind", "p256", "--hsm", uri, *pin, name)
+    office.ok(
+        *("governance", "init", "governance", "--root", "hsm-root.pub", "--targets", "alice.pem"),
+        *("--online", "hsm-online.pub", *FLEET),
+    )
+    place = ("--repository", "governance")
+    office.ok("governance", "sign", *place, "--key", root, "--public-key", "hsm-root.pub", *pin, "--yes")
+    office.ok("governance", "sign", *place, "--key", "alice.pem", "--yes")
+    with_key = ("--online", online, "--public-key", "hsm-online.pub", *pin)
+    office.ok("governance", "publish", *place, *with_key, "--to", "web")
+    office.ok("governance", "refresh", *place, *with_key, "--to", "web")
+    with served(Path("web")) as url:
+        anchor = Path("web/metadata/1.root.json").read_bytes()
+        Reference(Path("client"), url, anchor).download(["authorities.json"])
 
 
 def test_the_reference_client_is_not_fooled(repository: Cli) -> None:

@@ -48,6 +48,7 @@ def home(short_dir: Path) -> Iterator[Path]:
     kill_runner(short_dir / "work" / "host1")
 
 
+@pytest.mark.timeout(300)
 def test_every_command_does_what_the_page_says(home: Path) -> None:
     with command_line(home), (home / "yes").open() as answers:
         done = subprocess.run(
@@ -62,7 +63,7 @@ def test_every_command_does_what_the_page_says(home: Path) -> None:
             stdin=answers,
             capture_output=True,
             text=True,
-            timeout=110,
+            timeout=280,
             check=False,
         )
     *pairs, _ = done.stdout.split(MARK)
