@@ -319,11 +319,7 @@ def chapter_two_persons(demo: Demo) -> None:
     demo.run("authorization", "approve", "--yes", "--key", "bob.pem", "release.auth.json", lines=3)
     done = demo.run(*artifact)
     demo.expect("with the second person's it runs", "ran", done.status == 0 and "releasing v1" in done.out)
-    inspected = json.loads(
-        demo.run("authorization", "inspect", "--json", "release.auth.json", quiet=True).out
-    )
-    demo.run("governance", "revoke", "--artifact", inspected["id"])
-    publish(demo)
+    demo.run("authorization", "revoke", "release.auth.json")
     demo.denied("revoked: it never runs again", "revoked", *artifact)
 
 

@@ -30,6 +30,7 @@ from attestd.audit.verify import LogReport, verify_log
 from attestd.authorization.issue import draft_statement, issue, resource
 from attestd.distribution.local import load_own_trust
 from attestd.distribution.signer import load_authority
+from attestd.governance.edits import with_epoch
 from attestd.governance.issue import approve_state, draft_platform_policy
 from attestd.governance.trust import Trust
 from attestd.lineage.checkpoint import LogKeys
@@ -376,6 +377,17 @@ class Host:
         self.publish(
             {"revocations.json": canonical({**present, **members, "version": present["version"] + 1})}
         )
+
+    def bump_epoch(self) -> None:
+        """Publishes the next epoch; what was approved for this one is over."""
+        files = self.files()
+        data = with_epoch(
+            files["revocations.json"],
+            authorities=files["authorities.json"],
+            epoch=self.trust.revocations.epoch + 1,
+            sign=load_authority(str(self.layout.authority / "epoch.pem")).sign,
+        )
+        self.publish({"revocations.json": data})
 
     def approve_present_state(self) -> None:
         """What an authority does on `platform approve`: a new policy version that allows the TPM's present state."""

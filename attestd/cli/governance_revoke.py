@@ -9,7 +9,7 @@ import click
 
 from attestd.authorization.artifact import MAX_ARTIFACT_BYTES, parse_artifact
 from attestd.cli.base import Command, json_option, read_input
-from attestd.cli.governance import open_repository, repository_option, say_changes, staged_file
+from attestd.cli.governance import open_repository, repository_option, say_changes, say_staged, staged_file
 from attestd.cli.keys import ask_secret, open_key, passphrase_option
 from attestd.cli.output import WARN, Output, mark, say
 from attestd.cli.params import DIGEST, HEX, KEY_ID, STEP, USER
@@ -201,12 +201,13 @@ def _require_clear(found: Mapping[str, Reapproved], keep: Collection[str], epoch
 def _finish(
     place: _Place, changes: Mapping[str, bytes], found: Mapping[str, Reapproved], output: Output
 ) -> None:
+    """Stages it; in a host's own repository it is signed and published at once."""
     repository = place.repository
     repository.stage(changes)
-    if not output.as_json:
-        say_changes(repository.diff())
     version = None
     if place.is_own:
+        if not output.as_json:
+            say_changes(repository.diff())
         publish_local(repository, place.layout.authority, {}, ask=ask_secret)
         snapshot = repository.published.snapshot
         version = None if snapshot is None else snapshot.version
@@ -214,20 +215,24 @@ def _finish(
         output.json(
             {
                 "published": version,
+                "staged": sorted(repository.plan().drafts),
                 "kept": {name: item.kept for name, item in found.items()},
                 "ended": {name: item.ended for name, item in found.items()},
             }
         )
         return
-    for name, item in found.items():
-        output.facts([(name, "")])
-        output.facts([("stay approved", list(item.kept) or "none"), ("end", list(item.ended) or "none")])
-        if not item.kept:
-            say(f"{name}: nothing is released in any state until one is approved again", style=WARN)
     if version is None:
-        say(
-            "staged; next: attestd governance diff, sign, publish. Each host denies within its governance_interval_s then,"
-            " at once with attestd governance update there"
-        )
+        say_staged(repository, output)
     else:
         output.line(mark(True), f" published as version {version}: in force on this host at once")
+    _show_states(found, output)
+
+
+def _show_states(found: Mapping[str, Reapproved], output: Output) -> None:
+    for name, item in found.items():
+        output.line(f"{name}:")
+        output.facts(
+            [("stay approved", list(item.kept) or "none"), ("approved no longer", list(item.ended) or "none")]
+        )
+        if not item.kept:
+            say(f"{name}: nothing is released in any state until one is approved again", style=WARN)

@@ -350,3 +350,41 @@ def test_older_governance_at_the_agents_start() -> None:
         assert "governance_mismatch" in result.stderr
         assert "version 1" in host.status()["governance"]["error"]
         assert any("governance" in area for area in doctor(host))
+
+
+# whoever holds enough of the authorities' keys
+
+
+def test_a_revocation_is_not_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A newer version leaves out what an earlier one revoked, properly signed: agent and runner deny until it is back.
+
+    The agent's memory ends with it. The runner's does not.
+    """
+    with Host.create() as host:
+        host.start()
+        artifact = host.issue("/bin/true")
+        wanted = parse_artifact(artifact).id
+        host.revoke(artifacts=[wanted])
+        wait_for("the runner sees it", lambda: host.runner_info()["governance"].get("version") == 2)
+        assert "revoked" in host.exec("/bin/true", authorization=artifact).stderr
+        with monkeypatch.context() as patch:
+            patch.setattr("attestd.distribution.acceptance.require_still_revoked", lambda *_: None)
+            host.revoke(artifacts=[])
+        result = host.exec("/bin/true", authorization=artifact)
+        assert (
+            f"governance_mismatch: this host's governance does not verify: revocations.json version 3: artifacts: expected {wanted}"
+            in result.stderr
+        )
+        assert host.stop() == 0
+        host.kill_runner()
+        host.start()
+        result = host.exec("/bin/true", authorization=artifact)
+        assert (
+            "governance_mismatch: the runner refuses: revocations.json version 3: artifacts" in result.stderr
+        )
+        assert any("runner's governance" in area for area in doctor(host))
+        host.revoke(artifacts=[wanted])
+        wait_for(
+            "it is back", lambda: "revoked: artifact" in host.exec("/bin/true", authorization=artifact).stderr
+        )
+        assert host.run("/bin/true", "x").status == 0

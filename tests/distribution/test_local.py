@@ -60,7 +60,7 @@ def file_of(trust: Path, name: str) -> Path:
 
 def change(world: World, trust: Path, uid: int) -> None:
     """The next version of governance, published."""
-    world.revocations["requesters"] = [uid]
+    world.revocations["requesters"] = sorted({*world.revocations["requesters"], uid})
     world.revocations["version"] += 1
     world.write_trust(trust)
 

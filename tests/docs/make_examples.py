@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from attestd.agent.denials import DenialMeter
+from attestd.agent.epoch import Moved
 from attestd.appraisal.boot import appraise_boot, parse_boot_rules
 from attestd.appraisal.document import UntrustedQuoteDocument
 from attestd.appraisal.ima import appraise_ima, parse_ima_policy
@@ -310,7 +311,7 @@ def bodies() -> dict[EntryType, list[tuple[str, Mapping[str, Any]]]]:
             ("", {"governance": governance, "host": w.host.id, "log": w.log.log_id, "previous": None})
         ],
         EntryType.AGENT_START: [
-            ("", {"governance": governance, "host": w.host.id, "notes": [], "version": "0.1.0"})
+            ("", {"epoch": 1, "governance": governance, "host": w.host.id, "notes": [], "version": "0.1.0"})
         ],
         EntryType.AGENT_STOP: [("", {"releases": 1})],
         EntryType.DECISION_ALLOW: [("", allow.entry.body)],
@@ -332,6 +333,7 @@ def bodies() -> dict[EntryType, list[tuple[str, Mapping[str, Any]]]]:
         EntryType.EXECUTION_EXIT: [("", {**reference, **end})],
         EntryType.ATTESTATION: [("", clock)],
         EntryType.GOVERNANCE_UPDATE: [("", governance)],
+        EntryType.REVOCATION: [("", Moved(1, 2, trust.version).body())],
         EntryType.HOST_REENROLL: [
             (
                 "",

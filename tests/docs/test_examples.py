@@ -25,7 +25,7 @@ from tests.host import Host
 
 AGAIN = "changed on purpose? run: python -m tests.docs.make_examples"
 PAGES = sorted(make_examples.FORMATS.glob("*.md"))
-RESERVED = {EntryType.EXECUTION_TERMINATED, EntryType.REVOCATION}
+RESERVED = {EntryType.EXECUTION_TERMINATED}
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +149,8 @@ def test_a_real_host_writes_the_documented_bodies(tmp_path: Path):
         host.wait_entry(EntryType.DECISION_VOID)
         host.approve_present_state()
         host.wait_entry(EntryType.GOVERNANCE_UPDATE)
+        host.bump_epoch()
+        host.wait_entry(EntryType.REVOCATION)
         assert "ok" in host.ask("accept_clock")
         host.wait_settled()
         assert host.stop() == 0
