@@ -174,8 +174,8 @@ def users_run_what_is_authorized(system: System) -> None:
 
 
 def a_command_outlives_both(system: System) -> None:
-    system.run(f"{ISSUE} -o sh.auth.json -- sh -c 'sleep 3; date > done'; chmod a+r *.json")
-    system.run(f"({EXEC} -a sh.auth.json -- sh -c 'sleep 3; date > done') > /tmp/client 2>&1 &")
+    system.run(f"{ISSUE} -o sh.auth.json -- sh -c 'sleep 9; date > done'; chmod a+r *.json")
+    system.run(f"({EXEC} -a sh.auth.json -- sh -c 'sleep 9; date > done') > /tmp/client 2>&1 &")
     system.until("pgrep -x sleep")
     cgroup = system.run("cat /proc/$(pgrep -x sleep)/cgroup").split("::")[1]
     assert "/attestd-runner.service/attestd-" in cgroup
