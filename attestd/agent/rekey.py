@@ -1,4 +1,4 @@
-"""`attestd rekey`: new TPM keys for a host, on the same TPM, cleared or not. See docs/adr/0017-keys-replaced.md.
+"""`attestd rekey`: new TPM keys for a host, on the same TPM, cleared or not. See docs/adr/0019-keys-replaced.md.
 
 Each step finds itself done if it was; cut off anywhere, the next call goes on, and no agent starts in between:
 

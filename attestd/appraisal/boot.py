@@ -298,14 +298,16 @@ def _command_lines(
         forms = _grub_forms(_line(item)) if item.event.pcr == 8 else {_line(item)}
         if not item.proved or forms.isdisjoint(allowed):
             yield _finding(rule, item, words)
-    # GRUB's labels are in no digest: a command line may be called a command. But the command that set it is there, too,
-    # without the quotes that the kernel sees.
+    # GRUB's labels are in no digest: a command line may be called a command, or go without. But the command that set it
+    # is there, too, without the quotes that the kernel sees.
     unquoted = frozenset(line.translate(_QUOTES) for line in allowed)
-    for item in events:
-        command, _, rest = item.value.partition(" ")
-        is_loader = item.kind == Kind.GRUB_COMMAND and command in _LOADERS
-        if is_loader and unquoted.isdisjoint(_grub_forms(rest.strip())):
+    for item in _of(events, 8):
+        command, _, rest = ("" if item.content is None else _line(item)).partition(" ")
+        if command in _LOADERS and unquoted.isdisjoint(_grub_forms(rest.strip())):
             yield _finding(rule, item, words)
+    for item in _of(events, 12):
+        if item.proved and item.kind != Kind.COMMAND_LINE:
+            yield _finding(rule, item, "nothing but command lines")
     found = {item.event.pcr for item in lines}
     # The kernel's own stub measures into PCR 9, among files: that alone shows nothing.
     if not found & {8, 11, 12}:

@@ -294,8 +294,17 @@ def test_a_command_line_is_not_hidden_behind_another():
     """The true one is called a command, or loses its data; then a good one is extended."""
     evil = "/vmlinuz quiet init=/bin/sh"
     good = grub("/vmlinuz quiet", "kernel_cmdline")
-    for hidden in ([grub(f"linux {evil}"), grub(evil)], [event(8, T.IPL, b"?", evil.encode())]):
+    raw = [event(8, T.IPL, text.encode()) for text in (f"linux {evil}", evil)]
+    for hidden in ([grub(f"linux {evil}"), grub(evil)], [event(8, T.IPL, b"?", evil.encode())], raw):
         assert words(*hidden, good, command_lines=["quiet"]) != []
+
+
+@pytest.mark.parametrize("kind", [T.IPL, T.ACTION, T.EVENT_TAG, 0x80001234])
+@pytest.mark.parametrize("text", ["init=/bin/sh\0", "init=/bin/sh", "init=/bin/\u00e9\0"])
+def test_an_overridden_command_line_is_not_hidden(kind, text):
+    """In PCR 12, by whatever type; and whatever is measured there in another form."""
+    override = event(12, kind, text.encode("utf-16-le"))
+    assert words(*section(".cmdline", b"quiet"), override, command_lines=["quiet"]) != []
 
 
 def test_multiboot():

@@ -134,7 +134,7 @@ def _phase(event: UntrustedEvent, content: Covered) -> Reading | None:
 
 
 def _stub_line(event: UntrustedEvent, content: Covered) -> Reading | None:
-    is_wide = event.pcr == _STUB_PCR and event.type == EventType.IPL and not any(content.content[1::2])
+    is_wide = event.pcr == _STUB_PCR and content.content.endswith(b"\0\0")
     return (Kind.COMMAND_LINE, "", one_line(content.content)) if is_wide else None
 
 
