@@ -26,9 +26,14 @@ from attestd.authorization.artifact import parse_artifact
 from attestd.authorization.dsse import PAYLOAD_TYPE, pae
 from attestd.authorization.pattern import CHARSETS, ArgForm, ArgPattern, matches
 from attestd.client.where import SYSTEM_SOCKET
+from attestd.codes import Denied
+from attestd.errors import MalformedError
 from attestd.gate.execution import Execution, File
-from attestd.governance import metadata, signed
+from attestd.gate.policy import policy_request, require_verdict
+from attestd.governance import cedar, metadata, policy_text, signed
 from attestd.governance.floor import seen_body
+from attestd.governance.policy_file import parse_policy_file
+from attestd.governance.policy_schema import SCHEMA
 from attestd.lineage.entry import EntryType, format_entry
 from attestd.lineage.receipt import parse_receipt, verify_receipt
 from attestd.strict import canonical, convert, format_time, format_time_us
@@ -48,6 +53,7 @@ from attestd.tlog.tree import leaf_hash, node_hash
 from attestd.tlog.vkey import ecdsa_vkey, format_vkey, tpm_quote_vkey
 from attestd.tpm.keys import _STORAGE_TEMPLATE
 from attestd.wire import Kind, encode_fields, encode_frame
+from tests.governance.make_vectors import ENTITIES, POLICY, golden_world
 from tests.tcg.eventlog.build import BOOTS, RECORDED
 from tests.tcg.ima.build import data as template_data
 from tests.tcg.ima.build import ima_list
@@ -537,6 +543,68 @@ def wire_frame() -> str:
     )
 
 
+# --- policy.md -----------------------------------------------------------------------------------------------------
+
+
+def policy_file(data: bytes, kind: str = "cedar") -> str:
+    return f"```{kind}\n{data.decode().rstrip()}\n```\n"
+
+
+def policy_verdicts() -> str:
+    """The golden policies, asked about variations of one execution."""
+    golden = golden_world()
+    lines = []
+    for title, changes, terms in (
+        ("uid 1001 runs deploy --env prod", {}, {}),
+        ("uid 1002 does", {"requester_uid": 1002}, {}),
+        ("another file at /usr/bin/deploy", {"executable": File("/usr/bin/deploy", digest(b"other"))}, {}),
+        ("by an artifact without max_uses, for a week", {}, {"max_uses": None, "ttl_s": 604_800}),
+    ):
+        request = policy_request(
+            golden.execution(**changes),
+            terms={**golden.decide().body["terms"], **terms},
+            platform="local",
+            host=golden.trust().hosts[golden.host.id],
+            findings=(),
+            depth=0,
+            now=golden.now,
+        )
+        try:
+            lines.append(f"{title}: {require_verdict('exec', request, policies=golden.trust().policies)}")
+        except Denied as denied:
+            lines.append(f"{title}: {denied.denial.code}: {denied.denial.sentence}")
+    return _text(*lines)
+
+
+def policy_refusals() -> str:
+    lines = []
+    for text in (
+        'permit (principal in Group::"admins", action, resorce);',
+        'permit (principal, action, resource) when { context.tier == Tier::"hardwere" };',
+        "permit (principal, action, resource) when { context has artifct };",
+        'forbid (principal == User::"root", action, resource);',
+        "forbid (principal, action, resource) when { context.artifact.max_uses > 3 };",
+        'permit (principal in Group::"\u0430dmins", action, resource);',
+    ):
+        try:
+            parse_policy_file(text.encode(), name="exec", what="policy/exec.cedar")
+        except MalformedError as error:
+            lines += [text if text.isascii() else f"{text}   (the first letter is Cyrillic)", f"  {error}"]
+    return _text(*lines)
+
+
+def policy_bounds() -> str:
+    return _text(
+        f"bytes of a file            {policy_text.MAX_POLICY_BYTES}",
+        f"bytes of a scope's files   {cedar.MAX_TOTAL_BYTES}",
+        f"policies of a file         {policy_text.MAX_POLICIES}",
+        f"nesting of brackets        {policy_text.MAX_BRACKETS}",
+        f"operators of a policy      {policy_text.MAX_OPERATORS}",
+        f"characters of a string     {policy_text.MAX_STRING}",
+        f"bytes of a context         {cedar.MAX_CONTEXT_BYTES}",
+    )
+
+
 # --- denial-codes.md -----------------------------------------------------------------------------------------------
 
 
@@ -665,6 +733,12 @@ def blocks() -> dict[str, str]:
         "tpm-templates": tpm_templates,
         "tpm-policy": tpm_policy,
         "tpm-epoch": tpm_epoch,
+        "policy-schema": lambda: policy_file(SCHEMA),
+        "policy-example": lambda: policy_file(POLICY),
+        "policy-entities": lambda: policy_file(ENTITIES, "json"),
+        "policy-verdicts": policy_verdicts,
+        "policy-refusals": policy_refusals,
+        "policy-bounds": policy_bounds,
         "wire-kinds": wire_kinds,
         "wire-frame": wire_frame,
         "denial": denial,
