@@ -152,11 +152,11 @@ class Host:
     # -- agent, runner, TPM ----------------------------------------------------------------------------------------
 
     def start(
-        self, *options: str, wait: bool = True, env: Mapping[str, str] | None = None, entry: str = ENTRY
+        self, *options: str, wait: bool = True, env: Mapping[str, str] | None = None, entry: str | None = None
     ) -> "Host":
         """Starts `serve`; options are those of `tests.agent.serve_entry`, or of another entry."""
         self._agent_log = (self.top / "agent.log").open("ab")
-        command = [sys.executable, "-m", entry, str(self.state), *options]
+        command = [sys.executable, "-m", entry or ENTRY, str(self.state), *options]
         root = Path(__file__).parent.parent
         self.agent = subprocess.Popen(
             command, cwd=root, stdin=subprocess.DEVNULL, stdout=self._agent_log, stderr=self._agent_log,

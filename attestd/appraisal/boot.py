@@ -1,6 +1,6 @@
 """Appraises a boot: rules over the events that a quote proves, and what each finding expected and found.
 
-The rules are one canonical JSON object (docs/formats/eventlog.md). They look at digests and at content that a digest
+The rules (`attestd.appraisal.boot_rules`) look at digests and at content that a digest
 covers. An attacker who can extend PCRs after the boot, and write the log, must not be able to hide an event: by another
 type, another label, or by leaving its data out. So what a rule looks for it knows by its digest, or else everything in
 that PCR has to be readable.
@@ -10,29 +10,26 @@ import hashlib
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal
+from typing import Final
 
-import msgspec
-
+from attestd.appraisal.boot_rules import BootRules
 from attestd.errors import MalformedError
-from attestd.strict import Sha256Hex, Strict, parse_canonical
 from attestd.tcg.eventlog.covered import DEFINED
-from attestd.tcg.eventlog.efi import GLOBAL_VARIABLE, certificate_of, parse_variable
+from attestd.tcg.eventlog.efi import (
+    GLOBAL_VARIABLE,
+    IMAGE_SECURITY_DATABASE,
+    SHIM_LOCK,
+    Variable,
+    certificate_of,
+    parse_signature_lists,
+    parse_variable,
+)
 from attestd.tcg.eventlog.meaning import Meaning, read_events
 from attestd.tcg.eventlog.reading import Kind
 from attestd.tcg.eventlog.replay import VerifiedEvents
 from attestd.tcg.eventlog.types import HASHES
 
-__all__ = [
-    "MAX_RULES_BYTES",
-    "BootAppraisal",
-    "BootFinding",
-    "BootRules",
-    "appraise_boot",
-    "parse_boot_rules",
-]
-
-MAX_RULES_BYTES: Final = 1024 * 1024
+__all__ = ["BootAppraisal", "BootFinding", "appraise_boot"]
 
 _SEPARATORS: Final = (bytes(4), b"\xff" * 4)
 _ACTIONS: Final = (
@@ -47,7 +44,9 @@ _BEHIND: Final = {
     5: frozenset({Kind.PARTITIONS}),
     7: frozenset({Kind.AUTHORITY, Kind.VARIABLE}),
 }
-_SHIM_VARIABLES: Final = frozenset({"SbatLevel", "MokSBState", "MokDBState", "MokListTrusted", "MokPolicy"})
+_MODES: Final = frozenset({"SecureBoot", "DeployedMode", "AuditMode", "SetupMode"})
+_SHIM_VARIABLES: Final = frozenset({"SbatLevel", "MokListTrusted"})
+_SHIM_WEAKENED: Final = frozenset({"MokSBState", "MokSBStateRT", "MokDBState", "MokIgnoreDB"})
 _LOADERS: Final = frozenset(
     {
         "linux",
@@ -62,35 +61,6 @@ _LOADERS: Final = frozenset(
     }
 )
 _QUOTES: Final = str.maketrans("", "", "\"'\\")
-
-_Digest = Annotated[str, msgspec.Meta(pattern=r"\A([0-9a-f]{64}|[0-9a-f]{96}|[0-9a-f]{128})\Z")]
-_Line = Annotated[str, msgspec.Meta(min_length=1, max_length=65_536)]
-
-
-class BootRules(Strict, frozen=True):
-    """What a boot has to be. None, or `unchecked`: not evaluated, and the appraisal says so.
-
-    Attributes:
-        bank: The bank of `images` and `sections`; the events have to be verified in it.
-        secure_boot: Secure Boot was on before any boot loader ran (PCR 7).
-        separators: Firmware PCRs 0 to 7 ended with a separator, and nothing but what belongs there came behind it.
-        certificates: SHA-256 of the certificates that may have verified the boot chain (PCR 7).
-        images: Digests of what firmware and boot loaders may have started (PCR 4).
-        command_lines: The kernel's command line, one of these.
-        sections: Digests of the UKI's sections, by name (PCR 11).
-    """
-
-    v: Literal[1]
-    bank: Literal["sha1", "sha256", "sha384", "sha512"]
-    secure_boot: Literal["required", "unchecked"]
-    separators: Literal["required", "unchecked"]
-    certificates: Annotated[list[Sha256Hex], msgspec.Meta(min_length=1)] | None
-    images: Annotated[list[_Digest], msgspec.Meta(min_length=1)] | None
-    command_lines: Annotated[list[_Line], msgspec.Meta(min_length=1)] | None
-    sections: (
-        Annotated[dict[str, Annotated[list[_Digest], msgspec.Meta(min_length=1)]], msgspec.Meta(min_length=1)]
-        | None
-    )
 
 
 @dataclass(frozen=True)
@@ -128,30 +98,11 @@ class BootAppraisal:
     findings: tuple[BootFinding, ...]
 
 
-def parse_boot_rules(data: bytes) -> BootRules:
-    """Parses rules.
-
-    Raises:
-        MalformedError: Not that object; digests of another bank, or SHA-1's; nothing to be evaluated.
-    """
-    rules = parse_canonical(data, BootRules, max_bytes=MAX_RULES_BYTES, what="boot rules")
-    if rules.bank == "sha1":
-        raise MalformedError("boot rules: SHA-1 can be made to collide: name another bank")
-    size = hashlib.new(rules.bank).digest_size * 2
-    sections = (rules.sections or {}).values()
-    digests = [*(rules.images or ()), *(digest for allowed in sections for digest in allowed)]
-    if any(len(digest) != size for digest in digests):
-        raise MalformedError(f"boot rules: a digest that is not of bank {rules.bank}")
-    if not any(_is_set(rules, name) for name in _RULES):
-        raise MalformedError("boot rules: nothing is evaluated: every boot would do")
-    return rules
-
-
 def appraise_boot(verified: VerifiedEvents, *, rules: BootRules) -> BootAppraisal:
     """Measures the events that a quote proves against rules.
 
     1. `data`: data that its type defines to have been hashed is what was hashed (always evaluated).
-    2. `secure_boot`, `separators`, `certificates`, `images`, `command_lines`, `sections`: as `BootRules` says.
+    2. `secure_boot`, `separators`, `certificates`, `images`, `command_lines`, `sections`, `digests`: as `BootRules` says.
 
     A rule whose PCR was not quoted is a finding: nothing is known of it.
 
@@ -167,7 +118,7 @@ def appraise_boot(verified: VerifiedEvents, *, rules: BootRules) -> BootAppraisa
     events = read_events(verified.events, bank=verified.bank, command_lines=rules.command_lines or ())
     evaluated, findings = ["data"], list(_data(events))
     for name, (pcrs, rule) in _RULES.items():
-        if not _is_set(rules, name):
+        if not rules.is_set(name):
             continue
         evaluated.append(name)
         missing = [pcr for pcr in pcrs if pcr not in verified.pcrs]
@@ -177,10 +128,6 @@ def appraise_boot(verified: VerifiedEvents, *, rules: BootRules) -> BootAppraisa
             findings += rule(events, rules, verified.pcrs)
     not_evaluated = tuple(name for name in _RULES if name not in evaluated)
     return BootAppraisal(tuple(evaluated), not_evaluated, tuple(findings))
-
-
-def _is_set(rules: BootRules, name: str) -> bool:
-    return getattr(rules, name) not in (None, "unchecked")
 
 
 def _finding(rule: str, item: Meaning, expected: str, found: str | None = None) -> BootFinding:
@@ -232,7 +179,7 @@ def _secure_boot_value(value: bytes) -> bytes:
 def _secure_boot(events: Sequence[Meaning], rules: BootRules, _: tuple[int, ...]) -> Iterator[BootFinding]:
     rule = "secure_boot"
     # Whoever runs behind the separator can extend another "Secure Boot is on": only what the firmware said counts.
-    before, _rest = _split(rules, events, 7)
+    before, rest = _split(rules, events, 7)
     on = _known(rules.bank, _secure_boot_value(b"\1"))
     off = _known(rules.bank, _secure_boot_value(b"\0"), _secure_boot_value(b""))
     if not any(item.digest in on for item in before):
@@ -240,6 +187,11 @@ def _secure_boot(events: Sequence[Meaning], rules: BootRules, _: tuple[int, ...]
     for item in before:
         if item.digest in off:
             yield _finding(rule, item, "on")
+    # shim says so if the machine's owner told it to verify nothing.
+    yield from _hidden(rule, rest)
+    for item in rest:
+        if item.kind == Kind.VARIABLE and item.subject in _SHIM_WEAKENED:
+            yield _finding(rule, item, "no such variable: images are verified")
 
 
 def _separators(events: Sequence[Meaning], rules: BootRules, pcrs: tuple[int, ...]) -> Iterator[BootFinding]:
@@ -259,19 +211,30 @@ def _separators(events: Sequence[Meaning], rules: BootRules, pcrs: tuple[int, ..
 
 def _certificates(events: Sequence[Meaning], rules: BootRules, _: tuple[int, ...]) -> Iterator[BootFinding]:
     rule, allowed = "certificates", frozenset(rules.certificates or ())
-    yield from _hidden(rule, _of(events, 7))
-    used = [item for item in _of(events, 7) if item.kind == Kind.AUTHORITY and item.proved]
-    for item in used:
-        if _certificate_digest(item) not in allowed:
+    of_pcr, separators = _of(events, 7), _known(rules.bank, *_SEPARATORS)
+    yield from _hidden(rule, of_pcr)
+    count = 0
+    # All else in PCR 7 says how an image was verified, or how it was not: by its hash, for example.
+    for item in of_pcr:
+        variable = parse_variable(item.content or b"")
+        if not item.proved or item.digest in separators or (variable and _is_configuration(variable)):
+            continue
+        certificate = None if variable is None else certificate_of(variable.value)
+        count += certificate is not None
+        if hashlib.sha256(certificate or b"").hexdigest() not in allowed:
             yield _finding(rule, item, f"one of {len(allowed)} certificates")
-    if not used:
+    if not count:
         yield _absent(rule, 7, "a certificate that verified the boot chain")
 
 
-def _certificate_digest(item: Meaning) -> str:
-    variable = parse_variable(item.event.data)
-    certificate = None if variable is None else certificate_of(variable.value)
-    return hashlib.sha256(certificate or b"").hexdigest()
+def _is_configuration(variable: Variable) -> bool:
+    """Whether it is what the firmware measures of its own state before it verifies anything, or shim of its revocations."""
+    if variable.guid == SHIM_LOCK:
+        return variable.name in _SHIM_VARIABLES
+    if variable.guid == IMAGE_SECURITY_DATABASE or variable.name in ("PK", "KEK"):
+        # One entry of a database is how an image was verified; the database is configuration.
+        return parse_signature_lists(variable.value) is not None
+    return variable.guid == GLOBAL_VARIABLE and variable.name in _MODES
 
 
 def _images(events: Sequence[Meaning], rules: BootRules, _: tuple[int, ...]) -> Iterator[BootFinding]:
@@ -298,14 +261,16 @@ def _command_lines(
         forms = _grub_forms(_line(item)) if item.event.pcr == 8 else {_line(item)}
         if not item.proved or forms.isdisjoint(allowed):
             yield _finding(rule, item, words)
-    # GRUB's labels are in no digest: a command line may be called a command. But the command that set it is there, too,
-    # without the quotes that the kernel sees.
+    # GRUB's labels are in no digest: a command line may be called a command, or go without. But the command that set it
+    # is there, too, without the quotes that the kernel sees.
     unquoted = frozenset(line.translate(_QUOTES) for line in allowed)
-    for item in events:
-        command, _, rest = item.value.partition(" ")
-        is_loader = item.kind == Kind.GRUB_COMMAND and command in _LOADERS
-        if is_loader and unquoted.isdisjoint(_grub_forms(rest.strip())):
+    for item in _of(events, 8):
+        command, _, rest = ("" if item.content is None else _line(item)).partition(" ")
+        if command in _LOADERS and unquoted.isdisjoint(_grub_forms(rest.strip())):
             yield _finding(rule, item, words)
+    for item in _of(events, 12):
+        if item.proved and item.kind != Kind.COMMAND_LINE:
+            yield _finding(rule, item, "nothing but command lines")
     found = {item.event.pcr for item in lines}
     # The kernel's own stub measures into PCR 9, among files: that alone shows nothing.
     if not found & {8, 11, 12}:
@@ -342,6 +307,20 @@ def _sections(events: Sequence[Meaning], rules: BootRules, _: tuple[int, ...]) -
         yield _absent("sections", 11, f"UKI section {name}")
 
 
+def _digests(events: Sequence[Meaning], rules: BootRules, pcrs: tuple[int, ...]) -> Iterator[BootFinding]:
+    rule, known = "digests", _known(rules.bank, *_SEPARATORS, *_ACTIONS)
+    lines = frozenset(rules.command_lines or ())
+    for name, allowed in (rules.digests or {}).items():
+        pcr = int(name)
+        if pcr not in pcrs:
+            yield BootFinding(rule, None, f"PCR {pcr}", "a quoted value", "none")
+        for item in _of(events, pcr):
+            # A command line that the rules allow is known by its digest: the kernel's stub measures it into PCR 9.
+            is_line = item.kind == Kind.COMMAND_LINE and item.proved and _line(item) in lines
+            if item.digest.hex() not in allowed and item.digest not in known and not is_line:
+                yield _finding(rule, item, f"one of {len(allowed)} digests")
+
+
 _Rule = Callable[[Sequence[Meaning], BootRules, tuple[int, ...]], Iterator[BootFinding]]
 _RULES: Final[dict[str, tuple[tuple[int, ...], _Rule]]] = {
     "secure_boot": ((7,), _secure_boot),
@@ -350,4 +329,5 @@ _RULES: Final[dict[str, tuple[tuple[int, ...], _Rule]]] = {
     "images": ((4,), _images),
     "command_lines": ((), _command_lines),
     "sections": ((11,), _sections),
+    "digests": ((), _digests),
 }

@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from attestd.appraisal.boot import BootFinding, BootRules, appraise_boot
+from attestd.appraisal.boot import BootFinding, appraise_boot
+from attestd.appraisal.boot_rules import BootRules
 from attestd.errors import MalformedError, VerificationError
 from attestd.tcg.eventlog.covered import covered
 from attestd.tcg.eventlog.meaning import Meaning, read_events
@@ -114,6 +115,7 @@ def _findings(
         images=None,
         command_lines=None,
         sections=None,
+        digests=None,
     )
     verified = verify_events(log, bank=bank, values={**firmware, **values})
     findings = list(appraise_boot(verified, rules=rules).findings)

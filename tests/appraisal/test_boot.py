@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from attestd.appraisal.boot import BootAppraisal, BootRules, appraise_boot, parse_boot_rules
+from attestd.appraisal.boot import BootAppraisal, appraise_boot
+from attestd.appraisal.boot_rules import BootRules, parse_boot_rules
 from attestd.errors import MalformedError
 from attestd.strict import canonical
 from attestd.tcg.eventlog.parse import UntrustedEventLog, parse_event_log
@@ -30,6 +31,7 @@ NONE: dict[str, Any] = {
     "images": None,
     "command_lines": None,
     "sections": None,
+    "digests": None,
 }
 
 
@@ -98,13 +100,15 @@ def test_recorded_uki(name):
         images=[by_number[24]],
         command_lines=[line],
         sections={".linux": [by_number[26]], ".osrel": [by_number[28]], ".cmdline": [by_number[30]]},
+        digests={"0": [by_number[1], by_number[2], by_number[3]], "2": [], "9": [], "14": []},
     )
     found = appraise(parsed, checked)
     assert found.findings == ()
     assert found.not_evaluated == ()
     other = parse_event_log(RECORDED[({"uki-sb", "uki-sb-cmdline2"} - {name}).pop()][0])
     rejected = {(item.rule, item.event) for item in appraise(other, checked).findings}
-    assert rejected == {("images", 24), ("command_lines", 30), ("command_lines", 31), ("sections", 30)}
+    by_line = {("command_lines", 30), ("command_lines", 31), ("sections", 30), ("digests", 31)}
+    assert rejected == {("images", 24), *by_line}
 
 
 def test_recorded_grub():
@@ -144,7 +148,14 @@ def test_secure_boot_of_recorded_boots(name):
 def test_what_is_not_evaluated_is_said():
     found = appraise(parse_event_log(log(secure_boot(b"\1"), separator(7))), rules(secure_boot="required"))
     assert found.evaluated == ("data", "secure_boot")
-    assert found.not_evaluated == ("separators", "certificates", "images", "command_lines", "sections")
+    assert found.not_evaluated == (
+        "separators",
+        "certificates",
+        "images",
+        "command_lines",
+        "sections",
+        "digests",
+    )
 
 
 @pytest.mark.parametrize(
@@ -248,13 +259,33 @@ def test_certificates():
         {"kind": T.IPL, "data": b"a harmless thing"},
         {"data": variable("db", b"?", SECURITY)},
         {"data": variable("db", OWNER + CERTIFICATE, SECURITY)},
+        {"data": variable("SbatLevel", variable("db", OWNER + EVIL, SECURITY), SHIM)},
+        {"data": b"grub_cmd: " + variable("db", OWNER + EVIL, SECURITY)},
+        {"data": variable("db", OWNER + EVIL, SECURITY) + b"\0"},
+        {"data": b"".join(bytes([byte, 0]) for byte in variable("db", OWNER + EVIL, SECURITY))},
     ],
 )
 def test_a_certificate_is_not_hidden(hidden):
-    """By another type, without its data, or behind a good one, which anyone may extend later."""
+    """By another type, without its data, wrapped as if by a quirk; behind a good one, which anyone may extend later."""
     good = authority()
     assert words(good, certificates=[CERTIFICATE_DIGEST]) == []
     assert words(authority(EVIL, **hidden), good, certificates=[CERTIFICATE_DIGEST]) != []
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        event(7, T.EFI_VARIABLE_AUTHORITY, variable("db", OWNER + b"h" * 32, SECURITY)),
+        event(7, T.EFI_VARIABLE_AUTHORITY, variable("MokSBState", b"\1", SHIM)),
+        event(7, T.EFI_ACTION, b"UEFI Debug Mode"),
+        event(7, T.EFI_VARIABLE_AUTHORITY, variable("dbx", b"no list", SECURITY)),
+        event(7, T.EFI_VARIABLE_AUTHORITY, variable("PK", b"no list")),
+        event(7, T.EFI_VARIABLE_AUTHORITY, variable("Vendor", b"\1")),
+    ],
+)
+def test_images_that_no_certificate_verified(item):
+    """By their hash in db, or not at all."""
+    assert len(words(authority(), item, certificates=[CERTIFICATE_DIGEST])) == 1
 
 
 def test_images():
@@ -294,8 +325,17 @@ def test_a_command_line_is_not_hidden_behind_another():
     """The true one is called a command, or loses its data; then a good one is extended."""
     evil = "/vmlinuz quiet init=/bin/sh"
     good = grub("/vmlinuz quiet", "kernel_cmdline")
-    for hidden in ([grub(f"linux {evil}"), grub(evil)], [event(8, T.IPL, b"?", evil.encode())]):
+    raw = [event(8, T.IPL, text.encode()) for text in (f"linux {evil}", evil)]
+    for hidden in ([grub(f"linux {evil}"), grub(evil)], [event(8, T.IPL, b"?", evil.encode())], raw):
         assert words(*hidden, good, command_lines=["quiet"]) != []
+
+
+@pytest.mark.parametrize("kind", [T.IPL, T.ACTION, T.EVENT_TAG, 0x80001234])
+@pytest.mark.parametrize("text", ["init=/bin/sh\0", "init=/bin/sh", "init=/bin/\u00e9\0"])
+def test_an_overridden_command_line_is_not_hidden(kind, text):
+    """In PCR 12, by whatever type; and whatever is measured there in another form."""
+    override = event(12, kind, text.encode("utf-16-le"))
+    assert words(*section(".cmdline", b"quiet"), override, command_lines=["quiet"]) != []
 
 
 def test_multiboot():
@@ -355,6 +395,37 @@ def test_sections():
     assert "expected no such section" in found
 
 
+def test_digests():
+    """All else: what is not named may not be there, whatever it is called."""
+    rom = event(2, T.EFI_BOOT_SERVICES_DRIVER, image_event(b""), b"rom")
+    assert words(rom, separator(2), digests={"2": [hexed(b"rom")]}) == []
+    for kind in (T.EFI_BOOT_SERVICES_DRIVER, T.SEPARATOR, T.EFI_ACTION):
+        assert len(words(event(2, kind, b"evil"), separator(2), digests={"2": [hexed(b"rom")]})) == 1
+    assert words(rom, digests={"9": []}) == []
+    assert words(rom, digests={"2": []}) == [
+        f"PCR 2: driver from memory: expected one of 0 digests, found digest {hexed(b'rom')} (event 1)"
+    ]
+    assert words(rom, digests={"2": []}, pcrs=(7,)) == ["PCR 2: expected a quoted value, found none"]
+    tag = event(9, T.EVENT_TAG, struct.pack("<II", 0x8F3B22ED, 0), "quiet\0".encode("utf-16-le"))
+    assert words(tag, *GRUB, digests={"9": []}, command_lines=["quiet"]) == []
+    assert len(words(tag, *GRUB, digests={"9": []})) == 1
+
+
+@pytest.mark.parametrize("name", ["MokSBState", "MokDBState"])
+def test_shim_told_to_verify_nothing(name):
+    """Secure Boot is on, and the boot loader is not verified."""
+    weak = event(7, T.EFI_VARIABLE_AUTHORITY, variable(name, b"\1", SHIM))
+    [found] = words(secure_boot(b"\1"), separator(7), weak, secure_boot="required")
+    assert (
+        found
+        == f"PCR 7: UEFI variable {name}: expected no such variable: images are verified, found \\x01 (event 3)"
+    )
+    content = variable(name, b"\1", SHIM)
+    for data in (b"?", variable("SbatLevel", content, SHIM), b"grub_cmd: " + content):
+        hidden = event(7, T.IPL, data, content)
+        assert len(words(secure_boot(b"\1"), separator(7), hidden, secure_boot="required")) == 1
+
+
 # --- the rules themselves ------------------------------------------------------------------------------------------
 
 
@@ -373,6 +444,9 @@ def test_sections():
         ({"sections": {".linux": []}}, "sections"),
         ({"sections": {".linux": ["ab" * 64]}}, "not of bank sha256"),
         ({"command_lines": [""]}, "command_lines"),
+        ({"digests": {}}, "digests"),
+        ({"digests": {"24": []}}, "digests"),
+        ({"digests": {"9": ["ab" * 48]}}, "not of bank sha256"),
         ({"v": 2, "secure_boot": "required"}, "v"),
         ({"secure_boot": "required", "more": 1}, "more"),
     ],

@@ -1,5 +1,7 @@
 """Every example of every help text is run, as a person would type it."""
 
+import contextlib
+import io
 import json
 import shlex
 import shutil
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from attestd.cli import run
 from attestd.cli.base import Command, NounGroup
 from tests.cli.conftest import Cli
 from tests.cli.test_help import ALL
@@ -35,14 +38,15 @@ cp {BOOT}/binary_bios_measurements {BOOT}/binary_runtime_measurements .
 cp binary_bios_measurements yesterday.eventlog
 cp binary_bios_measurements today.eventlog
 umask 077; echo passphrase > secret; echo {PIN} > pin
-attestd authority keygen --no-passphrase third
-attestd governance init governance --root second.pub --targets second.pub --online second.pem --authorization second.pub \
-    --enroller second.pub --tpm-root "$A/root.pem" --tpm-platform "$A/platform.pem" --tpm-epoch "$A/epoch.pem"
-attestd governance sign --repository governance --key second.pem --yes
-attestd governance publish --repository governance
-cp -r governance copy
 echo '@id("deny-nobody") forbid (principal == User::"65534", action, resource);' > night.cedar
 printf 'sha256:\\n    0 : 0x%064d\\n    4 : 0x%064d\\n' 0 1 > pcrs.txt
+"""
+# A repository, made in this process: each of these lines would take a second.
+REPOSITORY = """
+authority keygen --no-passphrase third
+governance init governance --root second.pub --targets second.pub --online second.pem --authorization second.pub --enroller second.pub --tpm-root {authority}/root.pem --tpm-platform {authority}/platform.pem --tpm-epoch {authority}/epoch.pem
+governance sign --repository governance --key second.pem --yes
+governance publish --repository governance
 """
 ATTESTD = f"{sys.executable} -I -m attestd"
 
@@ -53,8 +57,12 @@ class Workplace:
     def __init__(self, host: Host, top: Path) -> None:
         self.host, self.top, self.work, self.kept = host, top, top / "work", top / "kept"
         self.work.mkdir()
-        status, shown = self.run(f"A={host.layout.authority}\n{PREPARE}")
+        status, shown = self.run(PREPARE)
         assert status == 0, shown
+        with contextlib.chdir(self.work), contextlib.redirect_stdout(io.StringIO()):
+            for line in REPOSITORY.format(authority=host.layout.authority).strip().splitlines():
+                assert run(shlex.split(line)) == 0, line
+            shutil.copytree("governance", "copy")
         (record,) = (host.layout.repository / "staged/targets/hosts").iterdir()
         (self.work / "web1.request.json").write_bytes(b64decode(json.loads(record.read_bytes())["payload"]))
         (self.work / "trust").symlink_to(host.layout.trust)

@@ -18,7 +18,8 @@ from typing import Any
 
 from attestd.agent.denials import DenialMeter
 from attestd.agent.epoch import Moved
-from attestd.appraisal.boot import appraise_boot, parse_boot_rules
+from attestd.appraisal.boot import appraise_boot
+from attestd.appraisal.boot_rules import parse_boot_rules
 from attestd.appraisal.document import UntrustedQuoteDocument
 from attestd.appraisal.ima import appraise_ima, parse_ima_policy
 from attestd.audit.recover import void_body
@@ -670,6 +671,7 @@ def _boot_rules() -> dict[str, Any]:
         "images": [digests[24]],
         "command_lines": [line],
         "sections": {".linux": [digests[26]], ".osrel": [digests[28]], ".cmdline": [digests[30]]},
+        "digests": {"2": [], "9": []},
     }
 
 

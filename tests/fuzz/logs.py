@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from attestd.appraisal.boot import BootRules, appraise_boot, parse_boot_rules
+from attestd.appraisal.boot import appraise_boot
+from attestd.appraisal.boot_rules import BootRules, parse_boot_rules
 from attestd.appraisal.ima import ImaPolicy, appraise_ima, parse_ima_policy
 from attestd.appraisal.inspect import inspect_ima, inspect_log
 from attestd.appraisal.paths import parse_pattern
@@ -43,6 +44,7 @@ RULES: dict[str, Any] = {
     "images": [DIGEST],
     "command_lines": ["quiet"],
     "sections": {".linux": [DIGEST]},
+    "digests": {"2": [], "9": [DIGEST]},
 }
 STRICT_POLICY: ImaPolicy = parse_ima_policy(canonical(POLICY))
 STRICT_RULES: BootRules = parse_boot_rules(canonical(RULES))

@@ -174,8 +174,8 @@ def users_run_what_is_authorized(system: System) -> None:
 
 
 def a_command_outlives_both(system: System) -> None:
-    system.run(f"{ISSUE} -o sh.auth.json -- sh -c 'sleep 3; date > done'; chmod a+r *.json")
-    system.run(f"({EXEC} -a sh.auth.json -- sh -c 'sleep 3; date > done') > /tmp/client 2>&1 &")
+    system.run(f"{ISSUE} -o sh.auth.json -- sh -c 'sleep 9; date > done'; chmod a+r *.json")
+    system.run(f"({EXEC} -a sh.auth.json -- sh -c 'sleep 9; date > done') > /tmp/client 2>&1 &")
     system.until("pgrep -x sleep")
     cgroup = system.run("cat /proc/$(pgrep -x sleep)/cgroup").split("::")[1]
     assert "/attestd-runner.service/attestd-" in cgroup
@@ -198,6 +198,33 @@ def it_comes_back(system: System) -> None:
     system.until("test $(systemctl show -P NRestarts attestd) = 1 && systemctl is-active -q attestd")
     assert system.run(f"{EXEC} -a id.auth.json -- id -un") == "alice\n"
     system.run("journalctl -b | grep -q 'attestd.service: Watchdog timeout'")
+
+
+def metrics_are_written_and_served(system: System) -> None:
+    """As the table of docs/operations.md says: in a file with nothing else, over HTTP with a drop-in."""
+    page = (ROOT / "docs/operations.md").read_text()
+    path = re.search(r"metrics_file = \"(/\S+)\"", page)
+    row = re.search(r"\| metrics over HTTP \| (.+) \|", page)
+    assert path is not None
+    assert row is not None
+    wanted = "\\n".join(re.findall(r"`([^`]+)`", row[1]))
+    place = "/run/systemd/system/attestd.service.d"
+    system.run(
+        f"mkdir -p {place}; printf '[Service]\\n{wanted}\\n' > {place}/metrics.conf; systemctl daemon-reload"
+    )
+    system.run(f"echo 'metrics_file = \"{path[1]}\"' >> /etc/attestd/attestd.toml")
+    system.run("echo 'metrics_address = \"127.0.0.1:9753\"' >> /etc/attestd/attestd.toml")
+    system.run("systemctl restart attestd")
+    assert system.run(f"{EXEC} -a id.auth.json -- id -un") == "alice\n"
+    system.until(f"runuser -u nobody -- grep -q '^attestd_condition{{name=\"tpm\"}} 1$' {path[1]}")
+    get = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9753/metrics').read().decode())"
+    served = system.run(f'runuser -u nobody -- python3 -c "{get}"')
+    assert "\nattestd_runner_up 1\n" in served
+    assert re.search(r"^attestd_decisions_total\{.*\} [1-9]", served, re.MULTILINE)
+    system.run(
+        f"rm {place}/metrics.conf; systemctl daemon-reload; sed -i /^metrics_address/d /etc/attestd/attestd.toml"
+    )
+    system.run("systemctl restart attestd")
 
 
 def a_rolled_back_log_stays_down(system: System) -> None:
@@ -238,6 +265,7 @@ CHECKS: list[Callable[[System], None]] = [
     users_run_what_is_authorized,
     a_command_outlives_both,
     it_comes_back,
+    metrics_are_written_and_served,
     a_rolled_back_log_stays_down,
     uninstall_leaves_state,
 ]

@@ -17,6 +17,7 @@ from attestd.tcg.eventlog.efi import (
     subject_of,
 )
 from attestd.tcg.eventlog.parse import UntrustedEvent
+from attestd.tcg.eventlog.quirks import Quirk
 from attestd.tcg.eventlog.types import EventType, type_name
 
 __all__ = ["SECTIONS", "UKI_PCR", "Kind", "Reading", "one_line", "read_event", "read_section"]
@@ -75,6 +76,7 @@ _DRIVERS: Final = (EventType.EFI_BOOT_SERVICES_DRIVER, EventType.EFI_RUNTIME_SER
 _IMAGES: Final = (EventType.EFI_BOOT_SERVICES_APPLICATION, *_DRIVERS)
 _DRIVER_PCR: Final = 2
 _FILES_PCR: Final = 9
+_GRUB_PCR: Final = 8
 _MOK_PCR: Final = 14
 UKI_PCR: Final = 11
 _STUB_PCR: Final = 12
@@ -111,8 +113,9 @@ def read_event(event: UntrustedEvent, content: Covered | None) -> Reading:
     return next(found, (Kind.OTHER, type_name(event.type), one_line(content.content)))
 
 
-def _grub_text(_: UntrustedEvent, content: Covered) -> Reading | None:
-    return (_GRUB[content.label], "", one_line(content.content)) if content.label else None
+def _grub_text(event: UntrustedEvent, content: Covered) -> Reading | None:
+    is_text = content.label and event.pcr == _GRUB_PCR
+    return (_GRUB[content.label], "", one_line(content.content)) if is_text else None
 
 
 def _separator(_: UntrustedEvent, content: Covered) -> Reading | None:
@@ -134,7 +137,7 @@ def _phase(event: UntrustedEvent, content: Covered) -> Reading | None:
 
 
 def _stub_line(event: UntrustedEvent, content: Covered) -> Reading | None:
-    is_wide = event.pcr == _STUB_PCR and event.type == EventType.IPL and not any(content.content[1::2])
+    is_wide = event.pcr == _STUB_PCR and content.content.endswith(b"\0\0")
     return (Kind.COMMAND_LINE, "", one_line(content.content)) if is_wide else None
 
 
@@ -148,14 +151,22 @@ def _version(event: UntrustedEvent, content: Covered) -> Reading | None:
     return (Kind.FIRMWARE, "version", one_line(content.content)) if is_version else None
 
 
-def _variable(event: UntrustedEvent, _: Covered) -> Reading | None:
-    variable = parse_variable(event.data)
+def _variable(_: UntrustedEvent, content: Covered) -> Reading | None:
+    variable = parse_variable(content.content)
     return None if variable is None or not variable.name else _read_variable(variable)
 
 
+def _boot_option(event: UntrustedEvent, content: Covered) -> Reading | None:
+    """Where the digest covers the value alone, the name is a claim: good enough for what is only shown."""
+    variable = parse_variable(event.data) if content.quirk == Quirk.VARIABLE_DATA_ONLY else None
+    is_option = variable is not None and variable.name.startswith("Boot")
+    return _read_variable(variable) if variable is not None and is_option else None
+
+
 _READERS: Final[tuple[Callable[[UntrustedEvent, Covered], Reading | None], ...]] = (
-    _grub_text,
     _variable,
+    _grub_text,
+    _boot_option,
     _separator,
     _partitions,
     _phase,

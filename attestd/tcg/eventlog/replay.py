@@ -36,9 +36,11 @@ class VerifiedEvents:
 
 
 def initial_value(bank: str, pcr: int, *, locality: int = 0) -> bytes:
-    """What a PCR holds before the first extend (PC Client Platform TPM Profile, 3.6.2).
+    """What a PCR holds that nothing has extended (PC Client Platform TPM Profile, 3.6.2).
 
     Args:
+        bank: The bank.
+        pcr: The PCR.
         locality: Of TPM2_Startup: 3, or 4 with an H-CRTM, is the last byte from which PCR 0 starts.
     """
     size: int = HASHES[bank](b"").digest_size
@@ -61,7 +63,7 @@ def replay(log: UntrustedEventLog, bank: str) -> dict[int, bytes]:
         if not event.extends:
             continue
         pcr = event.pcr
-        value = values.get(pcr) or initial_value(bank, pcr, locality=log.locality)
+        value = values.get(pcr) or _start(log, bank, pcr)
         values[pcr] = hash_(value + _digest(event, bank)).digest()
     return values
 
@@ -87,8 +89,12 @@ def verify_events(log: UntrustedEventLog, *, bank: str, values: Mapping[int, byt
     if not values:
         raise UsageError("event log: verified against no PCR values, anything would do")
     hash_ = HASHES[bank]
-    current = {pcr: initial_value(bank, pcr, locality=log.locality) for pcr in values}
-    events = [event for event in log.events if event.extends and event.pcr in current]
+    events = [event for event in log.events if event.extends and event.pcr in values]
+    extended = {event.pcr for event in events}
+    current = {
+        pcr: _start(log, bank, pcr) if pcr in extended else initial_value(bank, pcr, locality=log.locality)
+        for pcr in values
+    }
     differing = {pcr for pcr, value in values.items() if current[pcr] != value}
     length = None if differing else 0
     for count, event in enumerate(events, start=1):
@@ -101,6 +107,12 @@ def verify_events(log: UntrustedEventLog, *, bank: str, values: Mapping[int, byt
     if length is None:
         raise VerificationError(_difference(bank, values, current))
     return VerifiedEvents(bank, tuple(sorted(values)), tuple(events[:length]), len(events) - length, log)
+
+
+def _start(log: UntrustedEventLog, bank: str, pcr: int) -> bytes:
+    """What the first event in a PCR extends: only a dynamic launch can extend 17 to 22, and it resets them first."""
+    value = initial_value(bank, pcr, locality=log.locality)
+    return bytes(len(value)) if pcr in _DRTM else value
 
 
 def _require_bank(log: UntrustedEventLog, bank: str) -> None:

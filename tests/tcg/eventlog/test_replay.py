@@ -39,6 +39,14 @@ def test_initial_values(pcr, value):
     assert initial_value("sha256", pcr, locality=4) == value
 
 
+def test_a_dynamic_launch_resets_what_it_extends():
+    launched = parse_event_log(log(event(17, EventType.EVENT_TAG, b"module")))
+    value = extend("sha256", ZERO, b"module")
+    assert replay(launched, "sha256") == {17: value}
+    verified = verify_events(launched, bank="sha256", values={17: value, 18: b"\xff" * 32})
+    assert len(verified.events) == 1
+
+
 def test_the_longest_prefix_is_proved():
     a, ab = extend("sha256", ZERO, b"a"), extend("sha256", ZERO, b"a", b"b")
     whole = verify_events(LOG, bank="sha256", values={4: ab, 9: extend("sha256", ZERO, b"c")})
