@@ -37,12 +37,16 @@ from attestd.authorization.dsse import format_envelope
 from attestd.authorization.issue import DEFAULT_PATH
 from attestd.codes import Code, Denial, Denied
 from attestd.distribution.local import TrustSource, load_trust
-from attestd.errors import MalformedError, RollbackError, VerificationError
+from attestd.distribution.repository import Repository
+from attestd.distribution.settings import STANDALONE_DAYS
+from attestd.distribution.signer import load_authority
+from attestd.errors import GovernanceRollbackError, MalformedError, RollbackError, VerificationError
 from attestd.gate.decide import decide
 from attestd.gate.execution import File
 from attestd.gate.model import CHECKS, Context, Decision, Outcome, Request
 from attestd.gate.release import VerifiedRelease, verify_release
 from attestd.gate.standing import verify_standing
+from attestd.governance.metadata import verify_metadata
 from attestd.governance.policy_schema import DEFAULT_POLICY
 from attestd.governance.trust import Trust
 from attestd.lineage.checkpoint import LogKeys
@@ -57,6 +61,7 @@ from attestd.tlog.tree import consistency_proof, leaf_hash, verify_consistency
 from tests.agent.sick import Sick, guess, sick_tpm
 from tests.chains import delegable, delegate_key, under
 from tests.host import Host, Logged, Result, wait_for
+from tests.repository import Repository as TufRepository
 from tests.world import (
     NOW,
     SELECTION,
@@ -160,7 +165,6 @@ CHECKLIST: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 HARDENING: Final = "hardening and operation of the host"
-GOVERNANCE: Final = "governance with TUF and Cedar"
 MEASURED: Final = "measured state"
 MESH: Final = "mesh controller"
 LINEAGE: Final = "lineage"
@@ -170,7 +174,6 @@ CONTINUOUS: Final = "continuous enforcement"
 WAITING: Final[Mapping[str, str]] = {
     "mesh_node_authorization_service": MESH,
     "mesh_node_lineage_infrastructure": LINEAGE,
-    "denial_policy_conflict": GOVERNANCE,
     "lineage_distributed_execution_inheritance": LINEAGE,
     "continuous_trust_is_re_verified_while_an_execution_runs": CONTINUOUS,
     "continuous_ended_on_revocation": CONTINUOUS,
@@ -178,13 +181,10 @@ WAITING: Final[Mapping[str, str]] = {
     "continuous_ended_on_lost_mesh": CONTINUOUS,
     "continuous_ended_as_the_authorization_says": CONTINUOUS,
     "condition_lease_is_valid": MESH,
-    "condition_no_maintenance_window": GOVERNANCE,
-    "condition_no_freeze": GOVERNANCE,
 }
 
 # Row, shown in part: the piece that brings the rest, and what the rest is. The test's docstring says the same.
 PARTIAL: Final[Mapping[str, tuple[str, str]]] = {
-    "mesh_node_policy_authority": (GOVERNANCE, "authorities and revocations that are signed themselves"),
     "mesh_node_runtime_verifier": (MESH, "a node that appraises hosts and issues results"),
     "mesh_node_immutable_audit_system": (
         MESH,
@@ -192,21 +192,15 @@ PARTIAL: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "runtime_environmental_trust": (MEASURED, "event log and IMA list, not PCR composites alone"),
     "runtime_execution_lineage_continuity": (LINEAGE, "chains of receipts"),
-    "runtime_governance_metadata": (GOVERNANCE, "metadata that is fresh and cannot be rolled back"),
     "runtime_operational_trust_conditions": (HARDENING, "every condition that the section `condition` names"),
     "artifact_environmental_conditions": (MESH, "verifiers and witnesses that can be counted"),
     "denial_environmental_integrity_failure": (MEASURED, "changes that only the IMA list shows"),
     "denial_lineage_discontinuity": (LINEAGE, "a gap further up than the parent"),
-    "denial_governance_state_mismatch": (GOVERNANCE, "stale metadata, and metadata that went back"),
     "denial_failure_in_the_mesh": (MESH, "nodes that fail, not only nodes that are not there"),
-    "lineage_governance_continuity": (GOVERNANCE, "each version signed by the one before"),
     "lineage_runtime_trust_relationships": (MESH, "verifiers and witnesses that vouch"),
-    "lineage_policy_authority_ancestry": (GOVERNANCE, "a signed root above the authorities"),
     "lineage_cross_environment_execution_chains": (LINEAGE, "chains longer than parent and child"),
     "audit_authorization_events": (MESH, "that an authorization was issued and approved"),
     "audit_lineage_continuity": (LINEAGE, "a runner that verifies the parent, too"),
-    "offline_trust_continuity": (GOVERNANCE, "rotation of the root of governance"),
-    "offline_governance_ancestry": (GOVERNANCE, "a signed root above the authorities"),
     "offline_runtime_integrity": (MEASURED, "event log and IMA list behind the PCRs"),
     "offline_lineage_continuity": (LINEAGE, "chains longer than parent and child"),
 }
@@ -378,10 +372,7 @@ def measure_something(host: Host) -> None:
 
 
 def test_mesh_node_policy_authority(world: World) -> None:
-    """What authorities sign is policy; the same words signed by anyone else are nothing.
-
-    Waits for governance with TUF and Cedar: authorities and revocations that are signed themselves.
-    """
+    """What authorities sign is policy; the same words signed by anyone else are nothing."""
     assert world.decide().denial is None
     stranger = ed25519_key("stranger")
     denied_twice(world, Code.INVALID_SIGNATURE, "signatures", signers=[stranger])
@@ -594,9 +585,8 @@ def test_runtime_execution_lineage_continuity(world: World) -> None:
 
 
 def test_runtime_governance_metadata(world: World) -> None:
-    """Version floor, platform policy and host record are those that the artifact needs, and in force.
-
-    Waits for governance with TUF and Cedar: metadata that is fresh and cannot be rolled back.
+    """Version floor, platform policy and host record are those that the artifact needs, and in force; all of it is fresh,
+    and not older than what was seen.
     """
     denied_twice(world, Code.GOVERNANCE_MISMATCH, "governance", policy_version=99)
     denied_twice(world, Code.GOVERNANCE_MISMATCH, "governance", platform="prod")
@@ -612,6 +602,23 @@ def test_runtime_governance_metadata(world: World) -> None:
         denies(world.request(), late, Code.GOVERNANCE_MISMATCH, "governance")
         refuses(world, granted, Code.GOVERNANCE_MISMATCH, now=end)
         world.platforms["local"]["lifecycle"]["valid_until"] = None
+        world.records[world.host.id]["not_after"] = format_time(NOW + timedelta(days=365))
+    granted = world.grant()
+    world.repository.expires["timestamp"] = NOW
+    world.repository.publish_timestamp()
+    stale = world.trust()
+    assert stale.expires_role == "timestamp"
+    for past, grace in ((timedelta(0), timedelta(0)), (timedelta(seconds=5), timedelta(seconds=5))):
+        assert released(world, granted, trust=stale, now=NOW + past, grace=grace).max_uses == 1
+    late = world.context(trust=stale, now=end, appraisals={"local": world.appraisal(at=end)})
+    denies(world.request(), late, Code.GOVERNANCE_MISMATCH, "governance")
+    refuses(world, granted, Code.GOVERNANCE_MISMATCH, trust=stale, now=end)
+    older = dict(world.repository.metadata)
+    world.repository.publish_timestamp()
+    with pytest.raises(GovernanceRollbackError, match="timestamp"):
+        verify_metadata(
+            lambda name, _: older.get(name), root=world.repository.root, floor=world.trust().versions
+        )
 
 
 def test_runtime_operational_trust_conditions(world: World) -> None:
@@ -838,20 +845,44 @@ def test_denial_lineage_discontinuity(host: Host) -> None:
 
 
 def test_denial_governance_state_mismatch(world: World, host: Host) -> None:
-    """The artifact needs a governance that is not in force here, or the one here does not verify.
-
-    Waits for governance with TUF and Cedar: stale metadata, and metadata that went back.
-    """
+    """The artifact needs a governance that is not in force here, or the one here does not verify, expired, or went back."""
     for changes in ({"policy_version": 99}, {"policy": "other"}, {"platform": "prod"}):
         denied_twice(world, Code.GOVERNANCE_MISMATCH, "governance", **changes)
     artifact, timestamp = host.issue("/bin/true"), host.layout.trust / "metadata" / "timestamp.json"
+    older = timestamp.read_bytes()
+    host.publish({"policy/noted.cedar": b"forbid (principal, action, resource) when { false };"})
     good = timestamp.read_bytes()
-    timestamp.write_bytes(good[:-1])
-    try:
-        said(host.exec("/bin/true", authorization=artifact), Code.GOVERNANCE_MISMATCH)
-    finally:
-        timestamp.write_bytes(good)
+    for bad in (good[:-1], older):
+        timestamp.write_bytes(bad)
+        try:
+            said(host.exec("/bin/true", authorization=artifact), Code.GOVERNANCE_MISMATCH)
+        finally:
+            timestamp.write_bytes(good)
+        assert host.exec("/bin/true", authorization=artifact).status == 0
+    expired = datetime.now(UTC).replace(microsecond=0) - timedelta(days=STANDALONE_DAYS, hours=1)
+    local, online = host.layout.repository, load_authority(str(host.layout.authority / "online.pem"))
+    Repository(local, clock=lambda: expired).refresh([online])
+    result = host.exec("/bin/true", authorization=artifact)
+    said(result, Code.GOVERNANCE_MISMATCH)
+    assert "expired: role 'timestamp'" in result.stderr
+    Repository(local).refresh([online])
     assert host.run("/bin/true").status == 0
+
+
+def test_denial_policy_conflict(host: Host) -> None:
+    """A published forbid stops what an artifact authorizes and a policy permits; it is named in the denial."""
+    artifact = host.issue("/bin/true")
+    assert host.exec("/bin/true", authorization=artifact).status == 0
+    executable = sha256(Path(os.path.realpath("/bin/true")).read_bytes()).hexdigest()
+    text = f'@id("no-true") forbid (principal, action, resource == Executable::"{executable}");'
+    host.publish({"policy/stop.cedar": text.encode()})
+    result = host.exec("/bin/true", authorization=artifact)
+    said(result, Code.POLICY_CONFLICT)
+    assert "no-true" in result.stderr
+    assert last(host, EntryType.DECISION_DENY).body["code"] == Code.POLICY_CONFLICT
+    assert host.run("/bin/echo").status == 0
+    host.publish({"policy/stop.cedar": None})
+    assert host.exec("/bin/true", authorization=artifact).status == 0
 
 
 def test_denial_revocation() -> None:
@@ -913,20 +944,36 @@ def test_lineage_authorization_origin(world: World) -> None:
 
 
 def test_lineage_governance_continuity(host: Host) -> None:
-    """Each decision names the governance it was taken under; a change of it stands in the log between them.
-
-    Waits for governance with TUF and Cedar: each version signed by the one before.
+    """Each decision names the governance it was taken under; a change of it stands in the log between them. Who may sign
+    the next one, the one before says: down from the root that this host was given.
     """
     before = host.run("/bin/true", options=["--json"]).json
     measure_something(host)
     host.approve_present_state()
     after = host.run("/bin/true", options=["--json"]).json["body"]["governance"]
-    assert after == {"version": host.trust.version, "digest": host.trust.digest}
+    named = ("version", "digest")
+    assert {name: after[name] for name in named} == {
+        "version": host.trust.version,
+        "digest": host.trust.digest,
+    }
     assert after["version"] > before["body"]["governance"]["version"]
-    update = host.wait_entry(EntryType.GOVERNANCE_UPDATE, lambda item: item.body == after)
+    update = host.wait_entry(
+        EntryType.GOVERNANCE_UPDATE, lambda item: all(item.body[name] == after[name] for name in named)
+    )
     assert update.seq > before["seq"]
     versions = [item.body["governance"]["version"] for item in host.entries(EntryType.DECISION_ALLOW)]
     assert versions == sorted(versions)
+    world = World()
+    world.trust()
+    world.repository.rotate("root")
+    world.repository.rotate("targets")
+    world.revocations["version"] += 1
+    assert world.trust().versions.root == 3
+    skipped = {name: data for name, data in world.repository.metadata.items() if name != "2.root.json"}
+    forged = {**world.repository.metadata, "2.root.json": TufRepository("stranger", now=NOW).root}
+    for files in (skipped, forged):
+        with pytest.raises(VerificationError):
+            verify_metadata(lambda name, _: files.get(name), root=world.repository.root, floor=None)  # noqa: B023
 
 
 def test_lineage_runtime_trust_relationships(world: World) -> None:
@@ -946,9 +993,8 @@ def test_lineage_runtime_trust_relationships(world: World) -> None:
 
 
 def test_lineage_policy_authority_ancestry(world: World) -> None:
-    """From the state that a receipt shows to the platform key that approved it and the root that approved that key.
-
-    Waits for governance with TUF and Cedar: a signed root above the authorities.
+    """From the state that a receipt shows to the platform key that approved it and the root that approved that key; and
+    from the authorities that name both to the keys that signed them, and the root that names those.
     """
     approval = verified(world, world.grant().receipt).approval
     assert approval is not None
@@ -957,6 +1003,12 @@ def test_lineage_policy_authority_ancestry(world: World) -> None:
     world.platforms["local"] = world.platform_file(root=p256("another root"))
     assert world.trust().platforms == {}
     assert "does not verify" in world.trust().unusable["platform/local.json"]
+    world.repository.signers["targets"] = ["stranger"]
+    world.authorities["version"] += 1
+    with pytest.raises(VerificationError, match="signed by 0/1 keys"):
+        world.trust()
+    world.repository.rotate("targets", "stranger")  # by the root
+    assert world.trust().authorities.version == 2
 
 
 def test_lineage_operational_attribution(host: Host) -> None:
@@ -1017,7 +1069,13 @@ def test_audit_governance_decisions(host: Host, tmp_path: Path) -> None:
     for type_ in (EntryType.DECISION_ALLOW, EntryType.DECISION_DENY):
         item = last(host, type_)
         assert [check["name"] for check in item.body["checks"]] == list(CHECKS)
-        assert item.body["governance"] == {"version": host.trust.version, "digest": host.trust.digest}
+        named = item.body["governance"]
+        assert (named["version"], named["digest"]) == (host.trust.version, host.trust.digest)
+        assert (named["timestamp"], named["expires"]) == (
+            host.trust.versions.timestamp,
+            format_time(host.trust.expires),
+        )
+        assert 0 <= named["age_s"] < 3600
         policy = host.trust.platforms["local"]
         assert item.body["platform"] == {
             "name": "local",
@@ -1141,16 +1199,18 @@ def test_offline_authorization_signatures(world: World) -> None:
 
 
 def test_offline_trust_continuity(world: World) -> None:
-    """What was proved stays proved when policy goes on; and a later checkpoint contains the earlier one.
-
-    Waits for governance with TUF and Cedar: rotation of the root of governance.
+    """What was proved stays proved when policy goes on, and when all keys of governance were replaced; and a later
+    checkpoint contains the earlier one.
     """
     granted = world.grant()
     earlier = verified(world, granted.receipt).at.checkpoint
     world.history["local-1"] = world.platforms["local"]
     world.values[7] = sha256(b"new boot").digest()
     world.platforms["local"] = world.platform_file(version=2)
+    for role in ("root", "targets", "snapshot", "timestamp"):
+        world.repository.rotate(role)
     later = verified(world, world.grant().receipt).at.checkpoint
+    assert world.trust().versions.root == 5, "from the first root, which an auditor has"
     assert verified(world, granted.receipt).approval is not None
     proof = consistency_proof(earlier.size, later.size, lambda level, index: world.log.nodes[level, index])
     sizes = {"old_size": earlier.size, "new_size": later.size, "new_root": later.root, "proof": proof}
@@ -1176,9 +1236,8 @@ def test_offline_verification_states(world: World) -> None:
 
 
 def test_offline_governance_ancestry(world: World) -> None:
-    """A receipt names its governance by digest, and its platform policy down to the root that approved its key.
-
-    Waits for governance with TUF and Cedar: a signed root above the authorities.
+    """A receipt names its governance by digest, and its platform policy down to the root that approved its key; all of
+    it is signed, down from a root that the auditor has.
     """
     receipt = world.grant().receipt
     proved, trust = verified(world, receipt), world.trust()
@@ -1191,6 +1250,8 @@ def test_offline_governance_ancestry(world: World) -> None:
     }
     assert proved.approval is not None
     assert proved.approval.root == trust.authorities.root
+    with pytest.raises(VerificationError):
+        verify_metadata(world.repository.fetch, root=TufRepository("another", now=NOW).root, floor=None)
     world.platforms["local"]["writable"] = "refuse"  # the same name and version, and other words
     with pytest.raises(VerificationError):
         verified(world, receipt)
@@ -1330,6 +1391,45 @@ def test_condition_tpm_has_no_failed_self_test(world: World, sick: tuple[Sick, H
     tpm.self_test = None
     asyncio.run(health.poll())
     assert health.tpm() is None
+
+
+def forbidden(world: World, granted: Granted, text: str, *, now: datetime = NOW) -> None:
+    """Agent and runner both deny it while that policy is published."""
+    world.policies["policy/stop.cedar"] = text.encode()
+    context = world.context(now=now, appraisals={"local": world.appraisal(at=now)})
+    denies(world.request(granted.artifact), context, Code.POLICY_CONFLICT, "policy")
+    refuses(world, granted, Code.POLICY_CONFLICT, now=now)
+
+
+def test_condition_no_maintenance_window(world: World) -> None:
+    """A window is a published forbid with a beginning and an end: in between nothing runs, before and after it does."""
+    start, end = NOW + timedelta(seconds=10), NOW + timedelta(seconds=20)
+    times = f"context.time >= {start.timestamp():.0f} && context.time < {end.timestamp():.0f}"
+    granted = world.grant(max_uses=None)
+    forbidden(
+        world, granted, f'@id("window") forbid (principal, action, resource) when {{ {times} }};', now=start
+    )
+    for now in (NOW, end):
+        assert released(world, granted, now=now).max_uses is None
+        decision = decide(
+            world.request(granted.artifact),
+            world.context(now=now, appraisals={"local": world.appraisal(at=now)}),
+        )
+        assert decision.denial is None
+
+
+def test_condition_no_freeze(world: World) -> None:
+    """A freeze is a published forbid: of everything, or of everyone but some. It is over when it is published no more."""
+    granted = world.grant(max_uses=None)
+    forbidden(world, granted, '@id("freeze") forbid (principal, action, resource);')
+    exempt = (
+        f'@id("freeze") forbid (principal, action, resource) unless {{ principal == User::"{world.uid}" }};'
+    )
+    world.policies["policy/stop.cedar"] = exempt.encode()
+    assert released(world, granted).max_uses is None
+    forbidden(world, granted, exempt.replace(f'"{world.uid}"', '"65534"'))
+    del world.policies["policy/stop.cedar"]
+    assert released(world, granted).max_uses is None
 
 
 # --- no row is forgotten, none waits elsewhere ---------------------------------------------------------------------
