@@ -26,7 +26,6 @@ from attestd.authorization import envnames
 from attestd.authorization.artifact import parse_artifact, verify_chain
 from attestd.authorization.dsse import PAYLOAD_TYPE, pae
 from attestd.authorization.pattern import CHARSETS, ArgForm, ArgPattern, matches
-from attestd.client.where import SYSTEM_SOCKET
 from attestd.gate.execution import Execution, File
 from attestd.lineage.entry import EntryType, format_entry
 from attestd.lineage.receipt import parse_receipt, verify_receipt
@@ -45,6 +44,7 @@ from attestd.tcg.quote import split_quote
 from attestd.tlog.tree import leaf_hash, node_hash
 from attestd.tlog.vkey import ecdsa_vkey, format_vkey, tpm_quote_vkey
 from attestd.tpm.keys import _STORAGE_TEMPLATE
+from attestd.where import SYSTEM_SOCKET
 from attestd.wire import Kind, encode_fields, encode_frame
 from tests.chains import delegate_key, under
 from tests.tcg.eventlog.build import BOOTS, RECORDED
