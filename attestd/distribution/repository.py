@@ -162,9 +162,12 @@ class Repository:
         """What the next version changes, in words: keys and thresholds of roles, then each file.
 
         Raises:
-            MalformedError: A file is not of the form of its name.
+            MalformedError, VerificationError, UsageError: As `validate`: nobody is told what a file says that hosts read
+                otherwise, or not at all.
         """
         plan = self.plan()
+        if not self.missing(plan.files):
+            require_acceptable(plan)
         before = plan.published
         old = role_facts(
             before.root.content if before.root else None,

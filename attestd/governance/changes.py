@@ -19,16 +19,14 @@ __all__ = ["Change", "Facts", "compare_facts", "describe_changes"]
 Value = str | frozenset[str]
 Facts = Mapping[str, Mapping[str, Value]]
 
-_POLICY: Final = re.compile(
-    r'\A(?:@id\("(?P<id>[^"]*)"\)|@[a-z]+(?:\("[^"]*"\))?|\s)*(?P<effect>permit|forbid)\b'
-)
-
-
+# Neither has two ways to match one text: what is compared may come from anybody's copy.
+_POLICY: Final = re.compile(r'\A(?:\s|@[A-Za-z_]+(?:\("[^"]*"\))?)*(?P<effect>permit|forbid)\b')
+_ID: Final = re.compile(r'@id\("([^"]*)"\)')
 # Subjects whose appearance, or disappearance, makes more possible.
 _LAXER: Final = ("authority ", "team ", "host ", "permit ")
 _STRICTER: Final = ("authority ", "forbid ")
 _FLOORS: Final = ("threshold", "verifiers", "witnesses")
-_TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|//[^\n]*|;|[^";/]+|.', re.DOTALL)
+_TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\Z|\\)|//[^\n]*|;|[^";/]+|/', re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -156,7 +154,7 @@ def _facts(name: str, data: bytes | None) -> Facts:
         if re.fullmatch(matches, name):
             try:
                 return read(name, data)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise MalformedError(f"{name}: not of the form that its name says: {error!r}") from error
     return {"file": {"SHA-256": hashlib.sha256(data).hexdigest()}}
 
@@ -276,7 +274,8 @@ def _policy(_: str, data: bytes) -> Facts:
     for statement in _statements(data.decode("utf-8")):
         found = _POLICY.match(statement)
         effect = found["effect"] if found else "statement"
-        named = found["id"] if found and found["id"] else hashlib.sha256(statement.encode()).hexdigest()[:12]
+        identifier = _ID.search(statement, 0, found.end()) if found else None
+        named = identifier[1] if identifier else hashlib.sha256(statement.encode()).hexdigest()[:12]
         facts[f"{effect} {named}"] = {"": statement}
     return facts
 

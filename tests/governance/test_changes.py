@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -193,6 +194,15 @@ def test_policies() -> None:
     assert "statement " in words(describe_changes({}, {name: b"nonsense"}))
 
 
+@pytest.mark.parametrize(
+    "unit", [b'@id("a")', b'"\\', b'"\\"', b"/", b"//", b'"', b"@a ", b"\\", b"; ", b"permit"]
+)
+def test_policies_that_are_none_take_no_time(unit: bytes) -> None:
+    began = time.process_time()
+    describe_changes({}, {"policy/x.cedar": unit * (60_000 // len(unit))})
+    assert time.process_time() - began < 3
+
+
 def test_entities_and_schema() -> None:
     def entity(uid: str, *groups: str) -> dict[str, Any]:
         parents = [{"type": "Group", "id": group} for group in groups]
@@ -218,7 +228,9 @@ def test_entities_and_schema() -> None:
         "policy/x.cedar",
     ],
 )
-@pytest.mark.parametrize("data", [b"", b"\xff", b"[]", b"{}", b'{"payload":1}', b"null", b"1"])
+@pytest.mark.parametrize(
+    "data", [b"", b"\xff", b"[]", b"{}", b'{"payload":1}', b"null", b"1", b"[" * 100_000, b'"\\']
+)
 def test_other_files(name: str, data: bytes) -> None:
     """Never anything but the documented error."""
     with contextlib.suppress(MalformedError):
