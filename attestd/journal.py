@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, TextIO
 
-from attestd.client.report import plain
 from attestd.errors import AttestdError
+from attestd.plain import plain
 
 __all__ = ["event", "failure", "is_journal", "logging_to_stderr"]
 

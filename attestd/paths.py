@@ -9,9 +9,9 @@ from typing import Annotated, Any, Final, Self
 
 import msgspec
 
-from attestd.client.where import MAX_SOCKET_PATH_BYTES, state_dir
 from attestd.errors import StoreError, UsageError
 from attestd.strict import Strict
+from attestd.where import MAX_SOCKET_PATH_BYTES, state_dir
 
 __all__ = [
     "Configuration",

@@ -4,9 +4,9 @@ import os
 import socket
 from typing import Any, Final
 
-from attestd.client.where import MAX_SOCKET_PATH_BYTES, agent_socket
 from attestd.errors import AgentError, AttestdError, ForbiddenError, MalformedError, UsageError
 from attestd.strict import canonical, parse_json
+from attestd.where import MAX_SOCKET_PATH_BYTES, agent_socket
 from attestd.wire import MAX_PAYLOAD_BYTES, Frame, FrameReader, Kind, WireError, send_frame
 
 __all__ = ["AgentSocket"]

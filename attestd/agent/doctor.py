@@ -14,12 +14,12 @@ from attestd.agent.measured import quote_now
 from attestd.agent.records import open_own_log
 from attestd.appraisal.quote import appraise_quote
 from attestd.audit.offline import log_keys
-from attestd.client.where import MAX_SOCKET_PATH_BYTES
 from attestd.distribution.local import load_own_trust
 from attestd.distribution.pkcs8 import is_encrypted
 from attestd.errors import AgentError, AttestdError
 from attestd.paths import Layout, load_configuration
 from attestd.tlog.note import parse_note
+from attestd.where import MAX_SOCKET_PATH_BYTES
 
 __all__ = ["examine"]
 

@@ -143,11 +143,11 @@ def _epoch(tpm: Mapping[str, Any], governance: Mapping[str, Any], problem: str |
     held, said = tpm["epoch"], governance["epoch"]
     if held is None:
         yield Examined("epoch", "the TPM has no epoch: it releases nothing", "make new keys: attestd rekey")
-    elif problem is not None:
+    elif problem is not None or held != max(said, 1):
         yield Examined(
             "epoch",
-            f"the TPM is at epoch {held}, governance at {said}: {problem}",
-            "see docs/operations.md, The TPM does not follow the epoch",
+            f"the TPM is at epoch {held}, governance at {said}" + (f": {problem}" if problem else ""),
+            "docs/operations.md, The TPM does not follow the epoch, says what to do in each case",
         )
     else:
         yield Examined("epoch", f"{held}, in the TPM and in governance")

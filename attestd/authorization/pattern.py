@@ -115,7 +115,10 @@ def _form(pattern: ArgPattern) -> _Form:
 
 def matches(pattern: ArgPattern, value: str) -> bool:
     """Whether the pattern allows the argument."""
-    form = _form(pattern)
+    return _matches(_form(pattern), value)
+
+
+def _matches(form: _Form, value: str) -> bool:
     match form:
         case str():
             return value == form
@@ -143,34 +146,45 @@ def _integer(text: str) -> int | None:
 
 
 def contains(parent: ArgPattern, child: ArgPattern) -> bool:
-    """Whether every argument that `child` allows is allowed by `parent`. Exact: neither too strict nor too lax."""
-    few = _few_values(child)
-    if few is not None:
-        return all(matches(parent, value) for value in few)
-    # The child allows more values than a one_of can list, so only ranges and prefixes can hold them all.
-    match _form(parent), _form(child):
-        case _Between() as outer, _Between() as inner:
+    """Whether every argument that `child` allows is allowed by `parent`. Exact: neither too strict nor too lax.
+
+    Takes time for the size of both patterns, not for what they allow: whoever delegates writes them.
+    """
+    outer, inner = _form(parent), _form(child)
+    if _encloses(outer, inner):
+        return True
+    few = _few_values(inner)
+    if few is None:  # More values than a one_of can list: only ranges and prefixes can hold them all.
+        return False
+    if isinstance(outer, _OneOf):
+        return frozenset(outer.values).issuperset(few)
+    return all(_matches(outer, value) for value in few)
+
+
+def _encloses(outer: _Form, inner: _Form) -> bool:
+    """Whether the outer form holds all of the inner one, by their ends. Exact where the inner allows many values."""
+    match outer, inner:
+        case _Between(), _Between():
             return outer.low <= inner.low and inner.high <= outer.high
         case _Between(), _Prefixed(prefix, "digits", most):
             # If the shortest and the longest value are integers in the range, so is everything between.
-            return matches(parent, prefix) and matches(parent, prefix + "9" * most)
-        case _Prefixed() as outer, _Prefixed() as inner:
+            return _matches(outer, prefix) and _matches(outer, prefix + "9" * most)
+        case _Prefixed(), _Prefixed():
             return (
-                matches(parent, inner.prefix)
+                _matches(outer, inner.prefix)
                 and CHARSETS[outer.charset] >= CHARSETS[inner.charset]
                 and len(inner.prefix) + inner.most <= len(outer.prefix) + outer.most
             )
         case _Prefixed(prefix), _Between(low, high):
             # With a digit in the prefix all values must have one length: between 9 and 10 the first digit changes.
             one_length = len(str(low)) == len(str(high)) or not any(digit in prefix for digit in _DIGITS)
-            return one_length and matches(parent, str(low)) and matches(parent, str(high))
+            return one_length and _matches(outer, str(low)) and _matches(outer, str(high))
         case _:
-            return False
+            return outer == inner
 
 
-def _few_values(pattern: ArgPattern) -> list[str] | None:
-    """Every value that the pattern allows, or None if they could be more than a one_of can list."""
-    form = _form(pattern)
+def _few_values(form: _Form) -> list[str] | None:
+    """Every value that the form allows, or None if they could be more than a one_of can list."""
     match form:
         case str():
             return [form]
@@ -187,7 +201,7 @@ def _few_values(pattern: ArgPattern) -> list[str] | None:
                 itertools.product(members, repeat=count) for count in counts
             )
             values = (form.prefix + "".join(rest) for rest in rests)
-            return [value for value in values if matches(pattern, value)]
+            return [value for value in values if _matches(form, value)]
 
 
 def describe(pattern: ArgPattern, *, whole: bool = False) -> str:

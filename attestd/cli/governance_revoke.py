@@ -56,9 +56,9 @@ def _place(directory: Path | None, state_dir: str | None) -> _Place:
     "revoke",
     cls=Command,
     example="""
-attestd governance revoke --requester nobody
-attestd governance revoke --subject /usr/bin/id
-attestd governance revoke --epoch +1 --keep all
+attestd governance revoke --repository governance --requester nobody
+attestd governance revoke --repository governance --subject /usr/bin/false
+attestd governance revoke --repository governance --epoch +1 --keep all --epoch-key /etc/attestd/authority/epoch.pem
 """,
 )
 @click.option("--artifact", "artifacts", type=HEX, multiple=True, help="An authorization's id.")

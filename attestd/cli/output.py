@@ -15,7 +15,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from attestd.client.report import plain
+from attestd.plain import plain
 
 __all__ = ["BAD", "DIM", "GOOD", "HEAD", "WARN", "Output", "counted", "mark", "plain", "say", "text"]
 

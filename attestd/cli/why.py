@@ -96,6 +96,7 @@ def _show(output: Output, record: Record, found: Explanation) -> None:
         "governance",
         "platform",
         "isolation",
+        "origin",
         "parent",
     }
     output.facts([(name, value) for name, value in entry_facts(record.entry, record.leaf) if name in shown])

@@ -3,13 +3,9 @@
 import posix
 
 from attestd.client import Ended
+from attestd.plain import plain
 
-__all__ = ["plain", "report", "report_allowed", "write_line"]
-
-
-def plain(text: str) -> str:
-    """The text with everything escaped that could steer a terminal or hide: control, format, bidi characters."""
-    return "".join([character if character.isprintable() else _escaped(character) for character in text])
+__all__ = ["report", "report_allowed", "write_line"]
 
 
 def write_line(to: int, text: str) -> None:
@@ -58,9 +54,3 @@ def _as_json(ended: Ended) -> str:
         },
         sort_keys=True,
     )
-
-
-def _escaped(character: str) -> str:
-    # JSON's form, so that escaping within a JSON document leaves it one (such characters stand in strings only).
-    units = character.encode("utf-16-be", "surrogatepass")
-    return "".join([f"\\u{units[i] << 8 | units[i + 1]:04x}" for i in range(0, len(units), 2)])

@@ -11,7 +11,7 @@ from _socket import AF_UNIX, SOCK_STREAM, socket
 from attestd.client import EXIT_INTERNAL, EXIT_UNAVAILABLE, EXIT_USAGE, Ended
 from attestd.client.files import find_command, open_cwd, read_file, write_receipt
 from attestd.client.options import HELP, Options, parse
-from attestd.client.where import MAX_SOCKET_PATH_BYTES, agent_socket
+from attestd.where import MAX_SOCKET_PATH_BYTES, agent_socket
 from attestd.wire import MAX_PAYLOAD_BYTES, Frame, FrameReader, Kind, WireError, encode_fields, send_frame
 
 __all__ = ["exactly", "exit_status", "main", "receive", "shown"]

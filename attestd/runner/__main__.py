@@ -14,7 +14,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final, Literal, NoReturn
 
-from attestd.client.where import MAX_SOCKET_PATH_BYTES
 from attestd.codes import EXIT_STATUS, EXIT_USAGE, Code
 from attestd.errors import AttestdError, StoreError, UsageError
 from attestd.journal import event, logging_to_stderr
@@ -28,6 +27,7 @@ from attestd.runner.server import Server, Settings
 from attestd.service_manager import inherited_listener, notify
 from attestd.strict import HostId, Strict, convert, parse_json
 from attestd.system import boot_id
+from attestd.where import MAX_SOCKET_PATH_BYTES
 
 __all__ = ["main"]
 

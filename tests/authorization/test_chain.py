@@ -1,6 +1,7 @@
 """Chains as files: their form, who signed which link, and that each follows from the one above."""
 
 import json
+import time
 from base64 import b64encode
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -313,3 +314,13 @@ def test_a_wider_member_of_each_kind_breaks_the_chain() -> None:
     check(forged)
     with pytest.raises(ChainBrokenError, match=r"link 2 is wider than the one above it: scope\.cwd"):
         verify_chain(parse_artifact(forged))
+
+
+def test_a_delegate_cannot_make_the_comparison_slow() -> None:
+    """2,500 ranges that lie within as many prefixes: compared by their ends, not value by value."""
+    free = ArgForm(prefix="", charset="digits", most=17)
+    parent = root(argv=["true", *[free] * 2500])
+    child = parse_artifact(under(parent, argv=["true", *(ArgForm(bounds=(n, n + 255)) for n in range(2500))]))
+    start = time.process_time()
+    assert child.fault is None
+    assert time.process_time() - start < 0.8

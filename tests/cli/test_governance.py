@@ -315,6 +315,23 @@ def test_enrolling(repository: Cli) -> None:
     assert repository(*enroll, "--key", "enroller.pem").status == 65
 
 
+def test_two_enrollers(repository: Cli) -> None:
+    world = fleet_world()
+    world.authorities["enrollers"] = {"keys": [trust_id("enroller"), trust_id("carol")], "threshold": 2}
+    world.authorities["keys"] |= trust_keys("carol")
+    Path("authorities.json").write_bytes(canonical({**world.authorities, "version": 2}))
+    in_repository(repository)("add", "authorities.json", "authorities.json")
+    Path("request.json").write_bytes(canonical(world.records[world.host.id]))
+    enroll = ("governance", "enroll", "--repository", "governance", "--yes")
+    refused = repository(*enroll, "request.json", "--key", "enroller.pem")
+    assert refused.status == 1
+    repository.ok(*enroll, "request.json", "--key", "enroller.pem", "-o", "half.json")
+    assert repository(*enroll, "half.json", "--key", "enroller.pem").status == 1, "one key twice is one"
+    repository.ok(*enroll, "half.json", "--key", "carol.pem")
+    (host,) = trust().hosts.values()
+    assert set(host.enrollers) == {trust_id("enroller"), trust_id("carol")}
+
+
 def fleet_world() -> World:
     """A world whose enroller is the office's."""
     world = World()

@@ -37,7 +37,7 @@ def test_the_commands_are_those_of_the_specification() -> None:
     specified = {
         "init", "serve", "exec", "check", "why", "status", "doctor", "quote",
         "authorization issue", "authorization approve", "authorization delegate",
-        "authorization inspect", "authorization verify",
+        "authorization inspect", "authorization verify", "authorization revoke",
         "authorization install", "authority keygen", "authority import", "authority protect", "authority rotate", "authority show",
         "platform show", "platform approve", "platform measure", "platform diff",
         "platform extend", "verify quote", "verify receipt", "verify log", "verify artifact", "audit tail",

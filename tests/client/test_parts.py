@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from attestd.client import Ended
 from attestd.client.files import find_command, open_cwd, read_file, write_receipt
 from attestd.client.options import parse
-from attestd.client.report import plain
-from attestd.client.where import SYSTEM_SOCKET, agent_socket, state_dir
+from attestd.plain import plain
+from attestd.where import SYSTEM_SOCKET, agent_socket, state_dir
 
 
 def test_options_end_at_the_command() -> None:

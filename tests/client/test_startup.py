@@ -15,7 +15,7 @@ OURS = {
     "attestd.client.options",
     "attestd.client.run",
     "attestd.client.stand_in",
-    "attestd.client.where",
+    "attestd.where",
     "attestd.wire",
 }
 # Built into the interpreter, or small shared objects of it.

@@ -24,10 +24,9 @@ from attestd.appraisal.document import UntrustedQuoteDocument
 from attestd.appraisal.ima import appraise_ima, parse_ima_policy
 from attestd.audit.recover import void_body
 from attestd.authorization import envnames
-from attestd.authorization.artifact import parse_artifact
+from attestd.authorization.artifact import parse_artifact, verify_chain
 from attestd.authorization.dsse import PAYLOAD_TYPE, pae
 from attestd.authorization.pattern import CHARSETS, ArgForm, ArgPattern, matches
-from attestd.client.where import SYSTEM_SOCKET
 from attestd.codes import Denied
 from attestd.errors import MalformedError
 from attestd.gate.execution import Execution, File
@@ -54,12 +53,14 @@ from attestd.tcg.quote import split_quote
 from attestd.tlog.tree import leaf_hash, node_hash
 from attestd.tlog.vkey import ecdsa_vkey, format_vkey, tpm_quote_vkey
 from attestd.tpm.keys import _STORAGE_TEMPLATE
+from attestd.where import SYSTEM_SOCKET
 from attestd.wire import Kind, encode_fields, encode_frame
+from tests.chains import delegate_key, under
 from tests.governance.make_vectors import ENTITIES, POLICY, golden_world
 from tests.tcg.eventlog.build import BOOTS, RECORDED
 from tests.tcg.ima.build import data as template_data
 from tests.tcg.ima.build import ima_list
-from tests.world import SELECTION, Granted, World, b64, digest, spki
+from tests.world import SELECTION, Granted, World, b64, digest, key_id, spki
 
 FORMATS = Path(__file__).parents[2] / "docs" / "formats"
 EXAMPLES = FORMATS / "examples"
@@ -192,6 +193,34 @@ def envelope() -> str:
         f"sig            {b64(signature.sig)}",
         f"file           {len(granted().artifact)} bytes, SHA-256 {digest(granted().artifact)}",
         f"members        {', '.join(sorted(file))}",
+    )
+
+
+def chain() -> str:
+    parent = world().artifact(
+        execution(), argv=patterns(), env_pass=("LANG",), env_set={"PATH": "/usr/bin:/bin", "TZ": "UTC"},
+        delegate_to=[key_id(delegate_key("docs team"))], max_depth=1,
+    )  # fmt: skip
+
+    def narrow(statement: dict[str, Any]) -> None:
+        statement["predicate"]["scope"]["argv"][2:4] = ["stage", "/srv/plans/42.json"]
+
+    child = under(parent, delegate_key("docs team"), edit=narrow)
+    artifact = parse_artifact(child)
+    verify_chain(artifact)
+    wider = under(
+        parent, delegate_key("docs team"), edit=lambda value: value["predicate"]["scope"].update(cwd="/")
+    )
+    return _text(
+        f"members          {', '.join(json.loads(child))}",
+        f"link 1           {artifact.links[0].id}",
+        f"  delegate_to    {artifact.links[0].statement.predicate.lineage.delegate_to[0]}",
+        f"link 2, the id   {artifact.id}",
+        f"  parent         {artifact.statement.predicate.lineage.parent}",
+        f"  keyid          {artifact.envelope.signatures[0].key_id}",
+        f"  argv           {canonical(artifact.statement.predicate.scope.argv).decode()}",
+        f"file             {len(child)} bytes, SHA-256 {digest(child)}",
+        f'with "cwd": "/"  {parse_artifact(wider).fault}',
     )
 
 
@@ -713,6 +742,7 @@ def blocks() -> dict[str, str]:
         "matching": matching,
         "statement": statement,
         "envelope": envelope,
+        "chain": chain,
         "checkpoint": checkpoint,
         "note": note,
         "note-keys": note_keys,

@@ -25,7 +25,6 @@ from attestd.client import Ended
 from attestd.client.answer import answer
 from attestd.client.explain import explain
 from attestd.client.options import Options, parse
-from attestd.client.report import plain
 from attestd.client.run import _decided, exactly, exit_status
 from attestd.codes import Denied
 from attestd.errors import (
@@ -35,6 +34,7 @@ from attestd.errors import (
     UsageError,
 )
 from attestd.paths import find_layout
+from attestd.plain import plain
 from attestd.runner.request import Here, verify_request
 from attestd.strict import canonical
 from attestd.tcg.binding import Purpose

@@ -74,6 +74,7 @@ def denied_by_both(artifact: bytes) -> None:
 
 
 @given(st.binary(max_size=300))
+@settings(deadline=None)
 def test_any_bytes(artifact: bytes) -> None:
     denied_by_both(artifact)
 

@@ -97,25 +97,22 @@ def parse_fields(number: int, template: bytes, data: bytes, *, violation: bool) 
         MalformedError: An unknown template or hash, lengths that do not add up, a name that does not end with its only
             NUL.
     """
-    if template == b"ima":
-        return ImaEntry(
-            number,
-            "ima",
-            data[_SHA1_SIZE:].rstrip(b"\0"),
-            "ima",
-            "sha1",
-            data[:_SHA1_SIZE],
-            violation=violation,
-        )
     what = f"IMA entry {number}"
+    if template == b"ima":
+        path = data[_SHA1_SIZE:].rstrip(b"\0")
+        if b"\0" in path:
+            raise MalformedError(f"{what}: a name with a NUL in it")
+        return ImaEntry(number, "ima", path, "ima", "sha1", data[:_SHA1_SIZE], violation=violation)
     names = _TEMPLATES.get(template) or tuple(template.split(b"|"))
-    if not set(names) <= _FIELDS or len(set(names)) != len(names) or b"n-ng" not in names:
+    # A template's name is in no digest: if it could say which field is the digest, a signature could pass for one.
+    in_place = names[0] in (b"d-ng", b"d-ngv2") and names[1:2] == (b"n-ng",)
+    if not in_place or not set(names) <= _FIELDS or len(set(names)) != len(names):
         raise MalformedError(f"{what}: unknown template {template[:64]!r}")
-    fields = dict(zip(names, _split(what, data, len(names)), strict=True))
-    path, digest = fields[b"n-ng"], fields.get(b"d-ng", fields.get(b"d-ngv2"))
-    if digest is None or not path.endswith(b"\0") or b"\0" in path[:-1]:
-        raise MalformedError(f"{what}: expected a digest, and a name that ends with its only NUL")
-    kind, algorithm, value = _split_digest(what, digest, typed=b"d-ngv2" in fields)
+    digest, path, *rest = _split(what, data, len(names))
+    fields = dict(zip(names[2:], rest, strict=True))
+    if not path.endswith(b"\0") or b"\0" in path[:-1]:
+        raise MalformedError(f"{what}: expected a name that ends with its only NUL")
+    kind, algorithm, value = _split_digest(what, digest, typed=names[0] == b"d-ngv2")
     return ImaEntry(
         number,
         template.decode(),

@@ -66,7 +66,10 @@ def test_names_hold_anything_but_nul():
         (b"ima-xx", data(b"/x"), "unknown template b'ima-xx'"),
         (b"d-ng", data(b"/x"), "unknown template"),
         (b"n-ng|n-ng", data(b"/x"), "unknown template"),
-        (b"n-ng|sig", pack(b"/x\0", b""), "expected a digest"),
+        (b"n-ng|sig", pack(b"/x\0", b""), "unknown template"),
+        (b"d-ng|n-ng|n-ng", pack(b"", b"", b""), "unknown template"),
+        (b"d-ng|n-ng|new", pack(b"", b"", b""), "unknown template"),
+        (b"ima", bytes(20) + b"/x\0y", "a name with a NUL"),
         (b"ima-ng", data(b"/x")[:-1], "a field of 3 bytes, 2 follow"),
         (b"ima-ng", data(b"/x")[:10], "a field of 40 bytes"),
         (b"ima-ng", pack(b"sha256:\0" + X), "ends early"),
@@ -88,6 +91,15 @@ def test_malformed(template, template_data, words):
     with pytest.raises(MalformedError, match="IMA entry 7: ") as caught:
         parse(template, template_data)
     assert words in str(caught.value)
+
+
+def test_the_templates_name_does_not_choose_the_digest():
+    """It is in no digest. A changed file carries its old digest as its "signature", and the list calls that the digest."""
+    good = b"sha256:\0" + digest_of(b"good")
+    changed = data(b"/usr/bin/x", b"evil", good)
+    assert parse(b"ima-sig", changed).digest == digest_of(b"evil")
+    with pytest.raises(MalformedError, match="unknown template"):
+        parse(b"xattrnames|n-ng|d-ng", changed)
 
 
 def test_sizes_are_those_of_the_hashes():
