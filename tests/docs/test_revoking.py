@@ -79,7 +79,7 @@ def test_a_platform_key(desk: Desk) -> None:
     desk.case.shell("attestd governance revoke --key /etc/attestd/authority/platform.pub")
     status, shown = desk.run()
     assert status == 77
-    assert f"denied: {Code.GOVERNANCE_MISMATCH}: platform policy 'local' is not in force here" in shown
+    assert f"denied: {Code.ENVIRONMENT_UNTRUSTED}: the platform is in no approved state" in shown
 
 
 def test_a_platform_state(desk: Desk) -> None:
