@@ -9,7 +9,7 @@ file as bytes) until `files()` writes them; `publish()` makes them the next vers
     world = World()
     granted = world.grant()                       # artifact, execution and a receipt that releases it
     verify_release(receipt=granted.receipt, artifact=granted.artifact, execution=granted.execution,
-                   trust=world.trust(), host_id=world.host.id, boot=world.boot, now=world.now, isolation="user")
+                   trust=world.trust(), host_id=world.host.id, boot=world.boot, now=world.now, grace=timedelta(0), isolation="user")
 """
 
 import json

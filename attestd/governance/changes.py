@@ -175,9 +175,9 @@ def _authorities(name: str, data: bytes) -> Facts:
     if "tpm" in value:
         tpm = value.pop("tpm")
         facts["TPM"] = {
-            "root (another root: every host needs new keys)": tpm["root"],
-            "platform key": frozenset(tpm["platform"]),
-            "epoch key (another key: every host needs new keys)": tpm["epoch"],
+            "root (another root: every host needs new keys)": _text(tpm["root"]),
+            "platform key": _texts(tpm["platform"]),
+            "epoch key (another key: every host needs new keys)": _text(tpm["epoch"]),
         }
     # A key is what its id says; what counts is where it is named.
     named = {item for members in facts.values() for value in members.values() for item in _as_set(value)}
@@ -196,7 +196,7 @@ def _rule(rule: Mapping[str, Any]) -> dict[str, Value]:
         if member == "uids" and value is None:
             found["uid"] = frozenset(["any"])
         elif member in words:
-            found[words[member]] = frozenset(map(str, value))
+            found[words[member]] = _texts(value)
         elif member != "name":
             found[member.replace("_", " ")] = _text(value)
     return found
@@ -205,7 +205,7 @@ def _rule(rule: Mapping[str, Any]) -> dict[str, Value]:
 def _revocations(_: str, data: bytes) -> Facts:
     value = json.loads(data)
     members = ("artifacts", "keys", "hosts", "subjects", "requesters")
-    revoked = {member.removesuffix("s"): frozenset(map(str, value.pop(member))) for member in members}
+    revoked = {member.removesuffix("s"): _texts(value.pop(member)) for member in members}
     epoch = {
         "epoch": _text(value.pop("epoch")),
         "signature that moves TPMs": _text((value.pop("bump", None) or {}).get("epoch")),
@@ -228,14 +228,14 @@ def _platform(_: str, data: bytes) -> Facts:
     facts: dict[str, Value] = {
         "approved state": states,
         "platform key": keys,
-        "minimum tier": reference.pop("min_tier"),
-        "user space": frozenset(reference.pop("userspace")),
+        "minimum tier": _text(reference.pop("min_tier")),
+        "user space": _texts(reference.pop("userspace")),
         "valid until": _text(value.pop("lifecycle")["valid_until"]),
         **{member: _text(number) for member, number in reference.pop("quorums").items()},
     }
     for bank, values in reference.pop("pcrs").items():
         facts |= {
-            f"PCR {index} ({bank}) value": frozenset(allowed)
+            f"PCR {index} ({bank}) value": _texts(allowed)
             for index, allowed in sorted(values.items(), key=_index)
         }
     facts |= {member: _text(item) for member, item in reference.items()}
@@ -259,7 +259,7 @@ def _host(_: str, data: bytes) -> Facts:
     host = record.pop("host")
     facts: dict[str, Value] = {
         "label": frozenset(f"{label}={text}" for label, text in record.pop("labels").items()),
-        "signed by": frozenset(item["keyid"] for item in envelope["signatures"]),
+        "signed by": _texts(item["keyid"] for item in envelope["signatures"]),
     }
     for member, value in record.items():
         if isinstance(value, dict):
@@ -312,6 +312,10 @@ def _entities(_: str, data: bytes) -> Facts:
 def _rest(subject: str, value: Mapping[str, Any]) -> Facts:
     members = {member: _text(item) for member, item in value.items() if member != "v"}
     return {subject: members} if members else {}
+
+
+def _texts(values: Iterable[Any]) -> frozenset[str]:
+    return frozenset(map(_text, values))
 
 
 def _text(value: Any) -> str:

@@ -25,7 +25,7 @@ from attestd.audit.store import LogStore
 from attestd.authorization.artifact import parse_artifact
 from attestd.errors import RollbackError, StoreError, VerificationError
 from attestd.governance.trust import Trust
-from attestd.lineage.entry import EntryType, format_entry
+from attestd.lineage.entry import EntryType, join_entry
 from attestd.lineage.receipt import parse_receipt
 from attestd.runner.claims import Claims
 from attestd.tcg.public import authority_public, parse_public
@@ -123,7 +123,7 @@ def test_leaves_forged_under_another_kernel(stopped: Host, monkeypatch: pytest.M
 
     def as_allow(*, type_: EntryType, **members: Any) -> bytes:
         forged = EntryType.DECISION_ALLOW if type_ is EntryType.DECISION_DENY else type_
-        return format_entry(type_=forged, **members)
+        return join_entry(type_=forged, **members)
 
     body = {**honest.body, "argv": ["/usr/bin/touch", str(mark)]}
 
@@ -131,7 +131,7 @@ def test_leaves_forged_under_another_kernel(stopped: Host, monkeypatch: pytest.M
         async with in_place_of_the_agent(host) as core:
             digests = {"sha1": bytes(20), "sha256": bytes(32), "sha384": bytes(48)}
             await asyncio.wrap_future(core.port.other(lambda tpm: tpm.extend(4, digests)))
-            monkeypatch.setattr("attestd.audit.seal.format_entry", as_allow)
+            monkeypatch.setattr("attestd.audit.seal.join_entry", as_allow)
             sealed = await core.seal(Pending(EntryType.DECISION_DENY, body))
             monkeypatch.undo()
             return sealed.sealed.seq

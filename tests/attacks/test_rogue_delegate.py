@@ -49,7 +49,7 @@ def released(world: World, receipt: bytes, artifact: bytes, execution: Execution
     """What the runner makes of a receipt."""
     return verify_release(
         receipt=receipt, artifact=artifact, execution=execution, trust=world.trust(), host_id=world.host.id,
-        boot=world.boot, now=world.now, isolation=world.isolation,
+        boot=world.boot, now=world.now, grace=timedelta(0), isolation=world.isolation,
     )  # fmt: skip
 
 

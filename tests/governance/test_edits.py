@@ -17,6 +17,7 @@ from attestd.governance.edits import (
     with_rule,
     with_states,
     with_team,
+    without_bump,
     without_rule,
     without_team,
 )
@@ -119,6 +120,8 @@ def test_an_epoch(world: World) -> None:
     found = world.trust().revocations  # which verifies the signature
     assert found.bump is not None
     assert (found.epoch, found.bump.epoch, found.version) == (5, 5, 2)
+    made_anew = json.loads(without_bump(data))
+    assert (made_anew["epoch"], made_anew["bump"], made_anew["version"]) == (5, None, 3)
     with pytest.raises(UsageError, match="expected 6 or more"):
         with_epoch(data, authorities=files["authorities.json"], epoch=5, sign=sign)
     with pytest.raises(UsageError, match="not the epoch authority"):
