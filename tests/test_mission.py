@@ -951,14 +951,18 @@ def test_lineage_governance_continuity(host: Host) -> None:
     measure_something(host)
     host.approve_present_state()
     after = host.run("/bin/true", options=["--json"]).json["body"]["governance"]
-    named = ("version", "digest")
-    assert {name: after[name] for name in named} == {
-        "version": host.trust.version,
-        "digest": host.trust.digest,
+    trust = host.trust
+    named = {name: after[name] for name in ("version", "digest", "timestamp", "expires")}
+    assert named == {
+        "version": trust.version,
+        "digest": trust.digest,
+        "timestamp": trust.versions.timestamp,
+        "expires": format_time(trust.expires),
     }
+    assert 0 <= after["age_s"] < 600
     assert after["version"] > before["body"]["governance"]["version"]
     update = host.wait_entry(
-        EntryType.GOVERNANCE_UPDATE, lambda item: all(item.body[name] == after[name] for name in named)
+        EntryType.GOVERNANCE_UPDATE, lambda item: item.body["versions"] == trust.versions.to_json()
     )
     assert update.seq > before["seq"]
     versions = [item.body["governance"]["version"] for item in host.entries(EntryType.DECISION_ALLOW)]

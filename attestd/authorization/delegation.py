@@ -37,6 +37,8 @@ def draft_delegation(
     inputs: Sequence[Resource] = (),
     max_evidence_age_s: int | None = None,
     on_trust_loss: str | None = None,
+    policy: str | None = None,
+    policy_digest: str | None = None,
     delegate_to: Sequence[str] = (),
     max_depth: int = 0,
     reason: str = "",
@@ -44,7 +46,7 @@ def draft_delegation(
 ) -> Statement:
     """Writes a statement under another: what is not given stays as in the parent, or gets the narrowest safe value.
 
-    Files, directory, user, platform, policy, metadata and tool stay the parent's: no other would be narrower.
+    Files, directory, user, platform, metadata and tool stay the parent's: no other would be narrower.
 
     Args:
         parent: The link above.
@@ -61,6 +63,8 @@ def draft_delegation(
         inputs: Pinned files besides the parent's.
         max_evidence_age_s: Less than the parent's; None: the parent's.
         on_trust_loss: "kill" where the parent says "report"; None: the parent's.
+        policy: The parent's, for no other is narrower; None: the parent's.
+        policy_digest: Pins the policy's text, where the parent does not; None: as the parent.
         delegate_to: Of the parent's delegates, who may delegate further.
         max_depth: How many times in a row.
         reason: Why, in words.
@@ -90,6 +94,8 @@ def draft_delegation(
     predicate["environment"]["max_evidence_age_s"] = (
         max_evidence_age_s or above.environment.max_evidence_age_s
     )
+    predicate["governance"]["policy"] = policy or above.governance.policy
+    predicate["governance"]["policy_digest"] = policy_digest or above.governance.policy_digest
     predicate["attribution"] = {
         "requested_by": requested_by,
         "approved_by": [],

@@ -22,10 +22,11 @@ from attestd.cli.base import Command, json_option, read_input, state_dir_option,
 from attestd.cli.keys import key_options, open_key
 from attestd.cli.output import Output
 from attestd.cli.params import COUNT, DURATION, KEY_ID, PATTERN, USER, name_values, user_name
-from attestd.client.issuing import Asked, Delegated, draft_for_command, draft_under
+from attestd.client.issuing import CURRENT, Asked, Delegated, draft_for_command, draft_under, policy_pin
 from attestd.codes import Code, Denied
 from attestd.distribution.local import load_own_trust
 from attestd.distribution.signer import Authority
+from attestd.governance.policy_schema import DEFAULT_POLICY_NAME
 from attestd.paths import Layout, find_client_layout
 
 __all__ = ["delegate_command", "issue_command", "show_written", "signer", "signing_options"]
@@ -43,7 +44,7 @@ signing_options = key_options("this host's local authority")
 
 
 def _options(
-    ttl: str | None, host: str, requester: str, age: int | None, loss: str | None
+    *, ttl: str | None, host: str, requester: str, age: int | None, loss: str | None, policy: str | None
 ) -> Callable[[_F], _F]:
     """What `issue` and `delegate` take both; the arguments say what is meant where an option is not given."""
     options = (
@@ -87,6 +88,16 @@ def _options(
             help=f"What happens if trust is lost while it runs (default: {loss or 'as the parent'}).",
         ),
         click.option(
+            "--policy", metavar="NAME", default=policy, show_default=policy is not None,
+            help="The policy that must permit it, a team's as TEAM/NAME"
+            + (" (default and only choice: the parent's)." if policy is None else "."),
+        ),
+        click.option(
+            "--policy-digest", metavar="SHA256",
+            help=f"Only while the policy's text has this digest; {CURRENT}: that of now (default: "
+            f"{'as the parent' if policy is None else 'any'}).",
+        ),
+        click.option(
             "--delegate-to", multiple=True, type=KEY_ID, help="A key that may issue narrower ones under it."
         ),
         click.option(
@@ -121,7 +132,7 @@ attestd authorization issue --arg '1={"int":[1,10]}' -o count.auth.json -- seq 5
 attestd authorization issue --arg '1={"prefix":"/srv/","charset":"name","max":20}' -o srv.auth.json -- stat /srv/data
 """,
 )
-@_options("1h", "this one", "you", 60, "kill")
+@_options(ttl="1h", host="this one", requester="you", age=60, loss="kill", policy=DEFAULT_POLICY_NAME)
 @signing_options
 @click.option("--uid", type=USER, help="Who the command runs as (default: the requester).")
 @click.option(
@@ -186,8 +197,11 @@ attestd authorization verify one.auth.json
 """,
 )
 @click.argument("parent", type=_FILE)
-@_options(None, "those of the parent", "those of the parent", None, None)
+@_options(
+    ttl=None, host="those of the parent", requester="those of the parent", age=None, loss=None, policy=None
+)
 @signing_options
+@state_dir_option
 @json_option
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def delegate_command(
@@ -204,6 +218,8 @@ def delegate_command(
     force: bool,
     key: str | None,
     public_key: Path | None,
+    policy_digest: str | None,
+    state_dir: str | None,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -217,12 +233,17 @@ def delegate_command(
     if key is None:
         raise click.UsageError("--key is needed: the key of a delegate that the parent names")
     artifact = parse_artifact(read_input(parent, max_bytes=MAX_ARTIFACT_BYTES))
+    if policy_digest == CURRENT:
+        named = given["policy"] or artifact.statement.predicate.governance.policy
+        trust = load_own_trust(find_client_layout(state_dir))
+        policy_digest = policy_pin(named, policy_digest, trust=trust)
     asked = Delegated(
         argv=command,
         requested_by=user_name(os.getuid()) if requested_by is None else requested_by,
         ttl_s=ttl,
         max_uses=max_uses or None,
         patterns=dict(patterns),
+        policy_digest=policy_digest,
         delegate_to=delegate_to,
         max_depth=_depth(max_depth, delegate_to),
         **given,

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 from attestd.authorization.artifact import Link
 from attestd.authorization.delegation import draft_delegation
@@ -25,9 +26,10 @@ from attestd.governance.policy_schema import DEFAULT_POLICY_NAME
 from attestd.governance.trust import Trust
 from attestd.observe import Observed, observe_directory, observe_file, read_start
 
-__all__ = ["Asked", "Delegated", "draft_for_command", "draft_under"]
+__all__ = ["CURRENT", "Asked", "Delegated", "draft_for_command", "draft_under", "policy_pin"]
 
-_EXECVP_PATH = "/bin:/usr/bin"
+CURRENT: Final = "current"
+_EXECVP_PATH: Final = "/bin:/usr/bin"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,8 @@ class Asked:
         hosts: Host ids; none and no labels: the one host that the trust directory knows.
         host_labels: Labels that a host must carry.
         platform: The platform policy; None: the only one.
+        policy: The policy file from which a permit must come: its name, a team's as `team/name`.
+        policy_digest: The SHA-256 that its text must have, in hex; `CURRENT`: that of now; None: any.
         uid: Who the command runs as; None: the requester.
         requesters: Who may ask, at least one.
         cwd: Where it runs; None: the current directory.
@@ -62,6 +66,8 @@ class Asked:
     hosts: Sequence[str] = ()
     host_labels: Mapping[str, str]
     platform: str | None = None
+    policy: str = DEFAULT_POLICY_NAME
+    policy_digest: str | None = None
     uid: int | None = None
     cwd: Path | None = None
     env_pass: Sequence[str] = ()
@@ -94,6 +100,8 @@ class Delegated:
     on_behalf_of: str | None
     max_evidence_age_s: int | None
     on_trust_loss: str | None
+    policy: str | None
+    policy_digest: str | None
     delegate_to: Sequence[str]
     max_depth: int
 
@@ -127,6 +135,8 @@ def draft_under(parent: Link, asked: Delegated, *, now: datetime) -> Statement:
             inputs=[_pin(path) for path in asked.inputs],
             max_evidence_age_s=asked.max_evidence_age_s,
             on_trust_loss=asked.on_trust_loss,
+            policy=asked.policy,
+            policy_digest=asked.policy_digest,
             delegate_to=asked.delegate_to,
             max_depth=asked.max_depth,
             reason=asked.reason,
@@ -173,7 +183,8 @@ def _draft(asked: Asked, trust: Trust, environ: Mapping[str, str], now: datetime
         further_hosts=further,
         host_labels=asked.host_labels,
         platform=asked.platform or _only(trust.platforms, "platform policy", "--platform"),
-        policy=DEFAULT_POLICY_NAME,
+        policy=asked.policy,
+        policy_digest=policy_pin(asked.policy, asked.policy_digest, trust=trust),
         policy_version=trust.version,
         now=now,
         ttl_s=asked.ttl_s,
@@ -189,6 +200,27 @@ def _draft(asked: Asked, trust: Trust, environ: Mapping[str, str], now: datetime
         delegate_to=asked.delegate_to,
         max_depth=asked.max_depth,
     )
+
+
+def policy_pin(name: str, digest: str | None, *, trust: Trust) -> str | None:
+    """The digest that an artifact pins of a policy which is in force.
+
+    Args:
+        name: The policy.
+        digest: As in `Asked`.
+        trust: Governance.
+
+    Raises:
+        UsageError: No policy of that name is in force; the message names those that are.
+    """
+    current = trust.policies.digest(name)
+    if current is None:
+        reason = trust.policies.unusable_reason(name)
+        raise UsageError(
+            f"policy {name!r} is not in force{f' ({reason})' if reason else ''}: choose with --policy"
+            f" ({', '.join(sorted(trust.policies.files)) or 'there is none'})"
+        )
+    return current if digest == CURRENT else digest
 
 
 def _patterns(argv: Sequence[str], given: Mapping[int, ArgPattern]) -> list[ArgPattern]:

@@ -105,6 +105,12 @@ def test_arguments_that_vary(pattern: dict[str, Any], example: str, cli: Cli) ->
         (["--arg", '0={"int":[1,2]}', "--", "id", "1"], "arguments 1 to 1"),
         (["--arg", '2={"int":[1,2]}', "--", "id", "1"], "arguments 1 to 1"),
         (["--key", "nokey", "--", "id"], "nokey"),
+        (
+            ["--policy", "nopolicy", "--", "id"],
+            "policy 'nopolicy' is not in force: choose with --policy (exec)",
+        ),
+        (["--policy", "team/exec", "--policy-digest", "current", "--", "id"], "choose with --policy (exec)"),
+        (["--policy-digest", "ab", "--", "id"], "policy_digest"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -116,6 +122,17 @@ def test_what_cannot_be_issued(arguments: list[str], words: str, cli: Cli) -> No
     assert result.status in (64, 69), result
     assert words in result.stderr
     assert not list(cli.work.glob("*.auth.json"))
+
+
+def test_a_policy_and_its_text_are_pinned(cli: Cli, running: Host) -> None:
+    present = running.trust.policies.digest("exec")
+    assert issued(cli, "--", "id")["governance"]["policy_digest"] is None
+    found = issued(cli, "--policy", "exec", "--policy-digest", "current", "--", "id")["governance"]
+    assert (found["policy"], found["policy_digest"]) == ("exec", present)
+    assert running.exec("id", authorization=Path("out.auth.json").read_bytes(), cwd=cli.work).status == 0
+    assert issued(cli, "--policy-digest", "ab" * 32, "--", "id")["governance"]["policy_digest"] == "ab" * 32
+    denied = running.exec("id", authorization=Path("out.auth.json").read_bytes(), cwd=cli.work)
+    assert "governance_mismatch" in denied.stderr
 
 
 def script(name: str, first: str) -> Path:

@@ -64,6 +64,23 @@ def test_a_delegate_needs_no_host(team: Cli, tmp_path: Path, monkeypatch: pytest
     assert "delegates to key" in team.ok("authorization", "inspect", "child.auth.json").stdout
 
 
+def test_a_policy_stays_and_its_text_may_be_pinned(team: Cli, running: Host) -> None:
+    answer = delegate(team, "--policy", "exec", "--policy-digest", "current", "--", "echo", "a")
+    governance = answer["statement"]["predicate"]["governance"]
+    assert governance["policy_digest"] == running.trust.policies.digest("exec")
+    refused = team(
+        "authorization", "delegate", "team.auth.json", "--key", "team.pem", "--policy", "other", "echo", "a"
+    )
+    assert refused.status == 77
+    assert "governance.policy" in refused.stderr
+    unknown = team(
+        "authorization", "delegate", "team.auth.json", "--key", "team.pem", "--policy", "other", "--policy-digest",
+        "current", "echo", "a",
+    )  # fmt: skip
+    assert unknown.status == 64
+    assert "policy 'other' is not in force: choose with --policy (exec)" in unknown.stderr
+
+
 def test_every_option_narrows(team: Cli, running: Host) -> None:
     Path("plan").write_text("x")
     answer = delegate(
