@@ -9,14 +9,16 @@ from typing import Any, Final
 
 from attestd.agent.ask import AgentSocket
 from attestd.agent.findings import Examined, of_status, room
+from attestd.agent.governance import sealed_floor
 from attestd.agent.hidden import find_hidden_runs
 from attestd.agent.measured import quote_now
 from attestd.agent.records import open_own_log
 from attestd.appraisal.quote import appraise_quote
 from attestd.audit.offline import log_keys
-from attestd.distribution.local import load_own_trust
+from attestd.distribution.local import TrustDirectory, load_own_trust
 from attestd.distribution.pkcs8 import is_encrypted
 from attestd.errors import AgentError, AttestdError
+from attestd.governance.floor import Floor
 from attestd.paths import Layout, load_configuration
 from attestd.tlog.note import parse_note
 from attestd.where import MAX_SOCKET_PATH_BYTES
@@ -109,7 +111,9 @@ def _platforms(layout: Layout, agent: AgentSocket) -> Iterator[Examined]:
 
 
 def _trust(layout: Layout) -> Iterator[Examined]:
-    trust = load_own_trust(layout)
+    trust = TrustDirectory(
+        layout.trust_source(load_configuration(layout.configuration, os.environ)), floor=_floor(layout)
+    ).current()
     yield Examined("trust directory", f"{layout.trust} verifies, governance version {trust.version}")
     for name, policy in trust.platforms.items():
         if not any(trust.revocations.epoch <= min(old.epoch, old.max_epoch) for old in policy.approvals):
@@ -118,6 +122,14 @@ def _trust(layout: Layout) -> Iterator[Examined]:
                 f"version {policy.version} approves no state at epoch {trust.revocations.epoch}",
                 "approve the state of this host: attestd platform approve",
             )
+
+
+def _floor(layout: Layout) -> Floor | None:
+    """What the log tells was seen, where this user may look."""
+    if not os.access(layout.log, os.R_OK, effective_ids=True):
+        return None
+    with open_own_log(layout) as store:
+        return sealed_floor(store)
 
 
 def _log(layout: Layout, *, verified_by_agent: bool) -> Iterator[Examined]:

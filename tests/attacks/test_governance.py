@@ -352,6 +352,7 @@ def test_older_governance_at_the_agents_start() -> None:
         (host.layout.runner / "governance.json").unlink()
         shutil.rmtree(governed.web)
         replace(governed.mirror, host.top / "old")
+        assert "trust" in doctor(host), "the doctor sees it without an agent"
         host.start()
         result = governed.exec()
         assert result.status == 77
