@@ -167,7 +167,7 @@ def made(host: Member) -> dict[str, Made]:
         (host.work / "script").chmod(0o755)
         (host.work / "plan").write_bytes(mark)
         _made[host.id] = {
-            name: Made(command, host.authorize(*command, options=options))
+            name: Made(command, host.authorize(*command, options=["--reason", name, *options]))
             for name, command, options in (
                 ("artifact", (TRUE,), ()),
                 ("tool", ("./tool",), ()),
