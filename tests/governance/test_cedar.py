@@ -256,8 +256,6 @@ def test_a_team_has_room_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
         "policy/.cedar",
         "policy/a/b.cedar",
         "policy/\u0430.cedar",
-        "teams/../policy/exec.cedar",
-        "teams/web/policy/schema.cedarschema",
         "exec.cedar",
     ],
 )
@@ -265,6 +263,12 @@ def test_names(target: str) -> None:
     files = {"policy/schema.cedarschema": SCHEMA, "policy/entities.json": EMPTY_ENTITIES, target: b""}
     with pytest.raises(MalformedError, match="expected policy/<name>"):
         parse_policies(files, teams=TEAMS)
+
+
+@pytest.mark.parametrize("target", ["teams/../policy/exec.cedar", "teams/web/policy/schema.cedarschema"])
+def test_names_of_a_teams_files(target: str) -> None:
+    files = {"policy/schema.cedarschema": SCHEMA, "policy/entities.json": EMPTY_ENTITIES, target: b""}
+    assert parse_policies(files, teams=TEAMS).unusable.keys() == {target}
 
 
 def test_what_must_be_there() -> None:
