@@ -235,10 +235,10 @@ def test_what_is_in_the_mirror_is_not_believed(
     try:
         attack(governed, governed.mirror)
         wait_for("the runner refuses", governed.runner_problem)
+        wait_for("the agent denies", lambda: "error" in host.status()["governance"])
         result = governed.exec()
         assert result.status == 77
         assert "governance_mismatch" in result.stderr
-        assert "error" in host.status()["governance"]
         assert any("governance" in item for item in doctor(host))
     finally:
         away.rename(governed.web)
