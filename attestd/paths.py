@@ -20,7 +20,6 @@ __all__ = [
     "find_client_layout",
     "find_layout",
     "load_configuration",
-    "make_directory",
     "system_layout",
 ]
 
@@ -187,26 +186,6 @@ def find_client_layout(explicit: str | None) -> Layout:
     ):  # false also where it may not be looked at
         return own
     return _SYSTEM
-
-
-def make_directory(path: Path, mode: int) -> bool:
-    """Makes a directory with exactly this mode, whatever the umask; one that is there stays as it is.
-
-    Returns:
-        Whether it was made.
-
-    Raises:
-        StoreError: It cannot be made.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.mkdir(mode)
-        path.chmod(mode)
-    except OSError as error:
-        if isinstance(error, FileExistsError) and path.is_dir():
-            return False
-        raise StoreError(f"{path}: {error.strerror}") from error
-    return True
 
 
 class Configuration(Strict, frozen=True):

@@ -11,7 +11,8 @@ from attestd.agent.exclusive import exclusive
 from attestd.agent.tpm_access import TpmAccess
 from attestd.audit.schema import settle
 from attestd.audit.store import LogStore
-from attestd.distribution.local import load_own_trust, read_verified_files, write_atomic
+from attestd.distribution.local import load_own_trust, read_verified_files
+from attestd.durable import write_atomic
 from attestd.errors import StoreError
 from attestd.governance.trust import Trust
 from attestd.paths import Configuration, Layout

@@ -7,9 +7,9 @@ from typing import Final, Protocol
 
 from attestd.authorization.dsse import parse_envelope
 from attestd.distribution.keyring import Keyring
-from attestd.distribution.local import write_atomic
 from attestd.distribution.signer import Ask
 from attestd.distribution.standalone import open_local_repository, publish_local
+from attestd.durable import write_atomic
 from attestd.governance.authorities import parse_authorities
 from attestd.governance.host import HOST_RECORD_TYPE, MAX_HOST_RECORD_BYTES, HostRecord
 from attestd.governance.issue import sign_host_request

@@ -10,7 +10,7 @@ from typing import Final
 from attestd.agent.core import Core
 from attestd.agent.metrics import Labels, format_family
 from attestd.appraisal.quote import Appraisal
-from attestd.distribution.local import write_atomic
+from attestd.durable import write_atomic
 from attestd.errors import StoreError, UsageError
 
 __all__ = ["WRITE_S", "parse_address", "serving_metrics", "write_metrics"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from attestd.authorization.artifact import MAX_ARTIFACT_BYTES, parse_artifact
-from attestd.distribution.local import write_atomic
+from attestd.durable import write_atomic
 from attestd.errors import MalformedError, StoreError, UsageError
 
 __all__ = ["InstalledArtifacts"]

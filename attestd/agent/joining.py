@@ -13,9 +13,9 @@ from attestd.agent.governance import Updater, first_seen
 from attestd.agent.identity import is_record_of, selection_of
 from attestd.agent.provision_steps import HostSteps, make_directories, opened_tpm
 from attestd.authorization.dsse import PublicKey
-from attestd.distribution.local import write_atomic
 from attestd.distribution.mirror import ROOT, read_anchor
 from attestd.distribution.signer import Authority
+from attestd.durable import write_atomic
 from attestd.errors import UsageError
 from attestd.governance.trust import Trust
 from attestd.paths import Configuration, Layout

@@ -5,7 +5,7 @@ from base64 import b64encode
 from pathlib import Path
 from typing import Final, Literal
 
-from attestd.distribution.local import write_atomic
+from attestd.durable import write_atomic
 from attestd.errors import StoreError, UsageError
 from attestd.strict import Base64Bytes, Strict, canonical, decode_base64, parse_canonical
 from attestd.tpm.keys import AuthValues, KeyBlobs

@@ -21,14 +21,14 @@ from attestd.audit.schema import create
 from attestd.audit.seal import Pending, Sealer
 from attestd.audit.store import LogStore
 from attestd.authorization.dsse import PublicKey
-from attestd.distribution.local import write_atomic
 from attestd.distribution.signer import Authority
+from attestd.durable import make_directory, write_atomic
 from attestd.errors import StoreError, UsageError
 from attestd.governance.authorities import Authorities
 from attestd.governance.issue import draft_host_request
 from attestd.lineage.checkpoint import LogKeys
 from attestd.lineage.entry import EntryType
-from attestd.paths import Configuration, Layout, make_directory
+from attestd.paths import Configuration, Layout
 from attestd.strict import canonical, format_time
 from attestd.system import boot_id
 from attestd.tcg.binding import Purpose, extra_data

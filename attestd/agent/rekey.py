@@ -37,6 +37,7 @@ from attestd.audit.store import LogStore
 from attestd.authorization.dsse import PublicKey
 from attestd.distribution.local import load_trust
 from attestd.distribution.signer import Authority
+from attestd.durable import sync_directory
 from attestd.errors import StoreError, TpmRefusedError, UsageError
 from attestd.governance.authorities import Authorities
 from attestd.governance.floor import Floor
@@ -230,11 +231,7 @@ class _Rekey:
         with acting_as(self._steps.account):
             try:
                 os.replace(self._layout.next_keys, self._layout.keys)
-                directory = os.open(self._layout.agent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
-                    os.fsync(directory)
-                finally:
-                    os.close(directory)
+                sync_directory(self._layout.agent)
             except OSError as error:
                 raise StoreError(f"{error.filename}: {error.strerror}") from error
 

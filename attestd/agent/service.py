@@ -29,10 +29,11 @@ from attestd.agent.server import Server
 from attestd.audit.recover import Recovery, unsettled_allows
 from attestd.audit.seal import Pending
 from attestd.audit.store import LogStore
+from attestd.durable import make_directory
 from attestd.errors import AttestdError, RollbackError, StoreError
 from attestd.journal import event
 from attestd.lineage.entry import EntryType
-from attestd.paths import Configuration, Layout, make_directory
+from attestd.paths import Configuration, Layout
 from attestd.service_manager import inherited_listener, notify, watchdog_interval_s
 from attestd.strict import format_time_us
 

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from attestd.audit.schema import create, settle
 from attestd.audit.store import LogStore, parse_stored
+from attestd.durable import sync_directory
 from attestd.errors import RollbackError, StoreError
 from attestd.tlog.checkpoint import origin
 from attestd.tlog.tree import Frontier
@@ -113,11 +114,7 @@ def finish_rotation(log: Path) -> Path | None:
             raise RollbackError(f"{shard} is another log than {log}: keep both as evidence")
         os.rename(path, log)
         os.chmod(shard, 0o400)
-        directory = os.open(log.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_directory(log.parent)
     except OSError as error:
         raise StoreError(f"{error.filename}: {error.strerror}") from error
     return shard

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Final
 from urllib.parse import quote
 
+from attestd.durable import sync_directory
 from attestd.errors import RollbackError, StoreError, UsageError
 
 __all__ = ["copy_log", "create", "migrate", "open_log", "open_log_readonly", "settle"]
@@ -182,7 +183,7 @@ def create(path: str, *, origin: str, host_id: str, log_id: str, created: str) -
             connection.close()
         os.link(draft, path)  # unlike rename: fails if a log is there
         os.unlink(draft)
-        _sync_directory(os.path.dirname(path) or ".")
+        sync_directory(os.path.dirname(path) or ".")
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
@@ -254,7 +255,7 @@ def _keep_copy(connection: sqlite3.Connection, target: str) -> None:
         os.unlink(draft)  # left by a crash
     copy_log(connection, draft)
     os.rename(draft, target)
-    _sync_directory(os.path.dirname(target) or ".")
+    sync_directory(os.path.dirname(target) or ".")
 
 
 def open_log(path: str) -> sqlite3.Connection:
@@ -417,11 +418,3 @@ def _translated(what: str) -> Iterator[None]:
         UnicodeDecodeError,
     ) as error:  # the last: words of SQLite that quote the file
         raise StoreError(f"{what}: {error}") from error
-
-
-def _sync_directory(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

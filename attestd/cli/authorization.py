@@ -17,7 +17,7 @@ from attestd.cli.issue import delegate_command, issue_command, show_written, sig
 from attestd.cli.output import WARN, Output, say
 from attestd.cli.params import user_name
 from attestd.cli.verify import verify_artifact_file
-from attestd.distribution.local import write_atomic
+from attestd.durable import write_atomic
 from attestd.paths import find_client_layout
 from attestd.strict import parse_time
 

@@ -6,9 +6,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
-from attestd.distribution.local import write_atomic
 from attestd.distribution.mirror import METADATA, TARGETS, TIMESTAMP, Mirror
 from attestd.distribution.remote import Remote
+from attestd.durable import make_directories, make_directory, write_atomic
 from attestd.errors import AttestdError, MalformedError, StoreError, VerificationError
 from attestd.governance.metadata import (
     Metadata,
@@ -19,7 +19,6 @@ from attestd.governance.metadata import (
     verify_target,
 )
 from attestd.governance.signed import MAX_BYTES
-from attestd.paths import make_directory
 
 __all__ = ["update_mirror"]
 
@@ -117,10 +116,7 @@ def _download(remote: Remote, mirror: Path, name: str, file: TargetFile) -> None
         raise VerificationError(f"{TARGETS}/{relative} is published by name, but is not there")
     verify_target(name, file, data)
     path = mirror / TARGETS / relative
-    directory = mirror / TARGETS
-    for part in Path(relative).parent.parts:
-        directory /= part
-        make_directory(directory, 0o755)
+    make_directories(path.parent, top=mirror / TARGETS, mode=0o755)
     write_atomic(path, data, mode=0o644)
 
 

@@ -1,9 +1,7 @@
 """Governance as it is on this host: read, verified, and read again when it changed."""
 
-import contextlib
 import math
 import os
-import secrets
 import time
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -22,7 +20,6 @@ __all__ = [
     "load_own_trust",
     "load_trust",
     "read_verified_files",
-    "write_atomic",
 ]
 
 LOOK_S: Final = 0.02
@@ -239,32 +236,3 @@ def _stamps_below(mirror: Path) -> tuple[_Stamp, ...]:
     except OSError as error:
         raise StoreError(f"{mirror}: {error.strerror}; initialise the host with attestd init") from error
     return tuple(sorted(found))
-
-
-def write_atomic(path: Path, data: bytes, *, mode: int) -> None:
-    """Writes a file so that a reader, or a crash, sees the old or the new one, whole and durable.
-
-    Raises:
-        StoreError: It cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-        try:
-            os.fchmod(descriptor, mode)
-            view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.replace(temporary, path)
-        parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(parent)
-        finally:
-            os.close(parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise StoreError(f"{path}: cannot be written: {error.strerror}") from error

@@ -13,7 +13,7 @@ from typing import Final
 from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
 
 from attestd.distribution.documents import Document, delegations_of, digests, parse_document
-from attestd.distribution.local import write_atomic
+from attestd.durable import make_directories, write_atomic
 from attestd.errors import StoreError, VerificationError
 from attestd.governance.metadata import target_path, verify_metadata
 
@@ -21,7 +21,6 @@ __all__ = [
     "METADATA",
     "TIMESTAMP_FILE",
     "Published",
-    "make_directories",
     "publish_files",
     "read_file",
     "read_published",
@@ -174,28 +173,6 @@ def _write(path: Path, data: bytes, *, top: Path) -> None:
         raise StoreError(f"{path}: {error.strerror}") from error
     make_directories(path.parent, top=top, mode=0o755)
     write_atomic(path, data, mode=0o644)
-
-
-def make_directories(path: Path, *, top: Path, mode: int) -> None:
-    """Makes the directories from `top` down to `path`, with this mode whatever the umask, and durable.
-
-    Raises:
-        StoreError: They cannot be made.
-    """
-    if path != top:
-        make_directories(path.parent, top=top, mode=mode)
-    try:
-        if path.is_dir():
-            return
-        path.mkdir(mode)
-        path.chmod(mode)
-        parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(parent)
-        finally:
-            os.close(parent)
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from error
 
 
 def _roots(directory: Path) -> Iterable[Document[Root]]:

@@ -24,11 +24,12 @@ from attestd.distribution.documents import delegations_of, keys_of, require_keys
 from attestd.distribution.drafting import ONLINE, next_role, next_root, roles_of
 from attestd.distribution.merging import merge_copy, require_valid_signatures
 from attestd.distribution.next_version import Next, RoleApprovals, plan_next
-from attestd.distribution.published import METADATA, Published, make_directories, read_file, read_published
+from attestd.distribution.published import METADATA, Published, read_file, read_published
 from attestd.distribution.publishing import export, is_snapshot_due, publish_set, require_signed
 from attestd.distribution.settings import Settings, load_settings, save_settings
 from attestd.distribution.signer import Authority
 from attestd.distribution.staging import Staging, require_name, role_of, team_role
+from attestd.durable import make_directories
 from attestd.errors import StoreError, UsageError
 from attestd.governance.authorities import parse_authorities
 from attestd.governance.changes import Change, compare_facts, describe_changes

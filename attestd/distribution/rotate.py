@@ -9,15 +9,14 @@ from typing import Final
 
 from attestd.authorization.dsse import PublicKey
 from attestd.distribution.keyring import Keyring
-from attestd.distribution.local import write_atomic
 from attestd.distribution.signer import load_public
+from attestd.durable import make_directory, write_atomic
 from attestd.errors import StoreError, UsageError
 from attestd.governance.authorities import Authorities, parse_authorities
 from attestd.governance.edits import with_epoch
 from attestd.governance.platform import MAX_PLATFORM_BYTES, PlatformFile
 from attestd.governance.rotation import ROLES, Rotation, replace_key
 from attestd.governance.trust import parse_revocations
-from attestd.paths import make_directory
 from attestd.strict import parse_canonical
 
 __all__ = ["holders", "install_key", "plan_rotation"]

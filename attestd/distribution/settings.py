@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from attestd.distribution.local import write_atomic
+from attestd.durable import write_atomic
 from attestd.errors import StoreError, UsageError
 from attestd.strict import Strict
 

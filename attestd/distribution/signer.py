@@ -26,8 +26,8 @@ from securesystemslib.exceptions import UnsupportedLibraryError
 from securesystemslib.signer import CryptoSigner, Signer, SSlibKey
 
 from attestd.authorization.dsse import PublicKey
-from attestd.distribution.local import write_atomic
 from attestd.distribution.pkcs8 import MAX_PASSPHRASE_BYTES, encrypt_pkcs8, is_encrypted
+from attestd.durable import write_atomic
 from attestd.errors import MalformedError, StoreError, UsageError
 
 __all__ = [

@@ -11,8 +11,8 @@ from typing import Final
 
 from tuf.api.metadata import Targets
 
-from attestd.distribution.local import write_atomic
-from attestd.distribution.published import make_directories, read_file
+from attestd.distribution.published import read_file
+from attestd.durable import make_directories, write_atomic
 from attestd.errors import StoreError, UsageError
 
 __all__ = ["TEAM_PREFIX", "Staging", "require_name", "role_of", "role_of_draft", "team_role"]

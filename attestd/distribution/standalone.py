@@ -6,10 +6,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from attestd.distribution.local import write_atomic
 from attestd.distribution.repository import Repository, utc_now
 from attestd.distribution.settings import FILE, STANDALONE_DAYS, Expiry, Settings
 from attestd.distribution.signer import Ask, Authority, generate, load_authority
+from attestd.durable import write_atomic
 from attestd.errors import UsageError
 from attestd.governance.draft import RoleKeys
 

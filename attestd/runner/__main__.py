@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Final, Literal, NoReturn
 
 from attestd.codes import EXIT_STATUS, EXIT_USAGE, Code
+from attestd.durable import make_directory
 from attestd.errors import AttestdError, StoreError, UsageError
 from attestd.journal import event, logging_to_stderr
-from attestd.paths import Configuration, TrustSource, load_configuration, make_directory
+from attestd.paths import Configuration, TrustSource, load_configuration
 from attestd.runner.cgroup import find_parent, remove_empty
 from attestd.runner.claims import Claims
 from attestd.runner.governance import Governance

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from attestd.codes import Code, Denied
-from attestd.distribution.local import TrustDirectory, TrustSource, write_atomic
+from attestd.distribution.local import TrustDirectory, TrustSource
+from attestd.durable import write_atomic
 from attestd.errors import AttestdError, StoreError
 from attestd.governance.floor import Floor
 from attestd.governance.metadata import Versions

@@ -3,7 +3,6 @@
 import os
 import shutil
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +16,6 @@ from attestd.distribution.local import (
     load_own_trust,
     load_trust,
     read_verified_files,
-    write_atomic,
 )
 from attestd.errors import (
     AttestdError,
@@ -426,77 +424,3 @@ def test_a_floor_of_another_root_says_nothing(world: World, trust: Path) -> None
     shutil.rmtree(trust)
     World().write_trust(trust)
     assert TrustDirectory(source(trust), floor=floor).current().version == 1
-
-
-# write_atomic
-
-
-def test_write_atomic(tmp_path: Path) -> None:
-    path = tmp_path / "x.json"
-    write_atomic(path, b"one", mode=0o644)
-    write_atomic(path, b"two" * 10_000_000, mode=0o600)
-    assert path.read_bytes() == b"two" * 10_000_000
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_write_atomic_mode_whatever_the_umask(tmp_path: Path) -> None:
-    old = os.umask(0o077)
-    try:
-        write_atomic(tmp_path / "x", b"", mode=0o644)
-    finally:
-        os.umask(old)
-    assert (tmp_path / "x").stat().st_mode & 0o777 == 0o644
-
-
-def test_write_atomic_where_it_cannot(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="cannot be written"):
-        write_atomic(tmp_path / "none/x", b"", mode=0o644)
-    (tmp_path / "x").mkdir()
-    with pytest.raises(StoreError):
-        write_atomic(tmp_path / "x", b"data", mode=0o644)
-    assert [path.name for path in tmp_path.iterdir()] == ["x"], "no temporary file stays"
-
-
-def test_write_atomic_is_durable_before_and_after_it_shows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The data is on disk before the name points to it, and the name before anyone is told."""
-    done: list[str] = []
-    fsync, replace = os.fsync, os.replace
-
-    def synced(descriptor: int) -> None:
-        done.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")).split(".json")[0])
-        fsync(descriptor)
-
-    def replaced(old: Path, new: Path) -> None:
-        done.append("replace")
-        replace(old, new)
-
-    monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(os, "replace", replaced)
-    before = len(os.listdir("/proc/self/fd"))
-    write_atomic(tmp_path / "x.json", b"data", mode=0o644)
-    assert done == [".x", "replace", tmp_path.name]
-    assert len(os.listdir("/proc/self/fd")) == before
-
-
-def test_write_atomic_readers_see_the_old_or_the_new(tmp_path: Path) -> None:
-    path = tmp_path / "x"
-    write_atomic(path, b"0" * 100_000, mode=0o644)
-    stop = threading.Event()
-    torn: list[bytes] = []
-
-    def read() -> None:
-        while not stop.is_set():
-            data = path.read_bytes()
-            if len(data) != 100_000 or len(set(data)) != 1:
-                torn.append(data[:10])
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    for number in range(40):
-        write_atomic(path, str(number % 10).encode() * 100_000, mode=0o644)
-    stop.set()
-    reader.join()
-    assert torn == []

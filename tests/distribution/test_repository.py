@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tuf.api.exceptions import ExpiredMetadataError
 
-from attestd.distribution import local, published
+from attestd.distribution import published
 from attestd.distribution.repository import Repository
 from attestd.distribution.settings import Settings, load_settings, save_settings
 from attestd.errors import (
@@ -396,7 +396,7 @@ class Crash(Exception):
 def crashing(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Fails the n-th write, or removal: `left[0]` counts down."""
     left = [-1]
-    write, remove = local.write_atomic, published._remove
+    write, remove = published.write_atomic, published._remove
 
     def step() -> None:
         left[0] -= 1
@@ -507,7 +507,7 @@ def test_a_full_disk_is_said(office: Office, world: World, monkeypatch: pytest.M
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(local.os, "write", full)
+    monkeypatch.setattr(os, "write", full)
     with pytest.raises(StoreError, match="No space left"):
         repository.publish([office.key("online")])
     monkeypatch.undo()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from attestd.distribution.local import write_atomic
+from attestd.durable import write_atomic
 from attestd.strict import canonical
 from attestd.wire import FrameReader, Kind, send_frame
 from tests.runner.harness import WAIT_S, Bench

@@ -18,7 +18,7 @@ from attestd.account import acting_as, agent_account, become
 from attestd.agent.provision import provision_standalone
 from attestd.errors import StoreError, UsageError
 from attestd.lineage.entry import EntryType
-from attestd.paths import Configuration, make_directory
+from attestd.paths import Configuration
 from attestd.service_manager import inherited_listener, notify, watchdog_interval_s
 from tests.host import kill_and_wait, wait_for
 from tests.systemd.conftest import NOBODY, needs_root
@@ -292,21 +292,6 @@ def test_become_is_for_good(tmp_path: Path) -> None:
             os._exit(0 if done else 1)
         os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-
-
-def test_directories_have_their_mode_whatever_the_umask(tmp_path: Path) -> None:
-    mask = os.umask(0o077)
-    try:
-        assert make_directory(tmp_path / "a", 0o755)
-    finally:
-        os.umask(mask)
-    assert owner_and_mode(tmp_path / "a")[1] == 0o755
-    assert not make_directory(tmp_path / "a", 0o700)
-    assert owner_and_mode(tmp_path / "a")[1] == 0o755, "what is there stays as it is"
-    (tmp_path / "file").touch()
-    for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(StoreError):
-            make_directory(path, 0o700)
 
 
 def test_what_the_manager_says(monkeypatch: pytest.MonkeyPatch, short_dir: Path) -> None:
