@@ -6,7 +6,7 @@ may sign what was not delegated to it. Bytes come from a `Fetch`; time is not ju
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Final, TypeVar
@@ -15,6 +15,7 @@ import msgspec
 from tuf.api.exceptions import LengthOrHashMismatchError
 from tuf.api.metadata import DelegatedRole, MetaFile, Root, Snapshot, Targets, Timestamp
 
+from attestd.authorization.dsse import PublicKey
 from attestd.errors import GovernanceRollbackError, MalformedError, VerificationError
 from attestd.governance.signed import (
     ISSUED,
@@ -168,6 +169,7 @@ def _final_root(fetch: Fetch, anchor: bytes, floor: Versions | None) -> tuple[Ro
     """5.3: each root signed by itself and by the one before, up to the newest; and the floor that then holds."""
     untrusted = parse_signed(anchor, Root, what="root.json")
     root = untrusted.verify(untrusted.content, "root")
+    seen = [root]
     for _ in range(MAX_ROOTS):
         name = f"{root.version + 1}.root.json"
         data = fetch(name, MAX_BYTES["root"])
@@ -178,29 +180,34 @@ def _final_root(fetch: Fetch, anchor: bytes, floor: Versions | None) -> tuple[Ro
         following = untrusted.verify(untrusted.content, "root")
         if following.version != root.version + 1:  # 5.3.5
             raise VerificationError(f"governance: {name} is version {following.version}")
-        if floor and following.version > floor.root and _is_rotated(root, following):  # 5.3.11
-            floor = Versions(root=floor.root, timestamp=1, snapshot=1, targets={})
         root = following
+        if floor and root.version <= floor.root:
+            seen.append(root)
     else:
         raise VerificationError(
             f"governance: {MAX_ROOTS} root versions after the anchor: give the host a newer root.json"
         )
     _require_at_least("root", root.version, floor.root if floor else 0)
+    if floor and _is_rotated(seen, root):  # 5.3.11
+        floor = Versions(root=floor.root, timestamp=1, snapshot=1, targets={})
     return root, floor
 
 
-def _is_rotated(old: Root, new: Root) -> bool:
-    """Whether so many keys of timestamp or snapshot were taken away that those who held them cannot sign any more.
+def _is_rotated(seen: Sequence[Root], new: Root) -> bool:
+    """Whether so few keys of timestamp or snapshot are left that nothing which they signed verifies any more.
 
-    Versions that they signed, however high, then bind nobody: else one leaked online key could end all updates.
+    Versions that they signed, however high, then bind nobody: else one leaked online key could end all updates. While
+    enough of them are left, or came back, the floor holds: what is old verifies still.
     """
-    for name in ("timestamp", "snapshot"):
-        before, after = (
-            {public_key(root.keys[key_id], name) for key_id in root.roles[name].keyids} for root in (old, new)
-        )
-        if len(before - after) >= old.roles[name].threshold:
-            return True
-    return False
+    return any(
+        sum(any(key in _keys(root, name) for root in seen) for key in _keys(new, name))
+        < new.roles[name].threshold
+        for name in ("timestamp", "snapshot")
+    )
+
+
+def _keys(root: Root, role: str) -> set[PublicKey]:
+    return {public_key(root.keys[key_id], role) for key_id in root.roles[role].keyids}
 
 
 def _load_roles(fetch: Fetch, snapshot: Snapshot, root: Root) -> dict[str, _Role]:

@@ -235,6 +235,38 @@ def test_taking_fewer_keys_away_than_the_threshold_forgets_nothing(repository: R
     assert verify(repository, seen).versions.timestamp == 1
 
 
+@pytest.mark.parametrize("role", ["timestamp", "snapshot"])
+def test_taking_one_of_two_keys_away_revives_nothing(repository: Repository, role: str) -> None:
+    """The key that stays has signed what is old, too: that must not count again because the other one went."""
+    repository.rotate(role, "kept", "gone")
+    repository.publish(FILES)
+    old = dict(repository.metadata)
+    publish_two(repository)
+    seen = verify(repository).versions
+    repository.rotate(role, "kept")
+    stale = repository.metadata["3.root.json"]
+    repository.metadata.clear()
+    repository.metadata |= {**old, "3.root.json": stale}
+    refused(repository, seen, error=GovernanceRollbackError)
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+def test_keys_that_come_back_revive_nothing(repository: Repository, *, is_away: bool) -> None:
+    """Taken away, seen or not, and named again later: what they signed before is as old as it was."""
+    old = dict(repository.metadata)
+    publish_two(repository)
+    seen = verify(repository).versions
+    repository.rotate("timestamp", "another")
+    if is_away:
+        repository.publish_timestamp()
+        seen = verify(repository, seen).versions
+    repository.rotate("timestamp", "timestamp")
+    roots = {name: data for name, data in repository.metadata.items() if name.endswith(".root.json")}
+    repository.metadata.clear()
+    repository.metadata |= {**old, **roots}
+    refused(repository, seen, error=GovernanceRollbackError)
+
+
 # --- mix and match -----------------------------------------------------------------------------------------------------
 
 
