@@ -43,8 +43,10 @@ Version = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
 
 _MetaName = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}\.json\Z")]
 _TARGET_NAME: Final = r"\A[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}){0,3}\Z"
-# `*` and `?` within a part of a path; a set of characters in brackets nobody needs, and few read right.
-_Pattern = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9._*?-]{1,128}(/[A-Za-z0-9._*?-]{1,128}){0,3}\Z")]
+# `?` and one `*` within a part of a path: with more it takes long to see that a name does not match. A set of characters
+# in brackets nobody needs, and few read right.
+_PART: Final = r"(?=[^/])[A-Za-z0-9._?-]{0,128}(\*[A-Za-z0-9._?-]{0,128})?"
+_Pattern = Annotated[str, msgspec.Meta(pattern=rf"\A{_PART}(/{_PART}){{0,3}}\Z", max_length=512)]
 _KeyId = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 _Threshold = Annotated[int, msgspec.Meta(ge=1, le=16)]
 _KeyIds = Annotated[list[_KeyId], msgspec.Meta(max_length=64)]

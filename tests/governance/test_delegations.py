@@ -160,6 +160,8 @@ def test_names_of_roles(name: str) -> None:
         {"paths": ["[a]"]},
         {"paths": ["../*"], "terminating": 1},
         {"paths": ["a/"]},
+        {"paths": ["a//b"]},
+        {"paths": ["a/*b*"]},
         {"paths": ["/a"]},
         {"paths": [1]},
         {"terminating": "yes"},
@@ -227,11 +229,21 @@ def test_number_of_patterns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_pattern_that_would_take_for_ever() -> None:
-    """Stars that backtrack: each name is still matched at once."""
-    pattern = "*a" * 40 + "b"
-    name = "a" * 120
-    assert not fnmatch.fnmatchcase(name, pattern)
-    refused(Tree(top(Role("a", (pattern,), (name,)))).repository)
+    """Stars that backtrack: with one in each part of a path, a name that does not match is seen not to at once."""
+    name = "/".join(["a" * 127] * 4)
+    slow = Role("a", ("/".join(["a" * 60 + "*" + "a" * 60 + "b"] * 4),), (name,))
+    assert not fnmatch.fnmatchcase(name, slow.paths[0])
+    assert "which is not delegated to it" in refused(Tree(top(slow)).repository)
+
+
+def test_a_team_that_has_everybody_match_for_minutes() -> None:
+    """One role may sign thousands of names, and delegate by hundreds of patterns: not both."""
+    sub = Role("sub", tuple(f"teams/a/{number}*x" for number in range(255)), ())
+    names = tuple(f"teams/a/{number}" for number in range(1100))
+    team = Role("team-a", ("teams/a/*",), names, (sub,))
+    message = refused(Tree(top(team)).repository, error=MalformedError)
+    assert "1100 delegated targets and 256 delegated patterns: their product is over 262144" in message
+    assert len(found(top(Role("team-a", ("teams/a/*",), names[:1024], (sub,))))) == 1024
 
 
 # --- the same as python-tuf -----------------------------------------------------------------------------------------
