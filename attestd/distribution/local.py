@@ -3,6 +3,8 @@
 import math
 import os
 import time
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -45,7 +47,7 @@ def load_trust(source: TrustSource, *, floor: Versions | None = None) -> Trust:
         RollbackError: Something is older than the floor.
         MalformedError: Something does not parse.
     """
-    return _load(source, read_anchor(source), floor)
+    return _load(source, read_anchor(source), floor)[0]
 
 
 def load_own_trust(layout: Layout) -> Trust:
@@ -60,19 +62,26 @@ def load_own_trust(layout: Layout) -> Trust:
 
 def _load(
     source: TrustSource, root: bytes, floor: Versions | None, *, previous: Trust | None = None
-) -> Trust:
+) -> tuple[Trust, bytes | None]:
+    """What is there, and the timestamp that names it."""
     for left in reversed(range(TRIES)):
         with Mirror.open(source.mirror) as mirror:
             before = mirror.metadata(TIMESTAMP, MAX_BYTES["timestamp"])
+            given = {TIMESTAMP: before}
+            fetch = partial(_metadata, mirror, given)
             try:
-                metadata = verify_metadata(mirror.metadata, root=root, floor=floor)
+                metadata = verify_metadata(fetch, root=root, floor=floor)
                 files = {name: mirror.target(name, file) for name, file in metadata.targets.items()}
             except AttestdError:
                 if left and mirror.metadata(TIMESTAMP, MAX_BYTES["timestamp"]) != before:
                     continue  # published anew meanwhile
                 raise
-            return parse_trust(files, metadata=metadata, previous=previous)
+            return parse_trust(files, metadata=metadata, previous=previous), before
     raise StoreError(f"{source.mirror}: changes faster than it can be read")
+
+
+def _metadata(mirror: Mirror, given: Mapping[str, bytes | None], name: str, max_bytes: int) -> bytes | None:
+    return given[name] if name in given else mirror.metadata(name, max_bytes)
 
 
 def read_verified_files(source: TrustSource) -> dict[str, bytes]:
@@ -133,7 +142,7 @@ class TrustDirectory:
         self.revoked = revoked
         self._stamps: tuple[_Stamp, ...] | None = None
         self._deep: tuple[_Stamp, ...] | None = None
-        self._found: tuple[bytes, bytes | None] | None = None
+        self._found: tuple[bytes, bytes | None] = b"", None
         self._trust: Trust | None = None
         self._problem: AttestdError | None = None
         self._looked_at = self._deep_at = -math.inf
@@ -166,6 +175,9 @@ class TrustDirectory:
                     self._stamps = None
         except (StoreError, VerificationError, MalformedError) as error:
             self._problem = error
+        except Exception:
+            self._problem = StoreError(f"{self.source.mirror}: an unforeseen error: see the journal")
+            raise
         self._looked_at = now
 
     def _stamp(self) -> tuple[_Stamp, ...]:
@@ -179,28 +191,28 @@ class TrustDirectory:
         self._deep_at = now
         deep = _stamps_below(self.source.mirror)
         changed, self._deep = deep != self._deep, deep
-        return changed or self._problem is not None
+        # Where whole directories change places, what was read may be of another than what was looked at.
+        return changed or self._problem is not None or self._timestamp() != self._found[1]
 
     def _read(self, *, edited: bool) -> None:
         root = read_anchor(self.source)
-        found = (root, self._timestamp())
         versions = self._trust.versions if self._trust is not None else None
         if (
             not edited
             and self._problem is None
             and versions is not None
-            and found == self._found
+            and (root, self._timestamp()) == self._found
             and not self._has(f"{versions.root + 1}.root.json")
         ):
             return  # What is named by a timestamp, which names everything, cannot have changed.
         if not edited:
             self._deep, self._deep_at = _stamps_below(self.source.mirror), time.monotonic()
         floor = self.floor.versions_for(root) if self.floor is not None else None
-        trust = _load(self.source, root, floor, previous=self._trust)
+        trust, timestamp = _load(self.source, root, floor, previous=self._trust)
         if floor is not None and self.revoked is not None:  # Under another root nothing was revoked yet.
             require_still_revoked(self.revoked, trust.revocations)
         self.revoked = trust.revocations
-        self._trust, self._found, self.floor = trust, found, Floor.of(trust, root=root)
+        self._trust, self._found, self.floor = trust, (root, timestamp), Floor.of(trust, root=root)
 
     def _timestamp(self) -> bytes | None:
         with Mirror.open(self.source.mirror) as mirror:

@@ -360,6 +360,56 @@ def test_changes_within_one_tick_are_seen(world: World, trust: Path, monkeypatch
     assert first.revocations.requesters == frozenset()
 
 
+@pytest.mark.usefixtures("settled")
+def test_older_governance_swapped_in_while_it_is_read(
+    world: World, trust: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole directories change places, by which no file in them changes: what is on disk in the end counts."""
+    anchor, mirror, older = (tmp_path / name for name in ("anchor", "mirror", "older"))
+    anchor.mkdir()
+    shutil.copy2(trust / "root.json", anchor)
+    trust.rename(mirror)
+    shutil.copytree(mirror, older)
+    change(world, mirror, 5)
+    real = local._load
+
+    def swap() -> None:
+        mirror.rename(tmp_path / "aside")
+        older.rename(mirror)
+        (tmp_path / "aside").rename(older)
+
+    def loading(*arguments: object, **named: object) -> object:
+        swap()
+        try:
+            return real(*arguments, **named)  # type: ignore[arg-type]
+        finally:
+            swap()
+
+    directory = TrustDirectory(TrustSource(anchor, mirror, frozenset({ME})))
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "_load", loading)
+        assert directory.current().revocations.requesters == frozenset()
+    monkeypatch.setattr(local, "DEEP_S", 0.0)
+    assert directory.current().revocations.requesters == {5}
+
+
+@pytest.mark.usefixtures("settled")
+def test_what_was_trusted_is_not_used_after_an_error_that_nobody_foresaw(
+    world: World, trust: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = TrustDirectory(source(trust))
+    directory.current()
+    change(world, trust, 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "verify_metadata", lambda *_, **__: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            directory.current()
+    with pytest.raises(StoreError, match="unforeseen"):
+        directory.current()
+    monkeypatch.setattr(local, "DEEP_S", 0.0)
+    assert directory.current().revocations.requesters == {5}
+
+
 def test_more_files_than_are_looked_at(trust: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "MAX_FILES", 2)
     with pytest.raises(StoreError, match="more than 2 files"):
