@@ -28,8 +28,8 @@ _TOKEN: Final = re.compile(
     r"|(?P<word>[A-Za-z0-9_]+)|(?P<open>[({\[])|(?P<close>[)}\]])|(?P<end>;)"
     r"|(?P<operator>::|==|!=|<=|>=|&&|\|\||[@,.:<>!+*?-])"
 )
-_ENDS_CHAIN: Final = frozenset({"in", "has", "like", "is", "&&", "||", ","})
 _WORD_OPERATORS: Final = frozenset({"in", "has", "like", "is"})
+_KEYWORDS: Final = _WORD_OPERATORS | {"if", "then", "else"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +52,10 @@ class _Policy:
         self._brackets += (kind == "open") - (kind == "close")
         self._ifs += kind == "word" and word == "if"
         self._operators += (kind == "operator" and word != ",") or word in _WORD_OPERATORS
-        self._dots = (
-            0 if kind not in {"word", "operator"} or word in _ENDS_CHAIN else self._dots + (word == ".")
-        )
+        if word == ".":
+            self._dots += 1
+        elif kind != "word" or word in _KEYWORDS:
+            self._dots = 0
         if self._brackets > MAX_BRACKETS:
             return f"brackets are nested deeper than {MAX_BRACKETS}"
         if self._operators > MAX_OPERATORS:

@@ -478,6 +478,15 @@ def plainly(
     return result.allowed and not failed, reasons, failed
 
 
+def test_attributes_in_a_row_are_those_of_one_expression() -> None:
+    """However many expressions follow each other, as no bracket between them need do."""
+    asked = "context.argc == 2"
+    last = 'context.artifact.metadata.contains("change=1")'
+    load(exec=f"{NONE} when {{ if {asked} then {asked} else {last} }};")
+    with pytest.raises(MalformedError, match="more than 4 attributes in a row"):
+        load(exec=f"{NONE} when {{ context has a.b.c.d.e.f }};")
+
+
 @pytest.mark.parametrize("max_slice", [0, 64])
 @settings(max_examples=150, deadline=None)
 @given(
