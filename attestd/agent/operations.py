@@ -7,6 +7,7 @@ import os
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import attestd
@@ -29,6 +30,7 @@ __all__ = ["serve_operation"]
 MAX_REQUEST_BYTES: Final = 1 << 20
 MAX_CHALLENGE_BYTES: Final = 1024
 EXTENDABLE: Final = range(24)
+_LAST: Final = datetime.max.replace(tzinfo=UTC)
 
 _Operation = Callable[[Core, int, dict[str, Any]], Awaitable[dict[str, Any]]]
 
@@ -163,7 +165,7 @@ def _governance(trust: Trust, core: Core) -> dict[str, Any]:
         "issued": None if trust.issued is None else format_time(trust.issued),
         "expires": format_time(trust.expires),
         "expires_role": trust.expires_role,
-        "usable_until": format_time(trust.expires + core.grace),
+        "usable_until": format_time(trust.expires + min(core.grace, _LAST - trust.expires)),
         "unusable": dict(trust.unusable),
         "epoch": trust.revocations.epoch,
         "revoked": {member: len(getattr(trust.revocations, member)) for member in REVOCABLE},

@@ -217,7 +217,7 @@ def witness_quorum(statement: Statement, platform: PlatformPolicy) -> int:
 
 def _require_fresh(trust: Trust, *, now: datetime, grace: timedelta) -> None:
     # Whoever keeps newer metadata from this host must not gain more by it than this.
-    if now > trust.expires + grace:
+    if now - trust.expires > grace:  # no sum: the year 9999 has nothing behind it
         allowed = f" and {grace.total_seconds():.0f} s more are allowed" if grace else ""
         raise _mismatch(
             f"governance metadata expired: role {trust.expires_role!r} at {trust.expires:%Y-%m-%dT%H:%M:%SZ}{allowed},"

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -187,6 +187,13 @@ def test_2_another_boot(world: World, granted: Granted) -> None:
     assert refused(world, granted, boot=BOOT.replace("3", "4")) is Code.IDENTITY_MISMATCH
     receipt = lied(world, granted, {}, boot="\x1b[2J")
     assert refused(world, granted, receipt=receipt) is Code.IDENTITY_MISMATCH
+
+
+def test_governance_until_the_end_of_time(world: World, granted: Granted) -> None:
+    """An expiry that nothing can be added to, and a host that allows more than that."""
+    last = datetime.max.replace(microsecond=0, tzinfo=UTC)
+    trust = replace(world.trust(), expires=last)
+    assert release(world, granted, trust=trust, grace=timedelta(days=365))
 
 
 @pytest.mark.parametrize(
