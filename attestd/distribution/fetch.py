@@ -4,12 +4,11 @@ import contextlib
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import Final
 
 from attestd.distribution.mirror import METADATA, TARGETS, TIMESTAMP, Mirror
 from attestd.distribution.remote import Remote
 from attestd.durable import make_directories, make_directory, write_atomic
-from attestd.errors import AttestdError, MalformedError, StoreError, VerificationError
+from attestd.errors import AttestdError, MalformedError, VerificationError
 from attestd.governance.metadata import (
     Metadata,
     TargetFile,
@@ -21,8 +20,6 @@ from attestd.governance.metadata import (
 from attestd.governance.signed import MAX_BYTES
 
 __all__ = ["update_mirror"]
-
-MAX_TOTAL_BYTES: Final = 512 << 20
 
 
 def update_mirror(remote: Remote, mirror: Path, *, root: bytes, floor: Versions | None) -> Metadata:
@@ -64,8 +61,6 @@ def update_mirror(remote: Remote, mirror: Path, *, root: bytes, floor: Versions 
         missing = [
             (name, file) for name, file in metadata.targets.items() if not _is_present(present, name, file)
         ]
-    if sum(file.length for _, file in missing) > MAX_TOTAL_BYTES:
-        raise StoreError(f"more than {MAX_TOTAL_BYTES} bytes are published: nothing was downloaded")
     for name, file in missing:
         _download(remote, mirror, name, file)
     timestamp = fetched.new.pop(TIMESTAMP)

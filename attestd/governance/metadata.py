@@ -36,6 +36,7 @@ MAX_ROOTS: Final = 1024
 MAX_ROLES: Final = 64
 MAX_DEPTH: Final = 4
 MAX_TARGETS: Final = 20_000
+MAX_TOTAL_BYTES: Final = 512 << 20  # of all targets
 MAX_PATTERNS: Final = 256
 # Delegated targets times delegated patterns: each may be held against each, which takes microseconds.
 MAX_MATCHES: Final = 1 << 18
@@ -239,6 +240,9 @@ def _load_roles(fetch: Fetch, snapshot: Snapshot, root: Root) -> dict[str, _Role
 def _require_bounded(roles: Mapping[str, _Role]) -> None:
     if sum(len(role.signed.targets) for role in roles.values()) > MAX_TARGETS:
         raise MalformedError(f"governance: more than {MAX_TARGETS} targets")
+    total = sum(file.length for role in roles.values() for file in role.signed.targets.values())
+    if total > MAX_TOTAL_BYTES:
+        raise MalformedError(f"governance: targets of {total} bytes, the limit is {MAX_TOTAL_BYTES}")
     patterns = sum(len(role.way[-1].paths or ()) for role in roles.values() if role.way)
     if patterns > MAX_PATTERNS:
         raise MalformedError(f"governance: more than {MAX_PATTERNS} delegated patterns")

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from tuf.ngclient import Updater
 
-from attestd.distribution import fetch
 from attestd.distribution.fetch import update_mirror
 from attestd.distribution.mirror import Mirror
 from attestd.distribution.remote import open_remote
@@ -208,8 +207,8 @@ def test_nothing_below_the_floor(server: Web, published: Published, tmp_path: Pa
 def test_more_than_a_host_takes(
     server: Web, published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch, "MAX_TOTAL_BYTES", sum(map(len, FIRST.values())) - 1)
-    with pytest.raises(StoreError, match="nothing was downloaded"):
+    monkeypatch.setattr("attestd.governance.metadata.MAX_TOTAL_BYTES", sum(map(len, FIRST.values())) - 1)
+    with pytest.raises(MalformedError, match="the limit is"):
         update(server, tmp_path / "m", published)
     assert not any(name.startswith("targets") for name in server.asked)
 

@@ -445,7 +445,7 @@ def tuf_bounds() -> str:
         f"| file | at most |\n|---|---|\n{limits}| a target | {signed.MAX_TARGET_BYTES >> 20} MiB |\n\n"
         f"At most {metadata.MAX_ROOTS:,} roots after the anchor, {metadata.MAX_ROLES} delegated roles in"
         f" {metadata.MAX_DEPTH} levels with {metadata.MAX_PATTERNS} patterns, {signed.MAX_SNAPSHOT_ROLES} roles in the"
-        f" snapshot, {metadata.MAX_TARGETS:,} targets; delegated targets times patterns: {metadata.MAX_MATCHES:,}.\n"
+        f" snapshot, {metadata.MAX_TARGETS:,} targets of {metadata.MAX_TOTAL_BYTES >> 20} MiB; delegated targets times patterns: {metadata.MAX_MATCHES:,}.\n"
     )
 
 

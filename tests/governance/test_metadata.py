@@ -517,6 +517,18 @@ def test_too_many_targets(repository: Repository, monkeypatch: pytest.MonkeyPatc
     assert "more than 3 targets" in refused(repository, error=MalformedError)
 
 
+def test_more_bytes_than_hosts_download(repository: Repository) -> None:
+    """A team that signs much is refused where it is published: else each host would keep what it has until it expires."""
+
+    def fill(signed: dict[str, Any]) -> None:
+        one = {"hashes": {"sha256": "00" * 32}, "length": 16 << 20}
+        signed["targets"] = {f"teams/a/{number}": one for number in range(32)}
+
+    edit(repository, "1.team-a.json", fill)
+    relink(repository)
+    assert "the limit is 536870912" in refused(repository, error=MalformedError)
+
+
 def test_target_files_of_any_size(repository: Repository) -> None:
     edit(
         repository,
