@@ -8,8 +8,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from attestd.authorization.dsse import PublicKey
-from attestd.distribution.signer import Ask, load_authority, load_public
-from attestd.errors import StoreError
+from attestd.distribution.signer import Ask, load_authority, load_public, read_key_file
 from attestd.governance.trust import Trust
 
 __all__ = ["KeyInUse", "PublicHalf", "keys_in_use", "public_of"]
@@ -48,7 +47,7 @@ def public_of(uri: str, *, public_key: Path | None = None, ask: Ask | None = Non
         UsageError, StoreError, MalformedError: As `load_authority` and `load_public`.
     """
     path = Path(uri.removeprefix("file:"))
-    if path.exists() and _PUBLIC_PEM in _start(path):
+    if path.exists() and _PUBLIC_PEM in read_key_file(path):
         key = load_public(path)
     else:
         key = load_authority(uri, public_key=public_key, ask=ask).public
@@ -91,11 +90,3 @@ def _roles(trust: Trust) -> list[tuple[str, PublicKey]]:
 def _kind(key: PublicKey) -> str:
     loaded = load_der_public_key(key.spki_der)
     return f"ecdsa {loaded.curve.name}" if isinstance(loaded, ec.EllipticCurvePublicKey) else "ed25519"
-
-
-def _start(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(4096)
-    except OSError as error:
-        raise StoreError(f"key {path}: {error.strerror}") from error

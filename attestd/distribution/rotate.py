@@ -1,6 +1,5 @@
 """`attestd authority rotate`: a key replaced wherever governance names it; and its file, where a host's own tools look."""
 
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -9,9 +8,9 @@ from typing import Final
 
 from attestd.authorization.dsse import PublicKey
 from attestd.distribution.keyring import Keyring
-from attestd.distribution.signer import load_public
+from attestd.distribution.signer import load_public, read_key_file
 from attestd.durable import make_directory, write_atomic
-from attestd.errors import StoreError, UsageError
+from attestd.errors import UsageError
 from attestd.governance.authorities import Authorities, parse_authorities
 from attestd.governance.edits import with_epoch
 from attestd.governance.platform import MAX_PLATFORM_BYTES, PlatformFile
@@ -157,8 +156,8 @@ def install_key(directory: Path, roles: Collection[str], new: Path, files: Mappi
             continue
         _keep(private, public)
         # The private half first: by the public one it shows whether this was done.
-        write_atomic(private, _read(new), mode=0o600)
-        write_atomic(public, _read(new.with_suffix(".pub")), mode=0o644)
+        write_atomic(private, read_key_file(new), mode=0o600)
+        write_atomic(public, read_key_file(new.with_suffix(".pub")), mode=0o644)
         placed.append(private)
     if placed and new.parent == directory:
         new.unlink()
@@ -171,8 +170,8 @@ def _keep(private: Path, public: Path) -> None:
     make_directory(former, 0o700)
     kept = former / f"{private.stem}-{load_public(public).key_id[:16]}.pem"
     if not kept.exists() and private.exists():
-        write_atomic(kept, _read(private), mode=0o600)
-        write_atomic(kept.with_suffix(".pub"), _read(public), mode=0o644)
+        write_atomic(kept, read_key_file(private), mode=0o600)
+        write_atomic(kept.with_suffix(".pub"), read_key_file(public), mode=0o644)
 
 
 def _holders(authorities: Authorities) -> dict[str, list[str]]:
@@ -184,10 +183,3 @@ def _holders(authorities: Authorities) -> dict[str, list[str]]:
         "root": [authorities.root.key_id],
         "epoch": [authorities.epoch.key_id],
     }
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise StoreError(f"key {path}: {os.strerror(error.errno or 0)}") from error

@@ -41,6 +41,7 @@ __all__ = [
     "load_authority",
     "load_public",
     "protect",
+    "read_key_file",
 ]
 
 # Asks a person, or a file that was named for it, for the secret that the argument describes.
@@ -196,7 +197,7 @@ def is_encrypted_file(path: Path) -> bool:
     Raises:
         StoreError, MalformedError: It cannot be read.
     """
-    return is_encrypted(_read(path))
+    return is_encrypted(read_key_file(path))
 
 
 def load_public(path: Path) -> PublicKey:
@@ -206,11 +207,11 @@ def load_public(path: Path) -> PublicKey:
         StoreError: It cannot be read.
         MalformedError: Not a PEM public key of a supported kind.
     """
-    return PublicKey.from_pem(_read(path))
+    return PublicKey.from_pem(read_key_file(path))
 
 
 def _load_signer(path: Path, ask: Ask | None) -> CryptoSigner:
-    data = _read(path)
+    data = read_key_file(path)
     if path.stat().st_mode & 0o077:
         raise UsageError(f"key {path}: others can read it: chmod 600 {path}")
     encrypted = is_encrypted(data)
@@ -266,7 +267,13 @@ def _public_pem(signer: CryptoSigner) -> bytes:
     return private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
-def _read(path: Path) -> bytes:
+def read_key_file(path: Path) -> bytes:
+    """The bytes of a key's file.
+
+    Raises:
+        StoreError: It cannot be read.
+        MalformedError: It is over 64 KiB.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(MAX_KEY_BYTES + 1)

@@ -137,7 +137,7 @@ def test_from_a_file(cli: Cli, secret: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("ATTESTD_PASSPHRASE_FILE", str(secret))
     cli.ok("authorization", "issue", "--key", "key.pem", "-o", "two.auth.json", "--", "id")
     cli.ok("authority", "keygen", "second")
-    cli.ok("authorization", "approve", "--key", "second.pem", "two.auth.json")
+    cli.ok("authorization", "approve", "--yes", "--key", "second.pem", "two.auth.json")
     assert len(parse_artifact(Path("two.auth.json").read_bytes()).envelope.signatures) == 2
 
 
