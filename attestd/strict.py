@@ -23,7 +23,6 @@ __all__ = [
     "HostId",
     "Sha256Hex",
     "Strict",
-    "Uint64Hex",
     "Utc",
     "canonical",
     "convert",
@@ -41,7 +40,6 @@ _MAX_MESSAGE: Final = 400
 
 Sha256Hex = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 HostId = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
-Uint64Hex = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{16}\Z")]
 # [0-9], for \d would let the digits of every script through.
 _UTC_FORM: Final = r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{6})?Z\Z"
 Utc = Annotated[str, msgspec.Meta(pattern=_UTC_FORM)]

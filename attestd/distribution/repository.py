@@ -21,7 +21,7 @@ from attestd.distribution.acceptance import (
     with_schema,
 )
 from attestd.distribution.documents import delegations_of, keys_of, require_keys, role_facts
-from attestd.distribution.drafting import ONLINE, next_role, next_root, roles_of
+from attestd.distribution.drafting import ONLINE, next_role, next_root, roles_of, team_delegation
 from attestd.distribution.merging import merge_copy, require_valid_signatures
 from attestd.distribution.next_version import Next, RoleApprovals, plan_next
 from attestd.distribution.published import METADATA, Published, read_file, read_published
@@ -266,10 +266,10 @@ class Repository:
             plan = self.plan()
             present = _file(plan, "authorities.json")
             authorities = with_team(present, team=team, paths=paths, uids=uids, max_depth=max_depth)
-            delegated = Delegation(
-                role, keys, (f"teams/{team}/*", f"teams/{team}/policy/*"), terminating=True
-            )
-            delegations = {**delegations_of(plan.roles["targets"].content), role: delegated}
+            delegations = {
+                **delegations_of(plan.roles["targets"].content),
+                role: team_delegation(team, keys),
+            }
             self._delegate(plan, {**plan.files, "authorities.json": authorities}, delegations)
 
     def remove_team(self, team: str) -> None:
