@@ -9,6 +9,7 @@ from attestd.authorization.dsse import PublicKey
 from attestd.cli.base import LazyGroup, json_option, state_dir_option
 from attestd.cli.keys import ask_secret, new_passphrase, passphrase_option
 from attestd.cli.output import Output, text
+from attestd.cli.params import FILE
 from attestd.distribution.local import load_own_trust
 from attestd.distribution.roles import KeyInUse, keys_in_use, public_of
 from attestd.distribution.signer import (
@@ -110,7 +111,7 @@ attestd authority protect --new-passphrase-file secret second.pem
 )
 @passphrase_option
 @json_option
-@click.argument("key", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("key", metavar="FILE", type=FILE)
 def protect_command(
     *, no_passphrase: bool, new_passphrase_file: Path | None, as_json: bool, key: Path
 ) -> None:
@@ -152,7 +153,7 @@ attestd authority show /etc/attestd/authority/local.pub
 )
 @click.option(
     "--public-key",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=FILE,
     metavar="FILE",
     help="PEM of the public key, for keys that are no files.",
 )

@@ -15,15 +15,13 @@ from attestd.cli.base import NounGroup, json_option, read_input, state_dir_optio
 from attestd.cli.governance_revoke import revoke_artifacts_command
 from attestd.cli.issue import delegate_command, issue_command, show_written, signer, signing_options
 from attestd.cli.output import WARN, Output, say
-from attestd.cli.params import user_name
+from attestd.cli.params import FILE, user_name
 from attestd.cli.verify import verify_artifact_file
 from attestd.durable import write_atomic
 from attestd.paths import find_client_layout
 from attestd.strict import parse_time
 
 __all__ = ["authorization_command"]
-
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.group(
@@ -58,7 +56,7 @@ attestd authorization approve --yes --key second.pem two.auth.json
 )
 @state_dir_option
 @json_option
-@click.argument("file", type=_FILE)
+@click.argument("file", type=FILE)
 def approve_command(
     *,
     key: str | None,
@@ -102,7 +100,7 @@ def _confirm(artifact: UntrustedArtifact, link: int, key_id: str, *, yes: bool, 
 
 @authorization_command.command("inspect", example="attestd authorization inspect id.auth.json")
 @json_option
-@click.argument("file", type=_FILE)
+@click.argument("file", type=FILE)
 def inspect_command(*, as_json: bool, file: Path) -> None:
     """Show everything an artifact says.
 
@@ -131,7 +129,7 @@ attestd authorization verify --trust /etc/attestd/trust id.auth.json
 )
 @state_dir_option
 @json_option
-@click.argument("file", type=_FILE)
+@click.argument("file", type=FILE)
 def verify_command(*, trust: Path | None, state_dir: str | None, as_json: bool, file: Path) -> int:
     """Verify who signed an artifact, and that they may.
 
@@ -151,7 +149,7 @@ attestd exec -- id -u
 @click.option("--everyone", is_flag=True, help="For all users of this host (root only).")
 @state_dir_option
 @json_option
-@click.argument("file", type=_FILE)
+@click.argument("file", type=FILE)
 def install_command(*, everyone: bool, state_dir: str | None, as_json: bool, file: Path) -> None:
     """Give an artifact to the agent, for `exec` to find it."""
     data = read_input(file, max_bytes=MAX_ARTIFACT_BYTES)

@@ -9,6 +9,7 @@ from attestd.cli.base import Command, json_option, read_input
 from attestd.cli.governance import open_repository, repository_option, say_staged
 from attestd.cli.keys import open_key, passphrase_option
 from attestd.cli.output import Output, say
+from attestd.cli.params import FILE
 from attestd.distribution.approve import MAX_VALUES_BYTES, first_policy, parse_pcr_values
 from attestd.governance.platform import TIERS, Userspace
 
@@ -26,7 +27,7 @@ attestd governance platform --repository governance prod --values pcrs.txt --yes
 @click.option(
     "--values",
     "file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=FILE,
     required=True,
     metavar="FILE",
     help="PCR values: of tpm2_pcrread sha256:..., or of attestd platform show --json.",

@@ -8,8 +8,9 @@ import click
 
 from attestd.cli.base import Command, json_option
 from attestd.cli.governance import open_repository, repository_option, say_changes, warn_of_expiry
-from attestd.cli.keys import FILE, key_options, open_key, passphrase_option
+from attestd.cli.keys import key_options, open_key, passphrase_option
 from attestd.cli.output import BAD, HEAD, Output, mark, say
+from attestd.cli.params import FILE
 from attestd.distribution.published import Published
 from attestd.distribution.repository import Repository
 from attestd.distribution.signer import Authority

@@ -14,6 +14,7 @@ from attestd.cli.base import Command, json_option
 from attestd.cli.entry_view import command_line
 from attestd.cli.governance import open_repository, repository_option
 from attestd.cli.output import BAD, DIM, GOOD, WARN, Output, counted, text
+from attestd.cli.params import FILE
 from attestd.errors import UsageError
 from attestd.gate.replay import Replay, replay
 from attestd.governance.trust import Trust
@@ -44,7 +45,7 @@ attestd governance replay -n 1000 --json
 @click.option(
     "--log",
     "log",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=FILE,
     metavar="FILE",
     help="The log.db of a host of this governance (default: this host's own).",
 )

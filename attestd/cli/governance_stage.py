@@ -12,6 +12,7 @@ from attestd.cli.base import Command, json_option, read_input, write_output
 from attestd.cli.governance import open_repository, repository_option, say_staged
 from attestd.cli.keys import key_options, open_key
 from attestd.cli.output import Output, say
+from attestd.cli.params import FILE
 from attestd.errors import MalformedError, UsageError
 from attestd.governance.host import HOST_RECORD_TYPE, MAX_HOST_RECORD_BYTES, HostRecord
 from attestd.governance.issue import sign_host_request
@@ -21,7 +22,6 @@ from attestd.strict import parse_canonical
 __all__ = ["add_command", "enroll_command", "remove_command", "stage_command"]
 
 MAX_FILE_BYTES: Final = 16 << 20
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command(
@@ -34,7 +34,7 @@ attestd governance add --repository governance policy/night.cedar night.cedar
 @repository_option
 @json_option
 @click.argument("name")
-@click.argument("file", type=_FILE)
+@click.argument("file", type=FILE)
 def add_command(
     *, directory: Path | None, state_dir: str | None, as_json: bool, name: str, file: Path
 ) -> None:
@@ -129,7 +129,7 @@ def stage_command(
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @repository_option
 @json_option
-@click.argument("request", type=_FILE)
+@click.argument("request", type=FILE)
 def enroll_command(
     *,
     key: str | None,

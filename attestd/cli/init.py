@@ -9,9 +9,9 @@ import msgspec
 
 from attestd.agent.provision import Provisioned, choose_tpm, provision_joining, provision_standalone
 from attestd.cli.base import Command, json_option, read_input, state_dir_option
-from attestd.cli.keys import FILE, open_key, passphrase_option
+from attestd.cli.keys import open_key, passphrase_option
 from attestd.cli.output import WARN, Output, say
-from attestd.cli.params import name_values
+from attestd.cli.params import FILE, name_values
 from attestd.distribution.signer import Authority
 from attestd.errors import UsageError
 from attestd.governance.signed import MAX_BYTES

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import click
 
@@ -21,7 +21,7 @@ from attestd.cli.artifact_view import artifact_json
 from attestd.cli.base import Command, json_option, read_input, state_dir_option, write_output
 from attestd.cli.keys import key_options, open_key
 from attestd.cli.output import Output
-from attestd.cli.params import COUNT, DURATION, KEY_ID, PATTERN, USER, name_values, user_name
+from attestd.cli.params import COUNT, DURATION, FILE, KEY_ID, PATTERN, USER, name_values, user_name
 from attestd.client.issuing import CURRENT, Asked, Delegated, draft_for_command, draft_under, policy_pin
 from attestd.codes import Code, Denied
 from attestd.distribution.local import load_own_trust
@@ -32,7 +32,6 @@ from attestd.paths import Layout, find_client_layout
 __all__ = ["delegate_command", "issue_command", "show_written", "signer", "signing_options"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 def signer(key: str | None, public_key: Path | None, layout: Layout) -> Authority:
@@ -196,7 +195,7 @@ attestd authorization delegate team.auth.json --key ci.pem -o one.auth.json -- s
 attestd authorization verify one.auth.json
 """,
 )
-@click.argument("parent", type=_FILE)
+@click.argument("parent", type=FILE)
 @_options(
     ttl=None, host="those of the parent", requester="those of the parent", age=None, loss=None, policy=None
 )

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from attestd.cli.params import FILE
 from attestd.distribution.signer import Authority, load_authority
 from attestd.errors import StoreError, UsageError
 
@@ -19,7 +20,6 @@ __all__ = ["ask_secret", "key_options", "new_passphrase", "open_key", "passphras
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 VARIABLE: Final = "ATTESTD_PASSPHRASE_FILE"
 _META: Final = "attestd.passphrase_file"
 _MAX_SECRET_BYTES: Final = 4096

@@ -10,6 +10,7 @@ from attestd.appraisal.boot import BootFinding
 from attestd.appraisal.inspect import ImaInspection, Inspection, best_bank, inspect_ima, inspect_log
 from attestd.cli.base import Command, json_option, read_input
 from attestd.cli.output import BAD, DIM, GOOD, WARN, Output, counted, mark, text
+from attestd.cli.params import FILE
 from attestd.errors import UsageError
 from attestd.tcg.eventlog.diff import Change, diff_events
 from attestd.tcg.eventlog.meaning import Meaning, read_events
@@ -26,13 +27,12 @@ MAX_IMA_FILE_BYTES: Final = 256 * 1024 * 1024
 MAX_LINE_BYTES: Final = 64 * 1024
 IMA_PCR: Final = 10
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _lines_option = click.option(
     "--cmdline",
     "command_lines",
     multiple=True,
     metavar="FILE",
-    type=_FILE,
+    type=FILE,
     help="A kernel command line (as /proc/cmdline), to be recognised: a UKI's is in the log by its digest alone.",
 )
 
@@ -79,14 +79,14 @@ attestd platform measure --eventlog binary_bios_measurements --json
 )
 @click.option(
     "--eventlog",
-    type=_FILE,
+    type=FILE,
     metavar="FILE",
     help=f"UEFI event log (default: {THIS_HOSTS_LOG}, of this host).",
 )
-@click.option("--ima", type=_FILE, metavar="FILE", help="The same boot's IMA list, binary or ASCII.")
+@click.option("--ima", type=FILE, metavar="FILE", help="The same boot's IMA list, binary or ASCII.")
 @click.option(
     "--userspace",
-    type=_FILE,
+    type=FILE,
     metavar="FILE",
     help="What systemd measured in the same boot: /run/log/systemd/tpm2-measure.log.",
 )
@@ -186,8 +186,8 @@ def _measure_json(
 attestd platform diff yesterday.eventlog today.eventlog
 """,
 )
-@click.argument("before", type=_FILE, metavar="FILE")
-@click.argument("after", type=_FILE, metavar="FILE")
+@click.argument("before", type=FILE, metavar="FILE")
+@click.argument("after", type=FILE, metavar="FILE")
 @_lines_option
 @json_option
 def diff_command(*, before: Path, after: Path, command_lines: tuple[Path, ...], as_json: bool) -> int:

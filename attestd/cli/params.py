@@ -1,4 +1,4 @@
-"""Parameter types: durations, users, argument patterns, counts."""
+"""Parameter types: files, durations, users, argument patterns, counts."""
 
 import contextlib
 import hashlib
@@ -16,6 +16,7 @@ __all__ = [
     "COUNT",
     "DIGEST",
     "DURATION",
+    "FILE",
     "HEX",
     "KEY_ID",
     "PATTERN",
@@ -25,6 +26,7 @@ __all__ = [
     "user_name",
 ]
 
+FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 MAX_PATTERN_BYTES: Final = 64 * 1024
 _SHA256_DIGITS: Final = 64

@@ -12,7 +12,7 @@ from attestd.cli.base import NounGroup, json_option, state_dir_option
 from attestd.cli.keys import ask_secret, key_options, open_key
 from attestd.cli.measure import diff_command, measure_command
 from attestd.cli.output import BAD, DIM, GOOD, HEAD, WARN, Output, counted, mark, say, text
-from attestd.cli.params import HEX
+from attestd.cli.params import FILE, HEX
 from attestd.distribution.approve import Plan, plan_approval, stage_approval
 from attestd.distribution.local import load_own_trust
 from attestd.distribution.repository import Repository
@@ -218,7 +218,7 @@ attestd platform extend --pcr 23 --digest e3b0c44298fc1c149afbf4c8996fb92427ae41
 @click.option("--digest", type=HEX, help="The SHA-256 to extend, instead of a file's.")
 @state_dir_option
 @json_option
-@click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", required=False, type=FILE)
 def extend_command(
     *, pcr: int, digest: bytes | None, state_dir: str | None, as_json: bool, file: Path | None
 ) -> None:

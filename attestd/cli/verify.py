@@ -17,7 +17,7 @@ from attestd.cli.base import NounGroup, json_option, read_input, trust_option
 from attestd.cli.entry_view import entry_facts
 from attestd.cli.log_view import log_json, show_log, with_progress
 from attestd.cli.output import BAD, GOOD, Output, mark, say, text
-from attestd.cli.params import HEX
+from attestd.cli.params import FILE, HEX
 from attestd.codes import Denied
 from attestd.distribution.local import TrustSource, load_trust
 from attestd.errors import MalformedError, RollbackError, VerificationError
@@ -29,7 +29,6 @@ from attestd.tlog.proof import MAX_PROOF_BYTES
 __all__ = ["verify_artifact_file", "verify_command"]
 
 EXIT_NOT_VERIFIED: Final = 1
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.group(
@@ -139,7 +138,7 @@ def verify_artifact_file(file: Path, directory: Path, output: Output) -> int:
 @verify_command.command("artifact", example="attestd verify artifact id.auth.json --trust trust/")
 @trust_option
 @json_option
-@click.argument("file", type=_FILE)
+@click.argument("file", type=FILE)
 def artifact_command(*, trust: Path, as_json: bool, file: Path) -> int:
     """Verify who signed an authorization, and that they may.
 
@@ -151,7 +150,7 @@ def artifact_command(*, trust: Path, as_json: bool, file: Path) -> int:
 @verify_command.command("receipt", example="attestd verify receipt run.tlog-proof --trust trust/")
 @trust_option
 @json_option
-@click.argument("file", type=_FILE)
+@click.argument("file", type=FILE)
 def receipt_command(*, trust: Path, as_json: bool, file: Path) -> int:
     """Verify a receipt: what was sealed, where, in which state.
 
@@ -216,7 +215,7 @@ attestd verify quote host.quote.json --trust trust/ --challenge 00112233
     "--challenge", type=HEX, help="What the quote must be over: without it, nothing shows that it is fresh."
 )
 @json_option
-@click.argument("file", type=_FILE)
+@click.argument("file", type=FILE)
 def quote_command(*, trust: Path, challenge: bytes | None, as_json: bool, file: Path) -> int:
     """Verify a quote: which TPM, which challenge, which PCRs.
 

@@ -76,7 +76,7 @@ class Governance:
                 self._recorded = floor
         except AttestdError as error:
             raise Denied(
-                Code.GOVERNANCE_MISMATCH, f"the runner refuses: {error}", "attestd doctor"
+                Code.GOVERNANCE_MISMATCH, f"the runner refuses: {error}", "see attestd doctor"
             ) from error
         return trust
 
