@@ -275,8 +275,10 @@ def _policy(_: str, data: bytes) -> Facts:
         found = _POLICY.match(statement)
         effect = found["effect"] if found else "statement"
         identifier = _ID.search(statement, 0, found.end()) if found else None
-        named = identifier[1] if identifier else hashlib.sha256(statement.encode()).hexdigest()[:12]
-        facts[f"{effect} {named}"] = {"": statement}
+        # No id begins with "#", and nobody finds two texts of one digest: no policy covers another.
+        named = identifier[1] if identifier else f"#{hashlib.sha256(statement.encode()).hexdigest()[:32]}"
+        each = facts.setdefault(f"{effect} {named}", {})
+        each[f"({len(each) + 1})" if each else ""] = statement
     return facts
 
 

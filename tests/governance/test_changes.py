@@ -4,12 +4,14 @@ import contextlib
 import json
 import time
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any
 
 import pytest
 
 from attestd.errors import MalformedError
 from attestd.governance.changes import Change, compare_facts, describe_changes
+from attestd.governance.policy_file import parse_policy_file
 from attestd.strict import canonical
 from tests.world import World, key_id, p256
 
@@ -201,6 +203,27 @@ def test_policies_that_are_none_take_no_time(unit: bytes) -> None:
     began = time.process_time()
     describe_changes({}, {"policy/x.cedar": unit * (60_000 // len(unit))})
     assert time.process_time() - began < 3
+
+
+def test_a_policy_that_hides_behind_the_name_of_another() -> None:
+    """A policy without an id is called by its digest: another one that has just that as its id must not cover it."""
+    hidden = next(
+        statement
+        for number in range(100)
+        if (statement := f'@reason("{number}") permit(principal, action, resource);')
+        and sha256(statement.encode()).hexdigest()[0] in "abcdef"
+    )
+    digest = sha256(hidden.encode()).hexdigest()[:12]
+    shown = f'@id("{digest}") permit(principal, action, resource) when {{ context.uid == 1 }};'
+    for order in ((hidden, shown), (shown, hidden)):
+        data = "\n".join(order).encode()
+        assert len(parse_policy_file(data, name="exec", what="exec")) == 2
+        said = words(describe_changes({}, {"policy/exec.cedar": data}))
+        assert hidden in said
+        assert shown in said
+        (change,) = describe_changes({"policy/exec.cedar": shown.encode()}, {"policy/exec.cedar": data})
+        assert hidden in change.words
+        assert change.is_weaker
 
 
 def test_entities_and_schema() -> None:
