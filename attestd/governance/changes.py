@@ -23,8 +23,8 @@ Facts = Mapping[str, Mapping[str, Value]]
 _POLICY: Final = re.compile(r'\A(?:\s|@[A-Za-z_]+(?:\("[^"]*"\))?)*(?P<effect>permit|forbid)\b')
 _ID: Final = re.compile(r'@id\("([^"]*)"\)')
 # Subjects whose appearance, or disappearance, makes more possible.
-_LAXER: Final = ("authority ", "team ", "host ", "permit ")
-_STRICTER: Final = ("authority ", "forbid ")
+_LAXER: Final = ("authority ", "team ", "host ", "permit ", "statement ")
+_STRICTER: Final = ("authority ", "forbid ", "statement ")
 _FLOORS: Final = ("threshold", "verifiers", "witnesses")
 _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\Z|\\)|//[^\n]*|;|[^";/]+|/', re.DOTALL)
 

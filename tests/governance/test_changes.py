@@ -226,6 +226,16 @@ def test_a_policy_that_hides_behind_the_name_of_another() -> None:
         assert change.is_weaker
 
 
+def test_a_permit_that_is_not_told_as_one() -> None:
+    """What the words do not recognise may make more possible: it is marked, whether it comes or goes."""
+    data = b'@reason("\\"") permit(principal, action, resource);'
+    assert not parse_policy_file(data, name="exec", what="exec")[0].forbid
+    (added,) = describe_changes({}, {"policy/exec.cedar": data})
+    (removed,) = describe_changes({"policy/exec.cedar": data}, {})
+    assert added.is_weaker
+    assert removed.is_weaker
+
+
 def test_entities_and_schema() -> None:
     def entity(uid: str, *groups: str) -> dict[str, Any]:
         parents = [{"type": "Group", "id": group} for group in groups]
