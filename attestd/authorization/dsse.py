@@ -40,6 +40,8 @@ PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
 MAX_ENVELOPE_BYTES: Final = 262_144
 _CACHED: Final = 64  # of at most 256 KiB each, signed by authorities
 MAX_SIGNATURES: Final = 16
+# How often a signature that names no key is tried with one: whoever may ask the agent may send what does not verify.
+MAX_TRIES: Final = 64
 
 _CURVE_HASHES: Final[dict[str, hashes.HashAlgorithm]] = {
     "secp256r1": hashes.SHA256(),
@@ -231,7 +233,7 @@ def verify_threshold(
     """Verifies that enough distinct keys signed the envelope.
 
     A signature that names one of the keys must verify with it: a damaged signature of an authority is never skipped
-    over. One that names no key is tried with every key. One that names a key we do not know is a stranger's and does
+    over. One that names no key is tried with every key, within `MAX_TRIES`. One that names a key we do not know is a stranger's and does
     not count. Whether the keys are authorities for what the payload says is the caller's to know.
 
     Args:
@@ -258,6 +260,12 @@ def _signers(envelope: UntrustedEnvelope, keys: tuple[PublicKey, ...], threshold
     known = {key.key_id: key for key in keys}
     message = pae(envelope.payload_type, envelope.payload)
     signed: set[str] = set()
+    unnamed = sum(not signature.key_id for signature in envelope.signatures)
+    if unnamed * len(known) > MAX_TRIES:
+        raise SignatureInvalidError(
+            f"{unnamed} signatures name no key, and {len(known)} keys count here: with more than {MAX_TRIES} tries each"
+            " must name its key"
+        )
     for signature in envelope.signatures:
         if signature.key_id in known:
             known[signature.key_id].verify(message, signature.sig)

@@ -281,3 +281,17 @@ def test_an_envelope_without_signatures_does_not_verify():
 def test_nothing_empty_means_pass(keys, threshold):
     with pytest.raises(UsageError, match="would verify nothing"):
         verify_threshold(signed("alice"), keys=keys, threshold=threshold)
+
+
+def test_signatures_that_name_no_key_are_not_tried_without_end():
+    """Anybody may send the agent an artifact: sixteen signatures and sixty-four keys took it more than a second."""
+    keys = [ALICE, *(public_key(f"other {number}") for number in range(4))]
+    stranger = EnvelopeSignature("", signed("bob").signatures[0].sig)
+    envelope = UntrustedEnvelope(
+        PAYLOAD_TYPE, PAYLOAD, (*signed("alice", hint=False).signatures, *[stranger] * 12)
+    )
+    with pytest.raises(SignatureInvalidError, match="each must name its key"):
+        verify_threshold(envelope, keys=keys, threshold=1)
+    assert verify_threshold(envelope, keys=keys[:4], threshold=1) == (ALICE.key_id,)
+    named = UntrustedEnvelope(PAYLOAD_TYPE, PAYLOAD, signed("alice").signatures)
+    assert verify_threshold(named, keys=keys * 13, threshold=1) == (ALICE.key_id,)
