@@ -89,7 +89,7 @@ def decide(request: Request, context: Context) -> Decision:
         untrusted = record.run(2, lambda: checks.check_form(data))
         trust, verified, rule = record.run(3, lambda: checks.check_signatures(untrusted, request, context))
         authority, statement = rule.name, verified.statement
-        terms = seen = artifact_terms(statement, signers=verified.key_ids)
+        terms = seen = artifact_terms(statement, origin=verified.links[0].statement, signers=verified.key_ids)
         record.run(4, lambda: checks.check_revocation(verified, request, context, trust))
         platform = record.run(5, lambda: checks.check_governance(statement, context, trust))
         record.run(6, lambda: checks.check_condition("clock", context))

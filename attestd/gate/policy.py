@@ -213,17 +213,19 @@ def policy_request(
     )
 
 
-def artifact_terms(statement: Statement, *, signers: Iterable[str]) -> dict[str, Any]:
+def artifact_terms(statement: Statement, *, origin: Statement, signers: Iterable[str]) -> dict[str, Any]:
     """What policies see of the artifact (`context.artifact` of the schema): the log records it.
 
     In plain values; what the schema lets be absent is None.
 
     Args:
         statement: The artifact's statement.
+        origin: That of the first link, which authorities signed: who requested it, who approved it and why is their
+            word, for a delegate could say whatever a policy permits.
         signers: Ids of the keys whose signatures count.
     """
     predicate = statement.predicate
-    validity, attribution = predicate.validity, predicate.attribution
+    validity, attribution = predicate.validity, origin.predicate.attribution
     lifetime = parse_time(validity.not_after) - parse_time(validity.not_before)
     return {
         "ttl_s": int(lifetime.total_seconds()),

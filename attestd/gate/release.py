@@ -114,7 +114,7 @@ def verify_release(
     platform = require_governance(statement, trust=trust, host=host_id, now=now, grace=grace)
     require_validity(statement, now=now, tolerance=CLOCK_TOLERANCE)
     require_chain(authorized, rule)
-    terms = artifact_terms(statement, signers=authorized.key_ids)
+    terms = artifact_terms(statement, origin=authorized.links[0].statement, signers=authorized.key_ids)
     require_policy(
         statement,
         execution,

@@ -40,7 +40,10 @@ def lie(world: World, artifact: bytes, execution: Execution) -> dict[str, Any]:
         **world.grant().body,
         **decided_body(
             execution, artifact=artifact, untrusted=untrusted, authority="local", witness_quorum=0, code=None,
-            terms=artifact_terms(untrusted.statement, signers=signers(artifact)), isolation=world.isolation,
+            terms=artifact_terms(
+                untrusted.statement, origin=untrusted.links[0].statement, signers=signers(artifact)
+            ),
+            isolation=world.isolation,
         ),
     }  # fmt: skip
 
@@ -106,6 +109,33 @@ def test_within_its_scope() -> None:
     outside = world.execution(argv=("deploy", "--env", "stage"))
     assert world.decide(parent, execution=outside).denial is None
     assert both(world, child, outside) == (Code.SCOPE_VIOLATION,) * 2
+
+
+@pytest.mark.parametrize("member", ["requested_by", "reason", "approved_by", "on_behalf_of"])
+def test_what_a_delegate_says_of_itself_opens_no_policy(member: str) -> None:
+    """Who asked for it and why is the child's own story; what policies see is the authorities'."""
+    world = World()
+    parent = delegable(world, TEAM, MEMBER, argv=["deploy", "--env", {"one_of": ["prod", "stage"]}])
+    child = under(
+        parent,
+        TEAM,
+        edit=edit(f"attribution.{member}", ["the board"] if member == "approved_by" else "the board"),
+    )
+    assert world.decide(child).denial is None
+    body = lie(world, child, world.execution())
+    condition = {
+        "approved_by": 'context.artifact.approved_by.contains("the board")',
+        "on_behalf_of": 'context.artifact has on_behalf_of && context.artifact.on_behalf_of == "the board"',
+    }.get(member, f'context.artifact.{member} == "the board"')
+    world.policies["policy/exec.cedar"] = (
+        f"permit (principal, action, resource) when {{ {condition} }};".encode()
+    )
+    denial = world.decide(child).denial
+    assert denial is not None
+    assert denial.code is Code.POLICY_DENIED
+    with pytest.raises(Denied) as denied:
+        release(world, child, world.execution(), body)
+    assert denied.value.denial.code is Code.POLICY_DENIED
 
 
 # -- wider in anything --------------------------------------------------------------------------------------------------

@@ -211,13 +211,15 @@ def test_what_is_found_is_seen(world: World) -> None:
 def test_terms_are_those_of_the_schema(world: World) -> None:
     """Each attribute of `context.artifact` in the schema is recorded, and the other way round."""
     statement = parse_artifact(world.artifact()).statement
-    terms = artifact_terms(statement, signers=["b", "a"])
+    terms = artifact_terms(statement, origin=statement, signers=["b", "a"])
     assert terms["signers"] == ["a", "b"]
     assert set(terms) == {
         "ttl_s", "max_uses", "max_evidence_age_s", "on_trust_loss", "recheck_interval_s", "signers", "metadata",
         "requested_by", "approved_by", "on_behalf_of", "reason",
     }  # fmt: skip
-    assert world.decide().body["terms"] == artifact_terms(statement, signers=[key_id(world.authors[0])])
+    assert world.decide().body["terms"] == artifact_terms(
+        statement, origin=statement, signers=[key_id(world.authors[0])]
+    )
 
 
 def test_command_lines_never_look_the_same(world: World) -> None:
@@ -288,7 +290,7 @@ def refused(policies: Policies, name: str, world: World, **changes: Any) -> tupl
     statement = parse_artifact(world.artifact()).statement
     asked = policy_request(
         world.execution(**changes),
-        terms=artifact_terms(statement, signers=()),
+        terms=artifact_terms(statement, origin=statement, signers=()),
         platform="local",
         host=trust.hosts[world.host.id],
         findings=(),
