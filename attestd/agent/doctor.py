@@ -164,7 +164,7 @@ def _runs(layout: Layout) -> Iterator[Examined]:
             " revoke its record",
         )
     else:
-        yield Examined("runs", f"{count} commands ran, the log has the decision of each")
+        yield Examined("runs", f"commands that ran: {count}; the log has the decision of each")
 
 
 def _files(layout: Layout) -> Iterator[Examined]:
@@ -192,6 +192,6 @@ def _authority_keys(layout: Layout) -> Iterator[Examined]:
     if clear:
         yield Examined(
             "authority keys",
-            f"{', '.join(clear)} in {layout.authority} are not encrypted: whoever is root here can sign"
+            f"{', '.join(clear)} in {layout.authority} are not encrypted: root here, and who owns them, can sign"
             " (attestd authority protect encrypts them)",
         )

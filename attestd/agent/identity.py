@@ -29,6 +29,6 @@ def selection_of(trust: Trust) -> PcrSelection:
         return policy.selection
     reasons = "; ".join(f"{name}: {reason}" for name, reason in trust.unusable.items())
     raise UsageError(
-        f"no platform policy is in force: have an authority publish one (attestd governance add platform/NAME.json)"
+        "no platform policy is in force: have an authority publish one (attestd governance platform NAME)"
         f"{'; ' if reasons else ''}{reasons}"
     )

@@ -66,7 +66,10 @@ def log_keys(origin: str, trust: Trust, *, last: UntrustedNote | None = None) ->
     host_id = parse_origin(origin).host_id
     records = trust.records(host_id) if last is not None else tuple(filter(None, [trust.hosts.get(host_id)]))
     if not records:
-        raise VerificationError(f"governance has no record of host {host_id}, whose log this says it is")
+        raise VerificationError(
+            f"governance has no record of host {host_id}, whose log this says it is: has an enroller admitted it"
+            " (attestd governance enroll)?"
+        )
     host = records[0] if last is None else sealed_by(last, trust=trust)[0]
     return LogKeys(origin, host.release_spki, host.ak_spki)
 

@@ -41,7 +41,7 @@ _CONCERNED: Final = tuple(
     f'"type":"{type_}","v":1}}'.encode() for type_ in (EntryType.DECISION_ALLOW, *_SETTLING)
 )
 
-_REMEDY: Final = "keep this directory as evidence, and start a new log: `attestd init` on the cleared host; see docs/operations.md"
+_REMEDY: Final = "keep this directory as evidence, and start a new log: docs/operations.md, 'The agent refuses to serve', says how"
 
 
 @dataclass(frozen=True, slots=True)

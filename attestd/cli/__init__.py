@@ -127,6 +127,9 @@ def _misused(error: click.ClickException | click.Abort | KeyboardInterrupt) -> i
 
 
 def _bug(error: Exception) -> int:
+    if isinstance(error, PermissionError) and error.filename is not None:
+        say(f"{error.filename}: {error.strerror}: be who it belongs to, or name a directory of your own")
+        return EXIT_UNAVAILABLE
     frame = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(frame.filename).name}:{frame.lineno}"
     say(

@@ -16,7 +16,8 @@ from attestd.cli.governance_revoke import revoke_artifacts_command
 from attestd.cli.issue import delegate_command, issue_command, show_written, signer, signing_options
 from attestd.cli.output import WARN, Output, say
 from attestd.cli.params import FILE, user_name
-from attestd.cli.verify import verify_artifact_file
+from attestd.cli.verify import named_trust, verify_artifact_file
+from attestd.distribution.local import load_own_trust
 from attestd.durable import write_atomic
 from attestd.paths import find_client_layout
 from attestd.strict import parse_time
@@ -135,8 +136,8 @@ def verify_command(*, trust: Path | None, state_dir: str | None, as_json: bool, 
 
     Whether it is valid at this moment is shown, but decides nothing here.
     """
-    directory = trust or find_client_layout(state_dir).trust
-    return verify_artifact_file(file, directory, Output(as_json=as_json))
+    found = load_own_trust(find_client_layout(state_dir)) if trust is None else named_trust(trust)
+    return verify_artifact_file(file, found, Output(as_json=as_json))
 
 
 @authorization_command.command(

@@ -26,7 +26,7 @@ from attestd.governance.trust import Trust
 from attestd.lineage.receipt import VerifiedReceipt, parse_receipt, verify_receipt
 from attestd.tlog.proof import MAX_PROOF_BYTES
 
-__all__ = ["verify_artifact_file", "verify_command"]
+__all__ = ["named_trust", "verify_artifact_file", "verify_command"]
 
 EXIT_NOT_VERIFIED: Final = 1
 
@@ -89,10 +89,9 @@ def report(output: Output, what: str, verify: Callable[[], dict[str, Any]]) -> i
     return EXIT_NOT_VERIFIED
 
 
-def verify_artifact_file(file: Path, directory: Path, output: Output) -> int:
+def verify_artifact_file(file: Path, trust: Trust, output: Output) -> int:
     """`verify artifact`, and `authorization verify`."""
     artifact = parse_artifact(read_input(file, max_bytes=MAX_ARTIFACT_BYTES))
-    trust = named_trust(directory)
 
     def verify() -> dict[str, Any]:
         verified, rule = verify_standing(artifact, trust=trust)
@@ -144,7 +143,7 @@ def artifact_command(*, trust: Path, as_json: bool, file: Path) -> int:
 
     Whether it is valid at this moment is shown, but decides nothing here.
     """
-    return verify_artifact_file(file, trust, Output(as_json=as_json))
+    return verify_artifact_file(file, named_trust(trust), Output(as_json=as_json))
 
 
 @verify_command.command("receipt", example="attestd verify receipt run.tlog-proof --trust trust/")

@@ -64,7 +64,7 @@ def load_settings(directory: Path) -> Settings:
     """Reads the settings of a repository.
 
     Raises:
-        UsageError: Not TOML, an unknown name, a value of the wrong type or out of range.
+        UsageError: There are none: this is no repository. Not TOML, an unknown name, a value of the wrong type or out of range.
         StoreError: It cannot be read.
     """
     path = directory / FILE
@@ -72,7 +72,7 @@ def load_settings(directory: Path) -> Settings:
         with path.open("rb") as file:
             data = file.read(MAX_SETTINGS_BYTES + 1)
     except FileNotFoundError as error:
-        raise StoreError(
+        raise UsageError(
             f"{directory} is no repository: {FILE} is missing; make one with attestd governance init {directory}"
         ) from error
     except OSError as error:

@@ -212,6 +212,8 @@ def load_public(path: Path) -> PublicKey:
 
 def _load_signer(path: Path, ask: Ask | None) -> CryptoSigner:
     data = read_key_file(path)
+    if b"PUBLIC KEY-----" in data:
+        raise UsageError(f"key {path}: a public key, expected the private one, which signs")
     if path.stat().st_mode & 0o077:
         raise UsageError(f"key {path}: others can read it: chmod 600 {path}")
     encrypted = is_encrypted(data)

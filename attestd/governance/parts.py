@@ -16,6 +16,10 @@ from attestd.strict import canonical
 __all__ = ["Memo", "Parts"]
 
 _POLICY_FILES: Final = ("schema.cedarschema", "entities.json")
+_EXPECTED: Final = (
+    "authorities.json, revocations.json, platform/NAME.json, hosts/HOST.json, policy/NAME.cedar, or the like below"
+    " teams/TEAM/"
+)
 
 _T = TypeVar("_T")
 
@@ -94,7 +98,7 @@ class Parts:
             case ["teams", team, *rest]:
                 self._add_team(name, team, rest, data)
             case _:
-                raise MalformedError(f"trust: unknown file {name!r}")
+                raise MalformedError(f"trust: unknown file {name!r}: expected {_EXPECTED}")
 
     def _digest_of(self, value: object) -> str:
         return hashlib.sha256(canonical([self._digests["authorities.json"], value])).hexdigest()

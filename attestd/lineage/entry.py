@@ -116,7 +116,9 @@ def parse_entry_name(text: str) -> int | bytes:
     except ValueError:
         digest = b""
     if len(digest) != 32:
-        raise UsageError(f"{text[:80]!r} is neither an entry's id (64 hex digits) nor its number")
+        raise UsageError(
+            f"{text[:80]!r} is neither an entry's id (64 hex digits), nor its number, nor a receipt's file that is there"
+        )
     return digest
 
 

@@ -138,6 +138,8 @@ def test_from_a_file(cli: Cli, secret: Path, monkeypatch: pytest.MonkeyPatch) ->
     cli.ok("authorization", "issue", "--key", "key.pem", "-o", "two.auth.json", "--", "id")
     cli.ok("authority", "keygen", "second")
     cli.ok("authorization", "approve", "--yes", "--key", "second.pem", "two.auth.json")
+    swapped = cli("authorization", "issue", "--key", "second.pub", "--", "id")
+    assert (swapped.status, "expected the private one" in swapped.stderr) == (64, True), swapped
     assert len(parse_artifact(Path("two.auth.json").read_bytes()).envelope.signatures) == 2
 
 

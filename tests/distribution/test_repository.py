@@ -352,7 +352,7 @@ def test_not_in_a_directory_in_use(office: Office, world: World, tmp_path: Path)
     office.create()
     with pytest.raises(UsageError, match="not empty"):
         office.create()
-    with pytest.raises(StoreError, match="no repository"):
+    with pytest.raises(UsageError, match="no repository"):
         Repository(tmp_path / "client")
 
 
