@@ -4,11 +4,14 @@ What it must not achieve: run what no authority signed, run it for somebody who 
 for something else. The field-by-field lies about a leaf are in tests/gate/test_release.py; here they come over the socket.
 """
 
+import contextlib
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -369,7 +372,8 @@ def test_a_run_that_the_log_does_not_tell_of(stopped: Host, monkeypatch: pytest.
     assert host.exec("/usr/bin/touch", str(mark), authorization=touch).status == 0
     assert mark.exists()
     (allow,) = [item for item in host.entries(EntryType.DECISION_ALLOW) if str(mark) in item.body["argv"]]
-    host.outcome(allow.id)  # so the runner's spool is empty
+    host.outcome(allow.id)
+    wait_unspooled(host)
     host.kill_agent()
 
     # As if nothing had been.
@@ -391,3 +395,14 @@ def test_a_run_that_the_log_does_not_tell_of(stopped: Host, monkeypatch: pytest.
     assert "1 commands ran that the log does not tell of, the last at" in found["runs"].found
     assert allow.id in found["runs"].found
     assert find_hidden_runs(host.layout)[0] == 3
+
+
+def wait_unspooled(host: Host) -> None:
+    """Until the runner knows that the log has all that it told."""
+    with contextlib.closing(
+        sqlite3.connect(f"file:{host.layout.runner / 'runner.db'}?mode=ro", uri=True)
+    ) as db:
+        deadline = time.monotonic() + 30
+        while db.execute("SELECT count(*) FROM spool").fetchone() != (0,):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
