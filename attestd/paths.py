@@ -85,6 +85,11 @@ class Layout:
         return self.agent / "keys.json"
 
     @property
+    def salt_key(self) -> Path:
+        """From it the salts of secret values in the log are derived: without it nobody can say what a value was."""
+        return self.agent / "salt.key"
+
+    @property
     def next_keys(self) -> Path:
         """Those that take the place of `keys`, while `attestd rekey` is under way."""
         return self.agent / "keys.next.json"

@@ -64,6 +64,7 @@ from tests.host import Host, Logged, Result, wait_for
 from tests.repository import Repository as TufRepository
 from tests.world import (
     NOW,
+    SALT,
     SELECTION,
     Granted,
     Log,
@@ -272,6 +273,7 @@ def released(world: World, granted: Granted, **changes: Any) -> VerifiedRelease:
         "now": world.now,
         "grace": timedelta(0),
         "isolation": world.isolation,
+        "salt": SALT,
         **changes,
     }
     return verify_release(**given)

@@ -38,6 +38,8 @@ from attestd.authorization.dsse import (
     pae,
 )
 from attestd.authorization.issue import DEFAULT_PATH, Sign, draft_statement, issue, resource
+from attestd.authorization.secret import NOTHING_SECRET
+from attestd.gate.concealment import Concealment
 from attestd.gate.decide import decide
 from attestd.gate.execution import Execution, File
 from attestd.gate.model import Context, Decision, Mesh, Request
@@ -82,6 +84,8 @@ BOOT = "3f1c2d4e-5a6b-4c7d-8e9f-0a1b2c3d4e5f"
 SELECTION = PcrSelection("sha256", (0, 2, 4, 7, 11, 12))
 CLOCK = ClockInfo(clock=123_456, reset_count=7, restart_count=1, safe=True)
 CONDITIONS = ("clock", "log", "tpm", "runner")
+SALT = bytes(range(32))
+NOTHING_CONCEALED = Concealment(NOTHING_SECRET, SALT)
 
 EcKey = ec.EllipticCurvePrivateKey
 AnyKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
@@ -679,6 +683,7 @@ class World:
         """A request to run `execution()` by that artifact, by default by `artifact()`."""
         request = Request(
             id="00112233445566778899aabbccddeeff",
+            salt=SALT,
             artifact=self.artifact() if artifact is None else artifact,
             execution=self.execution(),
             observation=None,

@@ -19,6 +19,7 @@ from attestd.agent.installed import InstalledArtifacts
 from attestd.agent.keystore import load_keys
 from attestd.agent.metrics import Metrics
 from attestd.agent.runner_link import RunnerLink
+from attestd.agent.salt import ensure_salt_key
 from attestd.agent.sealing import SealService
 from attestd.agent.tpm_access import TpmAccess
 from attestd.agent.tpm_port import TpmPort
@@ -174,6 +175,7 @@ async def _opened(
             updater=updater,
             epoch=EpochKeeper(port, log=log),
             grace=timedelta(seconds=configuration.governance_grace_s),
+            salt_key=ensure_salt_key(layout.salt_key),
             log=log,
         )
         seals.start()

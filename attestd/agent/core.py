@@ -64,6 +64,7 @@ class Core:
         updater: Downloads governance.
         epoch: Moves the TPM's epoch up as governance says.
         grace: For how long governance metadata may be used after it expired.
+        salt_key: From it the salt of each decision is derived.
         verification: Verifies the log in the background.
     """
 
@@ -84,6 +85,7 @@ class Core:
     updater: Updater
     epoch: EpochKeeper
     grace: timedelta
+    salt_key: bytes = field(repr=False)
     log: logging.Logger
     denials: DenialMeter = field(default_factory=lambda: DenialMeter(time.monotonic))
     slow: dict[int, asyncio.Lock] = field(default_factory=dict)

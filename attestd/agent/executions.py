@@ -20,6 +20,7 @@ from attestd.codes import Code, Denial, Denied
 from attestd.errors import AttestdError, MalformedError, StoreError, VerificationError
 from attestd.gate.authority import verify_authorization
 from attestd.gate.body import as_denied
+from attestd.gate.concealment import derive_salt
 from attestd.gate.decide import decide
 from attestd.gate.execution import Execution, File, plan_environment
 from attestd.gate.model import Decision, Request
@@ -95,6 +96,7 @@ class _Decided:
     candidate: _Candidate
     execution: Execution
     decision: Decision
+    salt: bytes = field(repr=False)
 
 
 async def serve_request(connection: Connection, frame: Frame, core: Core) -> None:
@@ -166,15 +168,17 @@ async def _decide(connection: Connection, asked: _Asked, core: Core) -> _Decided
     first: _Decided | None = None
     for candidate in candidates:
         execution, failure = _execution(asked, candidate)
+        request_id = secrets.token_hex(16)
         request = Request(
-            id=secrets.token_hex(16),
+            id=request_id,
+            salt=derive_salt(core.salt_key, request_id),
             artifact=candidate.data,
             execution=execution,
             observation=asked.failure or failure,
             parent=parent,
         )
         await _refresh_evidence(candidate, execution, core)
-        decided = _Decided(candidate, execution, decide(request, core.context()))
+        decided = _Decided(candidate, execution, decide(request, core.context()), request.salt)
         if decided.decision.denial is None:
             return decided
         first = first or decided
@@ -426,6 +430,7 @@ async def _release(
         receipt=data,
         artifact=decided.candidate.data or b"",
         options=b",".join(option for option in asked.options.split(b",") if option.startswith(b"tty")),
+        salt=decided.salt,
         interpreters=len(interpreters),
         inputs=len(inputs),
         env=sorted(decided.execution.env.items()),

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -34,6 +34,7 @@ class Execute:
     """All that the runner gets of one execution: what it does not verify itself, it does not believe.
 
     Attributes:
+        salt: With which the leaf conceals what is secret.
         options: `tty0`, `tty1`, `tty2` where the client's stdio is a terminal.
         descriptors: The client's socket, stdin, stdout, stderr, cwd, executable, interpreters, inputs.
     """
@@ -41,6 +42,7 @@ class Execute:
     receipt: bytes
     artifact: bytes
     options: bytes
+    salt: bytes = field(repr=False)
     interpreters: int
     inputs: int
     env: Sequence[tuple[str, str]]
@@ -52,7 +54,7 @@ class Execute:
         env = [f"{name}={value}".encode() for name, value in self.env]
         counts = [str(count).encode() for count in (self.interpreters, self.inputs, len(env))]
         argv = [argument.encode() for argument in self.argv]
-        return encode_fields([self.receipt, self.artifact, self.options, *counts, *env, *argv])
+        return encode_fields([self.receipt, self.artifact, self.options, self.salt, *counts, *env, *argv])
 
 
 class Spooled(Strict, frozen=True):

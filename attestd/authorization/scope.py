@@ -5,8 +5,10 @@ expected, what was found. Gate and runner call the same functions.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from attestd.authorization.pattern import ArgPattern, describe, matches, quote
+from attestd.authorization.secret import NOTHING_SECRET, Secrets
 from attestd.authorization.statement import Env, Resource
 from attestd.errors import VerificationError
 
@@ -20,19 +22,34 @@ __all__ = [
 ]
 
 
+_WITHHELD: Final = "governance calls it secret: not quoted"
+
+
 class ScopeMismatch(VerificationError):
     """An execution is outside the scope; the message is one sentence, no final full stop."""
 
 
-def match_argv(patterns: Sequence[ArgPattern], argv: Sequence[str]) -> None:
+def match_argv(
+    patterns: Sequence[ArgPattern], argv: Sequence[str], *, secrets: Secrets = NOTHING_SECRET
+) -> None:
     """Requires one matching argument a pattern, and no more.
+
+    Args:
+        patterns: What is allowed.
+        argv: What was found.
+        secrets: If an argument is secret, no argument is quoted: on a command line that is another than was expected
+            nobody knows which one it is.
 
     Raises:
         ScopeMismatch: Names the first argument that differs.
     """
     for index, (pattern, value) in enumerate(zip(patterns, argv, strict=False)):
         if not matches(pattern, value):
+            if index and secrets.any_argument:
+                raise ScopeMismatch(f"argv[{index}]: it is not what the artifact allows ({_WITHHELD})")
             raise ScopeMismatch(f"argv[{index}]: expected {describe(pattern)}, found {quote(value)}")
+    if len(argv) != len(patterns) and secrets.any_argument:
+        raise ScopeMismatch(f"argv: expected {len(patterns)} arguments, found {len(argv)}")
     if len(argv) > len(patterns):
         extra = quote(argv[len(patterns)])
         raise ScopeMismatch(
@@ -65,13 +82,20 @@ def match_uid(expected: int, uid: int) -> None:
         raise ScopeMismatch(f"user: expected uid {expected}, found uid {uid}")
 
 
-def match_env(env: Env, found: Mapping[str, str]) -> None:
+def match_env(env: Env, found: Mapping[str, str], *, secrets: Secrets = NOTHING_SECRET) -> None:
     """Requires the child's environment: all of `set` with its values, and of the rest only what `pass` names.
+
+    Args:
+        env: What is allowed.
+        found: The environment.
+        secrets: Values that are not quoted.
 
     Raises:
         ScopeMismatch: Names the first variable that differs.
     """
     for name, value in env.set.items():
+        if found.get(name) != value and secrets.has_variable(name):
+            raise ScopeMismatch(f"environment: {name} is not what the artifact sets ({_WITHHELD})")
         if name not in found:
             raise ScopeMismatch(f"environment: expected {name}={quote(value)}, found no {name}")
         if found[name] != value:

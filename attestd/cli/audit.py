@@ -1,7 +1,9 @@
 """`attestd audit`: the log."""
 
+import hmac
 import json
 import os
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from attestd.agent.ask import AgentSocket
 from attestd.agent.freshness import require_newest, verify_own_log, verify_own_shards
 from attestd.agent.records import Record, find_record, open_own_log
 from attestd.agent.rotate import rotate
+from attestd.agent.salt import decision_salt
 from attestd.audit.export import export_log
 from attestd.audit.offline import VerifiedLog
 from attestd.audit.prove import newest_entries, prove_consistency
@@ -20,15 +23,18 @@ from attestd.audit.shards import Predecessor
 from attestd.cli.base import NounGroup, json_option, state_dir_option, write_output
 from attestd.cli.entry_view import entry_facts, entry_json, summary, type_text
 from attestd.cli.log_view import log_json, show_log, with_progress
-from attestd.cli.output import DIM, GOOD, WARN, Output, counted, mark, say, text
+from attestd.cli.output import BAD, DIM, GOOD, WARN, Output, counted, mark, say, text
 from attestd.cli.verify import report
 from attestd.distribution.local import load_own_trust
 from attestd.errors import AgentError
+from attestd.gate.concealment import concealed_places, salted_digest
 from attestd.lineage.entry import Entry, parse_entry
 from attestd.paths import Layout, find_client_layout, find_layout, load_configuration
 from attestd.tlog.tree import leaf_hash
 
 __all__ = ["audit_command"]
+
+MAX_SECRET_BYTES = 1 << 20  # no argument is longer
 
 
 @click.group(
@@ -96,6 +102,46 @@ def show_command(*, state_dir: str | None, as_json: bool, entry: str) -> None:
 
 def _record(wanted: str, state_dir: str | None) -> Record:
     return find_record(wanted, agent=AgentSocket.find(state_dir), layout=find_client_layout(state_dir))
+
+
+@audit_command.command(
+    "confirm",
+    example="""
+attestd audit confirm 2 'argv[2]' < secret
+attestd audit confirm --json 2 env:TOKEN < secret
+""",
+)
+@state_dir_option
+@json_option
+@click.argument("entry", metavar="SEQ|ID")
+@click.argument("place")
+def confirm_command(*, state_dir: str | None, as_json: bool, entry: str, place: str) -> int:
+    """Say whether a secret was this value.
+
+    The log holds secret arguments and variables as salted digests; PLACE is one of them, argv[N] or env:NAME. The value comes from
+    standard input, without one newline at its end. For root and the agent's user, who have the salts. Exit status 1: it was another.
+    """
+    record = _record(entry, state_dir)
+    places = concealed_places(record.entry.body)
+    if place not in places:
+        raise click.UsageError(
+            f"entry {entry} has no secret {place!r}: expected one of {', '.join(places) or 'none, it conceals nothing'}"
+        )
+    value = sys.stdin.buffer.read(MAX_SECRET_BYTES + 1)
+    if len(value) > MAX_SECRET_BYTES:
+        raise click.UsageError(f"a value has at most {MAX_SECRET_BYTES} bytes")
+    salt = decision_salt(find_client_layout(state_dir), record.entry)
+    claimed = value.removesuffix(b"\n").decode("utf-8", "surrogatepass")
+    confirmed = hmac.compare_digest(salted_digest(salt, place, claimed), places[place])
+    output = Output(as_json=as_json)
+    if as_json:
+        output.json({"entry": record.leaf, "place": place, "confirmed": confirmed})
+    else:
+        words = "was this value" if confirmed else "was another value"
+        output.line(
+            mark(confirmed), text(f" {place} of entry {record.entry.seq} {words}", GOOD if confirmed else BAD)
+        )
+    return 0 if confirmed else 1
 
 
 @audit_command.command("verify", example="attestd audit verify\nattestd audit verify --json")

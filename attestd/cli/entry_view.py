@@ -37,7 +37,16 @@ def user(uid: object) -> str:
 
 def command_line(argv: object) -> str:
     """A command as one would type it."""
-    return shlex.join(map(str, argv)) if isinstance(argv, list) else _short(argv)
+    if not isinstance(argv, list):
+        return _short(argv)
+    return " ".join(shlex.quote(item) if isinstance(item, str) else shown_value(item) for item in argv)
+
+
+def shown_value(value: Any) -> str:
+    """An argument or a variable; of one that is secret the beginning of its salted digest."""
+    if isinstance(value, dict) and isinstance(digest := value.get("salted"), str):
+        return f"<secret {digest[:12]}>"
+    return str(value)
 
 
 def summary(entry: Entry) -> str:
@@ -118,7 +127,7 @@ def entry_facts(entry: Entry, leaf: str) -> list[tuple[str, object]]:
         if name not in _KNOWN_ELSEWHERE and value not in (None, [])
     ]
     if isinstance(env := body.get("env"), dict):
-        rows.append(("environment", [f"{name}={value}" for name, value in env.items()]))
+        rows.append(("environment", [f"{name}={shown_value(value)}" for name, value in env.items()]))
     return rows
 
 

@@ -96,6 +96,16 @@ attestd governance rule --repository governance all --threshold 1
 )
 @click.option("--uid", "uids", type=USER, multiple=True, help="Users that it may run as (default: any).")
 @click.option("--max-depth", type=click.IntRange(0, 8), help="How deep delegations may go (default: 0).")
+@click.option(
+    "--secret-arg",
+    "secret_args",
+    type=click.IntRange(1),
+    multiple=True,
+    metavar="N",
+    help="The log is to hold argument N only as a salted digest.",
+)
+@click.option("--secret-env", multiple=True, metavar="NAME", help="Likewise the value of a variable.")
+@click.option("--nothing-secret", is_flag=True, help="No argument and no variable is secret any more.")
 @click.option("--last", is_flag=True, help="A new rule comes after the others, not before them.")
 @click.option("--remove", is_flag=True, help="Remove the rule.")
 @passphrase_option
@@ -109,6 +119,9 @@ def rule_command(
     paths: tuple[str, ...],
     uids: tuple[int, ...],
     max_depth: int | None,
+    secret_args: tuple[int, ...],
+    secret_env: tuple[str, ...],
+    nothing_secret: bool,
     last: bool,
     remove: bool,
     directory: Path | None,
@@ -120,6 +133,8 @@ def rule_command(
 
     The first rule that covers an execution decides. What is not named stays as it is.
     """
+    if nothing_secret and (secret_args or secret_env):
+        raise click.UsageError("--nothing-secret goes with neither --secret-arg nor --secret-env")
     repository = open_repository(directory, state_dir)
     present = staged_file(repository, "authorities.json")
     if remove:
@@ -133,6 +148,7 @@ def rule_command(
             paths=paths,
             uids=uids,
             max_depth=max_depth,
+            secret=(secret_args, secret_env) if nothing_secret or secret_args or secret_env else None,
             is_last=last,
         )
     repository.stage({"authorities.json": changed})

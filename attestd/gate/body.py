@@ -9,6 +9,7 @@ import msgspec
 
 from attestd.authorization.artifact import UntrustedArtifact
 from attestd.codes import Code, Denial
+from attestd.gate.concealment import Concealment
 from attestd.gate.execution import Execution, execution_body
 from attestd.gate.model import Check, Outcome
 from attestd.governance.platform import PlatformPolicy
@@ -38,6 +39,7 @@ def decided_body(
     witness_quorum: int,
     code: Code | None,
     isolation: str,
+    concealment: Concealment,
 ) -> dict[str, Any]:
     """The members that follow from request and artifact: of an allowed decision the runner compares each.
 
@@ -50,6 +52,7 @@ def decided_body(
         witness_quorum: How many witnesses must cosign.
         code: Why it was denied; None: it was allowed.
         isolation: What the runner can do.
+        concealment: What of the execution is secret.
     """
     attribution = None if untrusted is None else untrusted.statement.predicate.attribution
     named: dict[str, Any] | None = None
@@ -61,7 +64,7 @@ def decided_body(
         origin = {"origin": msgspec.to_builtins(untrusted.links[0].statement.predicate.attribution)}
     return _fitted(
         {
-            **execution_body(execution),
+            **execution_body(execution, concealment=concealment),
             **origin,
             "artifact": named,
             "attribution": msgspec.to_builtins(attribution),

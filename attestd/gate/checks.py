@@ -115,9 +115,10 @@ def check_identity(
     return None, detail
 
 
-def check_scope(statement: Statement, request: Request, context: Context) -> tuple[None, str]:
+def check_scope(statement: Statement, request: Request, context: Context, trust: Trust) -> tuple[None, str]:
     """Check 9."""
-    detail = require_scope(statement, request.execution)
+    secrets = trust.authorities.secrets_of(request.execution.executable.path)
+    detail = require_scope(statement, request.execution, secrets=secrets)
     if context.isolation != "user" and request.execution.uid != context.runner_uid:
         raise Denied(
             Code.SCOPE_VIOLATION,

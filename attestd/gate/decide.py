@@ -5,9 +5,11 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from attestd.authorization.artifact import UntrustedArtifact, VerifiedArtifact
+from attestd.authorization.secret import ALL_SECRET, Secrets
 from attestd.codes import Denial, Denied
 from attestd.gate import checks
 from attestd.gate.body import checks_body, decided_body, denial_body, governance_body
+from attestd.gate.concealment import Concealment
 from attestd.gate.model import CHECKS, Check, Context, Decision, Outcome, Request
 from attestd.gate.policy import artifact_terms
 from attestd.gate.requirements import witness_quorum
@@ -83,6 +85,7 @@ def decide(request: Request, context: Context) -> Decision:
     platform: PlatformPolicy | None = None
     authority: str | None = None
     terms: Mapping[str, Any] | None = None
+    secrets: Secrets | None = None
     denial: Denial | None = None
     try:
         data = record.run(1, lambda: checks.check_present(request))
@@ -95,7 +98,8 @@ def decide(request: Request, context: Context) -> Decision:
         record.run(6, lambda: checks.check_condition("clock", context))
         record.run(7, lambda: checks.check_validity(statement, context))
         record.run(8, lambda: checks.check_identity(statement, request, context, trust, platform))
-        record.run(9, lambda: checks.check_scope(statement, request, context))
+        record.run(9, lambda: checks.check_scope(statement, request, context, trust))
+        secrets = rule.secrets
         record.run(10, lambda: checks.check_policy(verified, seen, request, context, trust))
         record.run(11, lambda: checks.check_lineage(verified, rule, request))
         appraisal = record.run(12, lambda: checks.check_evidence(statement, context))
@@ -108,8 +112,25 @@ def decide(request: Request, context: Context) -> Decision:
         denial = denied.denial
     recorded = record.complete()
     decided = Decision(denial=denial, checks=recorded, artifact=artifact, platform=platform, body={})
-    body = _body(request, context, decided, untrusted=untrusted, authority=authority, terms=terms)
+    concealment = Concealment(secrets or _possible_secrets(request, context), request.salt)
+    body = _body(
+        request,
+        context,
+        decided,
+        untrusted=untrusted,
+        authority=authority,
+        terms=terms,
+        concealment=concealment,
+    )
     return replace(decided, body=body)
+
+
+def _possible_secrets(request: Request, context: Context) -> Secrets:
+    """What may be secret of a request that was not found to lie within an artifact's scope, so that no rule decides."""
+    if isinstance(context.trust, Denial):
+        return ALL_SECRET
+    known = None if request.observation is not None else request.execution.executable.path
+    return context.trust.authorities.secrets_of(known).wherever_they_stand()
 
 
 def _body(
@@ -120,6 +141,7 @@ def _body(
     untrusted: UntrustedArtifact | None,
     authority: str | None,
     terms: Mapping[str, Any] | None,
+    concealment: Concealment,
 ) -> Mapping[str, Any]:
     denial, platform = decided.denial, decided.platform
     witnesses = 0 if untrusted is None or platform is None else witness_quorum(untrusted.statement, platform)
@@ -133,6 +155,7 @@ def _body(
             witness_quorum=witnesses,
             code=None if denial is None else denial.code,
             isolation=context.isolation,
+            concealment=concealment,
         ),
         **governance_body(context.trust, platform, now=context.now),
         "id": request.id,

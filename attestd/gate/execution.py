@@ -15,9 +15,11 @@ from attestd.authorization.scope import (
     match_inputs,
     match_uid,
 )
+from attestd.authorization.secret import Secrets
 from attestd.authorization.statement import Resource, Statement
 from attestd.codes import Code, Denied
 from attestd.errors import MalformedError
+from attestd.gate.concealment import Concealment
 
 __all__ = ["Execution", "File", "execution_body", "plan_environment", "require_binding", "require_scope"]
 
@@ -80,12 +82,12 @@ def plan_environment(statement: Statement, offered: Mapping[str, str]) -> dict[s
     return {**passed, **scope.set}
 
 
-def execution_body(execution: Execution) -> dict[str, Any]:
+def execution_body(execution: Execution, *, concealment: Concealment) -> dict[str, Any]:
     """The members of a decision's body that say what runs. Compared as values, so their shape is a contract."""
     return {
-        "argv": list(execution.argv),
+        "argv": concealment.argv(execution.argv),
         "cwd": execution.cwd,
-        "env": dict(execution.env),
+        "env": concealment.env(execution.env),
         "executable": _file(execution.executable),
         "inputs": [_file(item) for item in execution.inputs],
         "interpreters": [_file(item) for item in execution.interpreters],
@@ -156,8 +158,13 @@ def _check_bytes(subjects: tuple[Resource, ...], execution: Execution) -> None:
             )
 
 
-def require_scope(statement: Statement, execution: Execution) -> str:
+def require_scope(statement: Statement, execution: Execution, *, secrets: Secrets) -> str:
     """Checks that the execution lies within the artifact's scope.
+
+    Args:
+        statement: The artifact's.
+        execution: What would run.
+        secrets: What a denial must not quote.
 
     Returns:
         What was compared, for the record.
@@ -167,10 +174,10 @@ def require_scope(statement: Statement, execution: Execution) -> str:
     """
     scope = statement.predicate.scope
     try:
-        match_argv(scope.argv, execution.argv)
+        match_argv(scope.argv, execution.argv, secrets=secrets)
         match_cwd(scope.cwd, execution.cwd)
         match_uid(scope.uid, execution.uid)
-        match_env(scope.env, execution.env)
+        match_env(scope.env, execution.env, secrets=secrets)
         match_inputs(scope.inputs, _by_path(execution.inputs))
     except ScopeMismatch as error:
         raise Denied(

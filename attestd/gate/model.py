@@ -1,7 +1,7 @@
 """The values that the decision takes and gives."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
@@ -61,6 +61,7 @@ class Request:
 
     Attributes:
         id: 32 hex digits, random, ours.
+        salt: For the digests of what is secret; never in the log.
         artifact: The bytes of the artifact; None: none given or installed.
         execution: What would run, observed from descriptors and kernel credentials.
         observation: Why what would run could not be observed, if so: then `execution` stands for nothing.
@@ -68,6 +69,7 @@ class Request:
     """
 
     id: str
+    salt: bytes = field(repr=False)
     artifact: bytes | None
     execution: Execution
     observation: Denial | None

@@ -12,6 +12,7 @@ from attestd.codes import Code, Denied
 from attestd.errors import MalformedError, VerificationError
 from attestd.gate.authority import verify_authorization
 from attestd.gate.body import decided_body
+from attestd.gate.concealment import Concealment
 from attestd.gate.execution import Execution, require_binding, require_scope
 from attestd.gate.policy import artifact_terms, require_policy
 from attestd.gate.requirements import (
@@ -71,6 +72,7 @@ def verify_release(
     now: datetime,
     grace: timedelta,
     isolation: str,
+    salt: bytes,
 ) -> VerifiedRelease:
     """Verifies that exactly this execution was decided, recorded and sealed for release, here and now.
 
@@ -98,6 +100,7 @@ def verify_release(
         now: The wall clock.
         grace: For how long governance metadata may be used after it expired.
         isolation: What this runner can do: `user` or `none`.
+        salt: For the digests of what is secret, from the agent: another one gives other digests than the leaf's.
 
     Raises:
         Denied: One of the above does not hold.
@@ -130,7 +133,8 @@ def verify_release(
     require_quorums(statement, platform, verifiers=0, witnesses=0)  # nobody can vouch before there is a mesh
     require_binding(statement, execution, host=host_id, labels=host.labels)  # 6
     require_unchangeable(execution, platform)
-    require_scope(statement, execution)
+    authorities = trust.authorities
+    require_scope(statement, execution, secrets=authorities.secrets_of(execution.executable.path))
     expected = decided_body(
         execution,
         artifact=artifact,
@@ -140,6 +144,7 @@ def verify_release(
         witness_quorum=witness_quorum(statement, platform),
         code=None,
         isolation=isolation,
+        concealment=Concealment(rule.secrets, salt),
     )
     _require_same(body, expected)  # 7
     return VerifiedRelease(
@@ -223,6 +228,12 @@ def _require_same(body: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     for member, value in expected.items():
         # Compared as bytes: to Python 1 and True are the same.
         found, wanted = canonical(body.get(member, _ABSENT)), canonical(value)
+        if found != wanted and (b'"salted"' in found or b'"salted"' in wanted):
+            # One of the two may hold in plain what the other conceals, and this sentence goes into the log.
+            raise _refused(
+                Code.IDENTITY_MISMATCH,
+                f"the receipt's {member}, with secrets, is not what the runner sees, or was salted with another salt",
+            )
         if found != wanted:
             raise _refused(
                 Code.IDENTITY_MISMATCH,

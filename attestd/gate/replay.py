@@ -21,6 +21,7 @@ _POLICY: Final = 10  # the number of the check
 # By member of the body: the attributes that are computed from it.
 _FROM: Final[Mapping[str, frozenset[str]]] = {
     "argv": frozenset({"argv", "argc", "command_line"}),
+    "secret arguments": frozenset({"argv", "command_line"}),
     "env": frozenset({"env"}),
     "inputs": frozenset({"inputs"}),
     "interpreters": frozenset({"interpreters"}),
@@ -100,12 +101,14 @@ def _evaluate(entry: Entry, policies: Policies, host: VerifiedHost) -> str:
 
 
 def _missing(body: Mapping[str, Any]) -> frozenset[str]:
-    """The members that were too large for the log: it has their size and digest instead."""
-    return frozenset(
+    """What the log has digests of: members that were too large for it, and arguments that are secret."""
+    cut = frozenset(
         name
         for name in ("argv", "env", "inputs", "interpreters", "terms")
         if isinstance(body[name], dict) and isinstance(body[name].get("bytes"), int)
     )
+    concealed = "argv" not in cut and any(isinstance(argument, dict) for argument in body["argv"])
+    return cut | {"secret arguments"} if concealed else cut
 
 
 def _execution(body: Mapping[str, Any], missing: frozenset[str]) -> Execution:
@@ -116,13 +119,18 @@ def _execution(body: Mapping[str, Any], missing: frozenset[str]) -> Execution:
     return Execution(
         executable=File(**body["executable"]),
         interpreters=files["interpreters"],
-        argv=("",) if "argv" in missing else tuple(body["argv"]),
+        argv=("",) if "argv" in missing else tuple(map(_shown, body["argv"])),
         cwd=body["cwd"],
         uid=body["uid"],
-        env={} if "env" in missing else body["env"],
+        env={} if "env" in missing else {name: _shown(value) for name, value in body["env"].items()},
         inputs=files["inputs"],
         requester_uid=body["requester"]["uid"],
     )
+
+
+def _shown(value: Any) -> Any:
+    # Policies see the names of variables only, and arguments that are concealed are guarded.
+    return "" if isinstance(value, dict) else value
 
 
 def _guarded(attributes: Callable[[str], Any], missing: frozenset[str]) -> Callable[[str], Any]:

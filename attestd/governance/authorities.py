@@ -7,6 +7,7 @@ that this file gives it, in `teams/<team>/authorities.json`.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Annotated, Literal, TypedDict
 
 import msgspec
@@ -14,6 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from attestd.authorization.dsse import PublicKey
+from attestd.authorization.envnames import is_name
+from attestd.authorization.secret import ALL_SECRET, NOTHING_SECRET, Secrets, union
 from attestd.authorization.statement import Uid
 from attestd.errors import MalformedError, VerificationError
 from attestd.strict import Base64Bytes, Sha256Hex, Strict, decode_base64, parse_canonical
@@ -53,10 +56,17 @@ class _Team(Strict, frozen=True):
     max_depth: Annotated[int, msgspec.Meta(ge=0, le=8)]
 
 
-class _Rule(_Team, frozen=True):
+class _Secret(Strict, frozen=True):
+    argv: Annotated[list[Annotated[int, msgspec.Meta(ge=1, le=65_535)]], msgspec.Meta(max_length=1024)]
+    env: Annotated[list[str], msgspec.Meta(max_length=64)]
+
+
+class _Rule(_Team, frozen=True, omit_defaults=True):
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
     keys: _Keys
     threshold: _Threshold
+    # What the log has only salted digests of; absent where nothing is secret.
+    secret: _Secret | None = None
 
 
 _Rules = Annotated[list[_Rule], msgspec.Meta(max_length=1024)]
@@ -129,12 +139,14 @@ class AuthorityRule(Scope):
         keys: Distinct keys.
         threshold: How many of them must sign.
         unusable: Why nobody may authorize anything in this scope: the team's rules could not be read.
+        secrets: What the log has only salted digests of.
     """
 
     name: str
     keys: tuple[PublicKey, ...]
     threshold: int
     unusable: str | None = None
+    secrets: Secrets = NOTHING_SECRET
 
 
 @dataclass(frozen=True)
@@ -202,6 +214,21 @@ class Authorities:
         """The first rule that covers the execution: a strict rule is not weakened by a lax one after it."""
         return next((rule for rule in self.rules if rule.covers(executable=executable, uid=uid)), None)
 
+    def secrets_of(self, executable: str | None) -> Secrets:
+        """What any rule about an executable, whoever runs it, calls secret; None: what any rule at all does.
+
+        For what is said before it is known which rule decides.
+        """
+        return union(
+            rule.secrets
+            for rule in self._rules_with_secrets
+            if executable is None or any(_within(executable, path) for path in rule.paths)
+        )
+
+    @cached_property
+    def _rules_with_secrets(self) -> tuple[AuthorityRule, ...]:
+        return tuple(rule for rule in self.rules if rule.secrets != NOTHING_SECRET)
+
 
 def parse_authorities(data: bytes) -> Authorities:
     """Parses `authorities.json` and loads its keys.
@@ -267,6 +294,7 @@ def unusable_team(team: Team, reason: str) -> AuthorityRule:
         keys=(),
         threshold=1,
         unusable=reason,
+        secrets=ALL_SECRET,  # nobody can say what is
     )
 
 
@@ -283,9 +311,22 @@ def _rules(
             name=f"{prefix}{rule.name}",
             keys=_named(rule.keys, keys, rule.threshold, f"{what}: rule {rule.name!r}"),
             threshold=rule.threshold,
+            secrets=_secrets(rule.secret, f"{what}: rule {rule.name!r}"),
         )
         for rule in rules
     )
+
+
+def _secrets(secret: _Secret | None, what: str) -> Secrets:
+    if secret is None:
+        return NOTHING_SECRET
+    if not secret.argv and not secret.env:
+        raise MalformedError(f"{what}: secret names neither an argument nor a variable: leave it out")
+    for name in secret.env:
+        # Where a script's interpreter is looked up is said when it is not found.
+        if not is_name(name) or name == "PATH":
+            raise MalformedError(f"{what}: secret: {name!r} is no variable that can be secret")
+    return Secrets(frozenset(secret.argv), frozenset(secret.env))
 
 
 def _within(path: str, own: str) -> bool:

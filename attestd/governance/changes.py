@@ -123,7 +123,7 @@ def _item_change(target: str, subject: str, member: str, item: str, *, is_added:
     return Change(
         target,
         f"{subject}: {'+' if is_added else '-'}{member} {item}",
-        is_weaker=is_added and member in ("key", "path", "uid", "user space", "state"),
+        is_weaker=member in ("key", "path", "uid", "user space", "state") if is_added else member == "secret",
     )
 
 
@@ -195,6 +195,12 @@ def _rule(rule: Mapping[str, Any]) -> dict[str, Value]:
     for member, value in rule.items():
         if member == "uids" and value is None:
             found["uid"] = frozenset(["any"])
+        elif member == "secret":
+            found["secret"] = frozenset(
+                [*(f"argv[{index}]" for index in value["argv"]), *(f"env:{name}" for name in value["env"])]
+                if value
+                else []
+            )
         elif member in words:
             found[words[member]] = _texts(value)
         elif member != "name":

@@ -88,11 +88,13 @@ def with_rule(
     paths: Sequence[str] = (),
     uids: Collection[int] = (),
     max_depth: int | None = None,
+    secret: tuple[Collection[int], Collection[str]] | None = None,
     is_last: bool = False,
 ) -> bytes:
     """`authorities.json` with a rule of who authorizes what; what is not given stays as it is in the present rule.
 
-    A new rule comes first, for the first that covers an execution decides; or last.
+    A new rule comes first, for the first that covers an execution decides; or last. `secret` is arguments by position, and
+    variables by name; both empty: nothing is secret.
 
     Raises:
         MalformedError: Not that file, or a rule that makes no sense.
@@ -114,6 +116,11 @@ def with_rule(
     if uids:
         rule["uids"] = sorted(uids)
     rule["threshold"] = rule["threshold"] if threshold is None else threshold
+    if secret is not None:
+        arguments, variables = secret
+        rule["secret"] = {"argv": sorted(set(arguments)), "env": sorted(set(variables))}
+        if not arguments and not variables:
+            del rule["secret"]
     rule["max_depth"] = rule["max_depth"] if max_depth is None else max_depth
     data = canonical(value)
     parse_authorities(data)

@@ -5,12 +5,13 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
 from attestd.codes import Code, Denied
 from attestd.errors import MalformedError, VerificationError
+from attestd.gate.concealment import SALT_BYTES
 from attestd.gate.execution import Execution, File
 from attestd.gate.release import VerifiedRelease, verify_release
 from attestd.gate.script import Shebang, is_script, parse_shebang
@@ -69,6 +70,7 @@ class Release:
 class _Request:
     receipt: bytes
     artifact: bytes
+    salt: bytes = field(repr=False)
     env: dict[str, str]
     argv: tuple[str, ...]
     client: int
@@ -136,6 +138,7 @@ def verify_request(frame: Frame, here: Here, *, descriptor_limit: tuple[int, int
             now=here.now,
             grace=here.grace,
             isolation=here.isolation,
+            salt=request.salt,
         )
         user = find_user(execution.uid)  # 5
         argv, keep = _arguments(execution, shebang, executable, inputs)  # 6
@@ -172,11 +175,13 @@ def peer_of(descriptor: int) -> Credentials:
 
 def _parse(frame: Frame) -> _Request:
     fields, descriptors = frame.fields(MAX_FIELDS), frame.descriptors
-    if len(fields) < 6:
-        raise WireError(f"execute: {len(fields)} fields, expected at least 6")
-    receipt, artifact, _options = fields[:3]
-    interpreters, inputs, variables = (_count(field) for field in fields[3:6])
-    texts = [_text(field) for field in fields[6:]]
+    if len(fields) < 7:
+        raise WireError(f"execute: {len(fields)} fields, expected at least 7")
+    receipt, artifact, _options, salt = fields[:4]
+    if len(salt) != SALT_BYTES:
+        raise WireError(f"execute: a salt of {len(salt)} bytes, expected {SALT_BYTES}")
+    interpreters, inputs, variables = (_count(text) for text in fields[4:7])
+    texts = [_text(text) for text in fields[7:]]
     if len(texts) <= variables:
         raise WireError("execute: no argv")
     if len(descriptors) != 6 + interpreters + inputs:
@@ -191,6 +196,7 @@ def _parse(frame: Frame) -> _Request:
     return _Request(
         receipt=receipt,
         artifact=artifact,
+        salt=salt,
         env=env,
         argv=tuple(texts[variables:]),
         client=client,

@@ -29,7 +29,7 @@ from attestd.gate.execution import File, execution_body
 from attestd.gate.release import verify_release
 from attestd.strict import canonical
 from tests.runner.harness import Bench
-from tests.world import Granted, World, digest, ed25519_key, key_id, p256, sign
+from tests.world import NOTHING_CONCEALED, SALT, Granted, World, digest, ed25519_key, key_id, p256, sign
 
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
@@ -54,6 +54,7 @@ def both(world: World, granted: Granted, artifact: bytes) -> tuple[Code, Code]:
             now=world.now,
             grace=timedelta(0),
             isolation=world.isolation,
+            salt=SALT,
         )
     return decision.denial.code, denied.value.denial.code
 
@@ -192,7 +193,12 @@ def test_outside_the_paths_and_users_of_its_rule(path: str, uid: int) -> None:
         statement["subject"][0]["name"] = path
 
     artifact = world.artifact(inside, signers=[p256("lax")], edit=rename, uid=uid)
-    lie = Granted(artifact, outside, granted.receipt, {**granted.body, **execution_body(outside)})
+    lie = Granted(
+        artifact,
+        outside,
+        granted.receipt,
+        {**granted.body, **execution_body(outside, concealment=NOTHING_CONCEALED)},
+    )
     real = ".." not in path and "//" not in path
     expected = Code.INVALID_SIGNATURE if real else Code.MALFORMED_AUTHORIZATION
     assert both(world, lie, artifact) == (expected, expected)

@@ -20,7 +20,7 @@ from attestd.gate.policy import artifact_terms
 from attestd.gate.release import VerifiedRelease, verify_release
 from attestd.strict import canonical, format_time
 from tests.chains import chain_file, delegable, delegate_key, envelopes_of, statement_of, under
-from tests.world import NOW, World, digest, dsse, key_id
+from tests.world import NOTHING_CONCEALED, NOW, SALT, World, digest, dsse, key_id
 
 TEAM, MEMBER, STRANGER = (delegate_key(name) for name in ("team", "member", "stranger"))
 Edit = Callable[[dict[str, Any]], None]
@@ -44,6 +44,7 @@ def lie(world: World, artifact: bytes, execution: Execution) -> dict[str, Any]:
                 untrusted.statement, origin=untrusted.links[0].statement, signers=signers(artifact)
             ),
             isolation=world.isolation,
+            concealment=NOTHING_CONCEALED,
         ),
     }  # fmt: skip
 
@@ -52,7 +53,7 @@ def released(world: World, receipt: bytes, artifact: bytes, execution: Execution
     """What the runner makes of a receipt."""
     return verify_release(
         receipt=receipt, artifact=artifact, execution=execution, trust=world.trust(), host_id=world.host.id,
-        boot=world.boot, now=world.now, grace=timedelta(0), isolation=world.isolation,
+        boot=world.boot, now=world.now, grace=timedelta(0), isolation=world.isolation, salt=SALT,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from attestd.authorization.pattern import ArgForm, ArgPattern, matches
+from attestd.authorization.secret import NOTHING_SECRET
 from attestd.authorization.statement import Statement, parse_statement
 from attestd.codes import Denied
 from attestd.gate.execution import Execution, File, require_binding, require_scope
@@ -82,7 +83,7 @@ def allows(statement: Statement, at: Occasion, *, above: int = 0) -> bool:
     )  # fmt: skip
     try:
         require_binding(statement, execution, host=at.host, labels=at.labels)
-        require_scope(statement, execution)
+        require_scope(statement, execution, secrets=NOTHING_SECRET)
         require_validity(statement, now=at.now, tolerance=timedelta(0))
     except Denied:
         return False

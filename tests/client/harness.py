@@ -16,6 +16,7 @@ from attestd.runner.request import peer_of
 from attestd.tlog.tree import leaf_hash
 from attestd.wire import Frame, FrameReader, Kind, encode_fields, send_frame
 from tests.runner.harness import PATH, WAIT_S, Bench
+from tests.world import SALT
 
 # As an installed `attestd` would be started: the interpreter, no site, one path.
 LAUNCH = (
@@ -124,6 +125,7 @@ class FakeAgent:
             granted.receipt,
             granted.artifact,
             b"",
+            SALT,
             str(shebang.interpreters if shebang else 0).encode(),
             b"0",
         ]

@@ -29,6 +29,7 @@ from attestd.authorization.dsse import PAYLOAD_TYPE, pae
 from attestd.authorization.pattern import CHARSETS, ArgForm, ArgPattern, matches
 from attestd.codes import Denied
 from attestd.errors import MalformedError
+from attestd.gate.concealment import derive_salt, salted_digest
 from attestd.gate.execution import Execution, File
 from attestd.gate.policy import policy_request, require_verdict
 from attestd.governance import cedar, metadata, policy_text, signed
@@ -653,6 +654,18 @@ def denial() -> str:
     )
 
 
+def salted() -> str:
+    key, request = bytes(range(32)), granted().body["id"]
+    salt = derive_salt(key, request)
+    return _text(
+        f"key          {key.hex()}",
+        f"request id   {request}",
+        f"salt         {salt.hex()}",
+        "hashed       salt ‖ 'attestd.secret.v1' ‖ 0x00 ‖ 'argv[2]' ‖ 0x00 ‖ 'hunter2'",
+        f'argv[2]      {{"salted":"{salted_digest(salt, "argv[2]", "hunter2")}"}}',
+    )
+
+
 # --- eventlog.md ---------------------------------------------------------------------------------------------------
 
 
@@ -776,6 +789,7 @@ def blocks() -> dict[str, str]:
         "wire-kinds": wire_kinds,
         "wire-frame": wire_frame,
         "denial": denial,
+        "salted": salted,
         "quote-document": lambda: _json(json.loads(quote_document())),
         "eventlog-quirks": eventlog_quirks,
         "eventlog-words": eventlog_words,

@@ -73,7 +73,7 @@ class Inside:
     async def ask(self) -> Receipt | str:
         """From a request to its receipt, if it is an allow's; else why it is none."""
         request = Request(
-            secrets.token_hex(16), self._artifact, self._execution, observation=None, parent=None
+            secrets.token_hex(16), bytes(32), self._artifact, self._execution, observation=None, parent=None
         )
         await self.core.refresh_evidence(parse_artifact(self._artifact).statement)
         decision = decide(request, self.core.context())

@@ -50,7 +50,7 @@ from attestd.tlog.vkey import format_vkey, parse_vkey
 from tests.fuzz import valid
 from tests.fuzz.target import recanonical, target, value_of
 from tests.fuzz.valid import FILES, GRANTED, NOTE, TRUST, WORLD
-from tests.world import BOOT, NOW, Log, b64, dsse, parse_files, signer
+from tests.world import BOOT, NOW, SALT, Log, b64, dsse, parse_files, signer
 
 LIMIT = 256 * 1024
 
@@ -173,7 +173,7 @@ def _receipt(entry: bytes) -> bytes:
 def _release(receipt: bytes, signed: bytes) -> None:
     verify_release(
         receipt=receipt, artifact=signed, execution=GRANTED.execution, trust=TRUST, host_id=WORLD.host.id,
-        boot=BOOT, now=NOW, grace=timedelta(0), isolation="user",
+        boot=BOOT, now=NOW, grace=timedelta(0), isolation="user", salt=SALT,
     )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ from attestd.tlog.proof import format_proof, parse_proof
 from tests.fuzz import valid
 from tests.fuzz.valid import GRANTED, NOTE, TRUST, WORLD
 from tests.governance.mutations import added, get, places, put, removed, replaced
-from tests.world import BOOT, NOW, SELECTION, b64, sign, sized, tpm_signature
+from tests.world import BOOT, NOW, SALT, SELECTION, b64, sign, sized, tpm_signature
 
 REFUSED = (MalformedError, VerificationError)
 LINES = parse_note(NOTE).signatures
@@ -56,7 +56,7 @@ def refuse_artifact(data: bytes) -> None:
     with pytest.raises(Denied):
         verify_release(
             receipt=GRANTED.receipt, artifact=data, execution=GRANTED.execution, trust=TRUST, host_id=WORLD.host.id,
-            boot=BOOT, now=NOW, grace=timedelta(0), isolation="user",
+            boot=BOOT, now=NOW, grace=timedelta(0), isolation="user", salt=SALT,
         )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from attestd.gate.model import Decision, Outcome
 from attestd.gate.release import verify_release
 from attestd.lineage.entry import MAX_ENTRY_BYTES, format_entry, parse_entry
 from attestd.strict import canonical, format_time_us
-from tests.world import BOOT, NOW, World, digest, dsse
+from tests.world import BOOT, NOW, SALT, World, digest, dsse
 
 WORLD = World()
 GRANTED = WORLD.grant()
@@ -70,6 +70,7 @@ def denied_by_both(artifact: bytes) -> None:
             now=NOW,
             grace=timedelta(0),
             isolation="user",
+            salt=SALT,
         )
 
 
@@ -157,6 +158,7 @@ def test_any_execution(execution: Execution) -> None:
             now=NOW,
             grace=timedelta(0),
             isolation="user",
+            salt=SALT,
         )
 
 

@@ -18,7 +18,7 @@ from attestd.gate.release import VerifiedRelease, verify_release
 from attestd.governance.cedar import Policies
 from attestd.governance.policy_schema import DEFAULT_POLICY
 from tests.governance.test_cedar import TEAMS, load
-from tests.world import BOOT, NOW, Granted, World, digest, key_id
+from tests.world import BOOT, NOW, SALT, Granted, World, digest, key_id
 
 ALL = "permit (principal, action, resource)"
 NONE = "forbid (principal, action, resource)"
@@ -40,6 +40,7 @@ def release(world: World, granted: Granted, **changes: Any) -> VerifiedRelease:
         "now": NOW,
         "grace": timedelta(0),
         "isolation": "user",
+        "salt": SALT,
     }
     return verify_release(**{**arguments, **changes})
 

@@ -21,7 +21,20 @@ from attestd.strict import canonical, format_time
 from attestd.tcg.pcr import PcrSelection
 from attestd.tlog.checkpoint import BatchMode
 from attestd.tlog.proof import format_proof, parse_proof
-from tests.world import BOOT, NOW, Granted, Host, Log, World, digest, dsse, ed25519_key, key_id
+from tests.world import (
+    BOOT,
+    NOTHING_CONCEALED,
+    NOW,
+    SALT,
+    Granted,
+    Host,
+    Log,
+    World,
+    digest,
+    dsse,
+    ed25519_key,
+    key_id,
+)
 
 PLAN = File("/srv/plan", digest(b"plan"))
 SH = File("/usr/bin/sh", digest(b"sh"))
@@ -48,6 +61,7 @@ def release(world: World, granted: Granted, **changes: Any) -> VerifiedRelease:
         "now": world.now,
         "grace": timedelta(0),
         "isolation": world.isolation,
+        "salt": SALT,
         **changes,
     }
     return verify_release(trust=arguments.pop("trust", None) or world.trust(), **arguments)
@@ -450,7 +464,10 @@ def test_6_execution_outside_the_artifact(world: World, granted: Granted, member
 
 
 def _seen(execution: Execution) -> dict[str, Any]:
-    return {**execution_body(execution), "requester": {"uid": execution.requester_uid}}
+    return {
+        **execution_body(execution, concealment=NOTHING_CONCEALED),
+        "requester": {"uid": execution.requester_uid},
+    }
 
 
 def test_6_writable_files(world: World) -> None:

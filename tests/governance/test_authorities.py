@@ -7,8 +7,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from attestd.authorization.dsse import PublicKey
+from attestd.authorization.secret import ALL_SECRET, NOTHING_SECRET, Secrets
 from attestd.errors import MalformedError
-from attestd.governance.authorities import Authorities, parse_authorities
+from attestd.governance.authorities import Authorities, Team, parse_authorities, unusable_team
 from attestd.strict import canonical
 from attestd.tcg.nv import epoch_name
 from attestd.tcg.policy import release_policy
@@ -185,3 +186,37 @@ def test_keys_of_another_kind(world: World) -> None:
 def test_distinct_keys_in_rules(world: World) -> None:
     keys = parse(world).rules[0].keys
     assert set(keys) == {PublicKey(spki(key)) for key in world.authors}
+
+
+def test_secrets(world: World) -> None:
+    for none in ({}, {"secret": None}):
+        world.authorities["authorizations"][0] |= none
+        assert parse(world).rules[0].secrets == NOTHING_SECRET
+    add_rule(world, "deploys", "/usr/bin/deploy", "/opt/", uids=[1001])
+    world.authorities["authorizations"][0]["secret"] = {"argv": [2, 3], "env": ["TOKEN"]}
+    authorities = parse(world)
+    secrets = Secrets(frozenset({2, 3}), frozenset({"TOKEN"}))
+    assert authorities.rules[0].secrets == secrets
+    assert authorities.secrets_of("/usr/bin/deploy") == secrets
+    assert authorities.secrets_of("/opt/x") == secrets
+    assert authorities.secrets_of("/usr/bin/other") == NOTHING_SECRET
+    assert authorities.secrets_of(None) == secrets
+    scope = Team(paths=("/opt/",), uids=None, max_depth=0, name="web")
+    assert unusable_team(scope, "it does not verify").secrets == ALL_SECRET
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        {"argv": [], "env": []},
+        {"argv": [0], "env": []},
+        {"argv": [65_536], "env": []},
+        {"argv": [1]},
+        {"argv": [1], "env": ["A=B"]},
+        {"argv": [], "env": ["PATH"]},
+        {"argv": [], "env": [], "cwd": True},
+    ],
+)
+def test_secrets_that_are_none(world: World, secret: Any) -> None:
+    world.authorities["authorizations"][0]["secret"] = secret
+    assert "authorities.json" in refused(world)

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from attestd.authorization.dsse import PublicKey
+from attestd.authorization.secret import Secrets
 from attestd.errors import MalformedError, UsageError
 from attestd.governance.authorities import parse_authorities
+from attestd.governance.changes import describe_changes
 from attestd.governance.draft import RoleKeys
 from attestd.governance.edits import (
     Reapproved,
@@ -188,3 +190,24 @@ def test_states_by_a_revoked_key(world: World) -> None:
         sign=signer(world.platform_key),
     )
     assert found == Reapproved(None, (), ())
+
+
+def test_what_is_secret(world: World) -> None:
+    present = canonical(world.authorities)
+    marked = with_rule(present, name="local", secret=([3, 2, 3], ["TOKEN"]))
+    assert json.loads(marked)["authorizations"][0]["secret"] == {"argv": [2, 3], "env": ["TOKEN"]}
+    kept = with_rule(marked, name="local", threshold=1)
+    assert parse_authorities(kept).rules[0].secrets == Secrets(frozenset({2, 3}), frozenset({"TOKEN"}))
+    told = with_rule(kept, name="local", secret=((), ()))
+    assert "secret" not in json.loads(told)["authorizations"][0]
+    with pytest.raises(MalformedError, match="no variable"):
+        with_rule(present, name="local", secret=([], ["PATH"]))
+    changes = describe_changes({"authorities.json": present}, {"authorities.json": marked})
+    assert [change.words for change in changes if "secret" in change.words] == [
+        f"authority local: +secret {place}" for place in ("argv[2]", "argv[3]", "env:TOKEN")
+    ]
+    assert not any(change.is_weaker for change in changes)
+    back = describe_changes({"authorities.json": marked}, {"authorities.json": told})
+    assert [change.words for change in back if change.is_weaker] == [
+        f"authority local: -secret {place}" for place in ("argv[2]", "argv[3]", "env:TOKEN")
+    ]

@@ -13,7 +13,7 @@ from attestd.lineage.entry import EntryType, parse_entry
 from attestd.lineage.receipt import parse_receipt, verify_receipt
 from tests.governance.make_vectors import DIRECTORY, golden_world, vectors
 from tests.governance.tuf import Oracle
-from tests.world import BOOT, NOW
+from tests.world import BOOT, NOW, SALT
 
 VECTORS = vectors()
 LEAF = "18ae2580da03f930eb9f89fd65422dbf722827adab3435d788cebf75c04b69ad"
@@ -74,6 +74,7 @@ def test_the_golden_receipt_releases() -> None:
         now=NOW,
         grace=timedelta(0),
         isolation="user",
+        salt=SALT,
     )
     assert released.leaf == LEAF
 

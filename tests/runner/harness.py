@@ -19,7 +19,7 @@ from attestd.observe import observe_file, read_start
 from attestd.strict import canonical, parse_json
 from attestd.tlog.tree import leaf_hash
 from attestd.wire import Frame, FrameReader, Kind, close_all, encode_fields, send_frame
-from tests.world import Granted, World
+from tests.world import SALT, Granted, World
 
 BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 WAIT_S = 20
@@ -224,6 +224,7 @@ class Bench:
         artifact: bytes | None = None,
         argv: Sequence[str] | None = None,
         env: dict[str, str] | None = None,
+        salt: bytes | None = None,
         cwd: str | None = None,
         files: Sequence[Path | str] | None = None,
         client_end: int | None = None,
@@ -244,6 +245,7 @@ class Bench:
             granted.receipt if receipt is None else receipt,
             granted.artifact if artifact is None else artifact,
             b"",
+            SALT if salt is None else salt,
             str(len(run.interpreters)).encode(),
             str(len(run.inputs)).encode(),
             str(len(environment)).encode(),

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from attestd.authorization.pattern import ArgForm
 from attestd.observe import MAX_FILE_BYTES
 from attestd.wire import Kind, encode_fields, send_frame
 from tests.runner.harness import PATH, Bench, connected_pair
-from tests.world import World
+from tests.world import SALT, World
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -227,22 +228,34 @@ def test_a_user_that_does_not_exist(bench: Bench) -> None:
 
 def fields_of(bench: Bench) -> list[bytes]:
     granted = bench.grant(bench.execution("/bin/true"))
-    return [granted.receipt, granted.artifact, b"", b"0", b"0", b"1", f"PATH={PATH}".encode(), b"/bin/true"]
+    return [
+        granted.receipt,
+        granted.artifact,
+        b"",
+        SALT,
+        b"0",
+        b"0",
+        b"1",
+        f"PATH={PATH}".encode(),
+        b"/bin/true",
+    ]
 
 
 @pytest.mark.parametrize(
     ("index", "value"),
     [
-        (3, b"1"),
-        (3, b"-1"),
-        (3, b"x"),
-        (4, b"9"),
-        (5, b"2"),
-        (5, b"999999"),
-        (6, b"PATH"),
-        (6, b"=x"),
-        (7, b"\xff"),
-        (7, b"a\0b"),
+        (3, b""),
+        (3, SALT[:31]),
+        (4, b"1"),
+        (4, b"-1"),
+        (4, b"x"),
+        (5, b"9"),
+        (6, b"2"),
+        (6, b"999999"),
+        (7, b"PATH"),
+        (7, b"=x"),
+        (8, b"\xff"),
+        (8, b"a\0b"),
     ],
 )
 def test_a_request_that_does_not_parse_is_refused(bench: Bench, index: int, value: bytes) -> None:
@@ -287,3 +300,23 @@ def test_the_runner_leaks_no_descriptor(bench: Bench) -> None:
         voided.client.close()
         bench.wait_spooled("decision.void", leaf)
     assert held() <= before + 2  # spare children come and go
+
+
+def test_secrets_that_were_salted_otherwise(bench: Bench) -> None:
+    """Who hands over another salt, or another secret than was decided, hands over what the leaf does not say."""
+    secret, given = "hidd3n", ArgForm(prefix="", charset="alnum", most=9)
+    bench.world.authorities["authorizations"][0]["secret"] = {"argv": [1], "env": []}
+    bench.world.write_trust(bench.trust)
+    run = bench.execution("/bin/true", argv=("/bin/true", secret))
+    granted = bench.grant(run, argv=["/bin/true", given])
+    assert secret.encode() not in granted.receipt
+    for changes in ({"salt": bytes(32)}, {"argv": ("/bin/true", "another")}):
+        answer = bench.submit(granted, **changes).answer
+        assert answer.kind == Kind.REJECTED
+        code, sentence, _ = (field.decode() for field in answer.fields(3))
+        assert code == "identity_mismatch"
+        assert "salted with another salt" in sentence
+        assert secret not in sentence
+    submitted = bench.submit(granted)
+    assert submitted.answer.kind == Kind.ACCEPTED
+    submitted.client.close()
