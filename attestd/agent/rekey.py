@@ -11,7 +11,6 @@ Each step finds itself done if it was; cut off anywhere, the next call goes on, 
 """
 
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,13 +24,13 @@ from attestd.account import acting_as
 from attestd.agent.clock import TrustedClock
 from attestd.agent.enrolment import Enrol, labels_of
 from attestd.agent.exclusive import exclusive
-from attestd.agent.governance import Updater, first_seen, last_seen, sealed_floor
+from attestd.agent.governance import Updater, first_seen, sealed_floor
 from attestd.agent.identity import is_record_of, selection_of
 from attestd.agent.keystore import load_keys, save_keys
 from attestd.agent.provision_steps import HostSteps, log_keys_of, opened_tpm
-from attestd.agent.rotate import require_settled
+from attestd.agent.rotate import require_settled, seal_first_leaf
 from attestd.agent.tpm_port import TpmPort
-from attestd.audit.rotate import draft_next, finish_rotation, previous_of
+from attestd.audit.rotate import finish_rotation
 from attestd.audit.seal import Pending, Sealer
 from attestd.audit.store import LogStore
 from attestd.authorization.dsse import PublicKey
@@ -43,7 +42,7 @@ from attestd.governance.authorities import Authorities
 from attestd.governance.floor import Floor
 from attestd.lineage.entry import EntryType, parse_entry
 from attestd.paths import Configuration, Layout
-from attestd.strict import format_time, parse_time
+from attestd.strict import parse_time
 from attestd.system import boot_id
 from attestd.tcg.nv import COUNTER_INDEX, EPOCH_INDEX, epoch_public, nv_name
 from attestd.tcg.public import host_id, parse_public
@@ -222,7 +221,13 @@ class _Rekey:
             if self._is_new:
                 self.origin = store.origin
                 return
-            self.origin = self._first_leaf(store)
+            self.origin = seal_first_leaf(
+                store,
+                self._layout.log,
+                self._port(),
+                keys=lambda new: log_keys_of(new, blobs),
+                now=_moment(store),
+            )
         with acting_as(account):
             self.closed = finish_rotation(self._layout.log)
 
@@ -234,21 +239,6 @@ class _Rekey:
                 sync_directory(self._layout.agent)
             except OSError as error:
                 raise StoreError(f"{error.filename}: {error.strerror}") from error
-
-    def _first_leaf(self, old: LogStore) -> str:
-        now = _moment(old)
-        path = draft_next(old, self._layout.log, log_id=secrets.token_hex(16), created=format_time(now))
-        with _opened(path) as new:
-            port = self._port()
-            sealer = Sealer(new, port, log_keys_of(new, self._keys[0]), counter=port.read_counter())
-            body = {
-                "governance": last_seen(old),
-                "host": new.host_id,
-                "log": new.log_id,
-                "previous": dict(previous_of(old)),
-            }
-            sealer.seal([Pending(EntryType.LOG_START, body)], now=now, boot=boot_id())
-            return new.origin
 
     def _require_this_host(self) -> None:
         if not self._has_log:

@@ -1,8 +1,9 @@
 """`attestd audit rotate`: closes the log, exports it, and goes on in a new one."""
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -30,7 +31,7 @@ from attestd.system import boot_id
 from attestd.tpm.device import Tpm
 from attestd.tpm.owner import TpmOwner
 
-__all__ = ["Rotated", "require_settled", "rotate"]
+__all__ = ["Rotated", "require_settled", "rotate", "seal_first_leaf"]
 
 # No receipt older than this is accepted by the runner: older allows without an outcome are past.
 _UNSETTLED: Final = timedelta(minutes=10)
@@ -79,10 +80,12 @@ def rotate(layout: Layout, configuration: Configuration, export: Path) -> Rotate
                 deadline_s=float(configuration.tpm_deadline_s),
             )
             closed, size = store.origin, store.size
-            moment = require_settled(store, port, _keys(store, trust))
+            clock = require_settled(store, port, _keys(store, trust))
             export_log(store, str(export))
             with acting_as(account):
-                origin = _continue(layout, store, port, trust, moment)
+                origin = seal_first_leaf(
+                    store, layout.log, port, keys=lambda new: _keys(new, trust), now=clock.read().now
+                )
         finally:
             with acting_as(account):
                 store.close()
@@ -137,12 +140,28 @@ def require_settled(store: LogStore, port: TpmPort, keys: LogKeys) -> TrustedClo
     return clock
 
 
-def _continue(layout: Layout, old: LogStore, port: TpmPort, trust: Trust, clock: TrustedClock) -> str:
-    now = clock.read().now
-    path = draft_next(old, layout.log, log_id=secrets.token_hex(16), created=format_time(now))
+def seal_first_leaf(
+    old: LogStore, log: Path, port: TpmPort, *, keys: Callable[[LogStore], LogKeys], now: datetime
+) -> str:
+    """Makes the log that continues another, and seals its first leaf; `finish_rotation` puts it in its place.
+
+    Args:
+        old: The log that is closed: it has a checkpoint.
+        log: Its file.
+        port: The TPM.
+        keys: Those that seal the new log.
+        now: Trusted time.
+
+    Returns:
+        The new log's origin.
+
+    Raises:
+        StoreError, RollbackError, TpmError, VerificationError: It cannot be made, or not be sealed.
+    """
+    path = draft_next(old, log, log_id=secrets.token_hex(16), created=format_time(now))
     new = LogStore.open(str(path))
     try:
-        sealer = Sealer(new, port, _keys(new, trust), counter=port.read_counter())
+        sealer = Sealer(new, port, keys(new), counter=port.read_counter())
         # The floor of governance goes with it: older metadata is not believed because the log is a new one.
         body = {
             "governance": last_seen(old),

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from attestd.agent import rekey
+from attestd.agent import rotate as agent_rotate
 from attestd.audit import rotate
 from attestd.cli import run
 from attestd.distribution.repository import Repository
@@ -21,7 +22,7 @@ WITHIN = {
     "staged": (Repository, "stage", 1),
     "signed": (Repository, "sign", 1),
     "undefined": (Tpm, "undefine", 1),
-    "next_log": (rekey, "draft_next", 1),
+    "next_log": (agent_rotate, "draft_next", 1),
     "first_leaf_not_counted": (rekey.Sealer, "_commit", 2),
     "linked": (rotate.os, "link", 1),
     "swapped": (rotate.os, "rename", 1),
