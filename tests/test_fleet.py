@@ -17,7 +17,7 @@ from attestd.errors import TpmRefusedError
 from attestd.governance.platform import Approval
 from attestd.lineage.entry import EntryType
 from attestd.tpm.embedded import EmbeddedTpm
-from tests.fleet import INTERVAL_S, Fleet, Member
+from tests.fleet import INTERVAL_S, Fleet, Member, attestd
 from tests.host import Host, Result, sha256, wait_for
 
 # From the moment it is published until a host denies: its interval, and what a loaded machine takes.
@@ -47,6 +47,19 @@ def until_denied(run: Callable[[], Result], code: Code, words: str) -> float:
         assert time.monotonic() - start < LIMIT_S, "it is not denied"
     said(result, code, words)
     return time.monotonic() - start
+
+
+def test_a_wrong_root_does_not_stand_in_the_way_of_the_right_one(fleet: Fleet, tmp_path: Path) -> None:
+    init = ("init", "--tpm", "embedded", "--governance", fleet.office / "web", "--root")
+    wrong = tmp_path / "wrong.json"
+    for content in (b"{}", fleet.anchor.read_bytes()[:-1]):
+        wrong.write_bytes(content)
+        refused = attestd(tmp_path, *init, wrong, state=tmp_path / "state")
+        assert refused.status in (1, 65), refused
+        assert not (tmp_path / "state" / "trust" / "root.json").exists()
+    asked = attestd(tmp_path, *init, fleet.anchor, state=tmp_path / "state")
+    assert "another root of trust" not in asked.stderr
+    assert "--epoch-key" in asked.stderr, "it got as far as that"
 
 
 def test_two_authorities(fleet: Fleet) -> None:

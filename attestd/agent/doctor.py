@@ -56,7 +56,7 @@ def examine(layout: Layout, agent: AgentSocket) -> list[Examined]:
     except AttestdError as error:
         found.append(Examined("agent", str(error), "see the line itself"))
     if status is not None:
-        found += of_status(status, now=datetime.now(UTC))
+        found += _told(status)
         found += _guarded("platform", lambda: _platforms(layout, agent))
     found += _guarded("trust", lambda: _trust(layout))
     found += _guarded("log", lambda: _log(layout, verified_by_agent=status is not None))
@@ -64,6 +64,19 @@ def examine(layout: Layout, agent: AgentSocket) -> list[Examined]:
     found += _guarded("files", lambda: _files(layout))
     found += _guarded("authority keys", lambda: _authority_keys(layout))
     return found
+
+
+def _told(status: Mapping[str, Any]) -> list[Examined]:
+    try:
+        return list(of_status(status, now=datetime.now(UTC)))
+    except (KeyError, TypeError):  # in the middle of an upgrade
+        return [
+            Examined(
+                "agent",
+                "what it tells is not what an agent of this version tells",
+                "restart it: attestd serve",
+            )
+        ]
 
 
 def _guarded(area: str, look: Callable[[], Iterator[Examined]]) -> list[Examined]:

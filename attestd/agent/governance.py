@@ -166,7 +166,7 @@ async def update_now(updater: Updater, directory: TrustDirectory) -> Updated:
     """
     before = _version(directory)
     await asyncio.to_thread(updater.update, directory.floor)
-    return Updated(before, directory.current().version, updater.url or str(directory.source.mirror))
+    return Updated(before, directory.look().version, updater.url or str(directory.source.mirror))
 
 
 def update_without_agent(layout: Layout, configuration: Configuration) -> Updated:
@@ -187,11 +187,11 @@ def update_without_agent(layout: Layout, configuration: Configuration) -> Update
         before = _version(directory)
         updater = Updater(source, configuration)
         updater.update(floor)
-        return Updated(before, directory.current().version, updater.url or str(source.mirror))
+        return Updated(before, directory.look().version, updater.url or str(source.mirror))
 
 
 def _version(directory: TrustDirectory) -> int | None:
     try:
-        return directory.current().version
+        return directory.look().version
     except (StoreError, VerificationError, MalformedError):
         return None

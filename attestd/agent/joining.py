@@ -16,7 +16,7 @@ from attestd.authorization.dsse import PublicKey
 from attestd.distribution.mirror import ROOT, read_anchor
 from attestd.distribution.signer import Authority
 from attestd.durable import write_atomic
-from attestd.errors import UsageError
+from attestd.errors import AttestdError, UsageError
 from attestd.governance.trust import Trust
 from attestd.paths import Configuration, Layout
 from attestd.tcg.public import host_id
@@ -69,16 +69,22 @@ def join(
     make_directories(layout, account)
     source = layout.trust_source(configuration)
     anchor = layout.trust / ROOT
-    if not anchor.exists():
+    given = not anchor.exists()
+    if given:
         write_atomic(anchor, root, mode=0o644)
     elif read_anchor(source) != root:
         raise UsageError(
             f"{anchor} is another root of trust than the one that was given: choose another --state-dir, or remove"
             " what is there (attestd deprovision --purge)"
         )
-    with acting_as(account):
-        Updater(source, configuration).update(None)
-    trust, seen = first_seen(source)
+    try:
+        with acting_as(account):
+            Updater(source, configuration).update(None)
+        trust, seen = first_seen(source)
+    except AttestdError:
+        if given:  # a root under which nothing verifies must not stand in the way of the right one
+            anchor.unlink()
+        raise
     authorities, now = trust.authorities, datetime.now(UTC).replace(microsecond=0)
     with opened_tpm(layout, configuration) as owner:
         steps = HostSteps(layout, configuration, owner)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from attestd.cli.base import Command, json_option
+from attestd.cli.base import Command, confirm, json_option
 from attestd.cli.governance import open_repository, public_key, repository_option, say_changes
 from attestd.cli.keys import ask_secret, open_key, passphrase_option
 from attestd.cli.output import Output, say
@@ -90,8 +90,7 @@ def rotate_command(
         if not as_json:
             say_changes(repository.diff())
         if is_own:
-            if not yes:
-                _confirm(repository, rotation)
+            _confirm(repository, rotation, yes=yes)
             publish_local(repository, layout.authority, {}, ask=ask_secret)
     placed = (
         install_key(layout.authority, roles or ROLES, Path(new), repository.plan().files)
@@ -101,9 +100,9 @@ def rotate_command(
     _show(rotation, placed, is_own=is_own, output=Output(as_json=as_json))
 
 
-def _confirm(repository: Repository, rotation: Rotation) -> None:
+def _confirm(repository: Repository, rotation: Rotation, *, yes: bool) -> None:
     try:
-        click.confirm("Sign and publish this?", abort=True, err=True)
+        confirm("Sign and publish this?", yes=yes)
     except BaseException:
         repository.unstage(list(rotation.files))
         raise

@@ -1,7 +1,6 @@
 """`attestd authorization`: issue, delegate, approve, inspect, verify, install."""
 
 import os
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from attestd.agent.ask import AgentSocket
 from attestd.authorization.artifact import MAX_ARTIFACT_BYTES, UntrustedArtifact, parse_artifact
 from attestd.authorization.issue import approve, link_to_approve
 from attestd.cli.artifact_view import artifact_json, show_artifact
-from attestd.cli.base import NounGroup, json_option, read_input, state_dir_option, write_output
+from attestd.cli.base import NounGroup, confirm, json_option, read_input, state_dir_option, write_output
 from attestd.cli.governance_revoke import revoke_artifacts_command
 from attestd.cli.issue import delegate_command, issue_command, show_written, signer, signing_options
 from attestd.cli.output import WARN, Output, say
@@ -92,11 +91,9 @@ def _confirm(artifact: UntrustedArtifact, link: int, key_id: str, *, yes: bool, 
         show_artifact(output, UntrustedArtifact(artifact.links[: link + 1]), now=datetime.now(UTC))
         if len(artifact.links) > 1:
             output.line(f"You sign link {link + 1} of {len(artifact.links)}, with key {key_id}.")
-    if yes:
-        return
-    if as_json or not sys.stdin.isatty():
+    if as_json and not yes:
         raise click.UsageError("whoever approves sees what it is, and confirms: on a terminal, or with --yes")
-    click.confirm(f"Sign all of this with key {key_id}?", abort=True, err=True)
+    confirm(f"Sign all of this with key {key_id}?", yes=yes)
 
 
 @authorization_command.command("inspect", example="attestd authorization inspect id.auth.json")

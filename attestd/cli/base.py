@@ -1,16 +1,20 @@
 """What all commands are made of: lazily loaded groups, examples in every help text, shared options."""
 
 import importlib
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
+
+from attestd.cli.output import say
 
 __all__ = [
     "Command",
     "LazyGroup",
     "NounGroup",
+    "confirm",
     "json_option",
     "read_input",
     "state_dir_option",
@@ -18,7 +22,25 @@ __all__ = [
     "write_output",
 ]
 
+EXIT_NOT_CONFIRMED: Final = 1
+
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Asks a person, who has seen what it is about; with `yes` they have said so already.
+
+    Raises:
+        click.UsageError: There is no terminal on which to ask.
+        click.exceptions.Exit: They said no.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{question} Confirm on a terminal, or with --yes")
+    if not click.confirm(question, err=True):
+        say("nothing was done")
+        raise click.exceptions.Exit(EXIT_NOT_CONFIRMED)
 
 
 class _WithExample:

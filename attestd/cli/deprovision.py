@@ -5,7 +5,7 @@ import os
 import click
 
 from attestd.agent.deprovision import deprovision
-from attestd.cli.base import Command, json_option, state_dir_option
+from attestd.cli.base import Command, confirm, json_option, state_dir_option
 from attestd.cli.output import WARN, Output, say
 from attestd.paths import find_layout, load_configuration
 
@@ -31,9 +31,8 @@ def deprovision_command(*, yes: bool, purge: bool, state_dir: str | None, as_jso
     """
     layout = find_layout(state_dir)
     configuration = load_configuration(layout.configuration, os.environ)
-    if not yes:
-        what = "everything, the log included," if purge else "the keys"
-        click.confirm(f"Remove {what} of {layout.agent}?", abort=True, err=True)
+    what = "everything, the log included," if purge else "the keys"
+    confirm(f"Remove {what} of {layout.agent}?", yes=yes)
     done = deprovision(layout, configuration, purge=purge)
     for note in done.notes:
         say(note, style=WARN)

@@ -5,7 +5,7 @@ from typing import get_args
 
 import click
 
-from attestd.cli.base import Command, json_option, read_input
+from attestd.cli.base import Command, confirm, json_option, read_input
 from attestd.cli.governance import open_repository, repository_option, say_staged
 from attestd.cli.keys import open_key, passphrase_option
 from attestd.cli.output import Output, say
@@ -64,8 +64,7 @@ def platform_command(
     values = parse_pcr_values(read_input(file, max_bytes=MAX_VALUES_BYTES))
     for index, value in values.items():
         say(f"  {index:>2}  {value.hex()}", prefix="")
-    if not yes:
-        click.confirm(f"Approve this state, as the first of platform policy {name!r}?", abort=True, err=True)
+    confirm(f"Approve this state, as the first of platform policy {name!r}?", yes=yes)
     policy = first_policy(
         repository,
         name=name,

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from attestd.cli.base import Command, json_option
+from attestd.cli.base import Command, confirm, json_option
 from attestd.cli.governance import open_repository, repository_option, say_changes, warn_of_expiry
 from attestd.cli.keys import key_options, open_key, passphrase_option
 from attestd.cli.output import BAD, HEAD, Output, mark, say
@@ -63,8 +63,8 @@ def sign_command(
         uris = own_keys(repository) if key is None else [key]
         signers = [open_key(uri, public_key=public_key) for uri in uris]
         shown = [_say_what_is_signed(repository, authority) for authority in signers]
-        if any(shown) and not yes:
-            click.confirm("Sign this?", abort=True, err=True)
+        if any(shown):
+            confirm("Sign this?", yes=yes)
         roles = [role for authority in signers for role in repository.sign(authority)]
     status = [item for item in repository.status() if item.is_staged]
     if as_json:

@@ -8,7 +8,7 @@ from typing import Final
 import click
 
 from attestd.authorization.dsse import EnvelopeSignature, format_envelope, parse_envelope
-from attestd.cli.base import Command, json_option, read_input, write_output
+from attestd.cli.base import Command, confirm, json_option, read_input, write_output
 from attestd.cli.governance import open_repository, repository_option, say_staged
 from attestd.cli.keys import key_options, open_key
 from attestd.cli.output import Output, say
@@ -158,8 +158,7 @@ def enroll_command(
         ("valid", f"{record.not_before} to {record.not_after}"),
     ):
         say(f"  {name:<7} {value}", prefix="")
-    if not yes:
-        click.confirm("Admit this host?", abort=True, err=True)
+    confirm("Admit this host?", yes=yes)
     signers = [open_key(key, public_key=public_key).sign]
     signed = _with(earlier, sign_host_request(data, signers=signers))
     if path is not None:

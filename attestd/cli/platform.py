@@ -8,7 +8,7 @@ import click
 
 from attestd.agent.ask import AgentSocket
 from attestd.agent.measured import Measured, file_digest, measure
-from attestd.cli.base import NounGroup, json_option, state_dir_option
+from attestd.cli.base import NounGroup, confirm, json_option, state_dir_option
 from attestd.cli.keys import ask_secret, key_options, open_key
 from attestd.cli.measure import diff_command, measure_command
 from attestd.cli.output import BAD, DIM, GOOD, HEAD, WARN, Output, counted, mark, say, text
@@ -169,8 +169,7 @@ def approve_command(
         return 0
     authority = open_key(key or str(layout.authority / "platform.pem"), public_key=public_key)
     _say_plan(plan, measured)
-    if not yes:
-        click.confirm("Approve this state?", abort=True, err=True)
+    confirm("Approve this state?", yes=yes)
     repository = open_local_repository(layout.authority) if directory is None else Repository(directory)
     policy = stage_approval(plan, repository=repository, key=authority)
     if directory is None:

@@ -6,7 +6,7 @@ import click
 
 from attestd.agent.enrolment import enrol_elsewhere, enrol_here
 from attestd.agent.rekey import Rekeyed, rekey
-from attestd.cli.base import Command, json_option, state_dir_option
+from attestd.cli.base import Command, confirm, json_option, state_dir_option
 from attestd.cli.keys import ask_secret, open_key, passphrase_option
 from attestd.cli.output import Output, say
 from attestd.distribution.keyring import Keyring
@@ -50,8 +50,7 @@ def rekey_command(
     """
     layout = find_layout(state_dir)
     configuration = load_configuration(layout.configuration, os.environ)
-    if not yes:
-        click.confirm(f"Replace the TPM keys of {layout.agent}?", abort=True, err=True)
+    confirm(f"Replace the TPM keys of {layout.agent}?", yes=yes)
     keyring = Keyring(layout.authority, others=[open_key(uri) for uri in others], ask=ask_secret)
     here = not configuration.governance_url
     done = rekey(

@@ -162,6 +162,15 @@ class TrustDirectory:
             raise StoreError(f"{self.source.anchor}: nothing was read yet")
         return self._trust
 
+    def look(self) -> Trust:
+        """As `current`, but by what is on disk now, not `LOOK_S` ago.
+
+        Raises:
+            StoreError, VerificationError, RollbackError, MalformedError: As `load_trust`.
+        """
+        self._looked_at = -math.inf
+        return self.current()
+
     def _look(self, now: float) -> None:
         settled_ns = time.time_ns() - SETTLED_NS
         try:

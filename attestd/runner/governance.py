@@ -66,7 +66,7 @@ class Governance:
                 cannot be recorded.
         """
         try:
-            trust = self._directory.current()
+            trust = self._directory.look()
             floor = self._directory.floor
             if floor is not None and floor != self._recorded:
                 record = _Record(

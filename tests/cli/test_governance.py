@@ -127,12 +127,25 @@ def test_two_persons_on_two_machines(repository: Cli) -> None:
     assert repository.ok("governance", "publish", "--repository", "governance", "--json").json["version"] == 2
 
 
+class Terminal(io.StringIO):
+    """Somebody who answers."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 def test_nobody_said_yes(repository: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     in_repository(repository)("revoke", "--requester", "4242")
     monkeypatch.setattr("sys.stdin", io.StringIO())
-    refused = repository("governance", "sign", "--repository", "governance", "--key", "alice.pem")
-    assert refused.status == 130
+    sign = ("governance", "sign", "--repository", "governance", "--key", "alice.pem")
+    refused = repository(*sign)
+    assert refused.status == 64
     assert "revoked: requester 4242" in refused.stderr
+    assert "Sign this? Confirm on a terminal, or with --yes" in refused.stderr
+    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
+    refused = repository(*sign)
+    assert refused.status == 1
+    assert "nothing was done" in refused.stderr
     shown = repository.ok("governance", "show", "--repository", "governance", "--json").json
     assert [item["lacking"] for item in shown["roles"] if item["staged"]] == [2]
 
