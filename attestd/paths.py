@@ -5,12 +5,12 @@ import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import msgspec
 
 from attestd.errors import StoreError, UsageError
-from attestd.strict import Strict
+from attestd.strict import HostId, Strict, convert, parse_json
 from attestd.where import MAX_SOCKET_PATH_BYTES, state_dir
 
 __all__ = [
@@ -20,11 +20,13 @@ __all__ = [
     "find_client_layout",
     "find_layout",
     "load_configuration",
+    "read_pinned_host",
     "system_layout",
 ]
 
 # tomllib takes time with the square of a dotted key's parts: 25 s for one of 64 KiB.
 MAX_CONFIGURATION_BYTES: Final = 8 * 1024
+MAX_PINNED_BYTES: Final = 4096
 
 
 @dataclass(frozen=True)
@@ -252,3 +254,26 @@ def load_configuration(path: Path, environ: Mapping[str, str]) -> Configuration:
         return msgspec.convert(values, Configuration, strict=True)
     except (ValueError, msgspec.ValidationError, RecursionError) as error:
         raise UsageError(f"{path}: {error}") from error
+
+
+class _PinnedHost(Strict, frozen=True):
+    v: Literal[1]
+    host: HostId
+
+
+def read_pinned_host(path: Path) -> str:
+    """Which host this is: `Layout.host`, which `init` wrote to the runner's own directory.
+
+    Raises:
+        UsageError: There is none.
+        StoreError: This user may not read it.
+        MalformedError: It is damaged.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise UsageError(f"{path} is missing: initialise the host with attestd init") from error
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error
+    what = str(path)
+    return convert(parse_json(data, max_bytes=MAX_PINNED_BYTES, what=what), _PinnedHost, what=what).host

@@ -62,6 +62,19 @@ def test_a_wrong_root_does_not_stand_in_the_way_of_the_right_one(fleet: Fleet, t
     assert "--epoch-key" in asked.stderr, "it got as far as that"
 
 
+def test_this_host_is_meant_where_none_is_named(fleet: Fleet, tmp_path: Path) -> None:
+    host = fleet.hosts[1]
+    issued = host.attestd(
+        *("authorization", "issue", "--key", fleet.office / "alice.pem", "-o", tmp_path / "true.auth.json"),
+        *("--", TRUE),
+    )
+    assert issued.status == 0, issued
+    untrusted = parse_artifact((tmp_path / "true.auth.json").read_bytes())
+    assert list(untrusted.statement.predicate.bindings.hosts) == [host.id]
+    verified = host.attestd("authorization", "verify", tmp_path / "true.auth.json")
+    assert "insufficient_approvals" in verified.stderr, verified
+
+
 def test_two_authorities(fleet: Fleet) -> None:
     """One signature is not enough, two are; a stranger's counts for nothing."""
     host = fleet.hosts[0]

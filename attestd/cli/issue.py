@@ -1,7 +1,7 @@
 """`attestd authorization issue` and `delegate`: artifacts written from a command line."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,12 +26,25 @@ from attestd.client.issuing import CURRENT, Asked, Delegated, draft_for_command,
 from attestd.codes import Code, Denied
 from attestd.distribution.local import load_own_trust
 from attestd.distribution.signer import Authority
+from attestd.errors import StoreError, UsageError
 from attestd.governance.policy_schema import DEFAULT_POLICY_NAME
-from attestd.paths import Layout, find_client_layout
+from attestd.governance.trust import Trust
+from attestd.paths import Layout, find_client_layout, read_pinned_host
 
 __all__ = ["delegate_command", "issue_command", "show_written", "signer", "signing_options"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _this_host(layout: Layout, trust: Trust, labels: Mapping[str, str]) -> tuple[str, ...]:
+    """The host of this installation, where it is one of several and this user may know which it is."""
+    if labels:
+        return ()
+    try:
+        host = read_pinned_host(layout.host)
+    except (StoreError, UsageError):
+        return ()
+    return (host,) if host in trust.hosts else ()
 
 
 def signer(key: str | None, public_key: Path | None, layout: Layout) -> Authority:
@@ -168,6 +181,8 @@ def issue_command(
     narrower authorizations under this one (attestd authorization delegate).
     """
     layout = find_client_layout(state_dir)
+    trust = load_own_trust(layout)
+    given["hosts"] = given["hosts"] or _this_host(layout, trust, given["host_labels"])
     asked = Asked(
         argv=command,
         requesters=requesters or (os.getuid(),),
@@ -179,7 +194,6 @@ def issue_command(
         max_depth=_depth(max_depth, delegate_to),
         **given,
     )
-    trust = load_own_trust(layout)
     statement = draft_for_command(asked, trust=trust, environ=os.environ, now=datetime.now(UTC))
     data = issue(statement, signers=[signer(key, public_key, layout).sign])
     _write(command[0], data, output=output, force=force, as_json=as_json)

@@ -30,6 +30,7 @@ __all__ = ["CURRENT", "Asked", "Delegated", "draft_for_command", "draft_under", 
 
 CURRENT: Final = "current"
 _EXECVP_PATH: Final = "/bin:/usr/bin"
+MAX_NAMED: Final = 8  # of a fleet's hosts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,9 +240,8 @@ def _patterns(argv: Sequence[str], given: Mapping[int, ArgPattern]) -> list[ArgP
 
 def _only(known: Mapping[str, object], what: str, option: str) -> str:
     if len(known) != 1:
-        raise UsageError(
-            f"the trust directory has {len(known)} of kind {what}: choose with {option} ({', '.join(known)})"
-        )
+        some = ", ".join(sorted(known)[:MAX_NAMED]) + (", ..." if len(known) > MAX_NAMED else "")
+        raise UsageError(f"governance names {len(known)} of kind {what}: choose with {option} ({some})")
     return next(iter(known))
 
 

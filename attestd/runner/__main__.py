@@ -12,13 +12,13 @@ import sys
 from collections.abc import Collection
 from datetime import timedelta
 from pathlib import Path
-from typing import Final, Literal, NoReturn
+from typing import Final, NoReturn
 
 from attestd.codes import EXIT_STATUS, EXIT_USAGE, Code
 from attestd.durable import make_directory
 from attestd.errors import AttestdError, StoreError, UsageError
 from attestd.journal import event, logging_to_stderr
-from attestd.paths import Configuration, TrustSource, load_configuration
+from attestd.paths import Configuration, TrustSource, load_configuration, read_pinned_host
 from attestd.runner.cgroup import find_parent, remove_empty
 from attestd.runner.claims import Claims
 from attestd.runner.governance import Governance
@@ -26,7 +26,6 @@ from attestd.runner.loop import Loop
 from attestd.runner.recover import recover
 from attestd.runner.server import Server, Settings
 from attestd.service_manager import inherited_listener, notify
-from attestd.strict import HostId, Strict, convert, parse_json
 from attestd.system import boot_id
 from attestd.where import MAX_SOCKET_PATH_BYTES
 
@@ -35,13 +34,6 @@ __all__ = ["main"]
 _MAX_DESCRIPTORS: Final = 8192
 _DESCRIPTORS_A_COMMAND: Final = 5
 _OTHER_DESCRIPTORS: Final = 512
-
-
-class PinnedHost(Strict, frozen=True):
-    """`host.json` in the runner's own directory: which host this is, pinned at init."""
-
-    v: Literal[1]
-    host: HostId
 
 
 class _Parser(argparse.ArgumentParser):
@@ -132,7 +124,7 @@ def _serve(options: argparse.Namespace, log: logging.Logger) -> None:
     settings = Settings(
         grace=timedelta(seconds=configuration.governance_grace_s),
         peers={0, uid} | ({options.agent_user.pw_uid} if options.agent_user is not None else set()),
-        host_id=_pinned_host(options.state_dir),
+        host_id=read_pinned_host(options.state_dir / "host.json"),
         boot=boot,
         isolation="user" if uid == 0 else "none",
         cgroups=cgroups,
@@ -227,16 +219,6 @@ def _listen(path: Path | None, agent: pwd.struct_passwd | None) -> socket.socket
         path.chmod(0o660)
     listener.listen(64)
     return listener
-
-
-def _pinned_host(directory: Path) -> str:
-    path = directory / "host.json"
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise UsageError(f"{path} is missing: initialise the host with attestd init") from None
-    what = str(path)
-    return convert(parse_json(data, max_bytes=4096, what=what), PinnedHost, what=what).host
 
 
 def _raise_descriptor_limit(limit: tuple[int, int]) -> int:
