@@ -1,6 +1,7 @@
 """`attestd authorization`: issue, delegate, approve, inspect, verify, install."""
 
 import os
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -91,7 +92,7 @@ def _confirm(artifact: UntrustedArtifact, link: int, key_id: str, *, yes: bool, 
         show_artifact(output, UntrustedArtifact(artifact.links[: link + 1]), now=datetime.now(UTC))
         if len(artifact.links) > 1:
             output.line(f"You sign link {link + 1} of {len(artifact.links)}, with key {key_id}.")
-    if as_json and not yes:
+    if not yes and (as_json or not sys.stdin.isatty()):
         raise click.UsageError("whoever approves sees what it is, and confirms: on a terminal, or with --yes")
     confirm(f"Sign all of this with key {key_id}?", yes=yes)
 

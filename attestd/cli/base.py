@@ -31,14 +31,18 @@ def confirm(question: str, *, yes: bool) -> None:
     """Asks a person, who has seen what it is about; with `yes` they have said so already.
 
     Raises:
-        click.UsageError: There is no terminal on which to ask.
+        click.UsageError: Nobody is there to answer.
         click.exceptions.Exit: They said no.
     """
     if yes:
         return
-    if not sys.stdin.isatty():
-        raise click.UsageError(f"{question} Confirm on a terminal, or with --yes")
-    if not click.confirm(question, err=True):
+    try:
+        agreed = click.confirm(question, err=True)
+    except click.Abort:
+        if sys.stdin.isatty():
+            raise
+        raise click.UsageError(f"{question} Confirm on a terminal, or with --yes") from None
+    if not agreed:
         say("nothing was done")
         raise click.exceptions.Exit(EXIT_NOT_CONFIRMED)
 

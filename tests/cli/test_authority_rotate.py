@@ -194,7 +194,7 @@ def test_refused(ran: tuple[Host, bytes], cli: Cli, monkeypatch: pytest.MonkeyPa
         assert words in result.stderr, result
     assert host.trust.digest == before
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
-    assert cli("authority", "rotate", "--role", "authorizations", "ed.pem").status == 64, "nobody said yes"
+    assert cli("authority", "rotate", "--role", "authorizations", "ed.pem").status == 1, "nobody said yes"
     assert cli.ok("governance", "diff", "--json").json["changes"] == []
     cli.ok("authority", "rotate", "--yes", "--role", "platform", "ec.pem", "--with", "root.pem")
     require_runs(host, receipt)

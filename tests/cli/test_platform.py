@@ -40,7 +40,7 @@ def test_from_measurement_to_approval(own: Host, own_cli: Cli, monkeypatch: pyte
 
     monkeypatch.setattr("sys.stdin", io.StringIO())
     refused = cli("platform", "approve")
-    assert refused.status == 130, "nobody said yes"
+    assert refused.status == 64, "nobody said yes"
     assert cli.ok("platform", "show", "--json").json["version"] == 1
     approved = cli.ok("platform", "approve", "--yes", "--json")
     assert approved.json["version"] == 2

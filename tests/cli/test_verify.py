@@ -58,7 +58,7 @@ def test_under_other_trust_nothing_does(what: str, file: str, offline: Cli, runn
     authorities = LocalAuthorities(other)
     if what == "artifact":
         revocations = json.loads(authorities.files()["revocations.json"])
-        revocations["artifacts"] = [offline.ok("authorization", "inspect", "--json", file).json["id"]]
+        revocations["artifacts"] += [offline.ok("authorization", "inspect", "--json", file).json["id"]]
         revocations["version"] += 1
         authorities.publish({"revocations.json": canonical(revocations)})
     else:

@@ -15,8 +15,7 @@ from attestd.errors import (
     UsageError,
     VerificationError,
 )
-from attestd.paths import load_configuration
-from attestd.runner.__main__ import _pinned_host
+from attestd.paths import load_configuration, read_pinned_host
 from attestd.strict import canonical
 from attestd.tlog.checkpoint import BatchMode
 from attestd.tlog.tiles import format_bundle
@@ -56,7 +55,7 @@ def keys_file(data: bytes) -> None:
 @target(MalformedError, seeds=lambda: [canonical({"v": 1, "host": WORLD.host.id})], is_json=True)
 def pinned_host(data: bytes) -> None:
     Path("host.json").write_bytes(data)
-    assert len(_pinned_host(Path())) == 64
+    assert len(read_pinned_host(Path("host.json"))) == 64
 
 
 @target(seeds=lambda: [b"%d\n" % os.getpid(), b"1\n", b"-1", "\u0661".encode()])
