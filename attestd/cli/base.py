@@ -41,6 +41,7 @@ def confirm(question: str, *, yes: bool) -> None:
     except click.Abort:
         if sys.stdin.isatty():
             raise
+        say("", prefix="")  # ends the line of the question
         raise click.UsageError(f"{question} Confirm on a terminal, or with --yes") from None
     if not agreed:
         say("nothing was done")

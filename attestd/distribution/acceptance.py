@@ -46,8 +46,10 @@ def in_one_form(name: str, data: bytes) -> bytes:
     """JSON as hosts read it, RFC 8785, however a person laid it out; anything else as it is.
 
     Raises:
-        MalformedError: Not JSON, or JSON that has no such form.
+        MalformedError: Not JSON, or JSON that has no such form; over the limit of a target file.
     """
+    if len(data) > MAX_TARGET_BYTES:
+        raise MalformedError(f"{name}: expected at most {MAX_TARGET_BYTES} bytes")
     if not name.endswith(".json") or name == _ENTITIES:
         return data
     return canonical(parse_json(data, max_bytes=MAX_TARGET_BYTES, what=name))

@@ -120,6 +120,8 @@ def test_what_a_host_would_refuse_is_not_staged(office: Office, world: World) ->
     ):
         with pytest.raises((MalformedError, VerificationError)):
             repository.stage({name: data})
+    with pytest.raises(MalformedError, match=r"policy/exec.cedar: expected at most 16777216 bytes"):
+        repository.stage({"policy/exec.cedar": bytes((16 << 20) + 1)})
     with pytest.raises(UsageError, match="expected a relative name"):
         repository.stage({"../etc/passwd": b"x"})
     with pytest.raises(UsageError, match="not staged"):

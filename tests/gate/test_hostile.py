@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from attestd.authorization.artifact import parse_artifact
@@ -81,6 +81,7 @@ def test_any_bytes(artifact: bytes) -> None:
 
 
 @given(json_values)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_json(value: Any) -> None:
     denied_by_both(json.dumps(value).encode())
 
