@@ -17,6 +17,7 @@ from attestd.errors import TpmRefusedError
 from attestd.governance.platform import Approval
 from attestd.lineage.entry import EntryType
 from attestd.tpm.embedded import EmbeddedTpm
+from tests.distribution.repositories import write_key
 from tests.fleet import INTERVAL_S, Fleet, Member, attestd
 from tests.host import Host, Result, sha256, wait_for
 
@@ -97,6 +98,35 @@ def test_a_published_forbid(fleet: Fleet) -> None:
         until_denied(lambda: host.exec(command, authorization=artifact), Code.POLICY_CONFLICT, "no-id")  # noqa: B023 - called at once
         host.wait_version(version)
         assert host.exec(TRUE, authorization=host.authorize(TRUE)).status == 0
+
+
+def test_a_delegates_artifact_runs_on_another_host(fleet: Fleet) -> None:
+    """Inside its scope, on the host that it names; not with other words, and not where it was delegated."""
+    here, there = fleet.hosts
+    fleet.governance("rule", "all", "--max-depth", "1")
+    version = fleet.publish()
+    for host in fleet.hosts:
+        host.wait_version(version)
+    write_key(fleet.office, "delegate")
+    parent, child = here.top / "parent.auth.json", there.top / "child.auth.json"
+    parent.write_bytes(
+        here.authorize(
+            *("/usr/bin/echo", "a", "b"),
+            options=(
+                *("--host", there.id, "--delegate-to", fleet.key_id("delegate")),
+                *("--max-depth", "1", "--arg", '2={"one_of":["b","c"]}', "--cwd", "/"),
+            ),
+        )
+    )
+    delegated = there.attestd(
+        *("authorization", "delegate", parent, "--key", fleet.office / "delegate.pem", "-o", child),
+        *("--host", there.id, "--", "/usr/bin/echo", "a", "c"),
+    )
+    assert delegated.status == 0, delegated
+    artifact = child.read_bytes()
+    said(there.exec("/usr/bin/echo", "a", "b", authorization=artifact, cwd="/"), Code.SCOPE_VIOLATION)
+    said(here.exec("/usr/bin/echo", "a", "c", authorization=artifact, cwd="/"), Code.IDENTITY_MISMATCH)
+    assert there.exec("/usr/bin/echo", "a", "c", authorization=artifact, cwd="/").status == 0
 
 
 def test_an_epoch_bump(fleet: Fleet) -> None:

@@ -26,6 +26,7 @@ _ID: Final = re.compile(r'@id\("([^"]*)"\)')
 _LAXER: Final = ("authority ", "team ", "host ", "permit ", "statement ")
 _STRICTER: Final = ("authority ", "forbid ", "statement ")
 _FLOORS: Final = ("threshold", "verifiers", "witnesses")
+_NUMBER: Final = re.compile(r"[0-9]{1,18}")
 _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\Z|\\)|//[^\n]*|;|[^";/]+|/', re.DOTALL)
 
 
@@ -136,7 +137,7 @@ def _as_set(value: Value | None) -> frozenset[str]:
 
 
 def _number(value: Value | None) -> int:
-    return int(value) if isinstance(value, str) and value.isdigit() else 0
+    return int(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else 0
 
 
 def _order(name: str) -> tuple[int, str]:
@@ -181,7 +182,7 @@ def _authorities(name: str, data: bytes) -> Facts:
         }
     # A key is what its id says; what counts is where it is named.
     named = {item for members in facts.values() for value in members.values() for item in _as_set(value)}
-    unused = frozenset(value.pop("keys")) - named
+    unused = frozenset(value.pop("keys").keys()) - named
     return {
         **facts,
         **({"keys": {"key that signs for nothing": unused}} if unused else {}),

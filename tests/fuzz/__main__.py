@@ -34,15 +34,16 @@ def main() -> int:
     parser.add_argument(
         "--corpus", type=Path, help="keeps what was found interesting there, for the next run"
     )
+    parser.add_argument("--seed", type=int, default=0, help="of what is chosen at random (default: a new one)")
     options = parser.parse_args()
     first, step = map(int, options.shard.split("/"))
     names = (options.target or sorted(TARGETS))[first::step]
-    failed = run(names, seconds=options.seconds, jobs=options.jobs, corpus=options.corpus)
+    failed = run(names, seconds=options.seconds, jobs=options.jobs, corpus=options.corpus, seed=options.seed)
     print(f"fuzz: {len(names)} targets, {len(failed)} crashed: {', '.join(failed) or 'none'}")
     return len(failed)
 
 
-def run(names: list[str], *, seconds: int, jobs: int, corpus: Path | None) -> list[str]:
+def run(names: list[str], *, seconds: int, jobs: int, corpus: Path | None, seed: int) -> list[str]:
     """Fuzzes some targets within a time; returns those that crashed."""
     deadline = time.monotonic() + seconds
     waiting, running, failed = list(names), dict[int, tuple[str, Path]](), list[str]()
@@ -53,7 +54,7 @@ def run(names: list[str], *, seconds: int, jobs: int, corpus: Path | None) -> li
                 name = waiting.pop(0)
                 directory = Path(top) / name
                 directory.mkdir()
-                running[start(name, max(1, int(left_s)), directory, corpus)] = name, directory
+                running[start(name, max(1, int(left_s)), directory, corpus, seed)] = name, directory
             pid, status = os.wait()
             name, directory = running.pop(pid)
             if status:
@@ -62,7 +63,7 @@ def run(names: list[str], *, seconds: int, jobs: int, corpus: Path | None) -> li
     return failed
 
 
-def start(name: str, seconds: int, directory: Path, corpus: Path | None) -> int:
+def start(name: str, seconds: int, directory: Path, corpus: Path | None, seed: int) -> int:
     """Forks: the instrumented modules are there already. Returns the process's id."""
     sys.stdout.flush()
     pid = os.fork()
@@ -75,7 +76,7 @@ def start(name: str, seconds: int, directory: Path, corpus: Path | None) -> int:
         kept = None if corpus is None else (corpus.absolute() / name)
         if kept is not None:
             kept.mkdir(parents=True, exist_ok=True)
-        fuzz(TARGETS[name], seconds=seconds, directory=directory, corpus=kept)
+        fuzz(TARGETS[name], seconds=seconds, directory=directory, corpus=kept, seed=seed)
     except BaseException:  # noqa: BLE001 - a child that must not return
         sys.excepthook(*sys.exc_info())
     finally:

@@ -45,7 +45,7 @@ def regressions(target: Target) -> Iterator[Path]:
     return iter(sorted((REGRESSIONS / target.name).glob("*")))
 
 
-def fuzz(target: Target, *, seconds: int, directory: Path, corpus: Path | None) -> None:
+def fuzz(target: Target, *, seconds: int, directory: Path, corpus: Path | None, seed: int = 0) -> None:
     """Fuzzes a target until the time is up or it crashes, then exits the process (atheris does).
 
     Args:
@@ -53,6 +53,7 @@ def fuzz(target: Target, *, seconds: int, directory: Path, corpus: Path | None) 
         seconds: For how long.
         directory: An empty one, for its files; a crashing input is left there as `crash-…`, `timeout-…` or `oom-…`.
         corpus: Where interesting inputs are kept from run to run; None: not.
+        seed: Of what is chosen at random; 0: another one each time.
     """
     import atheris
 
@@ -64,6 +65,7 @@ def fuzz(target: Target, *, seconds: int, directory: Path, corpus: Path | None) 
     arguments = [
         sys.argv[0], f"-max_total_time={seconds}", f"-max_len={target.max_bytes}", f"-timeout={HANG_S}",
         f"-rss_limit_mb={MAX_RSS_MB}", f"-artifact_prefix={directory}/", "-print_final_stats=1", "-verbosity=1",
+        f"-seed={seed}",
     ]  # fmt: skip
     arguments += [str(corpus)] if corpus is not None else []
 
