@@ -34,7 +34,9 @@ def main() -> int:
     parser.add_argument(
         "--corpus", type=Path, help="keeps what was found interesting there, for the next run"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of what is chosen at random (default: a new one)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of what is chosen at random (default: a new one)"
+    )
     options = parser.parse_args()
     first, step = map(int, options.shard.split("/"))
     names = (options.target or sorted(TARGETS))[first::step]

@@ -84,8 +84,10 @@ def test_properties(name: str, data: st.DataObject) -> None:
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_coverage_guided(shard: int) -> None:
     """From one seed: whether a change can land is not left to chance. `make fuzz` takes another seed each time."""
-    shards = f"{shard}/{SHARDS}"
-    command = [sys.executable, "-m", "tests.fuzz", "--seconds", f"{SECONDS}", "--shard", shards, "--seed", "1"]
+    command = [
+        *(sys.executable, "-m", "tests.fuzz", "--seconds", f"{SECONDS}"),
+        *("--shard", f"{shard}/{SHARDS}", "--seed", "1"),
+    ]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE_S - 10
     )
