@@ -110,7 +110,7 @@ def subject_of(certificate: bytes) -> str | None:
     """The subject of a certificate in DER, RFC 4514; None if it does not parse."""
     try:
         return x509.load_der_x509_certificate(certificate).subject.rfc4514_string()
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         return None
 
 
