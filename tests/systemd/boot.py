@@ -253,7 +253,7 @@ def uninstall_leaves_state(system: System) -> None:
     system.run("make uninstall")
     assert system.run("systemctl list-unit-files 'attestd*' --no-legend", status=None) == ""
     assert system.run("command -v attestd; ls -d /usr/lib/attestd", status=None).startswith("ls:")
-    system.run("test -e /var/lib/attestd/log.db -a -e /etc/attestd/trust/authorities.json && id attestd")
+    system.run("test -e /var/lib/attestd/log.db -a -e /etc/attestd/trust/root.json && id attestd")
     assert "attestd" not in system.run("ps -eo args | grep -v grep | grep /usr/lib/attestd", status=None)
 
 
