@@ -1,5 +1,6 @@
 """`attestd governance show` and `diff`."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from attestd.cli.output import BAD, DIM, WARN, Output, counted, say, text
 from attestd.distribution.next_version import RoleApprovals
 from attestd.distribution.published import Published
 from attestd.distribution.repository import Repository
+from attestd.governance.trust import REVOCABLE, parse_revocations
 from attestd.strict import format_time
 
 __all__ = ["diff_command", "show_command"]
@@ -28,7 +30,7 @@ attestd governance show --repository governance --json
 @repository_option
 @json_option
 def show_command(*, directory: Path | None, state_dir: str | None, as_json: bool) -> None:
-    """Show roles, signatures, expiries and targets."""
+    """Show roles, signatures, expiries, targets, and what is revoked."""
     repository = open_repository(directory, state_dir)
     published, status = repository.published, repository.status()
     output = Output(as_json=as_json)
@@ -47,9 +49,15 @@ def show_command(*, directory: Path | None, state_dir: str | None, as_json: bool
             )
     output.table(("role", "version", "", "expires", "signed"), rows)
     output.line("")
-    output.table(
-        ("target", "bytes"), [(name, len(data)) for name, data in sorted(repository.plan().files.items())]
-    )
+    files = repository.plan().files
+    output.table(("target", "bytes"), [(name, len(data)) for name, data in sorted(files.items())])
+    revoked = _revoked(files)
+    if any(revoked.values()):
+        output.line("")
+        output.table(
+            ("revoked", ""),
+            [(what.removesuffix("s"), item) for what, items in revoked.items() for item in items],
+        )
     warn_of_expiry(repository)
 
 
@@ -75,6 +83,13 @@ def diff_command(*, directory: Path | None, state_dir: str | None, as_json: bool
         return
     for name, why in repository.validate().lost.items():
         say(f"{name} will no longer be accepted by any host: {why}", style=BAD)
+
+
+def _revoked(files: Mapping[str, bytes]) -> dict[str, list[str]]:
+    if "revocations.json" not in files:
+        return {}
+    revocations = parse_revocations(files["revocations.json"])
+    return {what: sorted(map(str, getattr(revocations, what))) for what in REVOCABLE}
 
 
 def _state(item: RoleApprovals) -> Any:
@@ -120,4 +135,5 @@ def _json(repository: Repository, published: Published, status: list[RoleApprova
             "expires": format_time(published.timestamp.content.expires),
         },
         "targets": sorted(repository.plan().files),
+        "revoked": _revoked(repository.plan().files),
     }

@@ -230,8 +230,12 @@ def check_uses(artifact: VerifiedArtifact, context: Context) -> tuple[None, str]
             what = "the artifact" if link.id == artifact.id else f"artifact {link.id}, above this one,"
             raise Denied(
                 Code.USES_EXHAUSTED,
-                f"{what} may be used {allowed} times and was used {used} times",
+                f"{what} may be used {_times(allowed)} and was used {_times(used)}",
                 "ask for a new authorization (attestd authorization issue --max-uses)",
             )
         shown = f"use {used + 1} of {allowed}"
     return None, shown
+
+
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"

@@ -158,7 +158,7 @@ def require_chain(artifact: VerifiedArtifact, rule: AuthorityRule) -> str:
     if depth > rule.max_depth:
         raise Denied(
             Code.LINEAGE_BROKEN,
-            f"rule {rule.name!r} lets an artifact be delegated {rule.max_depth} times in a row, this one was {depth} times",
+            f"rule {rule.name!r} lets an artifact be delegated {rule.max_depth} deep, this one is {depth} deep",
             "ask for an authorization that is nearer to its authority",
         )
     try:
@@ -169,7 +169,7 @@ def require_chain(artifact: VerifiedArtifact, rule: AuthorityRule) -> str:
             f"the artifact does not follow from an authority's: {error}",
             "ask whoever delegated it for the whole chain, each link within the one above (attestd authorization delegate)",
         ) from error
-    return f"delegated {depth} times, from {artifact.links[0].id}, " if depth else ""
+    return f"delegated {depth} deep, from {artifact.links[0].id}, " if depth else ""
 
 
 def require_strength(platform: PlatformPolicy, host: VerifiedHost) -> str:

@@ -276,7 +276,7 @@ class Claims:
         if most is not None and used >= most:
             raise Denied(
                 Code.USES_EXHAUSTED,
-                f"artifact {artifact} may be used {most} times, the runner counts {used}",
+                f"artifact {artifact}: this would be use {used + 1} of {most}, as the runner counts",
                 "ask for a new authorization",
             )
         self._db.execute(

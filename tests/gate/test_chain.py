@@ -33,13 +33,13 @@ def test_11_lineage_of_a_chain(world: World) -> None:
     chain = under(delegable(world, TEAM), TEAM)
     root = parse_artifact(chain).links[0].id
     decision = world.decide(chain)
-    assert decision.checks[10].detail == f"delegated 1 times, from {root}, no parent"
+    assert decision.checks[10].detail == f"delegated 1 deep, from {root}, no parent"
     assert decision.body["artifact"]["chain"] == [root, parse_artifact(chain).id]
     world.authorities["authorizations"][0]["max_depth"] = 0
     denied = world.decide(chain)
     assert denied.denial is not None
     assert denied.denial.code is Code.LINEAGE_BROKEN
-    assert "lets an artifact be delegated 0 times in a row, this one was 1 times" in denied.denial.sentence
+    assert "lets an artifact be delegated 0 deep, this one is 1 deep" in denied.denial.sentence
 
 
 def test_16_uses_of_those_above(world: World) -> None:

@@ -81,15 +81,15 @@ def test_children_use_up_their_parent_and_a_refusal_charges_none_of_them(claims:
     parent = (("parent", 2),)
     claims.claim(release(1, artifact="one", above=parent), {}, now=NOW)
     claims.claim(release(2, artifact="parent", max_uses=2), {}, now=NOW)
-    with pytest.raises(Denied, match="artifact parent may be used 2 times"):
+    with pytest.raises(Denied, match="artifact parent this would be use 3 of 2"):
         claims.claim(release(3, artifact="two", max_uses=1, above=parent), {}, now=NOW)
     grand = (("root", 5), ("limited", 1))
     claims.claim(release(4, artifact="three", max_uses=1, above=grand), {}, now=NOW)
-    with pytest.raises(Denied, match="artifact limited may be used 1 times"):
+    with pytest.raises(Denied, match="artifact limited: this would be use 2 of 1"):
         claims.claim(release(5, artifact="four", above=grand), {}, now=NOW)
     for number in range(6, 10):  # of root's five uses only one is gone
         claims.claim(release(number, artifact=str(number), above=(("root", 5),)), {}, now=NOW)
-    with pytest.raises(Denied, match="artifact root may be used 5 times"):
+    with pytest.raises(Denied, match="artifact root: this would be use 6 of 5"):
         claims.claim(release(10, artifact="root", max_uses=5), {}, now=NOW)
     claims.claim(release(11, artifact="two", max_uses=1), {}, now=NOW)
 
