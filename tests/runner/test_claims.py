@@ -81,7 +81,7 @@ def test_children_use_up_their_parent_and_a_refusal_charges_none_of_them(claims:
     parent = (("parent", 2),)
     claims.claim(release(1, artifact="one", above=parent), {}, now=NOW)
     claims.claim(release(2, artifact="parent", max_uses=2), {}, now=NOW)
-    with pytest.raises(Denied, match="artifact parent this would be use 3 of 2"):
+    with pytest.raises(Denied, match="artifact parent: this would be use 3 of 2"):
         claims.claim(release(3, artifact="two", max_uses=1, above=parent), {}, now=NOW)
     grand = (("root", 5), ("limited", 1))
     claims.claim(release(4, artifact="three", max_uses=1, above=grand), {}, now=NOW)
