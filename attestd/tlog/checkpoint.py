@@ -1,4 +1,4 @@
-"""attestd's checkpoints: a C2SP tlog-checkpoint with one extension line, which names the batch that it seals.
+"""C2SP tlog-checkpoints: those of any log, and attestd's, whose one extension line names the batch that it seals.
 
     attestd/<host id>/<log id>
     <size>
@@ -17,7 +17,17 @@ from attestd.errors import MalformedError, UsageError
 from attestd.tlog._text import MAX_SIZE, format_base64, parse_base64, parse_decimal
 from attestd.tlog.tree import HASH_SIZE
 
-__all__ = ["Batch", "BatchMode", "Checkpoint", "Origin", "origin", "parse_checkpoint", "parse_origin"]
+__all__ = [
+    "Batch",
+    "BatchMode",
+    "Checkpoint",
+    "Origin",
+    "TreeHead",
+    "origin",
+    "parse_checkpoint",
+    "parse_origin",
+    "parse_tree_head",
+]
 
 _ORIGIN: Final = re.compile(r"attestd/([0-9a-f]{64})/([0-9a-z][0-9a-z-]{0,63})\Z")
 _BATCH: Final = re.compile(r"attestd\.batch ([0-9]+) (release|record) ([0-9a-f]{16})\Z")
@@ -50,6 +60,23 @@ class Batch:
     first: int
     mode: BatchMode
     counter: int
+
+
+@dataclass(frozen=True, slots=True)
+class TreeHead:
+    """What any log's checkpoint says. Parsed from a note, it is only as good as the signatures that verified.
+
+    Attributes:
+        origin: The log's name, not empty.
+        size: The number of leaves.
+        root: The Merkle Tree Hash.
+        extensions: Further lines, not empty, of which nobody but the log knows the meaning.
+    """
+
+    origin: str
+    size: int
+    root: bytes
+    extensions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +147,27 @@ def parse_checkpoint(text: bytes) -> Checkpoint:
         )
     except UsageError as error:
         raise MalformedError(f"checkpoint: {error}") from error
+
+
+def parse_tree_head(text: bytes) -> TreeHead:
+    """Parses the note text of any log's checkpoint.
+
+    Args:
+        text: The text of a note, final newline included.
+
+    Raises:
+        MalformedError: Fewer than three lines, an empty one, or not a size and a root.
+    """
+    try:
+        lines = text.decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise MalformedError(f"checkpoint: not UTF-8: {error}") from error
+    if lines.pop() or len(lines) < 3 or not all(lines):
+        raise MalformedError("checkpoint: expected origin, size, root, and no empty line")
+    root = parse_base64(lines[2], what="checkpoint root")
+    if len(root) != HASH_SIZE:
+        raise MalformedError(f"checkpoint: a root of {len(root)} bytes, {HASH_SIZE} expected")
+    return TreeHead(lines[0], parse_decimal(lines[1], what="checkpoint size"), root, tuple(lines[3:]))
 
 
 def origin(host_id: str, log_id: str) -> str:

@@ -1,6 +1,6 @@
 """C2SP signed notes: text, a blank line, signature lines; and the verification of one line.
 
-Sources: https://c2sp.org/signed-note, https://c2sp.org/tlog-cosignature. Whose signatures count is decided by the
+Source: https://c2sp.org/signed-note; lines of witnesses: `attestd.tlog.cosignature`. Whose signatures count is decided by the
 caller's keys, never by the note: until one of them verified, the text is hostile.
 """
 
@@ -9,24 +9,23 @@ from dataclasses import dataclass
 from typing import Final
 
 from attestd.errors import MalformedError, UsageError, VerificationError
-from attestd.tlog._text import MAX_SIZE, format_base64, parse_base64
+from attestd.tlog._text import format_base64, parse_base64
 from attestd.tlog.vkey import KEY_ID_SIZE, SignatureType, VerifierKey, is_key_name
 
 __all__ = [
     "MAX_NOTE_BYTES",
     "NoteSignature",
     "UntrustedNote",
-    "cosignature_message",
     "format_note",
+    "format_signature_line",
     "parse_note",
-    "verify_cosignature",
+    "parse_signature_line",
     "verify_ecdsa",
     "verify_ed25519",
 ]
 
 MAX_NOTE_BYTES: Final = 64 * 1024
 MAX_SIGNATURES: Final = 16
-_TIMESTAMP_SIZE: Final = 8
 _CONTROL: Final = bytes(set(range(0x20)) - {0x0A})
 
 
@@ -92,7 +91,7 @@ def parse_note(data: bytes) -> UntrustedNote:
         raise MalformedError(f"note: not UTF-8: {error}") from error
     if len(lines) > MAX_SIGNATURES:
         raise MalformedError(f"note: {len(lines)} signatures, the limit is {MAX_SIGNATURES}")
-    return UntrustedNote(text + b"\n", tuple(_parse_line(line) for line in lines))
+    return UntrustedNote(text + b"\n", tuple(map(parse_signature_line, lines)))
 
 
 def format_note(text: bytes, signatures: Iterable[NoteSignature]) -> bytes:
@@ -106,8 +105,9 @@ def format_note(text: bytes, signatures: Iterable[NoteSignature]) -> bytes:
         UsageError: `parse_note` would not give back just this.
     """
     note = UntrustedNote(text, tuple(signatures))
-    lines = [f"— {line.name} {format_base64(line.key_id + line.payload)}\n" for line in note.signatures]
-    data = text + b"\n" + "".join(lines).encode("utf-8", "surrogatepass")
+    data = (
+        text + b"\n" + "".join(map(format_signature_line, note.signatures)).encode("utf-8", "surrogatepass")
+    )
     try:
         parsed = parse_note(data)
     except MalformedError as error:
@@ -115,6 +115,26 @@ def format_note(text: bytes, signatures: Iterable[NoteSignature]) -> bytes:
     if parsed != note:
         raise UsageError("not a note that could be read again: it would be read as another")
     return data
+
+
+def parse_signature_line(line: str) -> NoteSignature:
+    """Parses one signature line, without its newline.
+
+    Raises:
+        MalformedError: Not em dash, key name and base64, or an empty signature.
+    """
+    parts = line.split(" ")
+    if len(parts) != 3 or parts[0] != "—" or not is_key_name(parts[1]):
+        raise MalformedError(f"note: signature line {line[:80]!r}: expected em dash, key name, base64")
+    name, value = parts[1], parse_base64(parts[2], what="note signature")
+    if len(value) <= KEY_ID_SIZE:
+        raise MalformedError(f"note: a signature by {name} is empty")
+    return NoteSignature(name, value[:KEY_ID_SIZE], value[KEY_ID_SIZE:])
+
+
+def format_signature_line(line: NoteSignature) -> str:
+    """Writes one signature line, newline included."""
+    return f"— {line.name} {format_base64(line.key_id + line.payload)}\n"
 
 
 def verify_ecdsa(note: UntrustedNote, key: VerifierKey) -> None:
@@ -137,42 +157,7 @@ def verify_ed25519(note: UntrustedNote, key: VerifierKey) -> None:
     key.verify(_payload(note, key, SignatureType.ED25519), note.text)
 
 
-def verify_cosignature(note: UntrustedNote, key: VerifierKey) -> int:
-    """Verifies the line of a witness (type 0x04).
-
-    Does not check that the text is a checkpoint, nor that the time is not in the future: the caller must.
-
-    Returns:
-        When the witness saw the checkpoint, in seconds since the epoch.
-
-    Raises:
-        VerificationError: The key has not exactly one line, its signature is wrong, or its time beyond 2^63 - 1.
-        UsageError: A key of another type.
-    """
-    payload = _payload(note, key, SignatureType.COSIGNATURE)
-    timestamp = int.from_bytes(payload[:_TIMESTAMP_SIZE], "big")
-    if timestamp > MAX_SIZE:
-        raise VerificationError(f"note: the time of {key.name} is beyond 2^63 - 1")
-    key.verify(payload[_TIMESTAMP_SIZE:], cosignature_message(note.text, timestamp))
-    return timestamp
-
-
-def cosignature_message(text: bytes, timestamp: int) -> bytes:
-    """What a witness signs (tlog-cosignature, Ed25519 signed message)."""
-    return b"cosignature/v1\ntime %d\n%s" % (timestamp, text)
-
-
 def _payload(note: UntrustedNote, key: VerifierKey, expected: SignatureType) -> bytes:
     if key.algorithm is not expected:
         raise UsageError(f"{key.name} is a key of type {key.algorithm.name}, not {expected.name}")
     return note.signature(key.name, key.key_id)
-
-
-def _parse_line(line: str) -> NoteSignature:
-    parts = line.split(" ")
-    if len(parts) != 3 or parts[0] != "—" or not is_key_name(parts[1]):
-        raise MalformedError(f"note: signature line {line[:80]!r}: expected em dash, key name, base64")
-    name, value = parts[1], parse_base64(parts[2], what="note signature")
-    if len(value) <= KEY_ID_SIZE:
-        raise MalformedError(f"note: a signature by {name} is empty")
-    return NoteSignature(name, value[:KEY_ID_SIZE], value[KEY_ID_SIZE:])

@@ -1,6 +1,6 @@
 """Keys that sign notes, and their C2SP vkey form `<name>+<key id>+<base64(type byte ‖ key)>`.
 
-Sources: https://c2sp.org/signed-note (types 0x01, 0x02, 0xff), https://c2sp.org/tlog-cosignature (type 0x04).
+Sources: https://c2sp.org/signed-note (types 0x01, 0x02, 0xff), https://c2sp.org/tlog-cosignature (types 0x04, 0x06).
 """
 
 from dataclasses import dataclass, field
@@ -11,6 +11,7 @@ from typing import Final
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP256R1, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
@@ -24,6 +25,7 @@ __all__ = [
     "ecdsa_vkey",
     "ed25519_vkey",
     "format_vkey",
+    "mldsa_vkey",
     "parse_vkey",
     "tpm_quote_key_id",
     "tpm_quote_vkey",
@@ -39,6 +41,7 @@ class SignatureType(IntEnum):
     ED25519 = 0x01
     ECDSA = 0x02
     COSIGNATURE = 0x04
+    MLDSA_COSIGNATURE = 0x06
     TPM_QUOTE = 0xFF  # then TPM_QUOTE_TYPE: signed-note's way to name a type of one's own
 
 
@@ -48,8 +51,8 @@ class VerifierKey:
 
     Attributes:
         name: The key's name.
-        body: Type byte, then the key: 32 bytes of Ed25519, or SubjectPublicKeyInfo (of a TPM quote's key after the
-            type's name).
+        body: Type byte, then the key: 32 bytes of Ed25519, 1312 of ML-DSA-44, or SubjectPublicKeyInfo (of a TPM quote's
+            key after the type's name).
         algorithm: What the type byte says.
         key_id: 4 bytes, computed as the type says.
         public_key: The key, loaded; EC keys are P-256.
@@ -59,7 +62,9 @@ class VerifierKey:
     body: bytes
     algorithm: SignatureType = field(init=False)
     key_id: bytes = field(init=False)
-    public_key: Ed25519PublicKey | EllipticCurvePublicKey = field(init=False, repr=False, compare=False)
+    public_key: Ed25519PublicKey | EllipticCurvePublicKey | MLDSA44PublicKey = field(
+        init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         """Computes what follows from name and body.
@@ -82,16 +87,16 @@ class VerifierKey:
             object.__setattr__(self, attribute, value)
 
     def verify(self, signature: bytes, message: bytes) -> None:
-        """Verifies Ed25519, or DER ECDSA over SHA-256. What the message has to be is the note's affair.
+        """Verifies Ed25519, ML-DSA-44, or DER ECDSA over SHA-256. What the message has to be is the note's affair.
 
         Raises:
             VerificationError: The signature is wrong.
         """
         try:
-            if isinstance(self.public_key, Ed25519PublicKey):
-                self.public_key.verify(signature, message)
-            else:
+            if isinstance(self.public_key, EllipticCurvePublicKey):
                 self.public_key.verify(signature, message, ECDSA(SHA256()))
+            else:
+                self.public_key.verify(signature, message)
         except InvalidSignature as error:
             raise VerificationError(f"the signature by {self.name}+{self.key_id.hex()} is wrong") from error
 
@@ -103,7 +108,7 @@ def ed25519_vkey(name: str, public_key: bytes) -> VerifierKey:
     """A key of type 0x01, from its 32 bytes (RFC 8032).
 
     Raises:
-        MalformedError: Not a name or a key; so for the three below.
+        MalformedError: Not a name or a key; so for the four below.
     """
     return VerifierKey(name, bytes([SignatureType.ED25519]) + public_key)
 
@@ -111,6 +116,11 @@ def ed25519_vkey(name: str, public_key: bytes) -> VerifierKey:
 def cosignature_vkey(name: str, public_key: bytes) -> VerifierKey:
     """A witness's key, type 0x04, from its 32 bytes of Ed25519."""
     return VerifierKey(name, bytes([SignatureType.COSIGNATURE]) + public_key)
+
+
+def mldsa_vkey(name: str, public_key: bytes) -> VerifierKey:
+    """A witness's key, type 0x06, from its 1312 bytes of ML-DSA-44."""
+    return VerifierKey(name, bytes([SignatureType.MLDSA_COSIGNATURE]) + public_key)
 
 
 def ecdsa_vkey(name: str, spki: bytes) -> VerifierKey:
@@ -155,7 +165,14 @@ def is_key_name(name: str) -> bool:
     return name.isprintable() and name != "" and " " not in name and "+" not in name
 
 
-def _load(name: str, algorithm: SignatureType, key: bytes) -> Ed25519PublicKey | EllipticCurvePublicKey:
+def _load(
+    name: str, algorithm: SignatureType, key: bytes
+) -> Ed25519PublicKey | EllipticCurvePublicKey | MLDSA44PublicKey:
+    if algorithm is SignatureType.MLDSA_COSIGNATURE:
+        try:
+            return MLDSA44PublicKey.from_public_bytes(key)
+        except ValueError as error:
+            raise MalformedError(f"vkey {name}: not an ML-DSA-44 key: {error}") from error
     if algorithm in (SignatureType.ED25519, SignatureType.COSIGNATURE):
         try:
             return Ed25519PublicKey.from_public_bytes(key)

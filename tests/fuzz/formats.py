@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from base64 import b64encode
 from dataclasses import replace
 from datetime import timedelta
 
@@ -42,11 +43,18 @@ from attestd.strict import (
     parse_json,
     parse_time,
 )
-from attestd.tlog.checkpoint import BatchMode, parse_checkpoint, parse_origin
+from attestd.tlog.checkpoint import BatchMode, parse_checkpoint, parse_origin, parse_tree_head
 from attestd.tlog.note import format_note, parse_note
 from attestd.tlog.proof import format_proof, parse_proof
 from attestd.tlog.tiles import format_bundle, parse_bundle
 from attestd.tlog.vkey import format_vkey, parse_vkey
+from attestd.tlog.witness import (
+    AddCheckpoint,
+    format_add_checkpoint,
+    format_cosignatures,
+    parse_add_checkpoint,
+    parse_cosignatures,
+)
 from tests.fuzz import valid
 from tests.fuzz.target import recanonical, target, value_of
 from tests.fuzz.valid import FILES, GRANTED, NOTE, TRUST, WORLD
@@ -278,6 +286,34 @@ def checkpoint(data: bytes) -> None:
     parsed = parse_checkpoint(data)
     assert parsed.text() == data
     assert parse_origin(parsed.origin)
+
+
+@target(
+    MalformedError,
+    seeds=lambda: [valid.TEXT, b"example.com/log\n0\n" + valid.TEXT.split(b"\n")[2] + b"\nmore\n"],
+)
+def tree_head(data: bytes) -> None:
+    head = parse_tree_head(data)
+    assert (
+        "\n".join([head.origin, str(head.size), b64encode(head.root).decode(), *head.extensions, ""]).encode()
+        == data
+    )
+
+
+@target(
+    MalformedError,
+    seeds=lambda: [
+        b"old 0\n\n" + NOTE,
+        format_add_checkpoint(AddCheckpoint(2**62, (bytes(32), b"\xff" * 32), NOTE)),
+    ],
+)
+def add_checkpoint(data: bytes) -> None:
+    assert format_add_checkpoint(parse_add_checkpoint(data)) == data
+
+
+@target(MalformedError, seeds=lambda: [NOTE.rpartition(b"\n\n")[2]])
+def cosignatures(data: bytes) -> None:
+    assert format_cosignatures(parse_cosignatures(data)) == data
 
 
 @target(MalformedError, seeds=lambda: [GRANTED.receipt, valid.RECORDED], max_bytes=LIMIT)

@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from attestd.tlog.checkpoint import Batch, BatchMode, Checkpoint, origin
-from attestd.tlog.note import NoteSignature, cosignature_message, format_note
+from attestd.tlog.cosignature import cosigner
+from attestd.tlog.note import NoteSignature, format_note
 from attestd.tlog.proof import TlogProof, format_proof
 from attestd.tlog.tiles import format_bundle, tiles
 from attestd.tlog.tree import Frontier, consistency_proof, inclusion_proof, leaf_hash
@@ -47,13 +48,12 @@ def vectors() -> dict[str, object]:
     release, quote = ecdsa_vkey(name, spki(RELEASE)), tpm_quote_vkey(name, spki(QUOTE))
     witness = cosignature_vkey("witness.example/1", WITNESS.public_key().public_bytes_raw())
     signature = RELEASE.sign(text, ec.ECDSA(SHA256(), deterministic_signing=True))
-    cosignature = TIME.to_bytes(8, "big") + WITNESS.sign(cosignature_message(text, TIME))
     note = format_note(
         text,
         [
             NoteSignature(release.name, release.key_id, signature),
             NoteSignature(quote.name, quote.key_id, b"TPM2B_ATTEST || TPMT_SIGNATURE"),
-            NoteSignature(witness.name, witness.key_id, cosignature),
+            cosigner(witness.name, WITNESS).cosign(text, time=TIME),
         ],
     )
     proof = TlogProof(ENTRIES[LEAF], LEAF, tuple(inclusion_proof(LEAF, size, node)), note)

@@ -13,6 +13,7 @@ from attestd.tlog.checkpoint import (
     origin,
     parse_checkpoint,
     parse_origin,
+    parse_tree_head,
 )
 
 HOST = "5a" * 32
@@ -152,3 +153,32 @@ def test_whatever_parses_is_the_one_spelling_of_its_checkpoint(position: int, by
     except MalformedError:
         return
     assert parsed.text() == data
+
+
+def test_a_tree_head_of_any_log():
+    text = b"example.com/behind-the-sofa\n20852163\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n"
+    head = parse_tree_head(text)
+    assert (head.origin, head.size, head.extensions) == ("example.com/behind-the-sofa", 20852163, ())
+    assert head.root.hex().startswith("0ac5186a9186")
+    assert parse_tree_head(text + "é x\ny\n".encode()).extensions == ("é x", "y")
+    ours = parse_tree_head(TEXT.encode())
+    assert (ours.origin, ours.size, ours.root) == (CHECKPOINT.origin, CHECKPOINT.size, CHECKPOINT.root)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"o\n0\n",
+        b"\n0\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\n",
+        b"o\n00\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\n",
+        b"o\n0\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=",
+        b"o\n0\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\n\n",
+        b"o\n0\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\n\nx\n",
+        b"o\n0\n47DEQpj8\n",
+        b"\xff\n0\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\n",
+    ],
+)
+def test_what_is_no_tree_head(text: bytes):
+    with pytest.raises(MalformedError):
+        parse_tree_head(text)

@@ -8,14 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attestd.errors import MalformedError, UsageError, VerificationError
+from attestd.tlog.cosignature import verify_cosignature
 from attestd.tlog.note import (
     MAX_NOTE_BYTES,
     NoteSignature,
     UntrustedNote,
-    cosignature_message,
     format_note,
     parse_note,
-    verify_cosignature,
     verify_ecdsa,
     verify_ed25519,
 )
@@ -287,25 +286,6 @@ def test_a_key_verifies_only_lines_of_its_type():
         for other in keys[:position] + keys[position + 1 :]:
             with pytest.raises(UsageError, match="key of type"):
                 verify(parsed, other)
-
-
-def test_cosignature():
-    key = cosignature_vkey("witness/1", ED25519_RAW)
-
-    def line(time: int, message: bytes) -> NoteSignature:
-        return NoteSignature("witness/1", key.key_id, time.to_bytes(8, "big") + ED25519.sign(message))
-
-    assert cosignature_message(TEXT, 1679315147) == b"cosignature/v1\ntime 1679315147\nattested\n"
-    for time in (0, 1679315147, 2**63 - 1):
-        assert verify_cosignature(note(line(time, cosignature_message(TEXT, time))), key) == time
-    with pytest.raises(VerificationError, match="is wrong"):
-        verify_cosignature(note(line(1, cosignature_message(TEXT, 2))), key)
-    with pytest.raises(VerificationError, match="is wrong"):
-        verify_cosignature(note(line(1, TEXT)), key)
-    with pytest.raises(VerificationError, match="beyond"):
-        verify_cosignature(note(line(2**63, cosignature_message(TEXT, 2**63))), key)
-    with pytest.raises(VerificationError, match="is wrong"):
-        verify_cosignature(note(NoteSignature("witness/1", key.key_id, b"short")), key)
 
 
 def test_base64_of_the_payload_is_the_standard_alphabet():

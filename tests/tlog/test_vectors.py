@@ -4,7 +4,8 @@ import pytest
 
 from attestd.errors import VerificationError
 from attestd.tlog.checkpoint import BatchMode, parse_checkpoint, parse_origin
-from attestd.tlog.note import parse_note, verify_cosignature, verify_ecdsa
+from attestd.tlog.cosignature import verify_cosignature
+from attestd.tlog.note import parse_note, verify_ecdsa
 from attestd.tlog.proof import parse_proof
 from attestd.tlog.tree import leaf_hash, verify_consistency, verify_inclusion
 from attestd.tlog.vkey import parse_vkey

@@ -3,6 +3,7 @@ from hashlib import sha256
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from attestd.errors import MalformedError
@@ -13,6 +14,7 @@ from attestd.tlog.vkey import (
     ecdsa_vkey,
     ed25519_vkey,
     format_vkey,
+    mldsa_vkey,
     parse_vkey,
     tpm_quote_key_id,
     tpm_quote_vkey,
@@ -20,6 +22,7 @@ from attestd.tlog.vkey import (
 from tests.tlog.test_note import CT_LOG_VKEY, ECDSA_NOTES, ED25519_RAW, GO_VKEY, P256, SPKI, WITNESS_VKEY
 
 NAME = "attestd/host/log"
+MLDSA_RAW = MLDSA44PrivateKey.from_seed_bytes(bytes(32)).public_key().public_bytes_raw()
 
 
 @pytest.mark.parametrize("text", [GO_VKEY, CT_LOG_VKEY, WITNESS_VKEY, *ECDSA_NOTES])
@@ -34,6 +37,7 @@ def test_key_ids():
     ids = {
         ed25519_vkey(NAME, ED25519_RAW): NAME.encode() + b"\n\x01" + ED25519_RAW,
         cosignature_vkey(NAME, ED25519_RAW): NAME.encode() + b"\n\x04" + ED25519_RAW,
+        mldsa_vkey(NAME, MLDSA_RAW): NAME.encode() + b"\n\x06" + MLDSA_RAW,
         ecdsa_vkey(NAME, SPKI): SPKI,
         tpm_quote_vkey(NAME, SPKI): NAME.encode() + b"\n\xff" + b"attestd.tpm2-quote.v1" + SPKI,
     }
@@ -43,10 +47,18 @@ def test_key_ids():
     assert [key.algorithm for key in ids] == [
         SignatureType.ED25519,
         SignatureType.COSIGNATURE,
+        SignatureType.MLDSA_COSIGNATURE,
         SignatureType.ECDSA,
         SignatureType.TPM_QUOTE,
     ]
     assert tpm_quote_key_id(NAME, SPKI) == tpm_quote_vkey(NAME, SPKI).key_id
+
+
+def test_a_post_quantum_key_of_another_length():
+    assert len(MLDSA_RAW) == 1312
+    for key in (MLDSA_RAW[:-1], MLDSA_RAW + b"\0", b""):
+        with pytest.raises(MalformedError, match="not an ML-DSA-44 key"):
+            mldsa_vkey(NAME, key)
 
 
 def test_bodies():
