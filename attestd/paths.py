@@ -16,6 +16,7 @@ from attestd.where import MAX_SOCKET_PATH_BYTES, state_dir
 __all__ = [
     "Configuration",
     "Layout",
+    "LogPaths",
     "TrustSource",
     "find_client_layout",
     "find_layout",
@@ -27,6 +28,12 @@ __all__ = [
 # tomllib takes time with the square of a dotted key's parts: 25 s for one of 64 KiB.
 MAX_CONFIGURATION_BYTES: Final = 8 * 1024
 MAX_PINNED_BYTES: Final = 4096
+AUTO: Final = "auto"
+KERNEL_LOGS: Final = {
+    "eventlog": Path("/sys/kernel/security/tpm0/binary_bios_measurements"),
+    "ima_list": Path("/sys/kernel/security/ima/binary_runtime_measurements"),
+    "userspace_log": Path("/run/log/systemd/tpm2-measure.log"),
+}
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,11 @@ class Layout:
     def keys(self) -> Path:
         """The TPM key blobs and auth values: useless on another TPM, secret on this one."""
         return self.agent / "keys.json"
+
+    @property
+    def boots(self) -> Path:
+        """The logs of the last boots."""
+        return self.agent / "boots"
 
     @property
     def salt_key(self) -> Path:
@@ -195,6 +207,23 @@ def find_client_layout(explicit: str | None) -> Layout:
     return _SYSTEM
 
 
+@dataclass(frozen=True)
+class LogPaths:
+    """Where the kernel hands out what was measured; None: nowhere.
+
+    Attributes:
+        eventlog: The UEFI event log.
+        ima_list: The IMA list, binary.
+        userspace_log: What systemd measured; it need not be there.
+        command_line: The kernel's.
+    """
+
+    eventlog: Path | None
+    ima_list: Path | None
+    userspace_log: Path | None
+    command_line: Path
+
+
 class Configuration(Strict, frozen=True):
     """`attestd.toml`. Environment variables `ATTESTD_<NAME>` override it; options override both.
 
@@ -212,6 +241,10 @@ class Configuration(Strict, frozen=True):
         governance_ca: A PEM file of the certificate authorities that may vouch for that server; empty: the system's.
         governance_interval_s: How often the agent looks there.
         governance_grace_s: For how long metadata may be used after it expired.
+        eventlog: The UEFI event log: a path; empty: none; `auto`: the kernel's, if the TPM is a device.
+        ima_list: The IMA list, binary, likewise.
+        userspace_log: What systemd measured, likewise.
+        command_line: The kernel's command line, by which that of a unified kernel image is recognised in the event log.
     """
 
     tpm: str = "embedded"
@@ -226,6 +259,22 @@ class Configuration(Strict, frozen=True):
     governance_ca: str = ""
     governance_interval_s: Annotated[int, msgspec.Meta(ge=1, le=86_400)] = 60
     governance_grace_s: Annotated[int, msgspec.Meta(ge=0, le=31_536_000)] = 0
+    eventlog: str = AUTO
+    ima_list: str = AUTO
+    userspace_log: str = AUTO
+    command_line: str = "/proc/cmdline"
+
+    def log_paths(self) -> LogPaths:
+        """Where what was measured is read: of a TPM that is not this machine's, the kernel knows nothing."""
+        machine = self.tpm.startswith("device:")
+
+        def path(name: str) -> Path | None:
+            text = getattr(self, name)
+            if text == AUTO:
+                return KERNEL_LOGS[name] if machine else None
+            return Path(text) if text else None
+
+        return LogPaths(path("eventlog"), path("ima_list"), path("userspace_log"), Path(self.command_line))
 
 
 def load_configuration(path: Path, environ: Mapping[str, str]) -> Configuration:

@@ -1,6 +1,7 @@
 """Where things live, and what the configuration may say."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from attestd.errors import StoreError, UsageError
 from attestd.paths import (
+    KERNEL_LOGS,
     MAX_CONFIGURATION_BYTES,
     Configuration,
     Layout,
@@ -180,3 +182,19 @@ def test_never_read_in_part(configuration: Path) -> None:
 def test_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="directory"):
         load_configuration(tmp_path, {})
+
+
+@pytest.mark.parametrize(
+    ("tpm", "expected"),
+    [("device:/dev/tpmrm0", KERNEL_LOGS), ("embedded", {}), ("swtpm:path=/tmp/x", {})],
+)
+def test_logs_are_the_kernels_where_the_tpm_is_this_machines(tpm: str, expected: Mapping[str, Path]) -> None:
+    found = Configuration(tpm=tpm).log_paths()
+    for name in KERNEL_LOGS:
+        assert getattr(found, name) == expected.get(name)
+    assert found.command_line == Path("/proc/cmdline")
+
+
+def test_logs_that_are_named() -> None:
+    found = Configuration(tpm="device:/dev/tpmrm0", eventlog="/log", ima_list="").log_paths()
+    assert (found.eventlog, found.ima_list) == (Path("/log"), None)

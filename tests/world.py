@@ -476,6 +476,8 @@ class World:
             "name": name,
             "version": version,
             "reference": {
+                "boot": None,
+                "ima": None,
                 "min_tier": "software",
                 "pcrs": {},
                 "quorums": {"verifiers": 0, "witnesses": 0},
@@ -501,7 +503,7 @@ class World:
                     "sig": b64(sign(root or self.root, approval_message(root_digest, REF_ROOT))),
                 }
             ],
-            "lifecycle": {"valid_until": None},
+            "lifecycle": {"valid_until": None, "windows": []},
             "writable": "copy",
         }
         return {**file, **members}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from attestd.agent.boots import Boots
 from attestd.agent.clock import TrustedClock
 from attestd.agent.core import Core
 from attestd.agent.epoch import EpochKeeper
@@ -17,6 +18,7 @@ from attestd.agent.health import Health
 from attestd.agent.identity import selection_of
 from attestd.agent.installed import InstalledArtifacts
 from attestd.agent.keystore import load_keys
+from attestd.agent.measured_logs import BootReader
 from attestd.agent.metrics import Metrics
 from attestd.agent.runner_link import RunnerLink
 from attestd.agent.salt import ensure_salt_key
@@ -134,6 +136,7 @@ async def _opened(
         keys = LogKeys(store.origin, host.release_spki, host.ak_spki)
         recovery = recover(store, port, keys, clock=port.clock())
         clock = TrustedClock(parse_time(parse_entry(store.entry(store.size - 1)).time))
+        boots, boot_reader = Boots(layout.boots), BootReader(configuration.log_paths())
         evidence = EvidenceKeeper(port, now=lambda: clock.read().now)
         loop = asyncio.get_running_loop()
 
@@ -160,6 +163,8 @@ async def _opened(
             store=reader,
             seals=seals,
             evidence=evidence,
+            boots=boots,
+            boot_reader=boot_reader,
             health=Health(port, directory=layout.agent, reserve=configuration.disk_reserve_mb << 20),
             verification=LogVerification(
                 str(layout.log),

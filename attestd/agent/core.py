@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from attestd.agent.boots import Boots
 from attestd.agent.clock import TrustedClock
 from attestd.agent.delivery import Delivery
 from attestd.agent.denials import DenialMeter
@@ -15,6 +16,7 @@ from attestd.agent.evidence import EvidenceKeeper
 from attestd.agent.governance import Updated, Updater, update_now
 from attestd.agent.health import Health
 from attestd.agent.installed import InstalledArtifacts
+from attestd.agent.measured_logs import BootReader
 from attestd.agent.metrics import Metrics
 from attestd.agent.runner_link import SPOOL_MAX, RunnerLink, Spooled
 from attestd.agent.sealing import Receipt, SealService
@@ -61,6 +63,8 @@ class Core:
         runner_info: What the runner said of itself last; empty until it did.
         runner_lost: It does not answer now. What it said stays: which user it can become decides a check of its own.
         releases: Executions handed to the runner since the start.
+        boots: The last boots, kept.
+        boot_reader: Reads the logs of this one.
         updater: Downloads governance.
         epoch: Moves the TPM's epoch up as governance says.
         grace: For how long governance metadata may be used after it expired.
@@ -76,6 +80,8 @@ class Core:
     store: LogStore
     seals: SealService
     evidence: EvidenceKeeper
+    boots: Boots
+    boot_reader: BootReader
     health: Health
     verification: LogVerification
     metrics: Metrics

@@ -67,8 +67,9 @@ class EvidenceKeeper:
         found = self._latest.get(policy.name)
         if not isinstance(found, Appraisal) or found.policy.digest != policy.digest:
             return False
-        still = policy.approval_for(found.pcr_digest, epoch=trust.revocations.epoch)
-        age = self._now() - found.at
+        now = self._now()
+        still = policy.approval_for(found.pcr_digest, epoch=trust.revocations.epoch, at=now)
+        age = now - found.at
         return still is found.approval and timedelta(0) <= age <= timedelta(seconds=max_age_s) / _HALF
 
     async def _take(self, policy: PlatformPolicy, trust: Trust) -> Appraisal | Denial:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import attestd
+from attestd.agent.boot_logs import describe_boots, read_boot_log
 from attestd.agent.core import Core
 from attestd.agent.sealing import Receipt
 from attestd.appraisal.quote import Appraisal
@@ -279,8 +280,26 @@ async def _update_governance(core: Core, uid: int, _: dict[str, Any]) -> dict[st
     return {**asdict(await core.update_governance()), "epoch": core.epoch.describe()}
 
 
+async def _boots(core: Core, uid: int, _: dict[str, Any]) -> dict[str, Any]:
+    _require_admin(uid, "what was measured")
+    return describe_boots(core.boots, core.boot_reader)
+
+
+async def _boot_log(core: Core, uid: int, request: dict[str, Any]) -> dict[str, Any]:
+    _require_admin(uid, "what was measured")
+    offset = request.get("offset", 0)
+    if not isinstance(offset, int) or isinstance(offset, bool) or offset < 0:
+        raise UsageError("'offset': expected a number of bytes")
+    boot, log = _text(request, "boot"), _text(request, "log")
+    return await asyncio.to_thread(
+        read_boot_log, boot, log, offset, boots=core.boots, reader=core.boot_reader
+    )
+
+
 _OPERATIONS: Final[dict[str, _Operation]] = {
     "accept_clock": _accept_clock,
+    "boot_log": _boot_log,
+    "boots": _boots,
     "decision": _decision,
     "extend": _extend,
     "install": _install,

@@ -8,13 +8,23 @@ import msgspec
 from attestd.errors import MalformedError
 from attestd.strict import Sha256Hex, Strict, parse_canonical
 
-__all__ = ["MAX_RULES_BYTES", "BootRules", "parse_boot_rules"]
+__all__ = ["MAX_RULES_BYTES", "BootRules", "parse_boot_rules", "require_sound_rules"]
 
 MAX_RULES_BYTES: Final = 1024 * 1024
 
 _Digest = Annotated[str, msgspec.Meta(pattern=r"\A([0-9a-f]{64}|[0-9a-f]{96}|[0-9a-f]{128})\Z")]
 _PcrName = Annotated[str, msgspec.Meta(pattern=r"\A([0-9]|1[0-9]|2[0-3])\Z")]
 _Line = Annotated[str, msgspec.Meta(min_length=1, max_length=65_536)]
+
+
+_PCRS: Final = {
+    "secure_boot": frozenset({7}),
+    "separators": frozenset(range(8)),
+    "certificates": frozenset({7}),
+    "images": frozenset({4}),
+    "command_lines": frozenset({8, 11, 12}),
+    "sections": frozenset({11}),
+}
 
 
 class BootRules(Strict, frozen=True):
@@ -48,6 +58,14 @@ class BootRules(Strict, frozen=True):
         """Whether a rule is to be evaluated."""
         return getattr(self, rule) not in (None, "unchecked")
 
+    @property
+    def pcrs(self) -> frozenset[int]:
+        """The PCRs that the rules look at: of an event in another one nothing is proved that they ask for."""
+        found = {int(pcr) for pcr in self.digests or ()}
+        for rule, pcrs in _PCRS.items():
+            found |= pcrs if self.is_set(rule) else frozenset()
+        return frozenset(found)
+
 
 def parse_boot_rules(data: bytes) -> BootRules:
     """Parses rules.
@@ -56,6 +74,16 @@ def parse_boot_rules(data: bytes) -> BootRules:
         MalformedError: Not that object; digests of another bank, or SHA-1's; nothing to be evaluated.
     """
     rules = parse_canonical(data, BootRules, max_bytes=MAX_RULES_BYTES, what="boot rules")
+    require_sound_rules(rules)
+    return rules
+
+
+def require_sound_rules(rules: BootRules) -> None:
+    """What the shape of rules cannot say.
+
+    Raises:
+        MalformedError: Digests of another bank, or SHA-1's; nothing to be evaluated.
+    """
     if rules.bank == "sha1":
         raise MalformedError("boot rules: SHA-1 can be made to collide: name another bank")
     size = hashlib.new(rules.bank).digest_size * 2
@@ -65,4 +93,3 @@ def parse_boot_rules(data: bytes) -> BootRules:
         raise MalformedError(f"boot rules: a digest that is not of bank {rules.bank}")
     if not any(rules.is_set(name) for name in rules.__struct_fields__[2:]):
         raise MalformedError("boot rules: nothing is evaluated: every boot would do")
-    return rules

@@ -65,7 +65,7 @@ def appraise_quote(
         )
     if composite(policy.selection, values) != quote.pcr_digest:
         raise UsageError("appraisal: the PCR values are not those that were quoted")
-    approval = policy.approval_for(quote.pcr_digest, epoch=epoch)
+    approval = policy.approval_for(quote.pcr_digest, epoch=epoch, at=at)
     findings: tuple[str, ...] = ()
     if approval is None:
         findings = tuple(

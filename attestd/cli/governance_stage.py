@@ -3,7 +3,6 @@
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
 
 import click
 
@@ -17,11 +16,10 @@ from attestd.errors import MalformedError, UsageError
 from attestd.governance.host import HOST_RECORD_TYPE, MAX_HOST_RECORD_BYTES, HostRecord
 from attestd.governance.issue import sign_host_request
 from attestd.governance.rotation import replace_host_record
+from attestd.governance.signed import MAX_TARGET_BYTES
 from attestd.strict import parse_canonical
 
 __all__ = ["add_command", "enroll_command", "remove_command", "stage_command"]
-
-MAX_FILE_BYTES: Final = 16 << 20
 
 
 @click.command(
@@ -42,11 +40,11 @@ def add_command(
 
     If hosts would accept it.
 
-    NAME is authorities.json, revocations.json, platform/NAME.json, hosts/HOST-ID.json, policy/NAME.cedar,
-    policy/entities.json, or below teams/TEAM/ authorities.json or policy/NAME.cedar.
+    NAME is authorities.json, revocations.json, platform/NAME.json, ima/NAME.json, hosts/HOST-ID.json,
+    policy/NAME.cedar, policy/entities.json, or below teams/TEAM/ authorities.json or policy/NAME.cedar.
     """
     repository = open_repository(directory, state_dir)
-    repository.stage({name: read_input(file, max_bytes=MAX_FILE_BYTES)})
+    repository.stage({name: read_input(file, max_bytes=MAX_TARGET_BYTES)})
     say_staged(repository, Output(as_json=as_json))
 
 

@@ -2,6 +2,7 @@
 
 import os
 from base64 import b64encode
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -73,7 +74,7 @@ def show_command(*, name: str | None, state_dir: str | None, as_json: bool) -> N
     layout = find_client_layout(state_dir)
     trust = _trust(layout)
     measured = _measure(_name(trust, name), trust, layout, state_dir)
-    plan = plan_approval(trust, name=_name(trust, name), values=measured.values)
+    plan = plan_approval(trust, name=_name(trust, name), values=measured.values, now=datetime.now(UTC))
     output = Output(as_json=as_json)
     if as_json:
         output.json(_plan_json(plan, measured))
@@ -159,7 +160,7 @@ def approve_command(
     layout = find_client_layout(state_dir)
     trust = _trust(layout)
     measured = _measure(_name(trust, name), trust, layout, state_dir)
-    plan = plan_approval(trust, name=_name(trust, name), values=measured.values)
+    plan = plan_approval(trust, name=_name(trust, name), values=measured.values, now=datetime.now(UTC))
     output = Output(as_json=as_json)
     if plan.is_approved:
         _say_plan(plan, measured)

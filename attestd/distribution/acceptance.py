@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from attestd.appraisal.ima import parse_ima_policy
 from attestd.distribution.next_version import Next
 from attestd.errors import MalformedError, UsageError, VerificationError
 from attestd.governance.policy_schema import EMPTY_ENTITIES, SCHEMA
@@ -64,13 +65,17 @@ def require_acceptable(plan: Next) -> Accepted:
     """Refuses what hosts would not accept, in whole or in part, and what breaks a rule that they cannot check.
 
     Raises:
-        MalformedError, VerificationError: Hosts would accept nothing, or leave a file out that is staged.
+        MalformedError, VerificationError: Hosts would accept nothing, or leave a file out that is staged; an IMA policy
+            that agents could not go by.
         GovernanceRollbackError: Something is not revoked any more, or the epoch goes back.
         UsageError: A version does not rise, a policy that old receipts name is gone.
     """
     trust = parse_trust(plan.files, metadata=plan.metadata())
     before = plan.published.files
     _require_rising(plan.files, before)
+    for name, data in plan.files.items():
+        if name.startswith("ima/") and before.get(name) != data:
+            parse_ima_policy(data)  # Hosts do not look at it before they need it.
     if "revocations.json" in before:
         require_still_revoked(parse_revocations(before["revocations.json"]), trust.revocations)
     refused = {name: why for name, why in trust.unusable.items() if before.get(name) != plan.files[name]}

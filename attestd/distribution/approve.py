@@ -6,6 +6,7 @@ Three steps, so that a person sees what is signed before it is: plan, sign and s
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -64,13 +65,14 @@ class Plan:
     is_approved: bool
 
 
-def plan_approval(trust: Trust, *, name: str, values: Mapping[int, bytes]) -> Plan:
+def plan_approval(trust: Trust, *, name: str, values: Mapping[int, bytes], now: datetime) -> Plan:
     """Says what approving a state would change.
 
     Args:
         trust: Verified governance.
         name: The platform policy.
         values: The state's PCR values, of exactly the policy's PCRs.
+        now: The time: a state whose window has closed is not approved.
 
     Raises:
         UsageError: There is no such policy.
@@ -87,7 +89,7 @@ def plan_approval(trust: Trust, *, name: str, values: Mapping[int, bytes]) -> Pl
         pcr_digest=pcr_digest,
         epoch=epoch,
         kept=sum(epoch <= min(old.epoch, old.max_epoch) for old in policy.approvals),
-        is_approved=policy.approval_for(pcr_digest, epoch=epoch) is not None,
+        is_approved=policy.approval_for(pcr_digest, epoch=epoch, at=now) is not None,
     )
 
 

@@ -16,6 +16,7 @@ from attestd.distribution.documents import Document, delegations_of, digests, pa
 from attestd.durable import make_directories, write_atomic
 from attestd.errors import StoreError, VerificationError
 from attestd.governance.metadata import target_path, verify_metadata
+from attestd.governance.signed import MAX_TARGET_BYTES
 
 __all__ = [
     "METADATA",
@@ -29,7 +30,6 @@ __all__ = [
 METADATA: Final = "metadata"
 TARGETS: Final = "targets"
 TIMESTAMP_FILE: Final = f"{METADATA}/timestamp.json"
-MAX_FILE_BYTES: Final = 16 << 20
 _ROOT_FILE: Final = re.compile(r"\A([1-9][0-9]{0,5})\.root\.json\Z")
 
 
@@ -146,14 +146,14 @@ def read_file(path: Path) -> bytes:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise StoreError(f"{path}: expected a regular file")
             with open(descriptor, "rb", closefd=False) as file:
-                data = file.read(MAX_FILE_BYTES + 1)
+                data = file.read(MAX_TARGET_BYTES + 1)
         finally:
             os.close(descriptor)
     except OSError as error:
         reason = "a symbolic link, expected a file" if error.errno == errno.ELOOP else error.strerror
         raise StoreError(f"{path}: {reason}") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise StoreError(f"{path}: over {MAX_FILE_BYTES} bytes")
+    if len(data) > MAX_TARGET_BYTES:
+        raise StoreError(f"{path}: over {MAX_TARGET_BYTES} bytes")
     return data
 
 

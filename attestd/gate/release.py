@@ -128,7 +128,7 @@ def verify_release(
         depth=len(authorized.links) - 1,
         now=now,
     )
-    _require_approved(sealed_in, platform, body, trust)  # 5
+    _require_approved(sealed_in, platform, body, trust, now=now)  # 5
     require_strength(platform, host)
     require_quorums(statement, platform, verifiers=0, witnesses=0)  # nobody can vouch before there is a mesh
     require_binding(statement, execution, host=host_id, labels=host.labels)  # 6
@@ -204,7 +204,7 @@ def _artifact(data: bytes, body: Mapping[str, Any]) -> UntrustedArtifact:
 
 
 def _require_approved(
-    sealed_in: Approval, platform: PlatformPolicy, body: Mapping[str, Any], trust: Trust
+    sealed_in: Approval, platform: PlatformPolicy, body: Mapping[str, Any], trust: Trust, *, now: datetime
 ) -> None:
     # The receipt was verified against the policy that the leaf names, in the version of then: a leaf that names a
     # laxer policy than the artifact does must not pass, nor one in a state that is no longer approved.
@@ -215,13 +215,18 @@ def _require_approved(
         )
     epoch = trust.revocations.epoch
     if sealed_in.selection != platform.selection or not platform.approval_for(
-        sealed_in.pcr_digest, epoch=epoch
+        sealed_in.pcr_digest, epoch=epoch, at=now
     ):
         raise _refused(
             Code.ENVIRONMENT_UNTRUSTED,
             f"the platform state of the receipt is no longer approved (policy {platform.name!r} version"
-            f" {platform.version}, epoch {epoch})",
+            f" {platform.version}, epoch {epoch}){_until(platform, sealed_in)}",
         )
+
+
+def _until(platform: PlatformPolicy, approval: Approval) -> str:
+    window = platform.windows.get(approval.pcr_digest)
+    return "" if window is None else f": it was until {window}"
 
 
 def _require_same(body: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

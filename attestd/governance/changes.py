@@ -9,15 +9,23 @@ import json
 import re
 from base64 import b64decode
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from attestd.errors import MalformedError
+from attestd.governance.facts import (
+    ANYTHING,
+    Facts,
+    Value,
+    ima_facts,
+    ima_summary,
+    platform_facts,
+    text,
+    texts,
+)
 
 __all__ = ["Change", "Facts", "compare_facts", "describe_changes"]
 
-Value = str | frozenset[str]
-Facts = Mapping[str, Mapping[str, Value]]
 
 # Neither has two ways to match one text: what is compared may come from anybody's copy.
 _POLICY: Final = re.compile(r'\A(?:\s|@[A-Za-z_]+(?:\("[^"]*"\))?)*(?P<effect>permit|forbid)\b')
@@ -64,7 +72,8 @@ def describe_changes(before: Mapping[str, bytes], after: Mapping[str, bytes]) ->
             words = "kept, for old receipts name it" if old is None else "changed" if new else "removed"
             changes.append(Change(name, words, is_weaker=old is not None))
             continue
-        found = compare_facts(name, _facts(name, old), _facts(name, new))
+        whole = old is None or new is None
+        found = compare_facts(name, _facts(name, old, whole=whole), _facts(name, new, whole=whole))
         changes += found or [Change(name, _of_form(old, new))]
     return changes
 
@@ -84,7 +93,10 @@ def compare_facts(target: str, before: Facts, after: Facts) -> list[Change]:
             continue
         old, new = before.get(subject), after[subject]
         if old is None:
-            told = "; ".join(f"{member} {_shown(value)}".strip() for member, value in new.items() if value)
+            members = {
+                member: value for member, value in new.items() if value and value != frozenset([ANYTHING])
+            }
+            told = "; ".join(f"{member} {_shown(value)}".strip() for member, value in members.items())
             changes.append(
                 Change(target, f"{subject}: added{': ' * bool(told)}{told}", subject.startswith(_LAXER))
             )
@@ -102,7 +114,8 @@ def _member_changes(
     if isinstance(old, frozenset) or isinstance(new, frozenset):
         was, now = _as_set(old), _as_set(new)
         for item in sorted(now - was):
-            yield _item_change(target, subject, member, item, is_added=True)
+            change = _item_change(target, subject, member, item, is_added=True)
+            yield replace(change, is_weaker=False) if was == frozenset([ANYTHING]) else change
         for item in sorted(was - now):
             yield _item_change(target, subject, member, item, is_added=False)
         return
@@ -124,7 +137,10 @@ def _item_change(target: str, subject: str, member: str, item: str, *, is_added:
     return Change(
         target,
         f"{subject}: {'+' if is_added else '-'}{member} {item}",
-        is_weaker=member in ("key", "path", "uid", "user space", "state") if is_added else member == "secret",
+        is_weaker=member in ("key", "path", "uid", "user space", "state")
+        or (member.startswith(("boot rule ", "IMA ")) and item != "refuse")
+        if is_added
+        else member in ("secret", "approved only until"),
     )
 
 
@@ -141,17 +157,17 @@ def _number(value: Value | None) -> int:
 
 
 def _order(name: str) -> tuple[int, str]:
-    first = ("authorities.json", "revocations.json", "platform/", "policy/", "teams/", "hosts/")
+    first = ("authorities.json", "revocations.json", "platform/", "ima/", "policy/", "teams/", "hosts/")
     return next((place for place, prefix in enumerate(first) if name.startswith(prefix)), len(first)), name
 
 
 # --- facts of each kind of file ----------------------------------------------------------------------------------
 
 
-def _facts(name: str, data: bytes | None) -> Facts:
+def _facts(name: str, data: bytes | None, *, whole: bool) -> Facts:
     if data is None:
         return {}
-    for matches, read in _READERS:
+    for matches, read in (*(_SUMMARIES if whole else ()), *_READERS):
         if re.fullmatch(matches, name):
             try:
                 return read(name, data)
@@ -176,9 +192,9 @@ def _authorities(name: str, data: bytes) -> Facts:
     if "tpm" in value:
         tpm = value.pop("tpm")
         facts["TPM"] = {
-            "root (another root: every host needs new keys)": _text(tpm["root"]),
-            "platform key": _texts(tpm["platform"]),
-            "epoch key (another key: every host needs new keys)": _text(tpm["epoch"]),
+            "root (another root: every host needs new keys)": text(tpm["root"]),
+            "platform key": texts(tpm["platform"]),
+            "epoch key (another key: every host needs new keys)": text(tpm["epoch"]),
         }
     # A key is what its id says; what counts is where it is named.
     named = {item for members in facts.values() for value in members.values() for item in _as_set(value)}
@@ -203,61 +219,21 @@ def _rule(rule: Mapping[str, Any]) -> dict[str, Value]:
                 else []
             )
         elif member in words:
-            found[words[member]] = _texts(value)
+            found[words[member]] = texts(value)
         elif member != "name":
-            found[member.replace("_", " ")] = _text(value)
+            found[member.replace("_", " ")] = text(value)
     return found
 
 
 def _revocations(_: str, data: bytes) -> Facts:
     value = json.loads(data)
     members = ("artifacts", "keys", "hosts", "subjects", "requesters")
-    revoked = {member.removesuffix("s"): _texts(value.pop(member)) for member in members}
+    revoked = {member.removesuffix("s"): texts(value.pop(member)) for member in members}
     epoch = {
-        "epoch": _text(value.pop("epoch")),
-        "signature that moves TPMs": _text((value.pop("bump", None) or {}).get("epoch")),
+        "epoch": text(value.pop("epoch")),
+        "signature that moves TPMs": text((value.pop("bump", None) or {}).get("epoch")),
     }
     return {"revoked": revoked, "approvals of earlier epochs end": epoch, **_rest("file", value)}
-
-
-def _platform(_: str, data: bytes) -> Facts:
-    value = json.loads(data)
-    subject = f"platform policy {value.pop('name')}"
-    reference = value.pop("reference")
-    states = frozenset(
-        f"{item['bank']} PCRs {','.join(map(str, item['pcrs']))} composite {item['pcr_digest']},"
-        f" until epoch {item['epoch']}, by key {item['key_id']}"
-        for item in value.pop("approvals")
-    )
-    keys = frozenset(
-        f"{item['key_id']} until epoch {item['max_epoch']}" for item in value.pop("platform_keys")
-    )
-    facts: dict[str, Value] = {
-        "approved state": states,
-        "platform key": keys,
-        "minimum tier": _text(reference.pop("min_tier")),
-        "user space": _texts(reference.pop("userspace")),
-        "valid until": _text(value.pop("lifecycle")["valid_until"]),
-        **{member: _text(number) for member, number in reference.pop("quorums").items()},
-    }
-    for bank, values in reference.pop("pcrs").items():
-        facts |= {
-            f"PCR {index} ({bank}) value": _texts(allowed)
-            for index, allowed in sorted(values.items(), key=_index)
-        }
-    facts |= {member: _text(item) for member, item in reference.items()}
-    version = _text(value.pop("version"))
-    return {
-        subject: {
-            **facts,
-            "version": version,
-            **{member: _text(item) for member, item in value.items() if member != "v"},
-        }
-    }
-
-
-def _index(item: tuple[str, Any]) -> int:
-    return int(item[0])
 
 
 def _host(_: str, data: bytes) -> Facts:
@@ -266,13 +242,13 @@ def _host(_: str, data: bytes) -> Facts:
     host = record.pop("host")
     facts: dict[str, Value] = {
         "label": frozenset(f"{label}={text}" for label, text in record.pop("labels").items()),
-        "signed by": _texts(item["keyid"] for item in envelope["signatures"]),
+        "signed by": texts(item["keyid"] for item in envelope["signatures"]),
     }
     for member, value in record.items():
         if isinstance(value, dict):
-            facts[member.replace("_", " ")] = f"SHA-256 {hashlib.sha256(_text(value).encode()).hexdigest()}"
+            facts[member.replace("_", " ")] = f"SHA-256 {hashlib.sha256(text(value).encode()).hexdigest()}"
         elif member != "v":
-            facts[member.replace("_", " ")] = _text(value)
+            facts[member.replace("_", " ")] = text(value)
     return {f"host {host}": facts}
 
 
@@ -312,29 +288,23 @@ def _entities(_: str, data: bytes) -> Facts:
     for entity in entities:
         members = {"parent": frozenset(map(named, entity["parents"]))}
         others = {
-            name: _text(value) for name, value in entity.items() if name not in ("uid", "parents") and value
+            name: text(value) for name, value in entity.items() if name not in ("uid", "parents") and value
         }
         facts[f"entity {named(entity['uid'])}"] = {**members, **others}
     return facts
 
 
 def _rest(subject: str, value: Mapping[str, Any]) -> Facts:
-    members = {member: _text(item) for member, item in value.items() if member != "v"}
+    members = {member: text(item) for member, item in value.items() if member != "v"}
     return {subject: members} if members else {}
 
 
-def _texts(values: Iterable[Any]) -> frozenset[str]:
-    return frozenset(map(_text, values))
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else "" if value is None else json.dumps(value, sort_keys=True)
-
-
+_SUMMARIES: Final[Iterable[tuple[str, Callable[[str, bytes], Facts]]]] = ((r"ima/[^/]+\.json", ima_summary),)
 _READERS: Final[Iterable[tuple[str, Callable[[str, bytes], Facts]]]] = (
     (r"(teams/[^/]+/)?authorities\.json", _authorities),
     (r"revocations\.json", _revocations),
-    (r"platform/[^/]+\.json", _platform),
+    (r"platform/[^/]+\.json", platform_facts),
+    (r"ima/[^/]+\.json", ima_facts),
     (r"hosts/[^/]+\.json", _host),
     (r".*\.cedar", _policy),
     (r"policy/entities\.json", _entities),

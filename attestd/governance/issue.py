@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from attestd.appraisal.boot_rules import BootRules
 from attestd.authorization.dsse import (
     EnvelopeSignature,
     PublicKey,
@@ -17,7 +18,7 @@ from attestd.authorization.dsse import (
 from attestd.errors import UsageError
 from attestd.governance.authorities import Authorities
 from attestd.governance.host import HOST_RECORD_TYPE, MAX_HOST_RECORD_BYTES, HostRecord
-from attestd.governance.platform import MAX_PLATFORM_BYTES, PlatformFile
+from attestd.governance.platform import MAX_PLATFORM_BYTES, ImaReference, PlatformFile, Window
 from attestd.strict import canonical, convert, format_time, parse_canonical
 from attestd.tcg.nv import counter_public, nv_name
 from attestd.tcg.pcr import PcrSelection, composite
@@ -184,6 +185,8 @@ def draft_platform_policy(
     userspace: Sequence[str],
     valid_until: datetime | None = None,
     writable: str = "copy",
+    boot: BootRules | None = None,
+    ima: ImaReference | None = None,
 ) -> bytes:
     """`platform/<name>.json`.
 
@@ -197,6 +200,8 @@ def draft_platform_policy(
         userspace: The kinds of user space protection that are accepted.
         valid_until: When it ends; None: it does not.
         writable: `copy` or `refuse` files that others than root can write.
+        boot: Rules over what was measured in a boot.
+        ima: The IMA policy.
     """
     pcrs = {
         bank: {str(index): [value.hex() for value in allowed] for index, allowed in by_index.items()}
@@ -208,6 +213,8 @@ def draft_platform_policy(
             "name": name,
             "version": version,
             "reference": {
+                "boot": None if boot is None else _plain(boot),
+                "ima": None if ima is None else _plain(ima),
                 "min_tier": min_tier,
                 "pcrs": pcrs,
                 "quorums": {"verifiers": 0, "witnesses": 0},
@@ -215,7 +222,10 @@ def draft_platform_policy(
             },
             "approvals": [dict(approval) for approval in approvals],
             "platform_keys": [dict(key) for key in platform_keys],
-            "lifecycle": {"valid_until": None if valid_until is None else format_time(valid_until)},
+            "lifecycle": {
+                "valid_until": None if valid_until is None else format_time(valid_until),
+                "windows": [],
+            },
             "writable": writable,
         }
     )
@@ -228,6 +238,7 @@ def amend_platform_policy(
     values: Mapping[int, bytes],
     epoch: int,
     revoked_keys: Collection[str],
+    not_after: datetime | None = None,
 ) -> bytes:
     """The next version of a platform policy: one approved state more, those that no longer hold left out.
 
@@ -237,6 +248,7 @@ def amend_platform_policy(
         values: The PCR values of that state; they become the reference that explains a difference.
         epoch: Approvals below it no longer hold.
         revoked_keys: Approvals by these keys do not hold either.
+        not_after: Until when this state is approved, whatever was said of it before; None: without end.
 
     Raises:
         MalformedError: `data` is no platform policy.
@@ -256,14 +268,44 @@ def amend_platform_policy(
     for index, value in values.items():
         others = [known for known in pcrs.get(str(index), []) if known != value.hex()]
         pcrs[str(index)] = [*others, value.hex()]
+    state = approval["pcr_digest"]
+    windows = windows_of(file, {old.pcr_digest for old in kept} - {state})
+    if not_after is not None:
+        windows.append(Window(pcr_digest=state, not_after=format_time(not_after)))
     amended = msgspec.structs.replace(
         file,
         version=file.version + 1,
         reference=msgspec.structs.replace(file.reference, pcrs={approval["bank"]: pcrs}),
+        lifecycle=msgspec.structs.replace(file.lifecycle, windows=windows),
     )
-    return canonical(
-        {**msgspec.to_builtins(amended), "approvals": [*map(msgspec.to_builtins, kept), dict(approval)]}
-    )
+    return canonical({**_plain(amended), "approvals": [*map(_plain, kept), dict(approval)]})
+
+
+def windows_of(file: PlatformFile, states: Collection[str]) -> list[Window]:
+    """The windows of those states that go on to be approved, by their composites: no window is of another."""
+    return [window for window in file.lifecycle.windows if window.pcr_digest in states]
+
+
+def amend_platform_rules(data: bytes, *, boot: BootRules | None, ima: ImaReference | None) -> bytes:
+    """The next version of a platform policy: the same states, under these rules and no others.
+
+    Args:
+        data: The present version, verified before.
+        boot: Rules over what was measured in a boot; None: none.
+        ima: The IMA policy; None: none. Its file has to be published with it.
+
+    Raises:
+        MalformedError: `data` is no platform policy.
+    """
+    file = parse_canonical(data, PlatformFile, max_bytes=MAX_PLATFORM_BYTES, what="platform policy")
+    reference = msgspec.structs.replace(file.reference, boot=boot, ima=ima)
+    amended = msgspec.structs.replace(file, version=file.version + 1, reference=reference)
+    return canonical(amended)
+
+
+def _plain(value: msgspec.Struct) -> dict[str, Any]:
+    """A struct as JSON values."""
+    return dict(msgspec.to_builtins(value))
 
 
 def draft_host_request(

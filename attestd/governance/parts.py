@@ -17,8 +17,8 @@ __all__ = ["Memo", "Parts"]
 
 _POLICY_FILES: Final = ("schema.cedarschema", "entities.json")
 _EXPECTED: Final = (
-    "authorities.json, revocations.json, platform/NAME.json, hosts/HOST.json, policy/NAME.cedar, or the like below"
-    " teams/TEAM/"
+    "authorities.json, revocations.json, platform/NAME.json, ima/NAME.json, hosts/HOST.json, policy/NAME.cedar, or the"
+    " like below teams/TEAM/"
 )
 
 _T = TypeVar("_T")
@@ -66,6 +66,7 @@ class Parts:
         self.rules: dict[str, tuple[AuthorityRule, ...]] = {}
         self.platforms: dict[str, PlatformPolicy] = {}
         self.history: dict[tuple[str, int], PlatformPolicy] = {}
+        self.ima: dict[str, bytes] = {}
         self.hosts: dict[str, VerifiedHost] = {}
         self.host_history: dict[str, dict[int, VerifiedHost]] = {}
         self.policy_files: dict[str, bytes] = {}
@@ -87,7 +88,9 @@ class Parts:
                 pass
             case ["platform", file]:
                 for policy in self._usable(name, partial(self._platform, data, file, "{0.name}.json")):
-                    self.platforms[policy.name] = policy
+                    self._add_platform(name, policy)
+            case ["ima", file] if file.endswith(".json"):
+                self.ima[self._digests[name]] = data
             case ["hosts", file]:
                 for host in self._usable(name, partial(self._host, data, file, "{0.host}.json")):
                     self.hosts[host.host] = host
@@ -102,6 +105,15 @@ class Parts:
 
     def _digest_of(self, value: object) -> str:
         return hashlib.sha256(canonical([self._digests["authorities.json"], value])).hexdigest()
+
+    def _add_platform(self, name: str, policy: PlatformPolicy) -> None:
+        """A policy without the files that it was signed to go by is none."""
+        ima = policy.ima
+        if ima is not None and self._digests.get(ima.target) != ima.sha256:
+            found = self._digests.get(ima.target, "no such file")
+            self.unusable[name] = f"it goes by {ima.target} with SHA-256 {ima.sha256}, found {found}"
+            return
+        self.platforms[policy.name] = policy
 
     def _add_history(self, name: str, kind: str, file: str, data: bytes) -> None:
         if kind == "platform":

@@ -11,6 +11,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 
+from attestd.appraisal.boot_rules import BootRules, require_sound_rules
 from attestd.errors import MalformedError, UsageError, VerificationError
 from attestd.governance.authorities import Authorities, TpmAuthority, Version
 from attestd.strict import Base64Bytes, Sha256Hex, Strict, Utc, decode_base64, parse_canonical, parse_time
@@ -20,13 +21,15 @@ from attestd.tcg.policy import REF_PLATFORM, REF_ROOT, approval_message, platfor
 __all__ = [
     "TIERS",
     "Approval",
+    "ImaReference",
     "PlatformPolicy",
     "Tier",
     "Userspace",
     "parse_platform_policy",
 ]
 
-MAX_PLATFORM_BYTES = 1 << 20
+MAX_PLATFORM_BYTES = 2 << 20
+IMA_PCR: Final = 10
 # How the evidence is rooted. Weakest first: a policy's minimum admits itself and what stands right of it.
 Tier = Literal["software", "uncertified", "vtpm", "hardware"]
 TIERS: Final[tuple[str, ...]] = get_args(Tier)
@@ -39,6 +42,7 @@ _Pcr = Annotated[int, msgspec.Meta(ge=0, le=23)]
 _PcrName = Annotated[str, msgspec.Meta(pattern=r"\A([0-9]|1[0-9]|2[0-3])\Z")]
 _Values = Annotated[list[Sha256Hex], msgspec.Meta(min_length=1)]
 _Bank = Literal["sha256"]
+_Name = Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9][a-z0-9._-]{0,63}\Z")]
 
 
 class _Quorums(Strict, frozen=True):
@@ -46,7 +50,26 @@ class _Quorums(Strict, frozen=True):
     witnesses: _Quorum
 
 
+class ImaReference(Strict, frozen=True):
+    """The IMA policy that a platform policy goes by: the target `ima/<policy>.json` with that SHA-256.
+
+    Attributes:
+        policy: Its name.
+        sha256: Of the file: another one makes the platform policy unusable.
+    """
+
+    policy: _Name
+    sha256: Sha256Hex
+
+    @property
+    def target(self) -> str:
+        """The target's name."""
+        return f"ima/{self.policy}.json"
+
+
 class _Reference(Strict, frozen=True):
+    boot: BootRules | None
+    ima: ImaReference | None
     min_tier: Tier
     pcrs: dict[_Bank, dict[_PcrName, _Values]]
     quorums: _Quorums
@@ -71,15 +94,23 @@ class _KeyApproval(Strict, frozen=True):
     sig: Base64Bytes
 
 
+class Window(Strict, frozen=True):
+    """Until when the approvals of one state hold: software looks at it, TPMs do not."""
+
+    pcr_digest: Sha256Hex
+    not_after: Utc
+
+
 class _Lifecycle(Strict, frozen=True):
     valid_until: Utc | None
+    windows: Annotated[list[Window], msgspec.Meta(max_length=1024)]
 
 
 class PlatformFile(Strict, frozen=True):
     """The file's exact shape; `PlatformPolicy` is what it means once its approvals are verified."""
 
     v: Literal[1]
-    name: Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9][a-z0-9._-]{0,63}\Z")]
+    name: _Name
     version: Version
     reference: _Reference
     approvals: Annotated[list[_Approval], msgspec.Meta(min_length=1, max_length=1024)]
@@ -121,6 +152,10 @@ class PlatformPolicy:
         digest: SHA-256 of the file, hex: what a decision names.
         values: Allowed values of the SHA-256 bank by PCR: they explain, the approvals decide.
         selection: The PCRs; one selection for all approvals, so that one quote decides.
+        quoted: What evidence quotes: those, the ones that `boot` looks at, and PCR 10 for `ima`.
+        boot: What the boot's events have to be, besides; None: whatever leads to an approved state.
+        ima: The IMA policy that measured files have to comply with; None: none.
+        windows: Until when the approvals of a state hold, by its composite; a state that is not there: always.
         min_tier, userspace: What kind of evidence is accepted.
         writable: What happens to files that others than root can write: `copy` or `refuse`.
     """
@@ -129,7 +164,11 @@ class PlatformPolicy:
     version: int
     digest: str
     selection: PcrSelection
+    quoted: PcrSelection
     approvals: tuple[Approval, ...]
+    boot: BootRules | None
+    ima: ImaReference | None
+    windows: Mapping[bytes, datetime]
     min_tier: str
     userspace: tuple[str, ...]
     values: Mapping[int, tuple[bytes, ...]]
@@ -138,8 +177,10 @@ class PlatformPolicy:
     valid_until: datetime | None
     writable: str
 
-    def approval_for(self, pcr_digest: bytes, *, epoch: int) -> Approval | None:
-        """The approval of the state with that composite that still holds at that epoch."""
+    def approval_for(self, pcr_digest: bytes, *, epoch: int, at: datetime) -> Approval | None:
+        """The approval of the state with that composite that still holds at that epoch and time."""
+        if pcr_digest in self.windows and at >= self.windows[pcr_digest]:
+            return None
         return next(
             (
                 approval
@@ -167,7 +208,8 @@ def parse_platform_policy(
     out.
 
     Raises:
-        MalformedError: Not that file, approvals over different PCRs, a platform key twice.
+        MalformedError: Not that file, approvals over different PCRs, a platform key twice, boot rules of another bank
+            or that evaluate nothing, a window twice or of a state that is not approved.
         VerificationError: A policy digest that is not what its members say, a key that is no platform authority
             or that the root does not approve, a signature that fails.
     """
@@ -179,6 +221,8 @@ def parse_platform_policy(
     (selection,) = selections
     if len({entry.key_id for entry in file.platform_keys}) != len(file.platform_keys):
         raise MalformedError(f"{what}: the same platform key twice")
+    windows = _windows(file, what)
+    quoted = _quoted(file, selection, what)
     root_revoked = authorities.root.key_id in revoked_keys
     keys = {
         entry.key_id: _verify_key(entry, authorities, what)
@@ -195,7 +239,11 @@ def parse_platform_policy(
         version=file.version,
         digest=hashlib.sha256(data).hexdigest(),
         selection=selection,
+        quoted=quoted,
         approvals=approvals,
+        boot=file.reference.boot,
+        ima=file.reference.ima,
+        windows=windows,
         min_tier=file.reference.min_tier,
         userspace=tuple(file.reference.userspace),
         values=_values(file),
@@ -253,6 +301,27 @@ def _verify(
         root=authorities.root,
         root_sig=key.root_sig,
     )
+
+
+def _windows(file: PlatformFile, what: str) -> Mapping[bytes, datetime]:
+    windows = file.lifecycle.windows
+    named = {window.pcr_digest for window in windows}
+    if len(named) != len(windows) or not named <= {item.pcr_digest for item in file.approvals}:
+        raise MalformedError(f"{what}: each window must be of a state that is approved, once")
+    return {bytes.fromhex(window.pcr_digest): parse_time(window.not_after) for window in windows}
+
+
+def _quoted(file: PlatformFile, selection: PcrSelection, what: str) -> PcrSelection:
+    boot = file.reference.boot
+    pcrs = set(selection.pcrs) | ({IMA_PCR} if file.reference.ima is not None else set())
+    if boot is not None:
+        require_sound_rules(boot)
+        if boot.bank != selection.bank:
+            raise MalformedError(
+                f"{what}: boot rules of bank {boot.bank}, expected {selection.bank}, the approvals'"
+            )
+        pcrs |= boot.pcrs
+    return PcrSelection(selection.bank, tuple(sorted(pcrs)))
 
 
 def _values(file: PlatformFile) -> dict[int, tuple[bytes, ...]]:

@@ -30,7 +30,7 @@ from attestd.governance.authorities import (
 )
 from attestd.governance.edits import without_bump
 from attestd.governance.host import HOST_RECORD_TYPE, MAX_HOST_RECORD_BYTES, HostRecord
-from attestd.governance.issue import Sign, approve_digest, approve_platform_key
+from attestd.governance.issue import Sign, approve_digest, approve_platform_key, windows_of
 from attestd.governance.platform import MAX_PLATFORM_BYTES, PlatformFile
 from attestd.strict import canonical, format_time, parse_canonical, parse_time
 from attestd.tcg.pcr import PcrSelection
@@ -337,9 +337,16 @@ def _platform_policies(
         ]
         if not approvals:
             continue  # Nothing that could be signed again: it allowed nothing before.
+        windows = windows_of(file, {str(item["pcr_digest"]) for item in approvals})
         found[f"platform/history/{file.name}-{file.version}.json"] = data
         found[name] = canonical(
-            {**_plain(file), "version": file.version + 1, "approvals": approvals, "platform_keys": keys}
+            {
+                **_plain(file),
+                "version": file.version + 1,
+                "approvals": approvals,
+                "platform_keys": keys,
+                "lifecycle": {**_plain(file.lifecycle), "windows": list(map(_plain, windows))},
+            }
         )
     return found
 

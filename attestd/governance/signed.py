@@ -34,7 +34,7 @@ __all__ = [
 
 ISSUED: Final = "x-attestd-issued"
 MAX_BYTES: Final = {"root": 512 << 10, "timestamp": 16 << 10, "snapshot": 2 << 20, "targets": 8 << 20}
-MAX_TARGET_BYTES: Final = 16 << 20
+MAX_TARGET_BYTES: Final = 32 << 20
 MAX_SNAPSHOT_ROLES: Final = 128  # More than can be delegated at once: a role that ended stays listed.
 
 # It becomes part of a file's name: no separator, no leading dot, and nothing that a URL would have to quote.

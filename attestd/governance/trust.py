@@ -88,6 +88,7 @@ class Trust:
         unusable: Why a file was left out, by name: whatever names it is denied.
         platforms: Current platform policies by name.
         history: Earlier versions by (name, version): they verify old receipts and allow nothing.
+        ima: IMA policies by their SHA-256, as they were published: who goes by one parses it.
         hosts: Host records by host-id.
         host_history: Earlier records by host-id, the newest first: they verify what was sealed while they held.
         policies: Cedar policies.
@@ -103,6 +104,7 @@ class Trust:
     authorities: Authorities
     platforms: Mapping[str, PlatformPolicy]
     history: Mapping[tuple[str, int], PlatformPolicy]
+    ima: Mapping[str, bytes] = field(repr=False)
     hosts: Mapping[str, VerifiedHost]
     host_history: Mapping[str, tuple[VerifiedHost, ...]]
     revocations: Revocations
@@ -164,6 +166,7 @@ def parse_trust(files: Mapping[str, bytes], *, metadata: Metadata, previous: Tru
         authorities=replace(authorities, rules=(*authorities.rules, *team_rules)),
         platforms=parts.platforms,
         history=parts.history,
+        ima=parts.ima,
         hosts=parts.hosts,
         host_history={
             host: tuple(old for _, old in sorted(records.items(), reverse=True))

@@ -117,7 +117,8 @@ def verify_receipt(receipt: UntrustedReceipt, *, trust: Trust) -> VerifiedReceip
     3. The host was enrolled with these keys at the entry's time, and is not revoked.
     For a `decision.allow` also:
     4. Batch rule: its leaf lies in the batch of this checkpoint, and the batch was sealed for release.
-    5. The quote's selection and composite are an approval of the platform policy version that the entry names.
+    5. The quote's selection and composite are an approval of the platform policy version that the entry names, and
+       no window of that version had closed on it at the entry's time.
     6. No witness quorum was asked for: there are no witness keys in local trust.
 
     It does not check that the decision's artifact verifies, nor that the command ran: the caller does.
@@ -170,10 +171,10 @@ def _require_released(entry: Entry, at: VerifiedCheckpoint, trust: Trust) -> App
         )
     if at.selections != (policy.selection,):  # 5
         raise VerificationError("receipt: the quote is over other PCRs than the platform policy approves")
-    approval = policy.approval_for(at.pcr_digest, epoch=0)
+    approval = policy.approval_for(at.pcr_digest, epoch=0, at=parse_time(entry.time))
     if approval is None:
         raise VerificationError(
-            "receipt: the quoted platform state is no approved one of the policy it names"
+            f"receipt: the quoted platform state was no approved one of the policy it names at {entry.time}"
         )
     if witnesses > 0:  # 6
         raise VerificationError(f"receipt: {witnesses} witnesses must have cosigned; local trust knows none")

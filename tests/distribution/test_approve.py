@@ -11,7 +11,7 @@ from attestd.governance.trust import Trust
 from attestd.lineage.receipt import parse_receipt, verify_receipt
 from attestd.tcg.pcr import composite
 from tests.distribution.repositories import Clock, Office
-from tests.world import SELECTION, World
+from tests.world import NOW, SELECTION, World
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def trust_of(repository: Repository) -> Trust:
 
 
 def plan(repository: Repository, values: dict[int, bytes]) -> Plan:
-    return plan_approval(trust_of(repository), name="local", values=values)
+    return plan_approval(trust_of(repository), name="local", values=values, now=NOW)
 
 
 def test_plan(world: World, repository: Repository) -> None:
@@ -47,7 +47,7 @@ def test_plan(world: World, repository: Repository) -> None:
 
 def test_plan_for_nothing(world: World, repository: Repository) -> None:
     with pytest.raises(UsageError, match="there are: local"):
-        plan_approval(trust_of(repository), name="other", values=world.values)
+        plan_approval(trust_of(repository), name="other", values=world.values, now=NOW)
     with pytest.raises(MalformedError):
         plan(repository, {0: bytes(32)})
 
@@ -58,7 +58,7 @@ def test_stage_and_publish(world: World, repository: Repository, office: Office)
     planned = plan(repository, new)
     policy = stage_approval(planned, repository=repository, key=office.key("tpm world platform"))
     assert policy.version == 2
-    assert policy.approval_for(composite(SELECTION, new), epoch=0) is not None
+    assert policy.approval_for(composite(SELECTION, new), epoch=0, at=NOW) is not None
     with pytest.raises(UsageError, match="staged already"):
         stage_approval(planned, repository=repository, key=office.key("tpm world platform"))
     office.publish(repository, "alice")

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from attestd.errors import (
 from attestd.governance.metadata import verify_metadata
 from attestd.strict import canonical
 from tests.distribution.repositories import Clock, Office, Reference, served
+from tests.governance.make_vectors import IMA_POLICY
 from tests.world import World, key_id
 
 
@@ -120,8 +122,8 @@ def test_what_a_host_would_refuse_is_not_staged(office: Office, world: World) ->
     ):
         with pytest.raises((MalformedError, VerificationError)):
             repository.stage({name: data})
-    with pytest.raises(MalformedError, match=r"policy/exec.cedar: expected at most 16777216 bytes"):
-        repository.stage({"policy/exec.cedar": bytes((16 << 20) + 1)})
+    with pytest.raises(MalformedError, match=r"policy/exec.cedar: expected at most 33554432 bytes"):
+        repository.stage({"policy/exec.cedar": bytes((32 << 20) + 1)})
     with pytest.raises(UsageError, match="expected a relative name"):
         repository.stage({"../etc/passwd": b"x"})
     with pytest.raises(UsageError, match="not staged"):
@@ -547,6 +549,14 @@ def test_what_an_edit_makes_unusable_is_not_staged(office: Office, world: World)
     with pytest.raises(VerificationError, match="no host would accept it"):
         repository.stage({"authorities.json": world.files()["authorities.json"]})
     assert not repository.plan().drafts
+
+
+def test_an_ima_policy_that_agents_could_not_go_by_is_not_staged(office: Office, world: World) -> None:
+    repository = office.published(world)
+    with pytest.raises(MalformedError, match="IMA policy"):
+        repository.stage({"ima/fleet.json": b"{}"})
+    repository.stage({"ima/fleet.json": canonical(IMA_POLICY)})
+    assert set(repository.validate().trust.ima) == {sha256(canonical(IMA_POLICY)).hexdigest()}
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,9 @@ def _seal(layout: Layout, trust: Trust, traces: Path, number: int) -> None:
     port = TpmPort(owner, host=store.host_id, selection=policy.selection, deadline_s=10)
     body = parse_attest(port.quote(bytes(32)).attest).body
     assert isinstance(body, QuoteInfo)
-    port.expect(policy, policy.approval_for(body.pcr_digest, epoch=trust.revocations.epoch))
+    port.expect(
+        policy, policy.approval_for(body.pcr_digest, epoch=trust.revocations.epoch, at=datetime.now(UTC))
+    )
     keys = LogKeys(store.origin, host.release_spki, host.ak_spki)
     recovery = recover(store, port, keys, clock=port.clock())
     sealer = Sealer(store, port, keys, counter=recovery.counter, resets=recovery.resets)

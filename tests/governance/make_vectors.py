@@ -11,7 +11,7 @@ from pathlib import Path
 from attestd.gate.decide import decide
 from attestd.lineage.entry import format_entry
 from attestd.lineage.receipt import parse_receipt
-from attestd.strict import format_time_us
+from attestd.strict import canonical, format_time_us
 from tests.world import BOOT, NOW, World, digest
 
 DIRECTORY = Path(__file__).parent / "vectors"
@@ -53,6 +53,27 @@ ENTITIES = json.dumps(
 ).encode()
 
 
+BOOT_RULES = {
+    "v": 1,
+    "bank": "sha256",
+    "secure_boot": "required",
+    "separators": "unchecked",
+    "certificates": None,
+    "images": [digest(b"a unified kernel image")],
+    "command_lines": ["root=/dev/vda2 ro quiet"],
+    "sections": None,
+    "digests": {"2": []},
+}
+IMA_POLICY = {
+    "v": 1,
+    "digests": {"/usr/bin/deploy": [f"sha256:{digest(b'deploy')}"]},
+    "patterns": [],
+    "exclude": ["/var/log/*"],
+    "keys": {},
+    "violations": "exclude",
+}
+
+
 def golden_world() -> World:
     """The world of the vectors: every list of its trust files has an element."""
     world = World("golden", authors=2, threshold=2)
@@ -75,8 +96,20 @@ def golden_world() -> World:
         epoch=2,
         max_epoch=3,
         reference=reference,
-        lifecycle={"valid_until": "2027-01-01T00:00:00Z"},
+        lifecycle={"valid_until": "2027-01-01T00:00:00Z", "windows": []},
     )
+    measured = world.platform_file(name="measured")
+    window = {"pcr_digest": measured["approvals"][0]["pcr_digest"], "not_after": "2026-06-01T00:00:00Z"}
+    world.extra["ima/measured.json"] = canonical(IMA_POLICY)
+    world.platforms["measured"] = {
+        **measured,
+        "reference": {
+            **measured["reference"],
+            "boot": BOOT_RULES,
+            "ima": {"policy": "measured", "sha256": digest(world.extra["ima/measured.json"])},
+        },
+        "lifecycle": {"valid_until": None, "windows": [window]},
+    }
     return world
 
 

@@ -13,6 +13,7 @@ from attestd.errors import MalformedError
 from attestd.governance.changes import Change, compare_facts, describe_changes
 from attestd.governance.policy_file import parse_policy_file
 from attestd.strict import canonical
+from tests.governance.make_vectors import BOOT_RULES, IMA_POLICY
 from tests.world import World, key_id, p256
 
 
@@ -128,7 +129,7 @@ def test_a_platform_policy(world: World) -> None:
         file["reference"]["min_tier"] = "vtpm"
         file["reference"]["pcrs"] = {"sha256": {"4": ["ef" * 32]}}
         file["reference"]["quorums"] = {"verifiers": 1, "witnesses": 0}
-        file["lifecycle"] = {"valid_until": "2030-01-01T00:00:00Z"}
+        file["lifecycle"]["valid_until"] = "2030-01-01T00:00:00Z"
         file["writable"] = "refuse"
 
     said = words(told(world, amend))
@@ -145,6 +146,75 @@ def test_a_platform_policy(world: World) -> None:
         assert expected in said
     said = words(told(world, lambda: file["approvals"].pop(0)))
     assert f"  {subject} one less approved state" in said
+
+
+def test_rules_and_windows_of_a_platform_policy(world: World) -> None:
+    file = world.platforms["local"]
+    state = file["approvals"][0]["pcr_digest"]
+    reference, lifecycle = file["reference"], file["lifecycle"]
+    window = {"pcr_digest": state, "not_after": "2030-01-01T00:00:00Z"}
+
+    def strict() -> None:
+        reference["boot"] = {**BOOT_RULES, "sections": {".linux": ["ab" * 32]}}
+        reference["ima"] = {"policy": "fleet", "sha256": "cd" * 32}
+        lifecycle["windows"] = [window]
+
+    said = words(told(world, strict))
+    subject = "platform/local.json: platform policy local:"
+    for expected in (
+        f"  {subject} +boot rule secure_boot required",
+        f"  {subject} +boot rule command_lines root=/dev/vda2 ro quiet",
+        f"  {subject} +boot rule sections .linux {'ab' * 32}",
+        f"  {subject} +boot rule digests 2 nothing",
+        f"  {subject} +IMA policy fleet, SHA-256 {'cd' * 32}",
+        f"  {subject} +approved only until 2030-01-01T00:00:00Z: {state}",
+    ):
+        assert expected in said
+    assert "!" not in said
+    said = words(told(world, lambda: reference["boot"]["command_lines"].append("quiet init=/bin/sh")))
+    assert said == f"! {subject} +boot rule command_lines quiet init=/bin/sh"
+
+    def lax() -> None:
+        reference["boot"] |= {"images": None, "secure_boot": "unchecked"}
+        reference["ima"], lifecycle["windows"] = None, []
+
+    said = words(told(world, lax))
+    for expected in (
+        f"! {subject} +boot rule secure_boot (anything)",
+        f"  {subject} -boot rule secure_boot required",
+        f"! {subject} +boot rule images (anything)",
+        f"! {subject} +IMA policy (anything)",
+        f"! {subject} -approved only until 2030-01-01T00:00:00Z: {state}",
+    ):
+        assert expected in said
+
+
+def test_an_ima_policy(world: World) -> None:
+    """Whole ones by their number of lines, changes line by line."""
+    policy = {**IMA_POLICY, "digests": {f"/usr/bin/{n}": ["sha256:" + "ab" * 32] for n in range(5)}}
+    said = words(told(world, lambda: world.extra.update({"ima/fleet.json": canonical(policy)})))
+    assert said.startswith(
+        "  ima/fleet.json: IMA policy fleet: added: paths 5; patterns 0; excluded 1; keys 0;"
+    )
+    assert said.endswith(f"violations exclude; SHA-256 {sha256(canonical(policy)).hexdigest()}")
+
+    def change() -> None:
+        del policy["digests"]["/usr/bin/0"]
+        policy["digests"]["/usr/bin/new"] = ["sha256:" + "cd" * 32]
+        policy["violations"], policy["exclude"] = "refuse", ["/var/log/*", "/tmp/*"]
+        world.extra["ima/fleet.json"] = canonical(policy)
+
+    said = words(told(world, change))
+    for expected in (
+        f"! ima/fleet.json: IMA policy fleet: +IMA path /usr/bin/new sha256:{'cd' * 32}",
+        f"  ima/fleet.json: IMA policy fleet: -IMA path /usr/bin/0 sha256:{'ab' * 32}",
+        "! ima/fleet.json: IMA policy fleet: +IMA excluded /tmp/*",
+        "  ima/fleet.json: IMA policy fleet: +IMA violations refuse",
+    ):
+        assert expected in said
+    assert words(told(world, world.extra.clear)) == "  ima/fleet.json: IMA policy fleet: removed"
+    with pytest.raises(MalformedError, match=r"ima/fleet\.json: not of the form"):
+        describe_changes({}, {"ima/fleet.json": b"[]"})
 
 
 def test_history_is_kept(world: World) -> None:

@@ -25,7 +25,7 @@ from attestd.governance.edits import (
 )
 from attestd.governance.issue import Sign
 from attestd.strict import canonical
-from tests.world import SELECTION, World, ed25519_key, key_id, p256, signer, spki
+from tests.world import NOW, SELECTION, World, ed25519_key, key_id, p256, signer, spki
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_states_over_an_epoch(world: World) -> None:
     world.revocations |= {"epoch": 2, "bump": world.bump(2)}
     policy = world.trust().platforms["local"]
     assert policy.version == 2
-    assert all(policy.approval_for(bytes.fromhex(state), epoch=2) for state in (first, second))
+    assert all(policy.approval_for(bytes.fromhex(state), epoch=2, at=NOW) for state in (first, second))
     assert bump(2) == Reapproved(None, (second,), (first,))
     assert bump(8) == Reapproved(None, (), (first, second))
     with pytest.raises(UsageError, match=f"--platform-key is needed: it approves state {first}"):

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
+from attestd.appraisal.boot_rules import parse_boot_rules
 from attestd.errors import MalformedError, UsageError
 from attestd.governance.authorities import Authorities, parse_authorities
 from attestd.governance.issue import (
     amend_platform_policy,
+    amend_platform_rules,
     approve_platform_key,
     approve_state,
     draft_authorities,
@@ -17,10 +19,11 @@ from attestd.governance.issue import (
     draft_revocations,
     sign_host_request,
 )
-from attestd.governance.platform import PlatformPolicy, parse_platform_policy
-from attestd.strict import canonical
+from attestd.governance.platform import ImaReference, PlatformPolicy, parse_platform_policy
+from attestd.strict import canonical, format_time
 from attestd.tcg.pcr import PcrSelection, composite
-from tests.world import SELECTION, World, key_id, p256, parse_files, signer
+from tests.governance.make_vectors import BOOT_RULES
+from tests.world import NOW, SELECTION, World, key_id, p256, parse_files, signer
 
 
 @pytest.fixture
@@ -100,7 +103,7 @@ def test_the_files_verify(world: World, authorities: Authorities) -> None:
     policy = parse_files(files | world.policies).platforms["local"]
     assert policy.reference() == world.values
     assert (policy.valid_until, policy.writable) == (world.now, "refuse")
-    assert policy.approval_for(world.pcr_digest, epoch=1) is not None
+    assert policy.approval_for(world.pcr_digest, epoch=1, at=NOW) is not None
 
 
 def test_revocations_of_a_later_version(world: World) -> None:
@@ -164,6 +167,35 @@ def test_one_state_more(world: World, authorities: Authorities) -> None:
     assert policy.values[4] == (old[4], bytes(32))
     assert policy.values[7] == (old[7],)
     assert policy.reference() == new
+
+
+def test_a_state_until(world: World, authorities: Authorities) -> None:
+    """The window goes with its state, and ends when the state is approved without one."""
+    old, new = world.pcr_digest, {**world.values, 4: bytes(32)}
+    new_state = composite(SELECTION, new)
+    window = {"pcr_digest": old.hex(), "not_after": format_time(world.now)}
+    world.platforms["local"]["lifecycle"]["windows"] = [window]
+    until = world.now + timedelta(days=1)
+    policy = parse(world, authorities, amended(world, authorities, state=new, not_after=until))
+    assert policy.windows == {old: world.now, new_state: until}
+    policy = parse(world, authorities, amended(world, authorities, state=new, epoch=2, not_after=until))
+    assert policy.windows == {new_state: until}, "the old state is gone, and so is its window"
+    assert parse(world, authorities, amended(world, authorities)).windows == {}
+    assert parse(world, authorities, amended(world, authorities, not_after=until)).windows == {old: until}
+
+
+def test_rules_of_a_platform_policy(world: World, authorities: Authorities) -> None:
+    rules = parse_boot_rules(canonical(BOOT_RULES))
+    ima = ImaReference(policy="fleet", sha256="ab" * 32)
+    data = amend_platform_rules(canonical(world.platforms["local"]), boot=rules, ima=ima)
+    policy = parse(world, authorities, data)
+    assert (policy.version, policy.boot, policy.ima) == (2, rules, ima)
+    assert len(policy.approvals) == 1
+    policy = parse(world, authorities, amend_platform_rules(data, boot=None, ima=None))
+    assert (policy.version, policy.boot, policy.ima) == (3, None, None)
+    first = written(world, authorities, boot=rules, ima=ima)["platform/local.json"]
+    assert parse(world, authorities, first).boot == rules
+    assert parse(world, authorities, first).ima == ima
 
 
 def test_what_no_longer_holds_is_left_out(world: World, authorities: Authorities) -> None:

@@ -14,7 +14,7 @@ from attestd.errors import GovernanceRollbackError, MalformedError, Verification
 from attestd.governance import metadata as under_test
 from attestd.governance.draft import Delegation
 from attestd.governance.metadata import TargetFile, Versions, target_path, verify_metadata, verify_target
-from attestd.governance.signed import MAX_BYTES
+from attestd.governance.signed import MAX_BYTES, MAX_TARGET_BYTES
 from tests.governance.tuf import (
     FILES,
     Oracle,
@@ -533,7 +533,7 @@ def test_target_files_of_any_size(repository: Repository) -> None:
     edit(
         repository,
         "1.targets.json",
-        lambda signed: signed["targets"]["authorities.json"].update(length=(16 << 20) + 1),
+        lambda signed: signed["targets"]["authorities.json"].update(length=MAX_TARGET_BYTES + 1),
     )
     relink(repository)
     refused(repository, error=MalformedError)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -9,10 +10,11 @@ import pytest
 from attestd.errors import MalformedError, VerificationError
 from attestd.governance.authorities import parse_authorities
 from attestd.governance.platform import TIERS, PlatformPolicy, parse_platform_policy
-from attestd.strict import canonical
+from attestd.strict import canonical, format_time
 from attestd.tcg.pcr import PcrSelection
 from attestd.tcg.policy import REF_PLATFORM, REF_ROOT, approval_message
-from tests.world import SELECTION, World, b64, digest, key_id, p256, sign, spki
+from tests.governance.make_vectors import BOOT_RULES
+from tests.world import NOW, SELECTION, World, b64, digest, key_id, p256, sign, spki
 
 
 @pytest.fixture
@@ -57,9 +59,9 @@ def test_an_approval_holds_until_the_lower_epoch(
 ) -> None:
     world.platforms["local"] = world.platform_file(epoch=epoch, max_epoch=max_epoch)
     policy = parse(world)
-    assert policy.approval_for(world.pcr_digest, epoch=holds_until) is policy.approvals[0]
-    assert policy.approval_for(world.pcr_digest, epoch=holds_until + 1) is None
-    assert policy.approval_for(bytes(32), epoch=0) is None
+    assert policy.approval_for(world.pcr_digest, epoch=holds_until, at=NOW) is policy.approvals[0]
+    assert policy.approval_for(world.pcr_digest, epoch=holds_until + 1, at=NOW) is None
+    assert policy.approval_for(bytes(32), epoch=0, at=NOW) is None
 
 
 def test_old_and_new_state_in_an_update_window(world: World) -> None:
@@ -69,8 +71,66 @@ def test_old_and_new_state_in_an_update_window(world: World) -> None:
     world.platforms["local"] = {**new, "approvals": [*old["approvals"], *new["approvals"]]}
     policy = parse(world)
     assert [item.epoch for item in policy.approvals] == [1, 2]
-    assert policy.approval_for(policy.approvals[0].pcr_digest, epoch=2) is None
-    assert policy.approval_for(world.pcr_digest, epoch=2) is policy.approvals[1]
+    assert policy.approval_for(policy.approvals[0].pcr_digest, epoch=2, at=NOW) is None
+    assert policy.approval_for(world.pcr_digest, epoch=2, at=NOW) is policy.approvals[1]
+
+
+def with_reference(world: World, **members: Any) -> dict[str, Any]:
+    file = world.platforms["local"]
+    world.platforms["local"] = {**file, "reference": {**file["reference"], **members}}
+    return world.platforms["local"]
+
+
+def test_a_window_ends_the_approval_of_a_state(world: World) -> None:
+    state, end = world.pcr_digest, NOW + timedelta(hours=1)
+    world.platforms["local"]["lifecycle"]["windows"] = [
+        {"pcr_digest": state.hex(), "not_after": format_time(end)}
+    ]
+    policy = parse(world)
+    assert policy.windows == {state: end}
+    just_before = end - timedelta(microseconds=1)
+    assert policy.approval_for(state, epoch=1, at=just_before) is policy.approvals[0]
+    assert policy.approval_for(state, epoch=1, at=end) is None
+
+
+@pytest.mark.parametrize("what", ["of no state", "twice"])
+def test_a_window_of_no_approved_state_or_twice(world: World, what: str) -> None:
+    window = {"pcr_digest": world.pcr_digest.hex(), "not_after": format_time(NOW)}
+    windows = [window, window] if what == "twice" else [{**window, "pcr_digest": "ab" * 32}]
+    world.platforms["local"]["lifecycle"]["windows"] = windows
+    assert "each window must be of a state that is approved, once" in refused(world, MalformedError)
+
+
+def test_rules_say_what_evidence_quotes(world: World) -> None:
+    assert parse(world).quoted == parse(world).selection == SELECTION
+    ima = {"policy": "fleet", "sha256": "ab" * 32}
+    with_reference(world, ima=ima)
+    policy = parse(world)
+    assert policy.ima is not None
+    assert (policy.ima.target, policy.ima.sha256) == ("ima/fleet.json", "ab" * 32)
+    assert policy.quoted.pcrs == (0, 2, 4, 7, 10, 11, 12)
+    with_reference(world, ima=None, boot={**BOOT_RULES, "digests": {"2": [], "14": []}})
+    assert parse(world).quoted.pcrs == (0, 2, 4, 7, 8, 11, 12, 14)
+    with_reference(world, boot={**BOOT_RULES, "separators": "required"})
+    assert parse(world).quoted.pcrs == (0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 12)
+    assert parse(world).selection == SELECTION
+
+
+NOTHING = dict.fromkeys(("certificates", "images", "command_lines", "sections", "digests"))
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        ({**BOOT_RULES, "bank": "sha384", "images": None}, "boot rules of bank sha384, expected sha256"),
+        ({**BOOT_RULES, **NOTHING, "secure_boot": "unchecked"}, "nothing is evaluated"),
+        ({**BOOT_RULES, "images": ["ab" * 48]}, "a digest that is not of bank sha256"),
+        ({**BOOT_RULES, "v": 2}, "boot"),
+    ],
+)
+def test_rules_that_are_none(world: World, rules: dict[str, Any], expected: str) -> None:
+    with_reference(world, boot=rules)
+    assert expected in refused(world, MalformedError)
 
 
 CHANGES: dict[str, Callable[[Any], Any]] = {
@@ -168,7 +228,7 @@ def test_revoked_keys_approve_nothing(world: World, who: str) -> None:
     key = world.root if who == "root" else world.platform_key
     policy = parse(world, revoked=(key_id(key),))
     assert policy.approvals == ()
-    assert policy.approval_for(world.pcr_digest, epoch=0) is None
+    assert policy.approval_for(world.pcr_digest, epoch=0, at=NOW) is None
     assert policy.selection == SELECTION
 
 

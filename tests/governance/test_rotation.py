@@ -13,7 +13,7 @@ from attestd.governance.rotation import ROLES, Rotation, replace_host_record, re
 from attestd.governance.trust import Trust, parse_trust
 from attestd.lineage.entry import EntryType
 from attestd.lineage.receipt import parse_receipt, sealed_by, verify_receipt
-from attestd.strict import canonical, parse_json
+from attestd.strict import canonical, format_time, parse_json
 from attestd.tcg.policy import REF_EPOCH_SET, approval_message, epoch_set_policy
 from attestd.tcg.public import authority_name
 from attestd.tlog.checkpoint import BatchMode
@@ -133,7 +133,7 @@ def test_a_platform_key_under_the_same_release_key(world: World) -> None:
     trust = after(world, rotation)
     policy, old = trust.platforms["local"], before.platforms["local"]
     assert (policy.version, policy.approvals[0].platform.key_id) == (2, key_id(NEW))
-    assert policy.approval_for(world.pcr_digest, epoch=1) is not None
+    assert policy.approval_for(world.pcr_digest, epoch=1, at=NOW) is not None
     assert policy.approvals[0].policy_digest == old.approvals[0].policy_digest
     assert trust.hosts[world.host.id].release_name == before.hosts[world.host.id].release_name
     assert set(trust.authorities.platform) == {key_id(NEW)}
@@ -178,7 +178,7 @@ def test_the_root_and_the_epoch_authority(world: World) -> None:
     by_epoch = rotated(world, world.epoch_key, NEW, world.root, world.platform_key, world.enrollers[0])
     trust = after(world, by_epoch)
     assert trust.authorities.epoch_name != world.trust().authorities.epoch_name
-    assert trust.platforms["local"].approval_for(world.pcr_digest, epoch=1) is not None
+    assert trust.platforms["local"].approval_for(world.pcr_digest, epoch=1, at=NOW) is not None
     assert "new epoch authority" in by_epoch.notes[0]
 
 
@@ -264,6 +264,27 @@ def test_a_key_that_was_stolen(world: World) -> None:
         world, rotated(world, world.epoch_key, NEW, world.root, world.enrollers[0], revoked_keys=revoked)
     )
     assert left.platforms["local"].approvals == (), "nothing is left that could be approved again"
+
+
+def test_windows_go_with_their_states(world: World) -> None:
+    second = p256("second platform")
+    world.authorities["keys"][key_id(second)] = {"spki": b64(spki(second))}
+    world.authorities["tpm"]["platform"].append(key_id(second))
+    file = world.platform_file()
+    other = world.platform_file(platform_key=second, values={pcr: bytes(32) for pcr in world.values})
+    file["approvals"] += other["approvals"]
+    file["platform_keys"] += other["platform_keys"]
+    end = NOW + timedelta(days=1)
+    file["lifecycle"]["windows"] = [
+        {"pcr_digest": item["pcr_digest"], "not_after": format_time(end)} for item in file["approvals"]
+    ]
+    world.platforms["local"] = file
+    trust = after(world, rotated(world, world.platform_key, NEW, world.root))
+    assert set(trust.platforms["local"].windows.values()) == {end}
+    assert len(trust.platforms["local"].windows) == 2
+    world.revocations["keys"] = [key_id(second)]
+    rotation = rotated(world, world.platform_key, NEW, world.root, revoked_keys=[key_id(second)])
+    assert after(world, rotation).platforms["local"].windows == {world.pcr_digest: end}
 
 
 def test_refused(world: World) -> None:

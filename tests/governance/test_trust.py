@@ -11,6 +11,7 @@ from attestd.governance.host import HOST_RECORD_TYPE
 from attestd.governance.policy_schema import DEFAULT_POLICY
 from attestd.governance.trust import Trust, parse_trust, require_still_revoked
 from attestd.strict import canonical
+from tests.governance.make_vectors import IMA_POLICY
 from tests.repository import LIFETIME
 from tests.world import NOW, Host, World, b64, described, dsse, ed25519_key, key_id, p256, parse_files, spki
 
@@ -98,6 +99,8 @@ def test_exactly_the_files_that_are_signed(world: World) -> None:
         "/authorities.json",
         "./authorities.json",
         "other/local.json",
+        "ima/fleet.txt",
+        "ima/history/fleet.json",
     ],
 )
 def test_unknown_files(world: World, name: str) -> None:
@@ -145,6 +148,43 @@ def test_history_is_verified_like_the_rest(world: World) -> None:
     old["approvals"][0]["epoch"] += 1
     world.history["local-1"] = old
     assert "policy digest" in left_out(world.files(), "platform/history/local-1.json")
+
+
+def test_the_ima_policy_that_a_platform_policy_goes_by(world: World) -> None:
+    world.extra["ima/fleet.json"] = data = canonical(IMA_POLICY)
+    world.platforms["local"]["reference"]["ima"] = {"policy": "fleet", "sha256": sha256(data).hexdigest()}
+    trust = world.trust()
+    found = trust.platforms["local"].ima
+    assert found is not None
+    assert trust.ima == {found.sha256: data}
+    assert trust.unusable == {}
+
+
+def test_without_its_ima_policy_a_platform_policy_is_none(world: World) -> None:
+    """Fail closed: also when the file came, went or changed while the platform policy stayed as it was."""
+    data = canonical(IMA_POLICY)
+    reference = world.platforms["local"]["reference"]
+    reference["ima"] = {"policy": "fleet", "sha256": sha256(data).hexdigest()}
+    name, last = "platform/local.json", None
+    for extra, why in (
+        ({}, "found no such file"),
+        ({"ima/fleet.json": data}, None),
+        ({"ima/fleet.json": b"{}"}, f"found {sha256(b'{}').hexdigest()}"),
+        ({"ima/other.json": data}, "found no such file"),
+    ):
+        world.extra = extra
+        last = parse_trust(world.files(), metadata=described(world.files()), previous=last)
+        assert ("local" in last.platforms) == (why is None)
+        assert (why or "") in last.unusable.get(name, "")
+
+
+def test_history_needs_no_ima_policy(world: World) -> None:
+    """It verifies old receipts, and allows nothing."""
+    old = world.platform_file()
+    old["reference"]["ima"] = {"policy": "gone", "sha256": "ab" * 32}
+    world.history["local-1"] = old
+    world.platforms["local"] = world.platform_file(version=2)
+    assert ("local", 1) in world.trust().history
 
 
 def test_several_platforms_and_hosts(world: World) -> None:

@@ -16,7 +16,7 @@ from tests.governance.tuf import Oracle
 from tests.world import BOOT, NOW, SALT
 
 VECTORS = vectors()
-LEAF = "18ae2580da03f930eb9f89fd65422dbf722827adab3435d788cebf75c04b69ad"
+LEAF = "df6aacad82e13ac78b0b63dab52c3b4e4e0a54de8b8c68bfa5d3bff9e79ed993"
 
 
 @pytest.mark.parametrize("name", sorted(VECTORS))
