@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import cast
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 from attestd.errors import VerificationError
@@ -17,8 +18,7 @@ from attestd.tlog.vkey import VerifierKey, ecdsa_vkey, tpm_quote_vkey
 __all__ = ["LogKeys", "VerifiedCheckpoint"]
 
 
-@dataclass(frozen=True, slots=True)
-class VerifiedCheckpoint:
+class VerifiedCheckpoint(msgspec.Struct, frozen=True, gc=False):
     """A checkpoint whose signatures hold. Only `LogKeys.verify` makes one.
 
     Attributes:

@@ -59,9 +59,26 @@ class Reader:
         Raises:
             MalformedError: The structure ends before, or the size is over the limit.
         """
-        size = self.u16()
+        data, start = self._data, self._offset + _U16.size
+        size: int
+        try:  # as u16: most of a structure is read by this method, and a call would double its cost
+            (size,) = _read_u16(data, self._offset)
+        except struct.error as error:
+            raise self._truncated(_U16.size) from error
         if size > max_bytes:
             raise MalformedError(f"{self._what}: a buffer of {size} bytes, the limit is {max_bytes}")
+        end = start + size
+        if end > len(data):
+            raise self._truncated(_U16.size + size)
+        self._offset = end
+        return data[start:end]
+
+    def take(self, size: int) -> bytes:
+        """Reads so many bytes.
+
+        Raises:
+            MalformedError: The structure ends before.
+        """
         end = self._offset + size
         if end > len(self._data):
             raise self._truncated(size)

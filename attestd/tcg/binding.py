@@ -6,6 +6,7 @@ The AK never signs bytes that a caller chose: a raw challenge could be the hash 
 import hashlib
 import re
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 from attestd.errors import UsageError
@@ -40,6 +41,11 @@ def extra_data(purpose: Purpose, *, host_id: str, data: bytes) -> bytes:
     """
     if not data:
         raise UsageError(f"no data to bind to: a {purpose} signature would prove no freshness")
+    return hashlib.sha256(_domain(purpose, host_id) + data).digest()
+
+
+@lru_cache(maxsize=64)  # who verifies a log has one host
+def _domain(purpose: Purpose, host_id: str) -> bytes:
     if not _HOST_ID.match(host_id):
         raise UsageError(f"host id {host_id[:80]!r}: expected 64 lower-case hex digits")
-    return hashlib.sha256(f"attestd/{purpose}/v1\0{host_id}\0".encode("ascii") + data).digest()
+    return f"attestd/{purpose}/v1\0{host_id}\0".encode("ascii")

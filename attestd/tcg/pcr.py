@@ -89,13 +89,17 @@ def read_selections(reader: Reader) -> tuple[PcrSelection, ...]:
     (count,) = reader.unpack(_LIST)
     if not 1 <= count <= len(HASH_IDS):
         raise MalformedError(f"TPML_PCR_SELECTION: {count} banks, expected 1 to {len(HASH_IDS)}")
-    selections = tuple([_selection(*reader.unpack(_SELECTION)) for _ in range(count)])
-    if count > 1 and len({selection.bank for selection in selections}) != count:
+    return _selections(reader.take(count * _SELECTION.size))
+
+
+@lru_cache(maxsize=256)  # a fleet quotes few selections; without it this is half the cost of parsing a quote
+def _selections(banks: bytes) -> tuple[PcrSelection, ...]:
+    selections = tuple(_selection(*fields) for fields in _SELECTION.iter_unpack(banks))
+    if len({selection.bank for selection in selections}) != len(selections):
         raise MalformedError("TPML_PCR_SELECTION: the same bank twice")
     return selections
 
 
-@lru_cache(maxsize=256)  # a fleet quotes few selections; without it this is half the cost of parsing a quote
 def _selection(algorithm: int, size: int, bitmap: bytes) -> PcrSelection:
     bits = int.from_bytes(bitmap, "little")
     if algorithm not in HASH_NAMES or size != 3 or not bits:

@@ -3,9 +3,9 @@
 That the key is an attestation key of a certain host is not decided here: it is the caller's trust anchor.
 """
 
-import hmac
 import struct
 from collections.abc import Mapping
+from hmac import compare_digest
 from typing import Final, TypeVar
 
 import msgspec
@@ -128,7 +128,7 @@ def verify_quote(
         if len(selections) != 1:
             raise UsageError("PCR values of several banks: give their composite as pcr_digest")
         pcr_digest = composite(selections[0], values, hash_alg=quote.hash_alg)
-    if not pcr_digest or not hmac.compare_digest(quote.pcr_digest, pcr_digest):  # 5
+    if not pcr_digest or not compare_digest(quote.pcr_digest, pcr_digest):  # 5
         expected = (pcr_digest or b"").hex()
         raise VerificationError(f"the quoted PCR composite is {quote.pcr_digest.hex()}, expected {expected}")
     return quote
@@ -187,7 +187,7 @@ def verify_certify(
         raise UsageError("a certification is verified against a Name")
     untrusted, _ = _verify_signed(ak_public_key, attest, signature, extra_data)
     body = _body(untrusted, CertifyInfo)
-    if not hmac.compare_digest(body.name, name):
+    if not compare_digest(body.name, name):
         raise VerificationError(f"the certified Name is {body.name.hex()}, expected {name.hex()}")
     return VerifiedCertify(attest, untrusted.clock, body.name, body.qualified_name)
 
@@ -220,7 +220,7 @@ def verify_nv_certify(
         raise UsageError("NV contents are verified against a Name and a size")
     untrusted, _ = _verify_signed(ak_public_key, attest, signature, extra_data)
     body = _body(untrusted, NvCertifyInfo)
-    if not hmac.compare_digest(body.index_name, index_name):
+    if not compare_digest(body.index_name, index_name):
         raise VerificationError(
             f"the certified index is {body.index_name.hex()}, expected {index_name.hex()}"
         )
@@ -257,7 +257,7 @@ def _verify_signed(
     parsed = parse_signature(signature)
     parsed.verify(ak_public_key, attest)
     untrusted = parse_attest(attest)
-    if not hmac.compare_digest(untrusted.extra_data, extra_data):
+    if not compare_digest(untrusted.extra_data, extra_data):
         raise VerificationError(f"extraData is {untrusted.extra_data.hex()}, expected {extra_data.hex()}")
     return untrusted, parsed.hash_alg
 

@@ -7,7 +7,7 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from attestd.errors import MalformedError, VerificationError
 from attestd.tcg._reader import Reader, sized
@@ -62,7 +62,8 @@ class EcdsaSignature(msgspec.Struct, frozen=True, gc=False):
 
     def der(self) -> bytes:
         """The signature as X.509 has it: a DER SEQUENCE of r and s."""
-        return encode_dss_signature(int.from_bytes(self.r, "big"), int.from_bytes(self.s, "big"))
+        r, s = _unsigned(self.r), _unsigned(self.s)
+        return b"\x30%c\x02%c%b\x02%c%b" % (len(r) + len(s) + 4, len(r), r, len(s), s)
 
     def marshal(self) -> bytes:
         """The TPMT_SIGNATURE."""
@@ -144,3 +145,9 @@ def ecdsa_from_der(der: bytes) -> EcdsaSignature:
         return EcdsaSignature("sha256", r.to_bytes(32, "big"), s.to_bytes(32, "big"))
     except (ValueError, OverflowError) as error:
         raise MalformedError(f"not a DER signature by a P-256 key: {error}") from error
+
+
+def _unsigned(value: bytes) -> bytes:
+    """The contents of the DER INTEGER of a big-endian number (X.690, 8.3): minimal, and not to be read as negative."""
+    minimal = value.lstrip(b"\0")
+    return minimal if b"\0" < minimal < b"\x80" else b"\0" + minimal

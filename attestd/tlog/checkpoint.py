@@ -9,12 +9,14 @@ Source: https://c2sp.org/tlog-checkpoint. Each checkpoint has exactly one spelli
 """
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final, NamedTuple
 
+import msgspec
+
 from attestd.errors import MalformedError, UsageError
-from attestd.tlog._text import MAX_SIZE, format_base64, parse_base64, parse_decimal
+from attestd.tlog._text import DECIMAL, MAX_SIZE, format_base64, parse_base64, parse_decimal
 from attestd.tlog.tree import HASH_SIZE
 
 __all__ = [
@@ -30,7 +32,9 @@ __all__ = [
 ]
 
 _ORIGIN: Final = re.compile(r"attestd/([0-9a-f]{64})/([0-9a-z][0-9a-z-]{0,63})\Z")
-_BATCH: Final = re.compile(r"attestd\.batch ([0-9]+) (release|record) ([0-9a-f]{16})\Z")
+_TEXT: Final = re.compile(
+    rb"(.+)\n%b\n(.+)\nattestd\.batch %b (release|record) ([0-9a-f]{16})\n\Z" % (DECIMAL, DECIMAL)
+)
 
 
 class Origin(NamedTuple):
@@ -47,8 +51,10 @@ class BatchMode(StrEnum):
     RECORD = "record"
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+_MODES: Final = {mode.encode(): mode for mode in BatchMode}
+
+
+class Batch(msgspec.Struct, frozen=True, gc=False):
     """The leaves [first, the checkpoint's size).
 
     Attributes:
@@ -62,8 +68,7 @@ class Batch:
     counter: int
 
 
-@dataclass(frozen=True, slots=True)
-class TreeHead:
+class TreeHead(msgspec.Struct, frozen=True, gc=False):
     """What any log's checkpoint says. Parsed from a note, it is only as good as the signatures that verified.
 
     Attributes:
@@ -79,8 +84,7 @@ class TreeHead:
     extensions: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(msgspec.Struct, frozen=True, gc=False):
     """A tree head and its batch. Parsed from a note, it is only as good as the signatures that verified.
 
     Attributes:
@@ -101,8 +105,7 @@ class Checkpoint:
         Raises:
             UsageError: Not an origin, a root of another length, an empty batch, a number out of range.
         """
-        if not _ORIGIN.match(self.origin):
-            raise UsageError(f"origin {self.origin[:160]!r}: expected attestd/<host id>/<log id>")
+        _require_origin(self.origin)
         if len(self.root) != HASH_SIZE:
             raise UsageError(f"a root of {len(self.root)} bytes, {HASH_SIZE} expected")
         if not 0 <= self.batch.first < self.size <= MAX_SIZE:
@@ -127,25 +130,20 @@ def parse_checkpoint(text: bytes) -> Checkpoint:
     Raises:
         MalformedError: Anything but the four lines above, or a batch without leaves.
     """
-    try:
-        lines = text.decode("ascii").split("\n")
-    except UnicodeDecodeError as error:
-        raise MalformedError(f"checkpoint: not ASCII: {error}") from error
-    if len(lines) != 5 or lines[4] or not (batch := _BATCH.match(lines[3])):
-        raise MalformedError("checkpoint: expected origin, size, root, attestd.batch, and nothing else")
-    first, mode, counter = batch.groups()
+    match = _TEXT.match(text)
+    if not match:
+        raise MalformedError(
+            "checkpoint: expected origin, size, root, attestd.batch, each in its one spelling, and nothing else"
+        )
+    name, size, root, first, mode, counter = match.groups()
     try:
         return Checkpoint(
-            origin=lines[0],
-            size=parse_decimal(lines[1], what="checkpoint size"),
-            root=parse_base64(lines[2], what="checkpoint root"),
-            batch=Batch(
-                first=parse_decimal(first, what="first leaf of the batch"),
-                mode=BatchMode(mode),
-                counter=int(counter, 16),
-            ),
+            name.decode("ascii"),
+            int(size),
+            parse_base64(root, what="checkpoint root"),
+            Batch(int(first), _MODES[mode], int(counter, 16)),
         )
-    except UsageError as error:
+    except (UnicodeDecodeError, UsageError) as error:
         raise MalformedError(f"checkpoint: {error}") from error
 
 
@@ -158,16 +156,23 @@ def parse_tree_head(text: bytes) -> TreeHead:
     Raises:
         MalformedError: Fewer than three lines, an empty one, or not a size and a root.
     """
-    try:
-        lines = text.decode("utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise MalformedError(f"checkpoint: not UTF-8: {error}") from error
+    lines = text.split(b"\n")
     if lines.pop() or len(lines) < 3 or not all(lines):
         raise MalformedError("checkpoint: expected origin, size, root, and no empty line")
     root = parse_base64(lines[2], what="checkpoint root")
     if len(root) != HASH_SIZE:
         raise MalformedError(f"checkpoint: a root of {len(root)} bytes, {HASH_SIZE} expected")
-    return TreeHead(lines[0], parse_decimal(lines[1], what="checkpoint size"), root, tuple(lines[3:]))
+    size = parse_decimal(lines[1], what="checkpoint size")
+    try:
+        return TreeHead(lines[0].decode(), size, root, tuple(line.decode() for line in lines[3:]))
+    except UnicodeDecodeError as error:
+        raise MalformedError(f"checkpoint: not UTF-8: {error}") from error
+
+
+@lru_cache(maxsize=8)  # who verifies a log has one
+def _require_origin(text: str) -> None:
+    if not _ORIGIN.match(text):
+        raise UsageError(f"origin {text[:160]!r}: expected attestd/<host id>/<log id>")
 
 
 def origin(host_id: str, log_id: str) -> str:

@@ -5,8 +5,9 @@ caller's keys, never by the note: until one of them verified, the text is hostil
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from attestd.errors import MalformedError, UsageError, VerificationError
 from attestd.tlog._text import format_base64, parse_base64
@@ -26,11 +27,11 @@ __all__ = [
 
 MAX_NOTE_BYTES: Final = 64 * 1024
 MAX_SIGNATURES: Final = 16
+_DASH: Final = "—".encode()
 _CONTROL: Final = bytes(set(range(0x20)) - {0x0A})
 
 
-@dataclass(frozen=True, slots=True)
-class NoteSignature:
+class NoteSignature(msgspec.Struct, frozen=True, gc=False):
     """One signature line.
 
     Attributes:
@@ -44,8 +45,7 @@ class NoteSignature:
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class UntrustedNote:
+class UntrustedNote(msgspec.Struct, frozen=True, gc=False):
     """A note of which no signature has been verified.
 
     Attributes:
@@ -79,18 +79,19 @@ def parse_note(data: bytes) -> UntrustedNote:
     """
     if len(data) > MAX_NOTE_BYTES:
         raise MalformedError(f"note: {len(data)} bytes, the limit is {MAX_NOTE_BYTES}")
-    if len(data.translate(None, _CONTROL)) != len(data):
-        raise MalformedError("note: has a control character")
     text, blank, rest = data.rpartition(b"\n\n")
     if not blank or not rest.endswith(b"\n"):
         raise MalformedError("note: expected text, a blank line, and signature lines that end in newlines")
-    try:
-        text.decode("utf-8")
-        lines = rest.decode("utf-8")[:-1].split("\n")
-    except UnicodeDecodeError as error:
-        raise MalformedError(f"note: not UTF-8: {error}") from error
+    # Of signature lines only names could have one, and those are looked at.
+    if len(text.translate(None, _CONTROL)) != len(text):
+        raise MalformedError("note: has a control character")
+    lines = rest[:-1].split(b"\n")
     if len(lines) > MAX_SIGNATURES:
         raise MalformedError(f"note: {len(lines)} signatures, the limit is {MAX_SIGNATURES}")
+    try:
+        text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise MalformedError(f"note: not UTF-8: {error}") from error
     return UntrustedNote(text + b"\n", tuple(map(parse_signature_line, lines)))
 
 
@@ -117,16 +118,21 @@ def format_note(text: bytes, signatures: Iterable[NoteSignature]) -> bytes:
     return data
 
 
-def parse_signature_line(line: str) -> NoteSignature:
+def parse_signature_line(line: bytes) -> NoteSignature:
     """Parses one signature line, without its newline.
 
     Raises:
         MalformedError: Not em dash, key name and base64, or an empty signature.
     """
-    parts = line.split(" ")
-    if len(parts) != 3 or parts[0] != "—" or not is_key_name(parts[1]):
-        raise MalformedError(f"note: signature line {line[:80]!r}: expected em dash, key name, base64")
-    name, value = parts[1], parse_base64(parts[2], what="note signature")
+    parts = line.split(b" ")
+    try:
+        name = parts[1].decode("utf-8") if len(parts) == 3 and parts[0] == _DASH else ""
+    except UnicodeDecodeError as error:
+        raise MalformedError(f"note: not UTF-8: {error}") from error
+    if not is_key_name(name):
+        shown = line[:80].decode("utf-8", "backslashreplace")
+        raise MalformedError(f"note: signature line {shown!r}: expected em dash, key name, base64")
+    value = parse_base64(parts[2], what="note signature")
     if len(value) <= KEY_ID_SIZE:
         raise MalformedError(f"note: a signature by {name} is empty")
     return NoteSignature(name, value[:KEY_ID_SIZE], value[KEY_ID_SIZE:])

@@ -50,20 +50,17 @@ def parse_proof(data: bytes) -> TlogProof:
     if len(data) > MAX_PROOF_BYTES:
         raise MalformedError(f"proof: {len(data)} bytes, the limit is {MAX_PROOF_BYTES}")
     head, _, checkpoint = data.partition(b"\n\n")
-    try:
-        lines = head.decode("ascii").split("\n")
-    except UnicodeDecodeError as error:
-        raise MalformedError(f"proof: not ASCII: {error}") from error
-    if not checkpoint or lines.pop(0) != _HEADER:
+    lines = head.split(b"\n")
+    if not checkpoint or lines.pop(0) != _HEADER.encode():
         raise MalformedError(f"proof: expected {_HEADER}, index, hashes, a blank line, and a checkpoint")
     extra = None
-    if lines and lines[0].startswith("extra "):
-        extra = parse_base64(lines.pop(0).removeprefix("extra "), what="proof extra data")
+    if lines and lines[0].startswith(b"extra "):
+        extra = parse_base64(lines.pop(0).removeprefix(b"extra "), what="proof extra data")
         if not extra:
             raise MalformedError("proof: an extra line without data")
-    if not lines or not lines[0].startswith("index "):
+    if not lines or not lines[0].startswith(b"index "):
         raise MalformedError("proof: no index line")
-    index = parse_decimal(lines.pop(0).removeprefix("index "), what="proof index")
+    index = parse_decimal(lines.pop(0).removeprefix(b"index "), what="proof index")
     if len(lines) > MAX_PATH:
         raise MalformedError(f"proof: {len(lines)} hashes, the limit is {MAX_PATH}")
     proof = tuple(parse_base64(line, what="proof hash") for line in lines)

@@ -33,6 +33,7 @@ __all__ = [
 
 KEY_ID_SIZE: Final = 4
 TPM_QUOTE_TYPE: Final = b"attestd.tpm2-quote.v1"
+_ECDSA: Final = ECDSA(SHA256())
 
 
 class SignatureType(IntEnum):
@@ -94,7 +95,7 @@ class VerifierKey:
         """
         try:
             if isinstance(self.public_key, EllipticCurvePublicKey):
-                self.public_key.verify(signature, message, ECDSA(SHA256()))
+                self.public_key.verify(signature, message, _ECDSA)
             else:
                 self.public_key.verify(signature, message)
         except InvalidSignature as error:
@@ -148,7 +149,7 @@ def parse_vkey(text: str) -> VerifierKey:
     key_id, plus, encoded = rest.partition("+")
     if not plus:
         raise MalformedError(f"vkey {text[:80]!r}: expected <name>+<key id>+<base64>")
-    key = VerifierKey(name, parse_base64(encoded, what="vkey"))
+    key = VerifierKey(name, parse_base64(encoded.encode("ascii", "replace"), what="vkey"))
     if key.key_id.hex() != key_id:
         raise MalformedError(f"vkey {name}: key id {key_id[:16]!r}, the key's is {key.key_id.hex()}")
     return key

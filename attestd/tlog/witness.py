@@ -105,18 +105,15 @@ def parse_add_checkpoint(data: bytes) -> AddCheckpoint:
     if len(data) > MAX_ADD_CHECKPOINT_BYTES:
         raise MalformedError(f"add-checkpoint: {len(data)} bytes, the limit is {MAX_ADD_CHECKPOINT_BYTES}")
     head, blank, checkpoint = data.partition(b"\n\n")
-    try:
-        old, *proof = head.decode("ascii").split("\n")
-    except UnicodeDecodeError as error:
-        raise MalformedError(f"add-checkpoint: not ASCII: {error}") from error
-    if not blank or not checkpoint or not old.startswith("old "):
+    old, *proof = head.split(b"\n")
+    if not blank or not checkpoint or not old.startswith(b"old "):
         raise MalformedError("add-checkpoint: expected `old <size>`, hashes, an empty line, and a checkpoint")
     if len(proof) > MAX_PROOF_LINES:
         raise MalformedError(f"add-checkpoint: {len(proof)} hashes, the limit is {MAX_PROOF_LINES}")
     hashes = tuple(parse_base64(line, what="add-checkpoint") for line in proof)
     if any(len(value) != HASH_SIZE for value in hashes):
         raise MalformedError(f"add-checkpoint: a hash is not {HASH_SIZE} bytes")
-    return AddCheckpoint(parse_decimal(old.removeprefix("old "), what="old size"), hashes, checkpoint)
+    return AddCheckpoint(parse_decimal(old.removeprefix(b"old "), what="old size"), hashes, checkpoint)
 
 
 def format_add_checkpoint(request: AddCheckpoint) -> bytes:
@@ -187,10 +184,7 @@ def parse_cosignatures(data: bytes) -> tuple[NoteSignature, ...]:
     """
     if len(data) > MAX_NOTE_BYTES:
         raise MalformedError(f"cosignatures: {len(data)} bytes, the limit is {MAX_NOTE_BYTES}")
-    try:
-        lines = data.decode("utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise MalformedError(f"cosignatures: not UTF-8: {error}") from error
+    lines = data.split(b"\n")
     if lines.pop() or not 0 < len(lines) <= MAX_COSIGNATURES:
         raise MalformedError(
             f"cosignatures: expected 1 to {MAX_COSIGNATURES} signature lines that end in newlines"

@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from attestd.appraisal.document import parse_quote, verify_document
 from attestd.authorization.dsse import PAYLOAD_TYPE, format_envelope, parse_envelope
@@ -114,12 +115,12 @@ def test_receipt() -> None:
 
 
 OTHER_CHECKPOINTS = [
-    replace(CHECKPOINT, origin=origin("00" * 32, "log-1")),
-    replace(CHECKPOINT, origin=origin(WORLD.host.id, "log-2")),
-    replace(CHECKPOINT, size=CHECKPOINT.size + 1),
-    replace(CHECKPOINT, root=bytes(32)),
+    structs.replace(CHECKPOINT, origin=origin("00" * 32, "log-1")),
+    structs.replace(CHECKPOINT, origin=origin(WORLD.host.id, "log-2")),
+    structs.replace(CHECKPOINT, size=CHECKPOINT.size + 1),
+    structs.replace(CHECKPOINT, root=bytes(32)),
     *(
-        replace(CHECKPOINT, batch=Batch(first, mode, counter))
+        structs.replace(CHECKPOINT, batch=Batch(first, mode, counter))
         for first in range(CHECKPOINT.size)
         for mode in BatchMode
         for counter in (0, CHECKPOINT.batch.counter, 2**64 - 1)
@@ -133,11 +134,11 @@ def test_checkpoint(checkpoint: Checkpoint) -> None:
     """Under the original's lines; and with either line made anew by its key, the other not."""
     text = checkpoint.text()
     release, quote = LINES
-    signed = replace(release, payload=sign(WORLD.host.release_key, text))
+    signed = structs.replace(release, payload=sign(WORLD.host.release_key, text))
     body, signature = WORLD.host.quote(
         Purpose.CHECKPOINT, text, selection=SELECTION, pcr_digest=WORLD.pcr_digest
     )
-    quoted = replace(quote, payload=join_quote(body, signature))
+    quoted = structs.replace(quote, payload=join_quote(body, signature))
     forged = [(release, quote), (signed, quote)]
     if checkpoint.batch.mode is BatchMode.RELEASE:
         forged.append((release, quoted))  # a record needs no line of the release key
@@ -150,13 +151,13 @@ def test_checkpoint(checkpoint: Checkpoint) -> None:
 def test_checkpoint_lines(number: int) -> None:
     line = LINES[number]
     wrong = [
-        replace(line, name=line.name.replace("log-1", "log-2")),
-        replace(line, key_id=bytes(4)),
-        replace(line, key_id=LINES[1 - number].key_id),
-        replace(line, payload=LINES[1 - number].payload),
-        *(replace(line, payload=_flip(line.payload, at)) for at in range(len(line.payload))),
-        replace(line, payload=line.payload[:-1]),
-        replace(line, payload=line.payload + b"\0"),
+        structs.replace(line, name=line.name.replace("log-1", "log-2")),
+        structs.replace(line, key_id=bytes(4)),
+        structs.replace(line, key_id=LINES[1 - number].key_id),
+        structs.replace(line, payload=LINES[1 - number].payload),
+        *(structs.replace(line, payload=_flip(line.payload, at)) for at in range(len(line.payload))),
+        structs.replace(line, payload=line.payload[:-1]),
+        structs.replace(line, payload=line.payload + b"\0"),
     ]
     for changed in wrong:
         lines: tuple[NoteSignature, ...] = (*LINES[:number], changed, *LINES[number + 1 :])

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from attestd.errors import MalformedError, VerificationError
 from attestd.lineage.entry import EntryType
@@ -153,9 +154,9 @@ def forged(world: World, *, release: Any = None, quote: bytes | None = None) -> 
     note = parse_note(proof.checkpoint)
     release_line, quote_line = note.signatures
     if release is not None:
-        release_line = replace(release_line, payload=sign(release, note.text))
+        release_line = structs.replace(release_line, payload=sign(release, note.text))
     if quote is not None:
-        quote_line = replace(quote_line, payload=quote)
+        quote_line = structs.replace(quote_line, payload=quote)
     return format_proof(replace(proof, checkpoint=format_note(note.text, (release_line, quote_line))))
 
 

@@ -3,6 +3,7 @@ import struct
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -137,3 +138,9 @@ def test_der_goes_both_ways():
 def test_other_der_is_malformed(der):
     with pytest.raises(MalformedError, match="DER"):
         ecdsa_from_der(der)
+
+
+@given(r=st.integers(0, 2**384 - 1), s=st.integers(0, 2**256 - 1), zeros=st.integers(0, 8))
+def test_der_is_that_of_x509(r: int, s: int, zeros: int):
+    signature = EcdsaSignature("sha256", bytes(zeros) + r.to_bytes(48, "big"), s.to_bytes(32, "big"))
+    assert signature.der() == encode_dss_signature(r, s)

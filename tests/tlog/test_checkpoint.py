@@ -1,8 +1,7 @@
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from attestd.errors import MalformedError, UsageError
 from attestd.tlog.checkpoint import (
@@ -89,7 +88,7 @@ def test_malformed(old: str, new: str):
 
 def test_a_sentence_says_what_is_wrong():
     for old, new, words in (
-        ("12\n", "012\n", "checkpoint size: '012' is not a decimal"),
+        ("12\n", "012\n", "each in its one spelling"),
         (" 9 ", " 12 ", r"no leaf in the batch \[12, 12\)"),
         ("AAECAwQF", "AAEC", "a root of 29 bytes, 32 expected"),
     ):

@@ -54,7 +54,7 @@ def test_no_extra_data_no_hashes():
     [
         (b"@v1", b"@v2", "expected c2sp.org"),
         (b"c2sp", b"\nc2sp", "expected c2sp.org"),
-        (b"c2sp", b"\xef\xbb\xbfc2sp", "not ASCII"),
+        (b"c2sp", b"\xef\xbb\xbfc2sp", "expected c2sp.org"),
         (b"\ntext\n\nsignatures\n", b"", "expected c2sp.org"),
         (b"text\n\nsignatures\n", b"", "expected c2sp.org"),
         (DATA, b"", "expected c2sp.org"),
