@@ -8,6 +8,7 @@ from typing import Final, TypeVar, cast
 
 from attestd.errors import AttestdError, MalformedError, VerificationError
 from attestd.governance.authorities import Authorities, AuthorityRule, parse_team, unusable_team
+from attestd.governance.ek_trust import EkFile, EkTrust, join_ek_trust, parse_ek_file
 from attestd.governance.host import VerifiedHost, parse_host_record
 from attestd.governance.metadata import Metadata
 from attestd.governance.platform import PlatformPolicy, parse_platform_policy
@@ -17,8 +18,8 @@ __all__ = ["Memo", "Parts"]
 
 _POLICY_FILES: Final = ("schema.cedarschema", "entities.json")
 _EXPECTED: Final = (
-    "authorities.json, revocations.json, platform/NAME.json, ima/NAME.json, hosts/HOST.json, policy/NAME.cedar, or the"
-    " like below teams/TEAM/"
+    "authorities.json, revocations.json, platform/NAME.json, ima/NAME.json, hosts/HOST.json, policy/NAME.cedar,"
+    " ek-roots/NAME.pem, ek-roots/index.json, ek-allow.json, or the like below teams/TEAM/"
 )
 
 _T = TypeVar("_T")
@@ -70,6 +71,7 @@ class Parts:
         self.hosts: dict[str, VerifiedHost] = {}
         self.host_history: dict[str, dict[int, VerifiedHost]] = {}
         self.policy_files: dict[str, bytes] = {}
+        self._ek_files: dict[str, EkFile] = {}
 
     @property
     def memo(self) -> Memo:
@@ -96,12 +98,20 @@ class Parts:
                     self.hosts[host.host] = host
             case ["platform" | "hosts" as kind, "history", file]:
                 self._add_history(name, kind, file, data)
+            case ["ek-allow.json"] | ["ek-roots", _]:
+                self._add_ek(name, data)
             case ["policy", file] if file in _POLICY_FILES or file.endswith(".cedar"):
                 self.policy_files[name] = data
             case ["teams", team, *rest]:
                 self._add_team(name, team, rest, data)
             case _:
                 raise MalformedError(f"trust: unknown file {name!r}: expected {_EXPECTED}")
+
+    def ek_trust(self) -> EkTrust:
+        """Whose endorsement keys are believed; to be asked once all files are there."""
+        trust, unusable = join_ek_trust(self._ek_files)
+        self.unusable |= unusable
+        return trust
 
     def _digest_of(self, value: object) -> str:
         return hashlib.sha256(canonical([self._digests["authorities.json"], value])).hexdigest()
@@ -114,6 +124,10 @@ class Parts:
             self.unusable[name] = f"it goes by {ima.target} with SHA-256 {ima.sha256}, found {found}"
             return
         self.platforms[policy.name] = policy
+
+    def _add_ek(self, name: str, data: bytes) -> None:
+        for file in self._usable(name, partial(parse_ek_file, name, data)):
+            self._ek_files[name] = file
 
     def _add_history(self, name: str, kind: str, file: str, data: bytes) -> None:
         if kind == "platform":

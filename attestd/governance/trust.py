@@ -23,6 +23,7 @@ from attestd.governance.authorities import (
     parse_authorities,
 )
 from attestd.governance.cedar import Policies, parse_policies
+from attestd.governance.ek_trust import EkTrust
 from attestd.governance.host import VerifiedHost
 from attestd.governance.metadata import Metadata, Versions, verify_target
 from attestd.governance.parts import Memo, Parts
@@ -92,6 +93,7 @@ class Trust:
         hosts: Host records by host-id.
         host_history: Earlier records by host-id, the newest first: they verify what was sealed while they held.
         policies: Cedar policies.
+        ek: Whose endorsement keys enrollers believe.
     """
 
     version: int
@@ -109,6 +111,7 @@ class Trust:
     host_history: Mapping[str, tuple[VerifiedHost, ...]]
     revocations: Revocations
     policies: Policies
+    ek: EkTrust
     _memo: Memo = field(repr=False, compare=False)
 
     def platform_version(self, name: str, version: int) -> PlatformPolicy | None:
@@ -147,6 +150,7 @@ def parse_trust(files: Mapping[str, bytes], *, metadata: Metadata, previous: Tru
     )
     for name in sorted(files):
         parts.add(name, files[name])
+    ek = parts.ek_trust()
     memo = parts.memo
     policies = (
         previous.policies
@@ -174,6 +178,7 @@ def parse_trust(files: Mapping[str, bytes], *, metadata: Metadata, previous: Tru
         },
         revocations=revocations,
         policies=policies,
+        ek=ek,
         _memo=memo,
     )
 

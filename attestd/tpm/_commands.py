@@ -35,9 +35,11 @@ class Cc(IntEnum):
     NV_WRITE = 0x137
     SELF_TEST = 0x143
     SHUTDOWN = 0x145
+    ACTIVATE_CREDENTIAL = 0x147
     CERTIFY = 0x148
     POLICY_NV = 0x149
     NV_READ = 0x14E
+    POLICY_SECRET = 0x151
     CREATE = 0x153
     LOAD = 0x157
     QUOTE = 0x158

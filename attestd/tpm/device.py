@@ -16,7 +16,7 @@ from attestd.tpm._codes import Rc, base, error_of
 from attestd.tpm._commands import Answer, Cc, password, sized, u16, u32
 from attestd.tpm._tcti import Tcti
 from attestd.tpm.capabilities import TpmProperties, read_properties
-from attestd.tpm.endorsement import EndorsementKey, endorsement_key
+from attestd.tpm.endorsement import EndorsementKey, activate_credential, endorsement_key
 from attestd.tpm.keys import (
     AuthValues,
     KeyBlobs,
@@ -105,15 +105,36 @@ class Tpm:
     # Keys
 
     def endorsement_key(self) -> EndorsementKey:
-        """Reads the EK that the TPM's certificate is for (TCG EK Credential Profile, templates L-2 and L-1).
+        """Reads the EK that the TPM's certificate is for (TCG EK Credential Profile, `tcg.endorsement.TEMPLATES`).
 
         Returns:
-            P-256 if there is a certificate for it, else RSA-2048 if there is one for that, else P-256 without.
+            P-256 if there is a certificate for it, else RSA-2048 if there is one for that, else one of the high
+            range that has one, else P-256 without.
 
         Raises:
             TpmError: The certificate is damaged, or for another key.
         """
         return endorsement_key(self._channel)
+
+    def activate_credential(self, *, ek_public: bytes, id_object: bytes, encrypted_secret: bytes) -> bytes:
+        """Recovers the secret of a credential for this TPM's EK and attestation key (Part 3, 12.5).
+
+        Args:
+            ek_public: TPMT_PUBLIC of the EK, as `endorsement_key` told it.
+            id_object: TPM2B_ID_OBJECT, with its size; `encrypted_secret`, TPM2B_ENCRYPTED_SECRET, likewise.
+
+        Raises:
+            TpmRefusedError: The credential is for another EK or another attestation key, or was changed.
+            TpmError: The TPM has another EK than that.
+            MalformedError, VerificationError: `ek_public` is no EK's.
+        """
+        return activate_credential(
+            self._channel,
+            _loaded(self._ak),
+            ek_public=ek_public,
+            id_object=id_object,
+            encrypted_secret=encrypted_secret,
+        )
 
     def create_keys(self, *, root_name: bytes, auth_values: AuthValues) -> KeyBlobs:
         """Makes an attestation key and a release key inside the TPM. Neither is loaded.

@@ -1,54 +1,33 @@
-"""The endorsement key and its certificates (TCG EK Credential Profile for TPM Family 2.0, 2.6)."""
+"""The endorsement key, its certificates, and what only its TPM can do (TCG EK Credential Profile for TPM Family 2.0, 2.6)."""
 
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from attestd.errors import MalformedError, TpmError
+from attestd.tcg.ek_certificate import parse_ek_certificate, split_certificates
+from attestd.tcg.endorsement import TEMPLATES, EkTemplate, require_endorsement_key
 from attestd.tcg.public import parse_public
 from attestd.tpm._channel import Channel
-from attestd.tpm._commands import Hierarchy, sized
+from attestd.tpm._codes import Rc
+from attestd.tpm._commands import Cc, Hierarchy, password, sized, u32
 from attestd.tpm.capabilities import nv_indices
-from attestd.tpm.keys import primary
+from attestd.tpm.keys import LoadedKey, primary
 from attestd.tpm.nv import read_whole
 
-__all__ = ["EndorsementKey", "endorsement_key"]
+__all__ = ["EndorsementKey", "activate_credential", "endorsement_key"]
 
 _CHAIN_FIRST: Final = 0x01C00100
 _CHAIN_LAST: Final = 0x01C001FF
+_PASSWORD_RESPONSE: Final = 5  # TPMS_AUTH_RESPONSE: an empty nonce, attributes, an empty HMAC
 
-# fixedTPM fixedParent sensitiveDataOrigin adminWithPolicy restricted decrypt; PolicyA: PolicySecret(endorsement).
-_HEAD: Final = bytes.fromhex(
-    "000b000300b20020837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa"
-)
-_AES_128_CFB: Final = bytes.fromhex("000600800043")
-
-
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """One of the profile's templates: L-1 or L-2, with where its certificate, nonce and own template may be."""
-
-    certificate: int
-    template: bytes
-    unique_size: int
-    unique_count: int
-
-    @property
-    def nonce(self) -> int:
-        return self.certificate + 1
-
-    @property
-    def own_template(self) -> int:
-        return self.certificate + 2
-
-
-_RSA_2048: Final = _Kind(
-    0x01C00002, b"\x00\x01" + _HEAD + _AES_128_CFB + bytes.fromhex("0010080000000000"), 256, 1
-)
-_P256: Final = _Kind(0x01C0000A, b"\x00\x23" + _HEAD + _AES_128_CFB + bytes.fromhex("001000030010"), 32, 2)
+# For another key, for an object of another Name, changed on its way, or nothing that was made for an EK of this kind.
+_REFUSALS: Final = frozenset({Rc.VALUE, Rc.SIZE, Rc.INTEGRITY, Rc.INSUFFICIENT, Rc.ECC_POINT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,61 +45,100 @@ class EndorsementKey:
 
 
 def endorsement_key(channel: Channel) -> EndorsementKey:
-    """The EK that a certificate speaks of: P-256 before RSA; P-256 where there is none."""
-    for kind in (_P256, _RSA_2048):
-        certificate = read_whole(channel, kind.certificate)
-        if certificate is not None:
-            chain = (_first_der(certificate), *_issuers(channel))
-            return EndorsementKey(_certified(_public(channel, kind), chain[0]), chain)
-    return EndorsementKey(_public(channel, _P256), ())
+    """The EK that a certificate speaks of, by the order of `TEMPLATES`; P-256 (L-2) where there is none."""
+    for template in TEMPLATES:
+        data = read_whole(channel, template.certificate)
+        if data is not None:
+            public = _public(channel, template)
+            try:
+                return EndorsementKey(public, (_certified(public, data), *_issuers(channel)))
+            except MalformedError as error:
+                raise TpmError(
+                    f"the TPM's EK certificate at {template.certificate:#010x}: {error}"
+                ) from error
+    return EndorsementKey(_public(channel, TEMPLATES[0]), ())
 
 
-def _public(channel: Channel, kind: _Kind) -> bytes:
-    template = read_whole(channel, kind.own_template)
+def activate_credential(
+    channel: Channel, ak: LoadedKey, *, ek_public: bytes, id_object: bytes, encrypted_secret: bytes
+) -> bytes:
+    """TPM2_ActivateCredential (Part 3, 12.5). See `Tpm.activate_credential`."""
+    wanted = parse_public(ek_public)
+    template = require_endorsement_key(wanted)
+    with _loaded(channel, template) as (handle, public):
+        if public != ek_public:
+            raise TpmError(
+                f"this TPM's EK of template {template.name} is another one: it was cleared, or replaced"
+            )
+        params = id_object + encrypted_secret
+        handles = u32(ak.handle) + u32(handle)
+        auth = password(ak.auth_value)
+        if not template.is_low:
+            answer = channel.run(
+                Cc.ACTIVATE_CREDENTIAL,
+                handles=handles, auth=auth + password(), params=params, refusals=_REFUSALS,
+            )  # fmt: skip
+            return answer.sized()
+        cp_hash = hashlib.sha256(u32(Cc.ACTIVATE_CREDENTIAL) + ak.name + wanted.name + params).digest()
+        with channel.session(policy=True) as session:
+            # PolicyA. No nonce, cpHash or reference, and no expiration: what authorizes is the hierarchy's own auth value.
+            channel.run(
+                Cc.POLICY_SECRET,
+                handles=u32(Hierarchy.ENDORSEMENT) + u32(session.handle),
+                auth=password(),
+                params=sized(b"") * 3 + u32(0),
+            )
+            answer = channel.run(
+                Cc.ACTIVATE_CREDENTIAL,
+                handles=handles,
+                auth=auth + session.authorize(cp_hash, b""),
+                params=params,
+                refusals=_REFUSALS,
+            )
+            secret = answer.sized()
+            answer.take(_PASSWORD_RESPONSE)
+            session.accept(Cc.ACTIVATE_CREDENTIAL, answer, sized(secret), b"")
+            return secret
+
+
+@contextmanager
+def _loaded(channel: Channel, kind: EkTemplate) -> Iterator[tuple[int, bytes]]:
+    """The EK, for the block: its handle and its TPMT_PUBLIC."""
+    template = read_whole(channel, kind.certificate + 2) if kind.is_low else None
     if template is None:
         # The manufacturer may have made the EK with a nonce in `unique` (profile, 2.2.1.3); else it is all zero.
-        nonce = (read_whole(channel, kind.nonce) or b"").ljust(kind.unique_size, b"\0")
-        uniques = (nonce, *[bytes(kind.unique_size)] * (kind.unique_count - 1))
-        template = kind.template + b"".join(map(sized, uniques))
-    with primary(channel, Hierarchy.ENDORSEMENT, template) as (_, answer):
-        return answer.sized()
+        nonce = read_whole(channel, kind.certificate + 1) if kind.is_low else None
+        template = kind.public(nonce or b"")
+    with primary(channel, Hierarchy.ENDORSEMENT, template) as (handle, answer):
+        yield handle, answer.sized()
 
 
-def _certified(public: bytes, certificate: bytes) -> bytes:
+def _public(channel: Channel, kind: EkTemplate) -> bytes:
+    with _loaded(channel, kind) as (_, public):
+        return public
+
+
+def _certified(public: bytes, data: bytes) -> bytes:
     """Checks that certificate and key belong together: else enrolment fails far away, and nobody knows why."""
-    try:
-        certified = x509.load_der_x509_certificate(certificate).public_key()
-        made = parse_public(public).public_key()
-    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion, MalformedError) as error:
-        raise TpmError(f"the TPM's EK certificate, or its EK, does not parse: {error}") from error
+    certificate = parse_ek_certificate(data)
     form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    if certified.public_bytes(*form) != made.public_bytes(*form):
+    try:
+        certified = certificate.fields.public_key().public_bytes(*form)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise MalformedError(f"its key does not parse: {error}") from error
+    if certified != parse_public(public).public_key().public_bytes(*form):
         raise TpmError(
             "the TPM's EK certificate is for another key than its template makes: re-provision the TPM"
         )
-    return public
+    return certificate.der
 
 
 def _issuers(channel: Channel) -> tuple[bytes, ...]:
     """The certificates that the profile lets a TPM hold, one after the other, over consecutive indices."""
-    data = b"".join(
-        read_whole(channel, index) or b""
-        for index in nv_indices(channel)
-        if _CHAIN_FIRST <= index <= _CHAIN_LAST
+    return split_certificates(
+        b"".join(
+            read_whole(channel, index) or b""
+            for index in nv_indices(channel)
+            if _CHAIN_FIRST <= index <= _CHAIN_LAST
+        )
     )
-    found: list[bytes] = []
-    while data[:1] == b"\x30":
-        found.append(_first_der(data))
-        data = data[len(found[-1]) :]
-    return tuple(found)
-
-
-def _first_der(data: bytes) -> bytes:
-    """The DER SEQUENCE at the start: indices are often longer than the certificate in them."""
-    if len(data) < 4 or data[:2] not in {b"\x30\x81", b"\x30\x82"}:
-        raise TpmError(f"the TPM's EK certificate is not DER: {data[:16].hex()}")
-    octets = data[1] & 0x0F
-    size = 2 + octets + int.from_bytes(data[2 : 2 + octets], "big")
-    if size > len(data):
-        raise TpmError(f"the TPM's EK certificate is truncated: {len(data)} bytes of {size}")
-    return data[:size]

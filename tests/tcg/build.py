@@ -75,3 +75,30 @@ def rsapss(
     pss = padding.PSS(mgf=padding.MGF1(HASHES[hash_alg]()), salt_length=salt)
     octets = private.sign(message, pss, HASHES[hash_alg]())
     return struct.pack(">HH", 0x0016, HASH_ID[hash_alg]) + tpm2b(octets)
+
+
+# The areas of the TCG's templates up to the key, spelled out: type, nameAlg, attributes, policy, then symmetric, scheme, key.
+_POLICY_A = "0020837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa"
+_POLICY_B = "0020ca3d0a99a2b93906f7a3342414efcfb3a385d44cd1fd459089d19b5071c0b7a0"
+_POLICY_B_384 = (
+    "0030b26e7d28d11a50bc53d882bcf5fd3a1a074148bb35d3b4e4cb1c0ad9bde419cacb47ba09699646150f9fc000f3f80e12"
+)
+EK_AREAS = {
+    "L-1": f"0001000b000300b2{_POLICY_A}0006008000430010080000000000",
+    "L-2": f"0023000b000300b2{_POLICY_A}000600800043001000030010",
+    "H-1": f"0001000b000300f2{_POLICY_B}0006008000430010080000000000",
+    "H-2": f"0023000b000300f2{_POLICY_B}000600800043001000030010",
+    "H-3": f"0023000c000300f2{_POLICY_B_384}000601000043001000040010",
+    "H-6": f"0001000c000300f2{_POLICY_B_384}00060100004300100c0000000000",
+    "H-7": f"0001000c000300f2{_POLICY_B_384}0006010000430010100000000000",
+}
+
+
+def ek_public(template: str, key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey) -> bytes:
+    """The TPMT_PUBLIC of an endorsement key."""
+    area = bytes.fromhex(EK_AREAS[template])
+    numbers = key.public_numbers()
+    size = (key.key_size + 7) // 8
+    if isinstance(numbers, rsa.RSAPublicNumbers):
+        return area + tpm2b(numbers.n.to_bytes(size, "big"))
+    return area + tpm2b(numbers.x.to_bytes(size, "big")) + tpm2b(numbers.y.to_bytes(size, "big"))

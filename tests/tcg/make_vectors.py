@@ -7,12 +7,19 @@ those with the private scalars named in the vectors; ECDSA signatures are determ
 import json
 from pathlib import Path
 
-from attestd.tcg import binding, nv, pcr, policy, public
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from attestd.tcg import binding, credential, nv, pcr, policy, public
 from tests.tcg import build
 
 DIRECTORY = Path(__file__).parent / "vectors"
 HOST_ID = "00" * 31 + "aa"
 SCALARS = {"root": 1001, "platform": 1002, "epoch": 1003, "lease": 1004, "ak": 1005}
+EKS: dict[str, tuple[int, ec.EllipticCurve]] = {
+    "L-2": (1006, ec.SECP256R1()),
+    "H-2": (1007, ec.SECP256R1()),
+    "H-3": (1008, ec.SECP384R1()),
+}
 
 
 def keys() -> dict[str, object]:
@@ -103,9 +110,29 @@ def quotes() -> dict[str, object]:
     }
 
 
+def credentials() -> dict[str, object]:
+    """Credentials for the key `ak`, with ECC endorsement keys of these scalars; all that is drawn at random is 0x5a."""
+    name = public.authority_name(build.key(SCALARS["ak"]).public_key())
+    secret = bytes(range(32))
+    found = {}
+    for template, (scalar, curve) in EKS.items():
+        ek = build.ek_public(template, build.key(scalar, curve).public_key())
+        made = credential.make_credential(
+            public.parse_public(ek), name=name, secret=secret, random=lambda size: b"\x5a" * size
+        )
+        found[template] = {
+            "ek_scalar": scalar,
+            "ek_public": ek.hex(),
+            "id_object": made.id_object.hex(),
+            "encrypted_secret": made.encrypted_secret.hex(),
+        }
+    return {"name": name.hex(), "secret": secret.hex(), "random": "5a", "credentials": found}
+
+
 def render() -> dict[str, str]:
     """The vector files by name."""
     files = {"keys": keys(), "indices": indices(), "policies": policies(), "quotes": quotes()}
+    files["credentials"] = credentials()
     return {f"{name}.json": json.dumps(content, indent=1) + "\n" for name, content in files.items()}
 
 

@@ -1,11 +1,13 @@
 """tpm2-tools as oracle: what `tpm2_quote` writes verifies here as it does in `tpm2_checkquote`."""
 
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from attestd.errors import VerificationError
+from attestd.tcg.credential import make_credential
 from attestd.tcg.pcr import PcrSelection, composite_of_banks
 from attestd.tcg.public import Attribute, host_id, parse_public
 from attestd.tcg.quote import verify_quote
@@ -115,3 +117,56 @@ def test_endorsement_keys_parse_and_give_a_host_id(tool, tmp_path, algorithm):
     assert len(key.auth_policy) == 32
     key.public_key()
     assert len(host_id(area)) == 64
+
+
+MAGIC = bytes.fromhex("badcc0de00000001")  # of the file in which tpm2-tools keep a credential's two parts
+SECRET = bytes(range(100, 132))
+
+
+def _keys(tool, algorithm: str) -> None:
+    def done(name: str, *arguments: str) -> None:
+        completed = tool(name, *arguments)
+        assert completed.returncode == 0, completed.stderr
+        tool("tpm2_flushcontext", "-t")
+
+    done("tpm2_createek", "-G", algorithm, "-c", "ek.ctx", "-u", "ek.pub")
+    done(
+        "tpm2_createak",
+        "-C",
+        "ek.ctx",
+        "-c",
+        "ak.ctx",
+        "-G",
+        "ecc",
+        "-g",
+        "sha256",
+        "-s",
+        "ecdsa",
+        "-n",
+        "ak.name",
+    )
+
+
+def _session(tool) -> str:
+    for command in (
+        ("tpm2_startauthsession", "--policy-session", "-S", "session.ctx"),
+        ("tpm2_policysecret", "-S", "session.ctx", "-c", "e"),
+    ):
+        completed = tool(*command)
+        assert completed.returncode == 0, completed.stderr
+    return "session:session.ctx"
+
+
+@pytest.mark.parametrize("algorithm", ["rsa", "ecc"])
+def test_a_credential_of_ours_in_tpm2_activatecredential(tool, tmp_path, algorithm):
+    _keys(tool, algorithm)
+    ek = parse_public((tmp_path / "ek.pub").read_bytes()[2:])
+    name = (tmp_path / "ak.name").read_bytes()
+    made = make_credential(ek, name=name, secret=SECRET, random=os.urandom)
+    (tmp_path / "credential").write_bytes(MAGIC + made.id_object + made.encrypted_secret)
+    activated = tool(
+        *("tpm2_activatecredential", "-c", "ak.ctx", "-C", "ek.ctx", "-i", "credential", "-o", "secret"),
+        *("-P", _session(tool)),
+    )
+    assert activated.returncode == 0, activated.stderr
+    assert (tmp_path / "secret").read_bytes() == SECRET

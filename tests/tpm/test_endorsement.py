@@ -1,21 +1,28 @@
 """The EK is the one that the TPM's certificate speaks of; its chain is what an enroller verifies."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from OpenSSL import crypto
 
-from attestd.errors import TpmError
+from attestd.errors import TpmError, TpmRefusedError, VerificationError
+from attestd.tcg.credential import Credential, make_credential
+from attestd.tcg.endorsement import TEMPLATES, require_endorsement_key
 from attestd.tcg.nv import NvAttribute, nv_public
 from attestd.tcg.public import host_id, parse_public
-from attestd.tpm import endorsement
+from attestd.tpm import capabilities
 from attestd.tpm._commands import Cc, password, sized, u16, u32
 from attestd.tpm.device import Tpm
+from attestd.tpm.endorsement import EndorsementKey
+from tests.tpm.provisioned import Provisioned
 
 PLATFORM = 0x4000000C
-P256_CERTIFICATE, RSA_CERTIFICATE = 0x01C0000A, 0x01C00002
+P256_CERTIFICATE, RSA_CERTIFICATE, P384_CERTIFICATE = 0x01C0000A, 0x01C00002, 0x01C00016
 
 
 def remove(tpm: Tpm, index: int) -> None:
@@ -61,18 +68,6 @@ def test_the_same_each_time(tpm: Tpm) -> None:
     assert tpm.endorsement_key() == tpm.endorsement_key()
 
 
-@pytest.mark.parametrize("name", ["EK-ECC256", "EK-RSA2048"])
-def test_our_templates_are_those_of_the_profile(name: str) -> None:
-    from tpm2_pytss.utils import NoSuchIndex, create_ek_template
-
-    def nothing(index: int) -> bytes:
-        raise NoSuchIndex(index)
-
-    kind = endorsement._P256 if name == "EK-ECC256" else endorsement._RSA_2048
-    expected = create_ek_template(name, nothing)[1].publicArea.marshal()
-    assert kind.template + sized(bytes(kind.unique_size)) * kind.unique_count == expected
-
-
 def test_rsa_where_only_that_has_a_certificate(tpm: Tpm) -> None:
     remove(tpm, P256_CERTIFICATE)
     ek = tpm.endorsement_key()
@@ -81,7 +76,7 @@ def test_rsa_where_only_that_has_a_certificate(tpm: Tpm) -> None:
 
 
 def test_p256_without_certificates(tpm: Tpm) -> None:
-    for index in (P256_CERTIFICATE, RSA_CERTIFICATE):
+    for index in (P256_CERTIFICATE, RSA_CERTIFICATE, P384_CERTIFICATE):
         remove(tpm, index)
     ek = tpm.endorsement_key()
     assert ek.certificate_chain == ()
@@ -117,7 +112,7 @@ def test_a_key_with_a_nonce_of_its_manufacturer(tpm: Tpm) -> None:
 
 def test_a_key_with_a_template_of_its_manufacturer(tpm: Tpm) -> None:
     plain = tpm.endorsement_key()
-    put(tpm, P256_CERTIFICATE + 2, endorsement._P256.template + sized(bytes(32)) * 2)
+    put(tpm, P256_CERTIFICATE + 2, TEMPLATES[0].public())
     put(tpm, P256_CERTIFICATE + 1, b"not used: the template is complete")
     assert tpm.endorsement_key() == plain
 
@@ -125,10 +120,11 @@ def test_a_key_with_a_template_of_its_manufacturer(tpm: Tpm) -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"-----BEGIN CERTIFICATE-----", "not DER"),
-        (b"\x30", "not DER"),
+        (b"-----BEGIN CERTIFICATE-----", "expected DER"),
+        (b"\x30", "truncated"),
         (b"\x30\x82\x10\x00abc", "truncated"),
-        (b"\x30\x82\x00\x03abc", "does not parse"),
+        (b"\x30\x82\x00\x03abc", "a length that is not DER"),
+        (b"\x30\x03abc", "truncated"),
     ],
 )
 def test_damaged_certificates(tpm: Tpm, data: bytes, words: str) -> None:
@@ -136,3 +132,69 @@ def test_damaged_certificates(tpm: Tpm, data: bytes, words: str) -> None:
     put(tpm, P256_CERTIFICATE, data)
     with pytest.raises(TpmError, match=words):
         tpm.endorsement_key()
+
+
+class TestActivation:
+    """What only the TPM with the EK can do, and only for the key whose Name the credential is for."""
+
+    SECRET = bytes(range(32))
+
+    @pytest.fixture(params=["L-2", "L-1", "H-3"])
+    def ek(self, host: Provisioned, request: pytest.FixtureRequest) -> EndorsementKey:
+        wanted = next(template for template in TEMPLATES if template.name == request.param)
+        for template in TEMPLATES[: TEMPLATES.index(wanted)]:
+            remove(host.tpm, template.certificate)
+        found = host.tpm.endorsement_key()
+        assert require_endorsement_key(parse_public(found.public)) is wanted
+        return found
+
+    def credential(self, ek: EndorsementKey, name: bytes) -> Credential:
+        return make_credential(parse_public(ek.public), name=name, secret=self.SECRET, random=os.urandom)
+
+    def activate(self, host: Provisioned, ek: EndorsementKey, made: Credential) -> bytes:
+        before = handles(host.tpm)
+        try:
+            return host.tpm.activate_credential(
+                ek_public=ek.public, id_object=made.id_object, encrypted_secret=made.encrypted_secret
+            )
+        finally:
+            assert handles(host.tpm) == before
+
+    def test_the_secret_comes_back(self, host: Provisioned, ek: EndorsementKey) -> None:
+        name = parse_public(host.blobs.ak_public).name
+        assert self.activate(host, ek, self.credential(ek, name)) == self.SECRET
+        assert self.activate(host, ek, self.credential(ek, name)) == self.SECRET
+
+    def test_for_another_attestation_key(self, host: Provisioned, ek: EndorsementKey) -> None:
+        release = parse_public(host.blobs.release_public).name
+        with pytest.raises(TpmRefusedError, match="TPM2_ActivateCredential"):
+            self.activate(host, ek, self.credential(ek, release))
+
+    @pytest.mark.parametrize("place", [2, 4, -1])
+    @pytest.mark.parametrize("part", ["id_object", "encrypted_secret"])
+    def test_changed_on_its_way(self, host: Provisioned, ek: EndorsementKey, part: str, place: int) -> None:
+        made = self.credential(ek, parse_public(host.blobs.ak_public).name)
+        data = bytearray(getattr(made, part))
+        data[place] ^= 1
+        with pytest.raises(TpmError):
+            self.activate(host, ek, replace(made, **{part: bytes(data)}))
+
+    def test_for_another_tpm(self, host: Provisioned) -> None:
+        other = ec.generate_private_key(ec.SECP256R1()).public_key().public_numbers()
+        point = sized(other.x.to_bytes(32, "big")) + sized(other.y.to_bytes(32, "big"))
+        public = TEMPLATES[0].area + point
+        made = self.credential(EndorsementKey(public, ()), parse_public(host.blobs.ak_public).name)
+        with pytest.raises(TpmError, match="another one"):
+            self.activate(host, EndorsementKey(public, ()), made)
+        with pytest.raises(TpmRefusedError):
+            self.activate(host, host.tpm.endorsement_key(), made)
+
+    def test_not_an_endorsement_key(self, host: Provisioned) -> None:
+        made = self.credential(host.tpm.endorsement_key(), b"\x00\x0b" + bytes(32))
+        with pytest.raises(VerificationError, match="not an endorsement key"):
+            self.activate(host, EndorsementKey(host.blobs.ak_public, ()), made)
+
+
+def handles(tpm: Tpm) -> list[int]:
+    kinds = (capabilities.TRANSIENT, capabilities.LOADED_SESSIONS, capabilities.SAVED_SESSIONS)
+    return [handle for kind in kinds for handle in capabilities.handles(tpm._channel, kind)]
