@@ -89,8 +89,7 @@ class Parts:
             case ["authorities.json"] | ["revocations.json"]:
                 pass
             case ["platform", file]:
-                for policy in self._usable(name, partial(self._platform, data, file, "{0.name}.json")):
-                    self._add_platform(name, policy)
+                self._add_platform(name, file, data)
             case ["ima", file] if file.endswith(".json"):
                 self.ima[self._digests[name]] = data
             case ["hosts", file]:
@@ -116,14 +115,15 @@ class Parts:
     def _digest_of(self, value: object) -> str:
         return hashlib.sha256(canonical([self._digests["authorities.json"], value])).hexdigest()
 
-    def _add_platform(self, name: str, policy: PlatformPolicy) -> None:
+    def _add_platform(self, name: str, file: str, data: bytes) -> None:
         """A policy without the files that it was signed to go by is none."""
-        ima = policy.ima
-        if ima is not None and self._digests.get(ima.target) != ima.sha256:
-            found = self._digests.get(ima.target, "no such file")
-            self.unusable[name] = f"it goes by {ima.target} with SHA-256 {ima.sha256}, found {found}"
-            return
-        self.platforms[policy.name] = policy
+        for policy in self._usable(name, partial(self._platform, data, file, "{0.name}.json")):
+            ima = policy.ima
+            if ima is not None and self._digests.get(ima.target) != ima.sha256:
+                found = self._digests.get(ima.target, "no such file")
+                self.unusable[name] = f"it goes by {ima.target} with SHA-256 {ima.sha256}, found {found}"
+            else:
+                self.platforms[policy.name] = policy
 
     def _add_ek(self, name: str, data: bytes) -> None:
         for file in self._usable(name, partial(parse_ek_file, name, data)):
