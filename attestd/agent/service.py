@@ -67,11 +67,11 @@ def serve(layout: Layout, configuration: Configuration, log: logging.Logger) -> 
         log.warning(event("agent.runs_as_root", missing_user=layout.agent_user))
     limit = raise_descriptor_limit()
     with exclusive(layout), inherited_listener() or _bind(layout) as listener:
-        ensure_runner = functools.partial(_ensure_runner, layout, log, limit)
-        ensure_runner()
+        runner = _Runner(layout, log, limit)
+        runner.start()
         if account is not None:
             become(account)
-        asyncio.run(_Service(layout, configuration, log, listener, ensure_runner).run())
+        asyncio.run(_Service(layout, configuration, log, listener, runner).run())
 
 
 def _runner_answers(path: Path) -> bool:
@@ -83,36 +83,62 @@ def _runner_answers(path: Path) -> bool:
         return True
 
 
-def _ensure_runner(layout: Layout, log: logging.Logger, limit: tuple[int, int]) -> None:
-    """Connects to the runner's socket, or starts a runner that outlives this process, with this RLIMIT_NOFILE."""
-    if _runner_answers(layout.runner_socket):
-        return
-    if layout.system and os.geteuid() != 0:
-        raise StoreError(
-            f"no runner answers at {layout.runner_socket}: systemctl start attestd-runner.socket"
-        )
-    make_directory(layout.runner_socket.parent, 0o755 if layout.system else 0o700)
+class _Runner:
+    """The runner that answers, or the one that is started because none does; it outlives this process."""
+
+    def __init__(self, layout: Layout, log: logging.Logger, limit: tuple[int, int]) -> None:
+        """`limit` is the RLIMIT_NOFILE that it gets."""
+        self._layout, self._log, self._limit = layout, log, limit
+        self._starting: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Starts one unless one answers, and does not wait for it: it loads while the agent does."""
+        layout = self._layout
+        if _runner_answers(layout.runner_socket):
+            return
+        if layout.system and os.geteuid() != 0:
+            raise StoreError(
+                f"no runner answers at {layout.runner_socket}: systemctl start attestd-runner.socket"
+            )
+        make_directory(layout.runner_socket.parent, 0o755 if layout.system else 0o700)
+        output = _open_runner_log(layout.runner / "runner.log")
+        try:
+            self._starting = subprocess.Popen(
+                _runner_command(layout), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+                cwd="/", env={"PATH": os.defpath},  # Nothing of ours, least of all what a service manager told us.
+            )  # fmt: skip
+            # Ours is higher. It looks at its own once it has loaded, and gives it to commands.
+            with contextlib.suppress(ProcessLookupError):
+                resource.prlimit(self._starting.pid, resource.RLIMIT_NOFILE, self._limit)
+        finally:
+            os.close(output)
+
+    def wait(self) -> None:
+        """Waits until the one that was started answers.
+
+        Raises:
+            StoreError: It ended, or does not answer in time.
+        """
+        if self._starting is None:
+            return
+        process, self._starting = self._starting, None
+        if not _await_runner(self._layout.runner_socket, process):
+            raise StoreError(f"the runner did not start: see {self._layout.runner / 'runner.log'}")
+        self._log.info(event("runner.started", pid=process.pid))
+
+    def ensure(self) -> None:
+        """Starts one unless one answers, and waits for it."""
+        self.start()
+        self.wait()
+
+
+def _runner_command(layout: Layout) -> list[str]:
     command = [sys.executable, "-I", "-m", "attestd.runner"]
     command += ["--state-dir", str(layout.runner), "--trust", str(layout.trust)]
     command += ["--configuration", str(layout.configuration), "--mirror", str(layout.mirror)]
     command += ["--socket", str(layout.runner_socket)]
     account = agent_account(layout)
-    if account is not None:
-        command += ["--agent-user", account.name]
-    output = _open_runner_log(layout.runner / "runner.log")
-    try:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd="/",
-            env={"PATH": os.defpath},  # Nothing of ours, least of all what a service manager told us.
-        )  # fmt: skip
-        # Ours is higher. It looks at its own once it has loaded, and gives it to commands.
-        with contextlib.suppress(ProcessLookupError):
-            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, limit)
-    finally:
-        os.close(output)
-    if not _await_runner(layout.runner_socket, process):
-        raise StoreError(f"the runner did not start: see {layout.runner / 'runner.log'}")
-    log.info(event("runner.started", pid=process.pid))
+    return command if account is None else [*command, "--agent-user", account.name]
 
 
 def _await_runner(path: Path, process: "subprocess.Popen[bytes]") -> bool:
@@ -143,10 +169,10 @@ class _Service:
         configuration: Configuration,
         log: logging.Logger,
         listener: socket.socket,
-        ensure_runner: Callable[[], None],
+        runner: _Runner,
     ) -> None:
         self.layout, self.configuration, self.log, self.listener = layout, configuration, log, listener
-        self.ensure_runner = ensure_runner
+        self.runner = runner
         self.tasks: set[asyncio.Task[None]] = set()
         self.stopping = asyncio.Event()
         self.core: Core | None = None
@@ -174,6 +200,7 @@ class _Service:
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
     async def _serve(self, core: Core, recovery: Recovery) -> None:
+        await asyncio.to_thread(self.runner.wait)
         await self._meet_runner(core)
         await self._settle(core, recovery)
         await core.follow_epoch()
@@ -252,7 +279,7 @@ class _Service:
                 return
             await asyncio.sleep(RUNNER_AGAIN_S)
             if not self.layout.system:
-                await asyncio.to_thread(self.ensure_runner)
+                await asyncio.to_thread(self.runner.ensure)
 
     async def _settle(self, core: Core, recovery: Recovery) -> None:
         """Allows that a crash left between sealing and release are burned at the runner, and recorded as void."""
@@ -284,7 +311,7 @@ class _Service:
                 self.log.warning(event("runner.lost", error=error))
             core.runner_lost = True
             if not self.layout.system:  # As a service it has a unit of its own, which restarts it.
-                await asyncio.to_thread(self.ensure_runner)
+                await asyncio.to_thread(self.runner.ensure)
                 await self._ask_runner(core)
             return
         await core.retry_voids()

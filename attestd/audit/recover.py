@@ -3,6 +3,7 @@
 The log counter and the TPM's clock cannot be taken back with the disk: they are what a restored copy betrays itself by.
 """
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -30,16 +31,14 @@ __all__ = [
 MAX_COUNTER_JUMP: Final = 255
 
 # What says that an allow ran, or never will; the body's `leaf` names the allow.
-_SETTLING: Final = {
+_SETTLING: Final = (
     EntryType.DECISION_VOID,
     EntryType.EXECUTION_START,
     EntryType.EXECUTION_EXIT,
     EntryType.EXECUTION_TERMINATED,
-}
-# How the canonical form of such an entry ends.
-_CONCERNED: Final = tuple(
-    f'"type":"{type_}","v":1}}'.encode() for type_ in (EntryType.DECISION_ALLOW, *_SETTLING)
 )
+# How the canonical form of such an entry ends.
+_SETTLING_ENDS: Final = tuple(f'"type":"{type_}","v":1}}'.encode() for type_ in _SETTLING)
 
 _REMEDY: Final = "keep this directory as evidence, and start a new log: docs/operations.md, 'The agent refuses to serve', says how"
 
@@ -147,24 +146,15 @@ def unsettled_allows(store: LogStore, *, since: str) -> list[int]:
     Raises:
         StoreError: The log cannot be read.
     """
-    allows: dict[str, int] = {}
-    settled: set[str] = set()
-    stop = store.size
-    while stop and (checkpoint := store.checkpoint_covering(stop - 1)):
-        time = ""
-        for seq, data in store.entries(checkpoint.first, stop):
-            if not data.endswith(_CONCERNED) and seq < stop - 1:
-                continue  # Ten minutes may be a million entries; to tell its type by its last bytes takes no time.
-            entry = parse_stored(seq, data)
-            time = entry.time
-            if entry.type is EntryType.DECISION_ALLOW:
-                allows[leaf_hash(data).hex()] = seq
-            elif entry.type in _SETTLING:
-                settled.add(str(entry.body.get("leaf")))
-        if time < since:
-            break
-        stop = checkpoint.first
-    return sorted(seq for leaf, seq in allows.items() if leaf not in settled)
+    size = store.size
+    # Times never decrease along the log.
+    start = bisect_left(range(size), since, key=lambda seq: parse_stored(seq, store.entry(seq)).time)
+    # Ten minutes may be a million entries. Allows alone are charged, and nothing settles one that comes before it.
+    allows = {store.node(0, seq).hex(): seq for seq, _, _ in store.charges(start, size)}
+    for seq, data in store.entries(min(allows.values(), default=size), size):
+        if data.endswith(_SETTLING_ENDS):
+            allows.pop(str(parse_stored(seq, data).body.get("leaf")), None)
+    return list(allows.values())
 
 
 def void_body(store: LogStore, seq: int, *, reason: str) -> Mapping[str, Any]:

@@ -7,10 +7,8 @@ several processes can share the work.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
-from multiprocessing import get_context
 from typing import Final, Literal
 
 import msgspec
@@ -158,6 +156,10 @@ def _segments(path: str, keys: LogKeys, cuts: list[tuple[int, int]], processes: 
     if processes == 1 or len(cuts) < processes:
         yield from (_verify_segment(path, keys, start, stop) for start, stop in cuts)
         return
+    # Imported here: the agent, which verifies in one process, would load them at each start.
+    from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415
+    from multiprocessing import get_context  # noqa: PLC0415
+
     # Not forked: the caller may have threads, and locks that they hold.
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(_verify_segment, path, keys, start, stop) for start, stop in cuts]
