@@ -16,7 +16,7 @@ if [ -n "$$missing" ]; then \
 fi
 endef
 
-.PHONY: setup demo test lint types contracts unit bench fuzz soak clean
+.PHONY: setup demo test lint types contracts unit bench fuzz soak clean vm-setup vm-test
 
 demo: setup
 	@$(BIN)/python docs/demo.py
@@ -49,6 +49,15 @@ fuzz: setup
 # KILLS=10000 and RELEASES=10000 unless told; SEED=N repeats a run.
 soak: setup
 	@$(BIN)/python -m tests.soak
+
+# A machine that really boots, with UEFI, IMA, a TPM and systemd (docs/vm.md); as root.
+VM_PACKAGES := qemu-system-x86 qemu-utils ovmf mmdebstrap mtools dosfstools fdisk sbsigntool systemd-boot-efi binutils \
+  openssl cpio kmod e2fsprogs passwd
+vm-setup: setup
+	@$(call require,$(VM_PACKAGES))
+
+vm-test: vm-setup
+	$(BIN)/pytest -m vm tests/vm
 
 setup: .venv/.packages .venv/.installed
 

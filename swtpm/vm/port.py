@@ -1,0 +1,138 @@
+"""The host's end of the virtio-serial port: commands, and what they answer (`guest.py` is the other end)."""
+
+import base64
+import contextlib
+import json
+import queue
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+
+from swtpm.vm.tools import VmError
+
+__all__ = ["Command", "Port", "Result"]
+
+_RETRY_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a command ended, and what it printed."""
+
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def out(self) -> str:
+        """Its standard output as text."""
+        return self.stdout.decode(errors="replace")
+
+    @property
+    def err(self) -> str:
+        """Its standard error as text."""
+        return self.stderr.decode(errors="replace")
+
+
+@dataclass
+class Command:
+    """One that was started.
+
+    Attributes:
+        printed: What it printed so far, by descriptor; kept also when the machine it ran in is gone.
+        answers: What the machine said and nobody has read yet; None: it is gone.
+    """
+
+    printed: dict[int, bytes] = field(default_factory=lambda: {1: b"", 2: b""})
+    answers: "queue.SimpleQueue[dict[str, Any] | None]" = field(default_factory=queue.SimpleQueue)
+
+    def wait(self, timeout_s: float) -> Result:
+        """Waits for its end.
+
+        Raises:
+            VmError: It did not end in time, or the machine is gone.
+        """
+        for status in self._read(timeout_s):
+            if status is not None:
+                return Result(status, self.printed[1], self.printed[2])
+        raise AssertionError("reading ends with a status or an error")
+
+    def lines(self, timeout_s: float) -> Iterator[str]:
+        """Its standard output, line by line while it runs; ends with it."""
+        taken = 0
+        for status in self._read(timeout_s):
+            *whole, rest = self.printed[1][taken:].split(b"\n")
+            taken = len(self.printed[1]) - len(rest)
+            yield from (line.decode(errors="replace") for line in whole)
+            if status is not None:
+                return
+
+    def _read(self, timeout_s: float) -> Iterator[int | None]:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                answer = self.answers.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                raise VmError(f"takes longer than {timeout_s:.0f} s; {self._last_words()}") from None
+            if answer is None:
+                raise VmError(f"the machine is gone; {self._last_words()}")
+            if "status" in answer:
+                yield answer["status"]
+            else:
+                self.printed[answer["fd"]] += base64.b64decode(answer["data"])
+                yield None
+
+    def _last_words(self) -> str:
+        return b"".join(self.printed.values())[-1000:].decode(errors="replace")
+
+
+class Port:
+    """A connection to the machine's port."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.connect(str(path))
+        self._numbers = count(1)
+        self._commands: dict[int, Command] = {}
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def start(self, argv: Sequence[str], *, stdin: bytes = b"", uid: int = 0) -> Command:
+        """Asks for a command to be run."""
+        number, command = next(self._numbers), Command()
+        self._commands[number] = command
+        request = {"id": number, "argv": argv, "stdin": base64.b64encode(stdin).decode(), "uid": uid}
+        try:
+            self._socket.sendall(json.dumps(request).encode() + b"\n")
+        except OSError as error:
+            raise VmError(f"the machine is gone: {error}") from error
+        return command
+
+    def answers(self) -> bool:
+        """Whether somebody is there by now: asked anew each time, for what was sent too early is lost."""
+        try:
+            return self.start(["true"]).wait(_RETRY_S).status == 0
+        except VmError:
+            return False
+
+    def close(self) -> None:
+        """Ends the connection; commands that run are told that the machine is gone."""
+        # The reader is in recv: this ends it.
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def _read(self) -> None:
+        try:
+            for line in self._socket.makefile("rb"):
+                if line.strip():
+                    answer = json.loads(line)
+                    self._commands[answer["id"]].answers.put(answer)
+        except (OSError, ValueError):
+            pass  # the power was cut in the middle of a line
+        for command in list(self._commands.values()):
+            command.answers.put(None)
