@@ -30,6 +30,8 @@ __all__ = ["Machine"]
 _BOOT_S: Final = 240.0
 _END_S: Final = 90.0
 _SOCKET_S: Final = 20.0
+# The firmware, of an image that it does not start; it goes on to ask a person who is not there.
+_REFUSED: Final = "BdsDxe: failed to"
 
 
 @dataclass
@@ -205,7 +207,7 @@ class Machine:
         deadline = time.monotonic() + timeout_s
         while not self._port.answers():
             ended = [process for process in self._processes if process.poll() is not None]
-            if ended or time.monotonic() > deadline:
+            if ended or _REFUSED in self.console() or time.monotonic() > deadline:
                 raise VmError(f"it does not boot: {self._complaints()}\n{self.console()}")
 
     def _wait_for(self, path: Path) -> None:

@@ -3,12 +3,10 @@
 import base64
 import contextlib
 import json
-import queue
 import socket
 import threading
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
@@ -39,17 +37,18 @@ class Result:
         return self.stderr.decode(errors="replace")
 
 
-@dataclass
 class Command:
     """One that was started.
 
     Attributes:
         printed: What it printed so far, by descriptor; kept also when the machine it ran in is gone.
-        answers: What the machine said and nobody has read yet; None: it is gone.
     """
 
-    printed: dict[int, bytes] = field(default_factory=lambda: {1: b"", 2: b""})
-    answers: "queue.SimpleQueue[dict[str, Any] | None]" = field(default_factory=queue.SimpleQueue)
+    def __init__(self) -> None:
+        self.printed = {1: b"", 2: b""}
+        self._status: int | None = None
+        self._changed = threading.Condition()
+        self._gone = False
 
     def wait(self, timeout_s: float) -> Result:
         """Waits for its end.
@@ -57,38 +56,24 @@ class Command:
         Raises:
             VmError: It did not end in time, or the machine is gone.
         """
-        for status in self._read(timeout_s):
-            if status is not None:
-                return Result(status, self.printed[1], self.printed[2])
-        raise AssertionError("reading ends with a status or an error")
+        with self._changed:
+            in_time = self._changed.wait_for(lambda: self._gone or self._status is not None, timeout_s)
+            if self._status is not None:
+                return Result(self._status, self.printed[1], self.printed[2])
+        problem = "the machine is gone" if in_time else f"takes longer than {timeout_s:.0f} s"
+        last_words = b"".join(self.printed.values())[-1000:].decode(errors="replace")
+        raise VmError(f"{problem}; it printed: {last_words}")
 
-    def lines(self, timeout_s: float) -> Iterator[str]:
-        """Its standard output, line by line while it runs; ends with it."""
-        taken = 0
-        for status in self._read(timeout_s):
-            *whole, rest = self.printed[1][taken:].split(b"\n")
-            taken = len(self.printed[1]) - len(rest)
-            yield from (line.decode(errors="replace") for line in whole)
-            if status is not None:
-                return
-
-    def _read(self, timeout_s: float) -> Iterator[int | None]:
-        deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                answer = self.answers.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
-                raise VmError(f"takes longer than {timeout_s:.0f} s; {self._last_words()}") from None
+    def hear(self, answer: Mapping[str, Any] | None) -> None:
+        """What the machine says of it; None: the machine is gone."""
+        with self._changed:
             if answer is None:
-                raise VmError(f"the machine is gone; {self._last_words()}")
-            if "status" in answer:
-                yield answer["status"]
+                self._gone = True
+            elif "status" in answer:
+                self._status = answer["status"]
             else:
                 self.printed[answer["fd"]] += base64.b64decode(answer["data"])
-                yield None
-
-    def _last_words(self) -> str:
-        return b"".join(self.printed.values())[-1000:].decode(errors="replace")
+            self._changed.notify_all()
 
 
 class Port:
@@ -131,8 +116,8 @@ class Port:
             for line in self._socket.makefile("rb"):
                 if line.strip():
                     answer = json.loads(line)
-                    self._commands[answer["id"]].answers.put(answer)
+                    self._commands[answer["id"]].hear(answer)
         except (OSError, ValueError):
             pass  # the power was cut in the middle of a line
         for command in list(self._commands.values()):
-            command.answers.put(None)
+            command.hear(None)

@@ -26,6 +26,11 @@ _MODULES: Final = ("drivers/virtio", "drivers/block", "drivers/char", "fs/fat", 
 _MASKED: Final = (
     "getty@tty1.service", "serial-getty@ttyS0.service", "apt-daily.timer", "apt-daily-upgrade.timer",
     "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service", "fstrim.timer", "systemd-pstore.service",
+    "systemd-tmpfiles-clean.timer", "systemd-hwdb-update.service", "systemd-journal-catalog-update.service",
+    "ldconfig.service", "systemd-sysusers.service", "systemd-update-done.service", "systemd-update-utmp.service",
+    "modprobe@configfs.service", "modprobe@dm_mod.service", "modprobe@drm.service", "modprobe@fuse.service",
+    "modprobe@loop.service", "dev-hugepages.mount", "dev-mqueue.mount", "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount", "proc-sys-fs-binfmt_misc.automount",
 )  # fmt: skip
 _SIZE: Final = "2G"
 _KEPT_S: Final = 86400

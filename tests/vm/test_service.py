@@ -44,7 +44,7 @@ def test_restarting_the_agent_ends_no_execution(machine: Machine) -> None:
     client = machine.start(
         "cd /root; attestd exec -a sh.auth.json -- sh -c 'read line; echo $line' < <(cat gate)"
     )
-    machine.until("pgrep -x -f \"sh -c read line; echo .line\"")
+    machine.until('pgrep -x -f "sh -c read line; echo .line"')
     before = machine.run("systemctl show -P MainPID attestd").out
     machine.run("systemctl restart attestd.service")
     assert machine.run("systemctl show -P MainPID attestd").out != before
