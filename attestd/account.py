@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from attestd.paths import Layout
 
-__all__ = ["Account", "acting_as", "agent_account", "become"]
+__all__ = ["Account", "account_named", "acting_as", "agent_account", "become"]
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,18 @@ def agent_account(layout: Layout) -> Account | None:
 
     Only root can become another user, and only the system's layout has an agent with a user of its own.
     """
-    if layout.agent_user is None or os.geteuid() != 0:
+    return account_named(layout.agent_user)
+
+
+def account_named(name: str | None) -> Account | None:
+    """The user of a service; None: this process is that user already, there is no such user, or none is named.
+
+    Only root can become another user.
+    """
+    if name is None or os.geteuid() != 0:
         return None
     try:
-        user = pwd.getpwnam(layout.agent_user)
+        user = pwd.getpwnam(name)
     except KeyError:
         return None
     return Account(user.pw_name, user.pw_uid, user.pw_gid, tuple(os.getgrouplist(user.pw_name, user.pw_gid)))

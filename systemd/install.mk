@@ -1,10 +1,12 @@
-# make install [PREFIX=/usr] [DESTDIR=]: the command, the units, the user, the directories. Starts and enables nothing.
+# make install [PREFIX=/usr] [DESTDIR=] [CONTROLLER=1]: the command, the units, the users, the directories; with CONTROLLER
+# what a mesh controller needs besides. Starts and enables nothing.
 # make uninstall: removes exactly that; state, configuration, trust, keys and the user that they belong to stay.
 PREFIX ?= /usr
 LIB := $(PREFIX)/lib/attestd
 NEW := "$(DESTDIR)$(LIB).new"
 ROOT := "$(DESTDIR)$(PREFIX)"
-UNITS := attestd.service attestd.socket attestd-runner.service attestd-runner.socket
+UNITS := attestd.service attestd.socket attestd-runner.service attestd-runner.socket attestd-controller.service
+CONTROLLER ?=
 ENTRIES := attestd=attestd.__main__ attestd-runner=attestd.runner.__main__
 # Debian's own pip, so that what is installed has none.
 PIP = $(PYTHON) $(lastword $(wildcard /usr/share/python-wheels/pip-*.whl))/pip
@@ -17,7 +19,7 @@ install:
 	rm -rf $(NEW)
 	umask 022 && $(PYTHON) -m venv --without-pip $(NEW)
 	umask 022 && $(PIP) --python $(NEW)/bin/python3 install -q --disable-pip-version-check --root-user-action ignore \
-	  -c .ci/constraints.txt .
+	  -c .ci/constraints.txt '.$(if $(CONTROLLER),[controller])'
 	find $(NEW)/bin -mindepth 1 ! -name 'python*' -delete
 	umask 022 && site=$$(cd $(NEW) && echo lib/python3.*/site-packages) && for entry in $(ENTRIES); do \
 	  sed -e 's|@LIB@|$(LIB)|' -e "s|@SITE@|$$site|" -e "s|@MODULE@|$${entry#*=}|" systemd/entry.in \

@@ -117,12 +117,15 @@ def test_nothing_is_said_outside() -> None:
     assert logging.getLogger("attestd").handlers == []
 
 
-def test_every_event_is_documented() -> None:
-    """docs/operations.md, "The journal": all events that the code has, and no others."""
+@pytest.mark.parametrize("page", ["operations", "operations-controller"])
+def test_every_event_is_documented(page: str) -> None:
+    """ "The journal" of each page: all events that its code has, and no others."""
+    controller = {ROOT / "attestd/cli/controller.py", *(ROOT / "attestd/controller").rglob("*.py")}
+    every = set((ROOT / "attestd").rglob("*.py"))
     named: set[str] = set()
-    for path in (ROOT / "attestd").rglob("*.py"):
+    for path in controller if page == "operations-controller" else every - controller:
         named |= set(re.findall(r'\bevent\(\s*"([a-z_.]+)"', path.read_text()))
-    section = (ROOT / "docs/operations.md").read_text().partition("## The journal\n")[2].partition("\n## ")[0]
+    section = (ROOT / f"docs/{page}.md").read_text().partition("## The journal\n")[2].partition("\n## ")[0]
     first_cells = re.findall(r"^\|([^|]+)\|", section, re.MULTILINE)
     documented = set(re.findall(r"`([a-z_.]+)`", "".join(first_cells)))
     assert documented == named

@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Final
 
 from attestd.agent.core import Core
-from attestd.agent.metrics import Labels, format_family
 from attestd.appraisal.quote import Appraisal
 from attestd.durable import write_atomic
 from attestd.errors import StoreError, UsageError
+from attestd.prometheus import MEDIA_TYPE, Labels, format_family
 
 __all__ = ["WRITE_S", "parse_address", "serving_metrics", "write_metrics"]
 
 WRITE_S: Final = 15.0
 _REQUEST_S: Final = 5.0
 _MAX_HEAD_BYTES: Final = 8192
-_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def format_metrics(core: Core) -> str:
@@ -133,5 +132,5 @@ def _response(head: bytes, core: Core) -> bytes:
     if method != b"GET" or rest.partition(b" ")[0] != b"/metrics":
         return b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     body = format_metrics(core).encode()
-    lines = f"HTTP/1.1 200 OK\r\nContent-Type: {_TYPE}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    lines = f"HTTP/1.1 200 OK\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     return lines.encode() + body

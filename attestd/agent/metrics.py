@@ -1,21 +1,16 @@
-"""Metrics in the text format of Prometheus: what is counted as it happens.
-
-Source: https://prometheus.io/docs/instrumenting/exposition_formats/ (text-based format, version 0.0.4).
-"""
+"""What is counted as it happens, in the agent."""
 
 import threading
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from attestd.audit.seal import Pending, SealResult
 from attestd.lineage.entry import EntryType
+from attestd.prometheus import SECONDS, Histogram, Labels, format_head, format_sample
 
-__all__ = ["Labels", "Metrics", "format_family"]
+__all__ = ["Metrics"]
 
-Labels = tuple[tuple[str, str], ...]
-_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _SIZES: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 
 _DECISIONS: Final = "attestd_decisions_total"
@@ -33,28 +28,10 @@ _COUNTERS: Final = {
     _FAILED: "Batches that could not be sealed.",
 }
 _HISTOGRAMS: Final = {
-    _SEAL: ("Seconds that sealing a batch took, from signing to the counter's step.", _BUCKETS),
+    _SEAL: ("Seconds that sealing a batch took, from signing to the counter's step.", SECONDS),
     _BATCH: ("Entries a batch.", _SIZES),
-    _COMMAND: ("Seconds until the TPM answered, by command.", _BUCKETS),
+    _COMMAND: ("Seconds until the TPM answered, by command.", SECONDS),
 }
-
-
-class _Histogram:
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
-
-    def observe(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.sum += value
-
-    def samples(self, name: str, labels: Labels) -> list[str]:
-        lines, total = [], 0
-        for bound, count in zip((*(f"{bound:g}" for bound in self.bounds), "+Inf"), self.counts, strict=True):
-            total += count
-            lines.append(_sample(f"{name}_bucket", (*labels, ("le", bound)), total))
-        return [*lines, _sample(f"{name}_sum", labels, self.sum), _sample(f"{name}_count", labels, total)]
 
 
 class Metrics:
@@ -64,7 +41,7 @@ class Metrics:
         """Counts from zero."""
         self._lock = threading.Lock()
         self._counters: dict[str, Counter[Labels]] = {name: Counter() for name in _COUNTERS}
-        self._histograms: dict[str, dict[Labels, _Histogram]] = {name: {} for name in _HISTOGRAMS}
+        self._histograms: dict[str, dict[Labels, Histogram]] = {name: {} for name in _HISTOGRAMS}
 
     def sealed(self, pendings: Sequence[Pending], result: SealResult, seconds: float) -> None:
         """A batch was sealed, and it took so long."""
@@ -98,11 +75,11 @@ class Metrics:
         with self._lock:
             lines: list[str] = []
             for name, words in _COUNTERS.items():
-                lines += _head(name, words, "counter")
+                lines += format_head(name, words, "counter")
                 counted = sorted(self._counters[name].items()) or ([((), 0)] if name == _FAILED else [])
-                lines += [_sample(name, labels, value) for labels, value in counted]
+                lines += [format_sample(name, labels, value) for labels, value in counted]
             for name, (words, _) in _HISTOGRAMS.items():
-                lines += _head(name, words, "histogram")
+                lines += format_head(name, words, "histogram")
                 for labels, histogram in sorted(self._histograms[name].items(), key=lambda item: item[0]):
                     lines += histogram.samples(name, labels)
         return "".join(f"{line}\n" for line in lines)
@@ -110,31 +87,5 @@ class Metrics:
     def _observe(self, name: str, labels: Labels, value: float) -> None:
         histograms = self._histograms[name]
         if labels not in histograms:
-            histograms[labels] = _Histogram(_HISTOGRAMS[name][1])
+            histograms[labels] = Histogram(_HISTOGRAMS[name][1])
         histograms[labels].observe(value)
-
-
-def format_family(name: str, words: str, samples: Mapping[Labels, float]) -> str:
-    """One family of gauges.
-
-    Args:
-        name: Its name.
-        words: What it tells.
-        samples: Values by labels; `()` where there are none.
-    """
-    lines = _head(name, words, "gauge")
-    lines += [_sample(name, labels, value) for labels, value in samples.items()]
-    return "".join(f"{line}\n" for line in lines)
-
-
-def _head(name: str, words: str, kind: str) -> list[str]:
-    return [f"# HELP {name} {words}", f"# TYPE {name} {kind}"]
-
-
-def _sample(name: str, labels: Labels, value: float) -> str:
-    shown = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels)
-    return f"{name}{{{shown}}} {value:.10g}" if shown else f"{name} {value:.10g}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -58,6 +58,7 @@ _MODULES: Final = {
         ("backup", "backup"),
         ("rekey", "rekey"),
         ("deprovision", "deprovision"),
+        ("controller", "controller"),
     )
 }
 

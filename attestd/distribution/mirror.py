@@ -11,7 +11,7 @@ import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, Self
+from typing import BinaryIO, Final, Self
 
 from attestd.errors import MalformedError, StoreError, VerificationError
 from attestd.governance.metadata import TargetFile, target_path, verify_target
@@ -104,6 +104,31 @@ class Mirror:
                 return _read(descriptor, path, max_bytes)
             finally:
                 os.close(descriptor)
+
+    def open_published(self, path: str) -> BinaryIO | None:
+        """Opens any file by its path, such as `metadata/3.root.json` or `targets/platform/<sha256>.local.json`.
+
+        Returns:
+            The file, of which nothing is verified; None: there is no such file.
+
+        Raises:
+            MalformedError: Not the path of a published file.
+            StoreError, VerificationError: It cannot be read, or is no regular file.
+        """
+        top, _, name = path.partition("/")
+        where = self._path / METADATA / name
+        directory = {METADATA: self._metadata, TARGETS: self._targets}.get(top)
+        *parents, last = _require_parts(name, where, most=1 if top == METADATA else 4)
+        if directory is None:
+            return None
+        with _translated(self._path / top / name, "see attestd doctor"), contextlib.ExitStack() as stack:
+            try:
+                for part in parents:
+                    directory = _open_directory(part, directory, where)
+                    stack.callback(os.close, directory)
+                return os.fdopen(_open_file(last, directory, where), "rb")
+            except FileNotFoundError:
+                return None
 
     def target(self, name: str, file: TargetFile) -> bytes:
         """A target, verified against what the metadata says of it.

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from attestd.agent.exposition import parse_address
-from attestd.agent.metrics import Metrics, format_family
+from attestd.agent.metrics import Metrics
 from attestd.errors import UsageError
+from attestd.prometheus import format_family
 from tests.agent.test_exec import denied
 from tests.host import Host, wait_for
 

@@ -87,6 +87,7 @@ def test_what_is_where(installed: Path) -> None:
         ),
         *(f"usr/local/lib/systemd/system/attestd.{kind}" for kind in ("service", "socket")),
         *(f"usr/local/lib/systemd/system/attestd-runner.{kind}" for kind in ("service", "socket")),
+        "usr/local/lib/systemd/system/attestd-controller.service",
         "usr/local/lib/sysusers.d/attestd.conf",
         "usr/local/lib/tmpfiles.d/attestd.conf",
     }

@@ -7,8 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from attestd.controller.configuration import ControllerConfiguration
+
 UNITS = Path(__file__).parents[2] / "systemd"
-NAMES = ("attestd.service", "attestd.socket", "attestd-runner.service", "attestd-runner.socket")
+NAMES = (
+    "attestd.service",
+    "attestd.socket",
+    "attestd-runner.service",
+    "attestd-runner.socket",
+    "attestd-controller.service",
+)
 MAX_EXPOSURE = 2.0
 
 pytestmark = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs the package systemd")
@@ -54,8 +62,9 @@ def test_verify_has_nothing_to_say(copies: Path) -> None:
     assert "ProtectHomes" in analyze("verify", unit).stderr, "it would say so"
 
 
-def test_exposure_of_the_agent(copies: Path) -> None:
-    unit = copies / "attestd.service"
+@pytest.mark.parametrize("name", ["attestd.service", "attestd-controller.service"])
+def test_exposure(copies: Path, name: str) -> None:
+    unit = copies / name
     assert exposure(unit) <= MAX_EXPOSURE
     unit.write_text(unit.read_text().replace("CapabilityBoundingSet=\n", ""))
     assert exposure(unit) > MAX_EXPOSURE, "it would be seen"
@@ -71,6 +80,16 @@ def test_the_agent_gets_one_device_and_no_network() -> None:
     )
     assert (agent["PrivateNetwork"], agent["CapabilityBoundingSet"]) == (["yes"], [""])
     assert "WatchdogSec" in agent
+
+
+def test_the_controller_gets_no_device_and_one_port() -> None:
+    controller = settings("attestd-controller.service")
+    assert (controller["User"], controller["DevicePolicy"]) == (["attestd-controller"], ["closed"])
+    assert (controller["SocketBindDeny"], controller["SocketBindAllow"]) == (["any"], ["tcp:8440"])
+    assert ControllerConfiguration().listen.endswith(":8440")
+    assert controller["StateDirectory"] == ["attestd-controller"]
+    assert not {"DeviceAllow", "SupplementaryGroups"} & set(controller)
+    assert "WatchdogSec" in controller
 
 
 RESTRICTS = re.compile(

@@ -1,0 +1,162 @@
+"""`attestd controller`: the mesh controller, on a machine that need not have a TPM."""
+
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+import click
+
+from attestd.cli.base import Command, NounGroup, json_option, read_input, state_dir_option
+from attestd.cli.output import Output, say
+from attestd.errors import AttestdError, RollbackError, UsageError
+from attestd.governance.signed import MAX_BYTES
+from attestd.journal import event, is_journal, logging_to_stderr
+
+__all__ = ["controller_command"]
+
+EXIT_USAGE: Final = 64
+EXIT_CANNOT_SERVE: Final = 69
+EXIT_ROLLBACK: Final = 1  # As what does not verify: to start again would not help, and the unit does not.
+
+
+def _controller(name: str) -> ModuleType:
+    """A module of the controller, whose packages hosts do not have."""
+    import importlib  # noqa: PLC0415 - as what it imports: only where it is needed
+
+    try:
+        return importlib.import_module(f"attestd.controller.{name}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("attestd"):
+            raise
+        raise UsageError(
+            f"the controller's packages are not installed ({error.name}): make install CONTROLLER=1"
+        ) from error
+
+
+@click.group(
+    "controller",
+    cls=NounGroup,
+    example="""
+attestd controller init --state-dir /tmp/mesh --role witness --witness-name witness.example/1 --witness-logs logs
+attestd controller serve --state-dir /tmp/mesh &
+""",
+)
+def controller_command() -> None:
+    """Witness hosts' logs, serve governance: the mesh controller."""
+
+
+_system_option = click.option(
+    "--system", is_flag=True, help="The service's places, whoever runs this (what its unit says)."
+)
+
+
+@controller_command.command(
+    "init",
+    cls=Command,
+    example="""
+attestd controller init --role governance --role witness --governance /srv/web --root 1.root.json \\
+    --witness-name witness.example/1
+attestd controller init
+""",
+)
+@click.option("--role", "roles", multiple=True, metavar="ROLE", help="Switch a role on: witness, governance.")
+@click.option("--listen", metavar="HOST:PORT", help="Where to listen (default: 127.0.0.1:8440).")
+@click.option(
+    "--database", metavar="URL", help="postgresql+psycopg://... (default: SQLite in the state directory)."
+)
+@click.option("--governance", metavar="DIR", help="The directory that was published.")
+@click.option(
+    "--root",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The root of trust of that governance, which you have by a way that you trust.",
+)
+@click.option("--witness-name", metavar="NAME", help="The name in this witness's signatures.")
+@click.option("--witness-logs", metavar="FILE", help="Further logs to witness: a vkey a line.")
+@click.option(
+    "--join", is_flag=True, help="Witness from here with a database that was used: it is the newest there is."
+)
+@_system_option
+@json_option
+@state_dir_option
+def init(
+    *,
+    roles: tuple[str, ...],
+    root: Path | None,
+    join: bool,
+    system: bool,
+    as_json: bool,
+    state_dir: str | None,
+    **options: str | None,
+) -> None:
+    """Make configuration, database and keys; or update the database.
+
+    With options it writes the configuration, which must not be there yet; without, it goes by the one that is there. What
+    is there stays as it is: to run it again does no harm.
+    """
+    configurations, service = _controller("configuration"), _controller("service")
+    layout = configurations.find_controller_layout(state_dir, system=_place(state_dir, system=system))
+    values = {name: value for name, value in options.items() if value is not None}
+    if roles or values:
+        configurations.write_controller_configuration(layout.configuration, roles=roles, values=values)
+    configuration = configurations.load_controller_configuration(layout.configuration, os.environ)
+    if root is not None:
+        service.install_root(layout, read_input(root, max_bytes=MAX_BYTES["root"]))
+    done = service.initialise(layout, configuration, join=join)
+    output = Output(as_json=as_json)
+    facts = {
+        "configuration": str(layout.configuration),
+        "state": str(layout.state),
+        "database": "made or changed" if done.migrated else "as it was",
+    }
+    if as_json:
+        output.json({**facts, "witness_keys": list(done.witness_keys)})
+        return
+    output.title("Controller")
+    keys = str(layout.state / service.WITNESS_VKEYS) if done.witness_keys else None
+    output.facts(
+        [*facts.items(), ("witness keys", keys), ("Ed25519", done.witness_keys[0] if keys else None)]
+    )
+
+
+@controller_command.command(
+    "serve",
+    cls=Command,
+    example="""
+attestd controller serve
+attestd controller serve --state-dir /tmp/mesh &
+""",
+)
+@click.option("--verbose", is_flag=True, help="Also say what is of interest to developers only.")
+@_system_option
+@state_dir_option
+def serve(*, verbose: bool, system: bool, state_dir: str | None) -> int:
+    """Run the controller, until SIGTERM or SIGINT.
+
+    Exit status 69: it cannot serve, and says why; 64: its configuration is not usable; 1: the database is older than what
+    the witness has cosigned, which is for a person to look at.
+    """
+    configurations, service = _controller("configuration"), _controller("service")
+    layout = configurations.find_controller_layout(state_dir, system=_place(state_dir, system=system))
+    with logging_to_stderr(verbose=verbose) as log:
+        try:
+            configuration = configurations.load_controller_configuration(layout.configuration, os.environ)
+            service.serve(layout, configuration, log)
+        except AttestdError as error:
+            if is_journal(sys.stderr):
+                log.critical(event("controller.cannot_serve", error=error))
+            else:
+                say(f"cannot serve: {error}")
+            if isinstance(error, RollbackError):
+                return EXIT_ROLLBACK
+            return EXIT_USAGE if isinstance(error, UsageError) else EXIT_CANNOT_SERVE
+        log.info(event("controller.stopped"))
+    return 0
+
+
+def _place(state_dir: str | None, *, system: bool) -> bool:
+    if system and state_dir:
+        raise click.UsageError("--system and --state-dir are two different places")
+    return system

@@ -1,0 +1,233 @@
+"""Where a controller's things are, and what `controller.toml` says."""
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from attestd.durable import make_directory, write_atomic
+from attestd.errors import StoreError, UsageError
+from attestd.paths import MAX_CONFIGURATION_BYTES
+from attestd.strict import Strict
+from attestd.where import state_dir
+
+__all__ = [
+    "BUILT",
+    "ControllerConfiguration",
+    "ControllerLayout",
+    "Role",
+    "find_controller_layout",
+    "load_controller_configuration",
+    "write_controller_configuration",
+]
+
+
+class Role(StrEnum):
+    """What a controller can do."""
+
+    ENROLLER = "enroller"
+    VERIFIER = "verifier"
+    WITNESS = "witness"
+    GOVERNANCE = "governance"
+    LINEAGE = "lineage"
+
+
+BUILT: Final = frozenset({Role.WITNESS, Role.GOVERNANCE})
+"""The roles that this version has; the others are refused at start."""
+
+_Seconds = Annotated[int, msgspec.Meta(ge=1, le=86_400)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+
+
+@dataclass(frozen=True)
+class ControllerLayout:
+    """All paths of one controller.
+
+    Attributes:
+        system: The service's places; otherwise all is below one directory.
+        configuration: `controller.toml`.
+        state: Its database, keys, anchors.
+        trust: The directory with `root.json`, the root of trust of the governance that it reads.
+        user: Who it runs as, if not as whoever starts it.
+    """
+
+    system: bool
+    configuration: Path
+    state: Path
+    trust: Path
+    user: str | None = None
+
+
+_SYSTEM: Final = ControllerLayout(
+    system=True,
+    configuration=Path("/etc/attestd/controller.toml"),
+    state=Path("/var/lib/attestd-controller"),
+    trust=Path("/etc/attestd/trust"),
+    user="attestd-controller",
+)
+
+
+def find_controller_layout(explicit: str | None, *, system: bool = False) -> ControllerLayout:
+    """The layout: the system's, else below `--state-dir`, `ATTESTD_STATE_DIR` or the user's own directory."""
+    chosen = state_dir(os.fsencode(explicit) if explicit else None, dict(os.environb), os.geteuid())
+    if system or chosen is None:
+        return _SYSTEM
+    top = Path(os.fsdecode(chosen)).absolute()
+    return ControllerLayout(
+        system=False, configuration=top / "controller.toml", state=top / "controller", trust=top / "trust"
+    )
+
+
+class ControllerConfiguration(Strict, frozen=True):
+    """`controller.toml`. Environment variables `ATTESTD_CONTROLLER_<NAME>` override it, but for lists.
+
+    Attributes:
+        listen: `HOST:PORT`, or `[IPV6]:PORT`.
+        roles: Which roles are switched on.
+        database: An SQLAlchemy URL: `sqlite:///PATH` or `postgresql+psycopg://…`; empty: SQLite in the state directory.
+        tls_certificate: PEM file of the server's certificate with its intermediates; empty: no TLS.
+        tls_key: PEM file of its key.
+        operator_ca: PEM file of the authorities that issue operators' client certificates; empty: there are no operators.
+        insecure_http: Without TLS, listen on other addresses than this host's own: what stands before it has to do TLS.
+        requests_per_s: How many requests a second one address may make; 0: any number.
+        burst: How many of them at once.
+        connections_per_peer: How many connections one address may have at a time.
+        governance: The directory that was published, with `metadata/` and `targets/`; empty: there is none.
+        witness_name: The name in this witness's signatures: its address without a scheme.
+        witness_logs: A file of further logs, one a line: `<vkey> [<origin>]`; empty: hosts' logs alone.
+        witness_anchors: The directory where it is remembered how far the database had come; empty: in the state
+            directory. On another disk than the database it also notices that the whole disk was restored.
+        witness_mldsa: Whether to cosign with ML-DSA-44 as well.
+    """
+
+    listen: str = "127.0.0.1:8440"
+    roles: tuple[Role, ...] = ()
+    database: str = ""
+    tls_certificate: str = ""
+    tls_key: str = ""
+    operator_ca: str = ""
+    insecure_http: bool = False
+    requests_per_s: _Count = 50
+    burst: _Count = 200
+    connections_per_peer: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 64
+    governance: str = ""
+    witness_name: str = ""
+    witness_logs: str = ""
+    witness_anchors: str = ""
+    witness_mldsa: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuses what contradicts itself.
+
+        Raises:
+            ValueError: One of the two TLS files alone; operators without TLS; a role twice.
+        """
+        if bool(self.tls_certificate) != bool(self.tls_key):
+            raise ValueError("tls_certificate and tls_key go together")
+        if self.operator_ca and not self.tls_certificate:
+            raise ValueError(
+                "operator_ca: operators show their certificates in TLS, so name tls_certificate too"
+            )
+        if len(set(self.roles)) != len(self.roles):
+            raise ValueError("roles: one stands there twice")
+        if self.requests_per_s and not self.burst:
+            raise ValueError("burst: 0 lets nobody ask")
+
+    def require_built(self) -> None:
+        """Refuses roles that this version does not have.
+
+        Raises:
+            UsageError: There is no role, or one that is not built.
+        """
+        if not self.roles:
+            raise UsageError(f"roles: none is switched on; name some of {_listed(BUILT)}")
+        if missing := set(self.roles) - BUILT:
+            raise UsageError(
+                f"roles: {_listed(missing)}: not in this version of attestd; it has {_listed(BUILT)}"
+            )
+
+    def database_url(self, layout: ControllerLayout) -> str:
+        """Where the store is."""
+        return self.database or f"sqlite:///{layout.state / 'controller.db'}"
+
+    def anchors(self, layout: ControllerLayout) -> Path:
+        """Where the witness's anchors are."""
+        return Path(self.witness_anchors) if self.witness_anchors else layout.state / "witness-anchors"
+
+
+def load_controller_configuration(path: Path, environ: Mapping[str, str]) -> ControllerConfiguration:
+    """Reads the configuration.
+
+    Raises:
+        UsageError: Not TOML, over 8 KiB, an unknown name, a value of the wrong type or out of range.
+        StoreError: It cannot be read, or is not there: a controller without roles would do nothing.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_CONFIGURATION_BYTES + 1)
+    except OSError as error:
+        raise StoreError(
+            f"{path}: {error.strerror}: write it first, see docs/operations-controller.md"
+        ) from error
+    if len(data) > MAX_CONFIGURATION_BYTES:
+        raise UsageError(f"{path}: over {MAX_CONFIGURATION_BYTES} bytes")
+    try:
+        values: dict[str, Any] = tomllib.loads(data.decode("utf-8"))
+        defaults = ControllerConfiguration()
+        for field in ControllerConfiguration.__struct_fields__:
+            text = environ.get(f"ATTESTD_CONTROLLER_{field.upper()}")
+            if text is not None and not isinstance(default := getattr(defaults, field), tuple):
+                values[field] = _from_text(text, type(default))
+        return msgspec.convert(values, ControllerConfiguration, strict=True)
+    except (ValueError, msgspec.ValidationError, RecursionError) as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def write_controller_configuration(path: Path, *, roles: Sequence[str], values: Mapping[str, str]) -> None:
+    """Writes a first configuration.
+
+    Args:
+        path: Where.
+        roles: The roles to switch on.
+        values: Other members; all of them text.
+
+    Raises:
+        UsageError: There is one already, or it would not be usable.
+        StoreError: It cannot be written.
+    """
+    if os.path.lexists(path):
+        raise UsageError(f"{path} is there: edit it, then run this without options")
+    try:
+        configuration = msgspec.convert(
+            {"roles": list(roles), **values}, ControllerConfiguration, strict=True
+        )
+    except (msgspec.ValidationError, ValueError) as error:
+        raise UsageError(f"{path}: {error}") from error
+    configuration.require_built()
+    lines = [f"roles = [{', '.join(_quoted(role) for role in roles)}]"]
+    lines += [f"{name} = {_quoted(value)}" for name, value in values.items()]
+    make_directory(path.parent, 0o755)
+    write_atomic(path, "".join(f"{line}\n" for line in lines).encode(), mode=0o644)
+
+
+def _quoted(text: str) -> str:
+    """A basic string of TOML, whose escapes are those of JSON."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _from_text(text: str, kind: type) -> str | int | bool:
+    if kind is bool:
+        if text not in ("true", "false"):
+            raise ValueError(f"{text[:40]!r}: expected true or false")
+        return text == "true"
+    return int(text) if kind is int else text
+
+
+def _listed(roles: frozenset[Role] | set[Role]) -> str:
+    return ", ".join(sorted(roles))

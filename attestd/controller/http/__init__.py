@@ -1,0 +1,1 @@
+"""HTTP: operations and their document, limits, errors; the server that runs them."""

@@ -1,0 +1,140 @@
+"""One operation as an ASGI application: who may ask, how much and how fast a body may come, and the answer."""
+
+import asyncio
+import contextlib
+import os
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+from starlette.types import Receive, Scope, Send
+
+from attestd.controller.http.limits import RateLimit
+from attestd.controller.http.operation import Answer, Body, Call, Operation
+from attestd.controller.http.problem import Problem
+
+__all__ = ["ANSWER_S", "Endpoint", "Gone", "Seen", "send_answer", "too_many"]
+
+BODY_S: Final = 20.0
+ANSWER_S: Final = 30.0
+# For a large file, however slowly it is read: who reads nothing at all is cut off before.
+SEND_S: Final = 600.0
+_NOT_MODIFIED: Final = 304
+_PIECE: Final = 256 * 1024
+
+
+class Gone(Exception):
+    """Whoever asked went away."""
+
+
+@dataclass
+class Seen:
+    """What is known of a request while it is answered.
+
+    Attributes:
+        peer: Who asks, as limits count.
+        operator: Who asks, by a client certificate.
+        correlation_id: Names the request in its answer and in the journal.
+        operation: Which it is, once that is known.
+        unread: Whether something of its body may still come.
+    """
+
+    peer: str
+    operator: str | None
+    correlation_id: str
+    operation: str = "unknown"
+    unread: bool = True
+
+
+class Endpoint:
+    """One operation."""
+
+    def __init__(self, operation: Operation, rate: RateLimit | None, *, answer_s: float = ANSWER_S) -> None:
+        """Takes the operation, the limit that all of them share, and how long an answer may take."""
+        self._operation, self._answer_s = operation, answer_s
+        self._rate = None if operation.exempt else rate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI's entry.
+
+        Raises:
+            Problem: What it answers instead.
+            Gone: Nobody waits for an answer.
+        """
+        seen: Seen = scope["attestd"]
+        operation = self._operation
+        seen.operation = operation.name
+        if self._rate is not None and (wait := self._rate.take(seen.peer, now=time.monotonic())):
+            raise too_many(wait)
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        # Before the body: who may not ask need not send it.
+        if operation.operators_only and seen.operator is None:
+            raise Problem(403, "only for operators: present a client certificate that operator_ca issued")
+        value = await self._value(operation.body, headers, receive, seen)
+        call = Call(value, scope["path_params"], headers, seen.peer, seen.operator, seen.correlation_id)
+        async with asyncio.timeout(self._answer_s):
+            answer = await operation.handler(call)
+        async with asyncio.timeout(SEND_S):
+            await send_answer(send, answer, seen.correlation_id, head_only=scope["method"] == "HEAD")
+
+    async def _value(self, body: Body | None, headers: dict[str, str], receive: Receive, seen: Seen) -> Any:
+        if body is None:
+            if seen.unread:
+                raise Problem(413, "a body, where none is expected")
+            return None
+        try:
+            async with asyncio.timeout(BODY_S):
+                data = await _read(body.max_bytes, headers.get("content-length"), receive)
+        except TimeoutError as error:
+            raise Problem(408, f"the body did not come within {BODY_S:.0f} s") from error
+        seen.unread = False
+        return body.parse(data, headers.get("content-type", ""))
+
+
+async def _read(max_bytes: int, announced: str | None, receive: Receive) -> bytes:
+    """The body, or as little of it as shows that it is too large: nothing, where its length says so."""
+    too_large = Problem(413, f"the body is larger than {max_bytes} bytes")
+    if announced is not None and int(announced) > max_bytes:  # the parser lets nothing but digits through
+        raise too_large
+    parts: list[bytes] = []
+    left = max_bytes
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Gone
+        part: bytes = message.get("body", b"")
+        left -= len(part)
+        if left < 0:
+            raise too_large
+        parts.append(part)
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def too_many(wait_s: float) -> Problem:
+    """The refusal of a peer that asks too often."""
+    return Problem(
+        429, "too many requests from this address", headers={"retry-after": str(max(1, round(wait_s)))}
+    )
+
+
+async def send_answer(send: Send, answer: Answer, correlation_id: str, *, head_only: bool = False) -> None:
+    """Sends an answer, whole, and closes its file."""
+    with answer.file or contextlib.nullcontext():
+        size = len(answer.body) if answer.file is None else os.fstat(answer.file.fileno()).st_size
+        headers = [
+            (b"x-correlation-id", correlation_id.encode()),
+            (b"x-content-type-options", b"nosniff"),
+            *((name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()),
+        ]
+        if answer.media_type:
+            headers.append((b"content-type", answer.media_type.encode()))
+        if answer.status != _NOT_MODIFIED:
+            headers.append((b"content-length", str(size).encode()))
+        if "cache-control" not in answer.headers:
+            headers.append((b"cache-control", b"no-store"))
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        if answer.file is not None and not head_only:
+            while piece := await asyncio.to_thread(answer.file.read, _PIECE):
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": answer.body})

@@ -1,0 +1,77 @@
+"""How much one peer may ask for: a bucket of requests an address, and connections at a time."""
+
+import ipaddress
+from collections import Counter, OrderedDict
+from typing import Final
+
+__all__ = ["Connections", "RateLimit", "peer_of"]
+
+MAX_PEERS: Final = 65_536
+_IPV6_NETWORK: Final = 64
+
+
+def peer_of(address: str) -> str:
+    """Who an address counts as: itself; of IPv6 its network of 64 bits, which one subscriber has whole."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return address
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    if parsed.is_loopback:
+        return str(parsed)
+    return str(ipaddress.ip_network((parsed, _IPV6_NETWORK), strict=False))
+
+
+class RateLimit:
+    """A token bucket a peer. Remembers the peers that asked last, so that many of them cannot fill the memory."""
+
+    def __init__(self, rate: float, burst: float, *, max_peers: int = MAX_PEERS) -> None:
+        """Takes requests a second, and how many may come at once."""
+        self._rate, self._burst, self._max_peers = rate, burst, max_peers
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, peer: str, *, now: float) -> float:
+        """Takes one request.
+
+        Args:
+            peer: Who asks.
+            now: Seconds of a clock that only rises.
+
+        Returns:
+            0: it may; else in how many seconds it may.
+        """
+        left, at = self._buckets.pop(peer, (self._burst, now))
+        left = min(self._burst, left + (now - at) * self._rate)
+        wait = 0.0 if left >= 1 else (1 - left) / self._rate
+        self._buckets[peer] = (left - (not wait), now)
+        if len(self._buckets) > self._max_peers:
+            self._buckets.popitem(last=False)
+        return wait
+
+
+class Connections:
+    """Open connections: in all, and a peer."""
+
+    def __init__(self, *, most: int, most_of_a_peer: int) -> None:
+        """Takes the limits."""
+        self._most, self._most_of_a_peer = most, most_of_a_peer
+        self._open: Counter[str] = Counter()
+        self.count = 0
+
+    def enter(self, peer: str) -> bool:
+        """One more; False: it is one too many, and not counted."""
+        if self.count >= self._most or self._open[peer] >= self._most_of_a_peer:
+            return False
+        self.count += 1
+        self._open[peer] += 1
+        return True
+
+    def leave(self, peer: str) -> None:
+        """One less."""
+        self.count -= 1
+        self._open[peer] -= 1
+        if not self._open[peer]:
+            del self._open[peer]

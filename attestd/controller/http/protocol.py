@@ -1,0 +1,209 @@
+"""One HTTP/1.1 connection: uvicorn's, with the deadlines and bounds that it leaves to a proxy.
+
+A peer that connects and says nothing, sends its headers byte by byte, or does not read its answer is cut off; so nobody
+holds more connections than the limit a peer, and none of them for longer than these times.
+"""
+
+import asyncio
+import hashlib
+import logging
+import secrets
+from asyncio import TimerHandle
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from attestd.controller.http.limits import Connections, peer_of
+from attestd.controller.http.metrics import Metrics
+from attestd.controller.http.problem import MEDIA_TYPE, format_problem
+from attestd.journal import event
+
+__all__ = ["Bounds", "Connection", "Shared"]
+
+MAX_HEADERS: Final = 64
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How long a peer may take.
+
+    Attributes:
+        headers_s: From a connection's or request's first sign to the end of its headers.
+        idle_s: Between two requests.
+        write_s: Without reading anything of an answer.
+        max_head_bytes: Of a request line and headers.
+    """
+
+    headers_s: float = 10.0
+    idle_s: float = 15.0
+    write_s: float = 20.0
+    max_head_bytes: int = 16 * 1024
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all connections share."""
+
+    config: Config
+    state: ServerState
+    connections: Connections
+    metrics: Metrics
+    log: logging.Logger
+    bounds: Bounds
+
+
+class _Refused(Exception):
+    """Raised within the parser's callbacks to end the request."""
+
+
+class Connection(HttpToolsProtocol):
+    """One connection."""
+
+    def __init__(self, shared: Shared) -> None:
+        """Takes what all share."""
+        super().__init__(shared.config, shared.state, {})
+        self.timeout_keep_alive = shared.bounds.idle_s  # type: ignore[assignment]  # seconds: a fraction is none the worse
+        self._shared = shared
+        self._deadline: TimerHandle | None = None
+        self._stalled: TimerHandle | None = None
+        self._peer: str | None = None
+        self._head_bytes = 0
+        self._refusal = 400, "not an HTTP/1.1 request"
+
+    # -- the connection's life
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        """Counts it; one too many is ended without a word."""
+        super().connection_made(transport)
+        peer = peer_of(self.client[0]) if self.client else "local"
+        if not self._shared.connections.enter(peer):
+            self._shared.metrics.refused("connections")
+            transport.abort()
+            return
+        self._peer = peer
+        self.app_state = {"operator": _operator(transport)}
+        self._arm("headers")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Counts it no longer."""
+        self._disarm()
+        if self._stalled is not None:
+            self._stalled.cancel()
+        if self._peer is not None:
+            self._shared.connections.leave(self._peer)
+            self._peer = None
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parses; what was sent after the end is not looked at."""
+        if self.transport.is_closing():
+            return
+        super().data_received(data)
+        if self._is_answered() and self.timeout_keep_alive_task is None and self._deadline is None:
+            self._arm("headers")  # Empty lines, which may stand before a request, are none.
+
+    def pause_writing(self) -> None:
+        """The peer does not read: it has so long to begin again."""
+        super().pause_writing()
+        if self._stalled is None:
+            self._stalled = self.loop.call_later(self._shared.bounds.write_s, self._end, "reading")
+
+    def resume_writing(self) -> None:
+        """It reads."""
+        super().resume_writing()
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
+    # -- the parser's callbacks
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        super().on_message_begin()
+        self._head_bytes = 0
+        self._arm("headers")
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the request line."""
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header."""
+        self._count(len(name) + len(value) + 4)
+        if len(self.headers) >= MAX_HEADERS:
+            self._refuse(431, f"more than {MAX_HEADERS} headers")
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """From here on the application has the time in its hands."""
+        self._disarm()
+        names = [name for name, _ in self.headers]
+        if self.parser.get_http_version() not in ("1.0", "1.1"):
+            self._refuse(505, "only HTTP/1.1 is spoken")
+        # Whoever stands before us may have chosen another one of two: then requests could be smuggled.
+        for name in (b"host", b"content-length", b"transfer-encoding", b"content-type"):
+            if names.count(name) > 1:
+                self._refuse(400, f"more than one {name.decode()} header")
+        if b"transfer-encoding" in names and b"content-length" in names:
+            self._refuse(400, "both content-length and transfer-encoding")
+        if self.parser.should_upgrade():
+            self._refuse(400, "there is no other protocol to upgrade to")
+        super().on_headers_complete()
+
+    # -- refusals
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words; ours are problem details
+        """Answers what is no request, and ends the connection."""
+        status, detail = self._refusal
+        correlation_id = secrets.token_hex(8)
+        self._shared.metrics.refused("malformed")
+        self._shared.log.info(
+            event("request.refused", status=status, why=detail, peer=self._peer, id=correlation_id)
+        )
+        if self._is_answered():  # else it would be taken for the answer before it
+            body = format_problem(status, detail, correlation_id=correlation_id)
+            head = f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+            self.transport.write(STATUS_LINE[status] + head.encode() + body)
+        self._disarm()
+        self.transport.close()
+
+    def _is_answered(self) -> bool:
+        """Whether no answer is under way."""
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        return cycle is None or cycle.response_complete
+
+    def _count(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > self._shared.bounds.max_head_bytes:
+            self._refuse(
+                431, f"request line and headers have more than {self._shared.bounds.max_head_bytes} bytes"
+            )
+
+    def _refuse(self, status: int, detail: str) -> None:
+        self._refusal = status, detail
+        raise _Refused
+
+    def _arm(self, what: str) -> None:
+        self._disarm()
+        self._deadline = self.loop.call_later(self._shared.bounds.headers_s, self._end, what)
+
+    def _disarm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _end(self, why: str) -> None:
+        self._deadline = self._stalled = None
+        self._shared.metrics.refused(f"slow {why}")
+        self.transport.abort()
+
+
+def _operator(transport: Any) -> str | None:
+    """The SHA-256 of the client certificate. TLS has verified it against the operators' authority, or there is none."""
+    tls = transport.get_extra_info("ssl_object")
+    certificate = tls.getpeercert(binary_form=True) if tls is not None else None
+    return hashlib.sha256(certificate).hexdigest() if certificate else None
