@@ -35,7 +35,17 @@ from attestd.tcg.public import (
 )
 from attestd.tcg.quote import verify_certify
 
-__all__ = ["HOST_RECORD_TYPE", "HostRecord", "VerifiedHost", "parse_host_record"]
+__all__ = [
+    "HOST_RECORD_TYPE",
+    "AttestationKey",
+    "Certification",
+    "HostKeys",
+    "HostRecord",
+    "ReleaseKey",
+    "VerifiedHost",
+    "parse_host_record",
+    "verify_host_keys",
+]
 
 HOST_RECORD_TYPE: Final = "application/vnd.attestd.host-record+json"
 MAX_HOST_RECORD_BYTES: Final = 64 * 1024
@@ -49,18 +59,24 @@ class _Ek(Strict, frozen=True):
     chain_digest: Sha256Hex | None
 
 
-class _Ak(Strict, frozen=True):
+class AttestationKey(Strict, frozen=True):
+    """The attestation key: its TPMT_PUBLIC."""
+
     public: Base64Bytes
 
 
-class _Certify(Strict, frozen=True):
+class Certification(Strict, frozen=True):
+    """The attestation key's TPM2_Certify of the release key: TPMS_ATTEST and TPMT_SIGNATURE."""
+
     attest: Base64Bytes
     signature: Base64Bytes
 
 
-class _ReleaseKey(Strict, frozen=True):
+class ReleaseKey(Strict, frozen=True):
+    """The release key: its TPMT_PUBLIC, and that it is in the attestation key's TPM."""
+
     public: Base64Bytes
-    certify: _Certify
+    certify: Certification
 
 
 class _Nv(Strict, frozen=True):
@@ -74,8 +90,8 @@ class HostRecord(Strict, frozen=True):
     v: Literal[1]
     host: HostId
     ek: _Ek
-    ak: _Ak
-    release_key: _ReleaseKey
+    ak: AttestationKey
+    release_key: ReleaseKey
     nv: _Nv
     tier: Tier
     userspace: Userspace
@@ -90,12 +106,14 @@ class VerifiedHost:
 
     Attributes:
         host: The host-id, recomputed from the EK.
+        ek_key: Which key the EK is (`tcg.public.Public.identity`).
         ak: The attestation key, `ak_spki` its SPKI DER.
         release_key: The release key, `release_spki` its SPKI DER.
         enrollers: The key ids that signed the record.
     """
 
     host: str
+    ek_key: tuple[int, ...]
     ak: ec.EllipticCurvePublicKey
     ak_spki: bytes
     ak_name: bytes
@@ -108,6 +126,14 @@ class VerifiedHost:
     not_before: datetime
     not_after: datetime
     enrollers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HostKeys:
+    """A host's keys, the one certified by the other. Only `verify_host_keys` makes one."""
+
+    ak: Public
+    release_key: Public
 
 
 def parse_host_record(
@@ -133,25 +159,16 @@ def parse_host_record(
     ek = parse_public(decode_base64(record.ek.public, what=what))
     if host_id(ek.raw) != record.host:
         raise VerificationError(f"{what}: host {record.host} is not the SHA-256 of its EK, {host_id(ek.raw)}")
-    ak = parse_public(decode_base64(record.ak.public, what=what))
-    release = parse_public(decode_base64(record.release_key.public, what=what))
-    require_attestation_key(ak)
-    require_release_key(release, auth_policy=authorities.release_policy)
-    ak_key = _ec_key(ak)
-    verify_certify(
-        ak_public_key=ak_key,
-        attest=decode_base64(record.release_key.certify.attest, what=what),
-        signature=decode_base64(record.release_key.certify.signature, what=what),
-        extra_data=extra_data(Purpose.ENROLL, host_id=record.host, data=release.name),
-        name=release.name,
-    )
+    keys_of_host = verify_host_keys(record.host, record.ak, record.release_key, authorities=authorities)
+    ak, release = keys_of_host.ak, keys_of_host.release_key
     counter = nv_name(counter_public(written=True)).hex()
     if record.nv.epoch != authorities.epoch_name.hex() or record.nv.log_counter != counter:
         raise VerificationError(f"{what}: the NV Names are not those that these authorities imply")
     return VerifiedHost(
         host=record.host,
-        ak=ak_key,
-        ak_spki=_spki(ak_key),
+        ek_key=ek.identity,
+        ak=_ec_key(ak),
+        ak_spki=_spki(_ec_key(ak)),
         ak_name=ak.name,
         release_key=_ec_key(release),
         release_spki=_spki(_ec_key(release)),
@@ -163,6 +180,42 @@ def parse_host_record(
         not_after=parse_time(record.not_after),
         enrollers=enrollers,
     )
+
+
+def verify_host_keys(
+    host: str, ak: AttestationKey, release_key: ReleaseKey, *, authorities: Authorities
+) -> HostKeys:
+    """Verifies a host's two keys against each other.
+
+    Both are exactly of the kind the architecture asks for, and the AK certified the release key under this host's id. Does
+    not check that the AK is in that host's TPM: enrollers saw that, by credential activation.
+
+    Args:
+        host: The host-id.
+        ak: The attestation key.
+        release_key: The release key with its certification.
+        authorities: Whose root the release key's policy must be.
+
+    Raises:
+        MalformedError: A key or the certification does not parse.
+        VerificationError: One of the above does not hold.
+    """
+    what = "host record"
+    found = HostKeys(
+        parse_public(decode_base64(ak.public, what=what)),
+        parse_public(decode_base64(release_key.public, what=what)),
+    )
+    require_attestation_key(found.ak)
+    require_release_key(found.release_key, auth_policy=authorities.release_policy)
+    name = found.release_key.name
+    verify_certify(
+        ak_public_key=_ec_key(found.ak),
+        attest=decode_base64(release_key.certify.attest, what=what),
+        signature=decode_base64(release_key.certify.signature, what=what),
+        extra_data=extra_data(Purpose.ENROLL, host_id=host, data=name),
+        name=name,
+    )
+    return found
 
 
 def _ec_key(public: Public) -> ec.EllipticCurvePublicKey:

@@ -109,6 +109,11 @@ class Public:
         """The Name: nameAlg and the digest of the public area."""
         return struct.pack(">H", HASH_IDS[self.name_alg]) + digest(self.name_alg, self.raw)
 
+    @property
+    def identity(self) -> tuple[int, ...]:
+        """Which key it is, whatever else the area says of it and however its numbers are padded."""
+        return self.key_type, *(int.from_bytes(number, "big") for number in self.unique)
+
     def public_key(self) -> ec.EllipticCurvePublicKey | rsa.RSAPublicKey:
         """Loads the key; do it once for many verifications.
 

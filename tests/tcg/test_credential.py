@@ -1,19 +1,11 @@
 """MakeCredential: another implementation, of the other side, recovers the secret; TPMs do in `test_tools` and `tests/tpm`."""
 
 import hashlib
-import hmac
 import json
 import os
-import struct
 
 import pytest
-from cryptography.hazmat.decrepit.ciphers.modes import CFB
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.hazmat.primitives.ciphers import Cipher
-from cryptography.hazmat.primitives.ciphers.algorithms import AES
-from cryptography.hazmat.primitives.kdf.concatkdf import ConcatKDFHash
-from cryptography.hazmat.primitives.kdf.kbkdf import KBKDFHMAC, CounterLocation, Mode
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,9 +13,9 @@ from attestd.errors import MalformedError, UsageError
 from attestd.tcg.credential import kdfa, kdfe, make_credential
 from attestd.tcg.public import Public, attestation_key_template, parse_public
 from tests.tcg import build, make_vectors
+from tests.tcg.activation import HASHES, recover, reference_kdfa, reference_kdfe
 
 NAME, SECRET = b"\x00\x0b" + bytes(range(32)), bytes(range(50, 82))
-HASHES = {"sha256": hashes.SHA256(), "sha384": hashes.SHA384()}
 PRIVATE = {
     "L-1": rsa.generate_private_key(65537, 2048),
     "L-2": build.key(21),
@@ -36,54 +28,6 @@ PRIVATE = {
 
 def public_of(template: str) -> Public:
     return parse_public(build.ek_public(template, PRIVATE[template].public_key()))
-
-
-def read(data: bytes) -> tuple[bytes, bytes]:
-    [size] = struct.unpack_from(">H", data)
-    assert len(data) >= 2 + size
-    return data[2 : 2 + size], data[2 + size :]
-
-
-def reference_kdfa(hash_alg: str, key: bytes, label: bytes, context: bytes, bits: int) -> bytes:
-    return KBKDFHMAC(
-        algorithm=HASHES[hash_alg], mode=Mode.CounterMode, length=bits // 8, rlen=4, llen=4,
-        location=CounterLocation.BeforeFixed, label=label, context=context, fixed=None,
-    ).derive(key)  # fmt: skip
-
-
-def reference_kdfe(hash_alg: str, shared: bytes, other: bytes) -> bytes:
-    return ConcatKDFHash(HASHES[hash_alg], HASHES[hash_alg].digest_size, other).derive(shared)
-
-
-def recover(ek: Public, private: object, id_object: bytes, encrypted_secret: bytes, name: bytes) -> bytes:
-    """TPM2_ActivateCredential, from the specification and other building blocks than the code under test."""
-    size = HASHES[ek.name_alg].digest_size
-    encrypted, rest = read(encrypted_secret)
-    assert not rest
-    if isinstance(private, rsa.RSAPrivateKey):
-        oaep = padding.OAEP(padding.MGF1(HASHES[ek.name_alg]), HASHES[ek.name_alg], b"IDENTITY\0")
-        seed = private.decrypt(encrypted, oaep)
-        assert len(seed) == size
-    else:
-        assert isinstance(private, ec.EllipticCurvePrivateKey)
-        x, rest = read(encrypted)
-        y, rest = read(rest)
-        assert not rest
-        numbers = ec.EllipticCurvePublicNumbers(*(int.from_bytes(n, "big") for n in (x, y)), private.curve)
-        shared = private.exchange(ec.ECDH(), numbers.public_key())
-        own = private.public_key().public_numbers().x.to_bytes(len(x), "big")
-        seed = reference_kdfe(ek.name_alg, shared, b"IDENTITY\0" + x + own)
-    contents, rest = read(id_object)
-    assert not rest
-    mac, identity = read(contents)
-    key = reference_kdfa(ek.name_alg, seed, b"INTEGRITY", b"", size * 8)
-    assert hmac.compare_digest(mac, hmac.digest(key, identity + name, ek.name_alg))
-    [bits] = struct.unpack_from(">2xH", ek.parameters)
-    storage = reference_kdfa(ek.name_alg, seed, b"STORAGE", name, bits)
-    decryptor = Cipher(AES(storage), CFB(bytes(16))).decryptor()
-    secret, rest = read(decryptor.update(identity) + decryptor.finalize())
-    assert not rest
-    return secret
 
 
 @pytest.mark.parametrize("template", PRIVATE)
