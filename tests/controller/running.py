@@ -140,6 +140,7 @@ class Controller(Client):
 
     def start(self) -> Self:
         """Starts it and waits until it answers."""
+        self.said = []
         self.process = subprocess.Popen(
             [*_COMMAND, "controller", "serve", "--state-dir", str(self.state)],
             stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, env=_ENVIRONMENT,

@@ -178,8 +178,8 @@ def _write(
     for row in ordered:
         if row["origin"] in known:
             continue
-        added = connection.execute(insert(witness_logs).values(row).on_conflict_do_nothing())
-        if added.rowcount != 1:
+        statement = insert(witness_logs).values(row).on_conflict_do_nothing().returning(witness_logs.c.origin)
+        if connection.execute(statement).first() is None:
             size = connection.execute(
                 select(witness_logs.c.size).where(witness_logs.c.origin == row["origin"])
             ).scalar_one()
