@@ -31,7 +31,7 @@ from attestd.authorization.issue import draft_statement, issue, resource
 from attestd.distribution.local import load_own_trust
 from attestd.distribution.signer import load_authority
 from attestd.governance.edits import with_epoch
-from attestd.governance.issue import approve_state, draft_platform_policy
+from attestd.governance.issue import amend_platform_policy, approve_state
 from attestd.governance.trust import Trust
 from attestd.lineage.checkpoint import LogKeys
 from attestd.lineage.entry import Entry, EntryType, parse_entry
@@ -389,34 +389,24 @@ class Host:
         )
         self.publish({"revocations.json": data})
 
-    def approve_present_state(self) -> None:
+    def approve_present_state(self, *, not_after: datetime | None = None) -> None:
         """What an authority does on `platform approve`: a new policy version that allows the TPM's present state."""
         trust = self.trust
         old = trust.platforms["local"]
         quoted = self.ask("quote", challenge=_base64(b"approve"))["ok"]["pcrs"][old.selection.bank]
         values = {int(index): bytes.fromhex(value) for index, value in quoted.items()}
         file = self.files()["platform/local.json"]
-        present = json.loads(file)
         approval = approve_state(
             trust.authorities, selection=old.selection, values=values, epoch=trust.revocations.epoch,
             sign_platform=load_authority(str(self.layout.authority / "platform.pem")).sign,
         )  # fmt: skip
-        known = present["reference"]["pcrs"][old.selection.bank]
-        policy = draft_platform_policy(
-            name="local",
-            version=old.version + 1,
-            values={
-                old.selection.bank: {
-                    index: [*(bytes.fromhex(item) for item in known[str(index)]), value]
-                    if value.hex() not in known[str(index)]
-                    else [bytes.fromhex(item) for item in known[str(index)]]
-                    for index, value in values.items()
-                }
-            },
-            approvals=[*present["approvals"], approval],
-            platform_keys=present["platform_keys"],
-            min_tier=present["reference"]["min_tier"],
-            userspace=present["reference"]["userspace"],
+        policy = amend_platform_policy(
+            file,
+            approval=approval,
+            values=values,
+            epoch=trust.revocations.epoch,
+            revoked_keys=trust.revocations.keys,
+            not_after=not_after,
         )
         self.publish({f"platform/history/local-{old.version}.json": file, "platform/local.json": policy})
 

@@ -18,6 +18,7 @@ from attestd.agent.health import Health
 from attestd.agent.identity import selection_of
 from attestd.agent.installed import InstalledArtifacts
 from attestd.agent.keystore import load_keys
+from attestd.agent.log_appraisal import LogAppraiser
 from attestd.agent.measured_logs import BootReader
 from attestd.agent.metrics import Metrics
 from attestd.agent.runner_link import RunnerLink
@@ -137,7 +138,9 @@ async def _opened(
         recovery = recover(store, port, keys, clock=port.clock())
         clock = TrustedClock(parse_time(parse_entry(store.entry(store.size - 1)).time))
         boots, boot_reader = Boots(layout.boots), BootReader(configuration.log_paths())
-        evidence = EvidenceKeeper(port, now=lambda: clock.read().now)
+        logs = LogAppraiser(boot_reader, boots, log=log)
+        stack.callback(logs.close)
+        evidence = EvidenceKeeper(port, logs, now=lambda: clock.read().now)
         loop = asyncio.get_running_loop()
 
         def on_sealed(result: SealResult) -> None:

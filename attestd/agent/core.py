@@ -154,6 +154,17 @@ class Core:
         policy = trust.platforms.get(environment.platform)
         return policy is None or self.evidence.is_fresh(policy, trust, environment.max_evidence_age_s)
 
+    async def look(self, statement: Statement) -> None:
+        """Looks at what was measured since, by the platform policy that an artifact names: each decision is by that."""
+        trust = self.trust()
+        policy = (
+            None
+            if isinstance(trust, Denial)
+            else trust.platforms.get(statement.predicate.environment.platform)
+        )
+        if policy is not None and policy.ima is not None:
+            await self.evidence.look(policy)
+
     async def refresh_evidence(self, statement: Statement | None) -> None:
         """Takes evidence for the platform policy that an artifact names, unless there is fresh one."""
         trust = self.trust()

@@ -189,7 +189,10 @@ async def _decide(connection: Connection, asked: _Asked, core: Core) -> _Decided
 
 async def _refresh_evidence(candidate: _Candidate, execution: Execution, core: Core) -> None:
     """Takes evidence that is as fresh as the artifact asks. One that nobody signed makes the TPM do nothing."""
-    if candidate.artifact is None or core.has_evidence(candidate.artifact.statement):
+    if candidate.artifact is None:
+        return
+    if core.has_evidence(candidate.artifact.statement):
+        await core.look(candidate.artifact.statement)
         return
     trust = core.trust()
     try:

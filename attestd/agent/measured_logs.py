@@ -28,7 +28,7 @@ class BootLogs:
 
     Attributes:
         eventlog, userspace: The bytes; no user space log is empty.
-        digest: SHA-256 of the event log, hex.
+        digest: SHA-256 of the event log, hex; `whole` of both.
         log: The firmware's, parsed, and `events` what user space says it measured after it.
         command_line: The kernel's, as it says.
         kernel: Its release.
@@ -37,6 +37,7 @@ class BootLogs:
     eventlog: bytes = field(repr=False)
     userspace: bytes = field(repr=False)
     digest: str
+    whole: str
     log: UntrustedEventLog = field(repr=False)
     events: tuple[UntrustedEvent, ...] = field(repr=False)
     command_line: str
@@ -82,6 +83,7 @@ class BootReader:
             eventlog=eventlog,
             userspace=userspace,
             digest=hashlib.sha256(eventlog).hexdigest(),
+            whole=hashlib.sha256(b"%d:" % len(eventlog) + eventlog + userspace).hexdigest(),
             log=log,
             events=parse_userspace_log(userspace, first=len(log.events)),
             command_line=line.rstrip(b"\n\0").decode("utf-8", "backslashreplace"),

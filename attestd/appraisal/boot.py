@@ -9,7 +9,7 @@ that PCR has to be readable.
 import hashlib
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from attestd.appraisal.boot_rules import BootRules
@@ -98,7 +98,9 @@ class BootAppraisal:
     findings: tuple[BootFinding, ...]
 
 
-def appraise_boot(verified: VerifiedEvents, *, rules: BootRules) -> BootAppraisal:
+def appraise_boot(
+    verified: VerifiedEvents, *, rules: BootRules, command_lines: Sequence[str] = ()
+) -> BootAppraisal:
     """Measures the events that a quote proves against rules.
 
     1. `data`: data that its type defines to have been hashed is what was hashed (always evaluated).
@@ -109,6 +111,7 @@ def appraise_boot(verified: VerifiedEvents, *, rules: BootRules) -> BootAppraisa
     Args:
         verified: Events that quoted PCR values prove.
         rules: The rules.
+        command_lines: What the kernel's command line may be: told in place of its digest where a rule does not allow it.
 
     Raises:
         MalformedError: The events are verified in another bank than the rules'.
@@ -127,7 +130,23 @@ def appraise_boot(verified: VerifiedEvents, *, rules: BootRules) -> BootAppraisa
         else:
             findings += rule(events, rules, verified.pcrs)
     not_evaluated = tuple(name for name in _RULES if name not in evaluated)
-    return BootAppraisal(tuple(evaluated), not_evaluated, tuple(findings))
+    named = _named(verified, command_lines) if findings else {}
+    told = (replace(item, found=named.get((item.event, item.found), item.found)) for item in findings)
+    return BootAppraisal(tuple(evaluated), not_evaluated, tuple(told))
+
+
+def _named(verified: VerifiedEvents, command_lines: Sequence[str]) -> dict[tuple[int | None, str], str]:
+    """Command lines in place of their digests, for findings only.
+
+    A rule that knew them would take an event with such a digest for readable: whoever chooses the command line could
+    hide another one behind it.
+    """
+    events = read_events(verified.events, bank=verified.bank, command_lines=command_lines)
+    return {
+        (item.event.number, f"digest {item.digest.hex()}"): item.value
+        for item in events
+        if item.kind == Kind.COMMAND_LINE and item.proved
+    }
 
 
 def _finding(rule: str, item: Meaning, expected: str, found: str | None = None) -> BootFinding:

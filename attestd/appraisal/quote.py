@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from attestd.appraisal.measured import Measured
 from attestd.errors import UsageError
 from attestd.governance.platform import Approval, PlatformPolicy
 from attestd.tcg.attest import ClockInfo
@@ -19,10 +20,12 @@ class Appraisal:
 
     Attributes:
         approval: The approval that the quoted state matches; None: no approved state.
-        findings: What is wrong, in words; empty exactly when `approval` is set.
-        pcr_digest: The quoted composite.
+        findings: Why it is no approved state, in words; empty exactly when `approval` is set.
+        pcr_digest: The composite of the policy's PCRs.
         clock: The TPM's clock, reset and restart counts at the quote.
         at: When the quote was taken, in trusted time.
+        boot: What the boot's log shows under the policy's rules; None: it was not looked at.
+        ima: What the IMA list shows under the policy's IMA policy; None: it was not looked at.
     """
 
     policy: PlatformPolicy
@@ -31,6 +34,16 @@ class Appraisal:
     pcr_digest: bytes
     clock: ClockInfo
     at: datetime
+    boot: Measured | None = None
+    ima: Measured | None = None
+
+    @property
+    def all_findings(self) -> tuple[str, ...]:
+        """Whatever speaks against this host's state."""
+        return (
+            *self.findings,
+            *(finding for logs in (self.boot, self.ima) if logs for finding in logs.findings),
+        )
 
 
 def appraise_quote(
@@ -45,7 +58,7 @@ def appraise_quote(
     """Compares the quoted composite with the approvals of a policy.
 
     Args:
-        quote: A quote over the policy's selection, signature verified.
+        quote: A quote over the policy's selection, or over more PCRs of its bank, signature verified.
         policy: The platform policy.
         reference: PCR values of an approved state, to explain a difference; may be empty.
         values: The PCR values behind the quote; they must hash to its composite.
@@ -56,34 +69,36 @@ def appraise_quote(
         The appraisal; a state without an approval is a result, not an error.
 
     Raises:
-        UsageError: The quote is over other PCRs, or `values` are not what was quoted.
-        MalformedError: `values` are not digests of exactly the policy's PCRs.
+        UsageError: The quote is not over all of the policy's PCRs, or `values` are not what was quoted.
+        MalformedError: `values` are not digests of exactly the quoted PCRs.
     """
-    if quote.selections != (policy.selection,):
-        raise UsageError(
-            f"appraisal: the quote is over {quote.selections}, the policy over {policy.selection}"
-        )
-    if composite(policy.selection, values) != quote.pcr_digest:
+    selection = policy.selection
+    quoted = next((item for item in quote.selections if item.bank == selection.bank), None)
+    if len(quote.selections) != 1 or quoted is None or not set(selection.pcrs) <= set(quoted.pcrs):
+        raise UsageError(f"appraisal: the quote is over {quote.selections}, the policy over {selection}")
+    if composite(quoted, values) != quote.pcr_digest:
         raise UsageError("appraisal: the PCR values are not those that were quoted")
-    approval = policy.approval_for(quote.pcr_digest, epoch=epoch, at=at)
+    state = composite(selection, {index: values[index] for index in selection.pcrs})
+    approval = policy.approval_for(state, epoch=epoch, at=at)
     findings: tuple[str, ...] = ()
     if approval is None:
         findings = tuple(
-            f"PCR {index} ({policy.selection.bank}): expected {reference[index].hex()}, found {values[index].hex()}"
-            for index in policy.selection.pcrs
+            f"PCR {index} ({selection.bank}): expected {reference[index].hex()}, found {values[index].hex()}"
+            for index in selection.pcrs
             if index in reference and reference[index] != values[index]
         )
     if approval is None and not findings:
+        until = policy.windows.get(state)
         finding = (
-            f"{policy.selection} hashes to {quote.pcr_digest.hex()}, which version {policy.version} of platform"
-            f" policy {policy.name!r} does not approve at epoch {epoch}"
+            f"{selection} hashes to {state.hex()}, which version {policy.version} of platform policy {policy.name!r}"
+            + (f" approved until {until}" if until and at >= until else f" does not approve at epoch {epoch}")
         )
         findings = (finding,)
     return Appraisal(
         policy=policy,
         approval=approval,
         findings=findings,
-        pcr_digest=quote.pcr_digest,
+        pcr_digest=state,
         clock=quote.clock,
         at=at,
     )

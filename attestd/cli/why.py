@@ -48,6 +48,7 @@ def why_command(*, state_dir: str | None, as_json: bool, decision: str) -> None:
                 "code": found.code or None,
                 "sentence": found.sentence or None,
                 "hint": found.hint or None,
+                "findings": list(found.findings),
                 "checks": [
                     {
                         "n": check.number,
@@ -84,6 +85,12 @@ def _show(output: Output, record: Record, found: Explanation) -> None:
     if not found.allowed:
         output.line("  ", text(found.sentence, BAD))
         output.line("  ", text(f"hint: {found.hint}", WARN))
+    if found.findings:
+        output.title("What spoke against the platform")
+        for finding in found.findings:
+            output.line("  ", text(finding, BAD))
+        if found.finding_count > len(found.findings):
+            output.line(f"  and {found.finding_count - len(found.findings)} more")
     output.title("Checks")
     output.table(("", "no", "check", "what it compared"), [_check(check) for check in found.checks])
     output.title("Record")

@@ -13,6 +13,7 @@ from attestd.authorization.statement import Statement
 from attestd.codes import Code, Denial, Denied
 from attestd.errors import MalformedError
 from attestd.gate.authority import verify_authorization
+from attestd.gate.environment import require_measured, require_state
 from attestd.gate.execution import require_binding, require_scope
 from attestd.gate.model import Context, Request
 from attestd.gate.policy import require_policy
@@ -141,7 +142,7 @@ def check_policy(
         policies=trust.policies,
         host=trust.hosts[context.host],
         # Without an appraisal nothing is found: check 12 denies.
-        findings=appraisal.findings if isinstance(appraisal, Appraisal) else (),
+        findings=appraisal.all_findings if isinstance(appraisal, Appraisal) else (),
         depth=len(artifact.links) - 1,
         now=context.now,
     )
@@ -195,14 +196,10 @@ def check_environment(
             "the evidence was appraised under another platform policy version",
             "try again",
         )
-    if appraisal.approval is None:
-        raise Denied(
-            Code.ENVIRONMENT_UNTRUSTED,
-            "the platform is in no approved state: " + "; ".join(appraisal.findings),
-            "boot the approved state, or have an authority approve this one (attestd platform approve)",
-        )
+    require_state(appraisal, platform, epoch=trust.revocations.epoch, now=context.now)
     strength = require_strength(platform, trust.hosts[context.host])
-    return None, f"composite {appraisal.pcr_digest.hex()}, {strength}"
+    measured = require_measured(appraisal, platform)
+    return None, f"composite {appraisal.pcr_digest.hex()}, {strength}{measured}"
 
 
 def check_mesh(statement: Statement, platform: PlatformPolicy, context: Context) -> tuple[None, str]:

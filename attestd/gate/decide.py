@@ -10,7 +10,8 @@ from attestd.codes import Denial, Denied
 from attestd.gate import checks
 from attestd.gate.body import checks_body, decided_body, denial_body, governance_body
 from attestd.gate.concealment import Concealment
-from attestd.gate.model import CHECKS, Check, Context, Decision, Outcome, Request
+from attestd.gate.environment import findings_body
+from attestd.gate.model import CHECKS, ENVIRONMENT, Check, Context, Decision, Outcome, Request
 from attestd.gate.policy import artifact_terms
 from attestd.gate.requirements import witness_quorum
 from attestd.governance.platform import PlatformPolicy
@@ -65,7 +66,8 @@ def decide(request: Request, context: Context) -> Decision:
         receipt verifies (`lineage_broken`).
     12. evidence: the TPM's evidence verifies and is fresh enough (`evidence_invalid`, `evidence_stale`,
         `tpm_unavailable`).
-    13. environment: the measured state is an approved one, the tier is strong enough (`environment_untrusted`).
+    13. environment: the measured state is an approved one, the tier is strong enough; what the logs show complies with
+        the policy's boot rules and IMA policy (`environment_untrusted`, `evidence_invalid` without logs).
     14. mesh: as many verifiers and witnesses as are asked for vouch for it (`mesh_unavailable`).
     15. conditions: log, TPM and runner are healthy (`audit_unavailable`, `tpm_unavailable`, `agent_unavailable`).
     16. uses: neither the artifact nor one above it is used up (`uses_exhausted`).
@@ -162,4 +164,8 @@ def _body(
         "parent": request.parent.leaf if isinstance(request.parent, VerifiedReceipt) else None,
         "checks": checks_body(decided.checks),
     }
-    return body if denial is None else {**body, "denial": denial_body(denial)}
+    if denial is None:
+        return body
+    is_state = decided.checks[ENVIRONMENT - 1].outcome is Outcome.REJECTED
+    found = findings_body(context.appraisals.get(platform.name)) if platform and is_state else {}
+    return {**body, **found, "denial": denial_body(denial)}

@@ -18,6 +18,7 @@ class Explanation:
     Attributes:
         allowed: What was decided.
         code, sentence, hint: Why it was denied, and what to do; empty if it was allowed.
+        findings: What spoke against the platform, as far as it was recorded, of `finding_count`.
         checks: Every check in its order; one that the entry does not have was not evaluated.
         request: What was asked: argv, executable, requester and the like, as far as the entry has them.
     """
@@ -26,6 +27,8 @@ class Explanation:
     code: str
     sentence: str
     hint: str
+    findings: tuple[str, ...]
+    finding_count: int
     checks: tuple[Check, ...]
     request: Mapping[str, Any]
 
@@ -46,12 +49,16 @@ def explain(entry: Entry) -> Explanation:
             f"entry {entry.seq} is a {entry.type.value}, not a decision: see attestd audit show {entry.seq}"
         )
     body = entry.body
-    denial = _mapping(body.get("denial"))
+    denial, found = _mapping(body.get("denial")), _mapping(body.get("findings"))
+    first, count = found.get("first"), found.get("count")
+    findings = tuple(map(_text, first)) if isinstance(first, list) else ()
     return Explanation(
         allowed=entry.type is EntryType.DECISION_ALLOW,
         code=_text(body.get("code")),
         sentence=_text(denial.get("sentence")),
         hint=_text(denial.get("hint")),
+        findings=findings,
+        finding_count=count if isinstance(count, int) else len(findings),
         checks=_checks(body.get("checks")),
         request={
             name: body[name]

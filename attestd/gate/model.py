@@ -15,7 +15,7 @@ from attestd.governance.trust import Trust
 from attestd.lineage.entry import EntryType
 from attestd.lineage.receipt import VerifiedReceipt
 
-__all__ = ["CHECKS", "Check", "Context", "Decision", "Mesh", "Outcome", "Request"]
+__all__ = ["CHECKS", "ENVIRONMENT", "Check", "Context", "Decision", "Mesh", "Outcome", "Request"]
 
 CHECKS: Final = (
     "authorization_present",
@@ -35,6 +35,8 @@ CHECKS: Final = (
     "conditions",
     "uses",
 )
+# Its number: what is found of the platform belongs to it.
+ENVIRONMENT: Final = CHECKS.index("environment") + 1
 
 
 class Outcome(StrEnum):

@@ -1,6 +1,7 @@
 """The agent's own evidence, from a real TPM."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
@@ -8,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from attestd.agent.boots import Boots
 from attestd.agent.evidence import EvidenceKeeper
 from attestd.agent.keystore import load_keys
+from attestd.agent.log_appraisal import LogAppraiser
+from attestd.agent.measured_logs import BootReader
 from attestd.agent.tpm_port import RawEvidence, TpmPort
 from attestd.appraisal.quote import Appraisal
 from attestd.codes import Code, Denial
@@ -49,7 +53,9 @@ class Bench:
         self.owner = TpmOwner(self.open)
         self.port = Meddled(self.owner, host=host.id, selection=self.policy.selection, deadline_s=10)
         self.time = NOW
-        self.keeper = EvidenceKeeper(self.port, now=lambda: self.time)
+        reader = BootReader(host.configuration.log_paths())
+        logs = LogAppraiser(reader, Boots(host.layout.boots), log=logging.getLogger("test"))
+        self.keeper = EvidenceKeeper(self.port, logs, now=lambda: self.time)
 
     def open(self) -> Tpm:
         tpm = self.embedded.open()

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from attestd.appraisal.measured import Measured
 from attestd.appraisal.quote import Appraisal, appraise_quote
 from attestd.errors import MalformedError, UsageError
 from attestd.governance.platform import PlatformPolicy
@@ -78,9 +79,34 @@ def test_the_epoch_of_the_approval(world: World, epoch: int, approved: bool) -> 
 def test_a_quote_over_other_pcrs(world: World) -> None:
     """Fewer PCRs could hide the one that differs."""
     policy = world.trust().platforms["local"]
-    narrow = replace(policy, selection=PcrSelection("sha256", SELECTION.pcrs[:-1]))
-    with pytest.raises(UsageError, match="the quote is over"):
-        appraise(world, policy=narrow)
+    for selection in (PcrSelection("sha256", (*SELECTION.pcrs, 23)), PcrSelection("sha1", SELECTION.pcrs)):
+        with pytest.raises(UsageError, match="the quote is over"):
+            appraise(world, policy=replace(policy, selection=selection))
+
+
+def test_a_quote_over_more_pcrs(world: World) -> None:
+    """Rules look at more than what is approved: the state is that of the policy's PCRs, out of one quote."""
+    policy, few = world.trust().platforms["local"], SELECTION.pcrs[:-1]
+    narrow = replace(policy, selection=PcrSelection("sha256", few), quoted=SELECTION)
+    appraisal = appraise(world, policy=narrow)
+    assert appraisal.pcr_digest == composite(narrow.selection, {pcr: world.values[pcr] for pcr in few})
+    assert appraisal.approval is None, "another selection's approval is none"
+    state = replace(narrow.approvals[0], pcr_digest=appraisal.pcr_digest)
+    assert appraise(world, policy=replace(narrow, approvals=(state,))).approval is state
+
+
+def test_a_window_that_closed(world: World) -> None:
+    policy = replace(world.trust().platforms["local"], windows={world.pcr_digest: NOW})
+    assert appraise(world, policy=policy, at=NOW - timedelta(seconds=1)).approval is not None
+    appraisal = appraise(world, policy=policy)
+    assert appraisal.approval is None
+    assert f"approved until {NOW}" in appraisal.findings[0]
+
+
+def test_all_findings(world: World) -> None:
+    boot, ima = Measured.of(3, ["a"]), Measured.of(2, ["b", "c"])
+    assert appraise(world).all_findings == ()
+    assert replace(appraise(world), boot=boot, ima=ima).all_findings == ("a", "b", "c")
 
 
 def test_a_quote_over_two_banks(world: World) -> None:

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
 import msgspec
 import pytest
 
+from attestd.appraisal.measured import Measured
 from attestd.authorization.artifact import parse_artifact
 from attestd.authorization.issue import resource
 from attestd.authorization.statement import parse_statement
@@ -16,12 +17,14 @@ from attestd.codes import Code, Denial
 from attestd.gate import checks
 from attestd.gate.decide import decide
 from attestd.gate.execution import File, require_binding
+from attestd.gate.explain import explain
 from attestd.gate.model import CHECKS, Decision, Mesh, Outcome
 from attestd.governance.policy_schema import DEFAULT_POLICY
-from attestd.lineage.entry import EntryType
+from attestd.lineage.entry import Entry, EntryType, format_entry, parse_entry
 from attestd.lineage.receipt import parse_receipt, verify_receipt
-from attestd.strict import format_time
-from tests.world import CLOCK, NOW, World, digest, ed25519_key, key_id, p256
+from attestd.strict import canonical, format_time, format_time_us
+from tests.governance.make_vectors import BOOT_RULES, IMA_POLICY
+from tests.world import BOOT, CLOCK, NOW, World, digest, ed25519_key, key_id, p256
 
 HASH = "ab" * 32
 
@@ -513,6 +516,117 @@ def test_13_environment_user_space(world: World) -> None:
     assert outcome(world.decide()) == (Code.ENVIRONMENT_UNTRUSTED, 13)
     world.records[world.host.id]["userspace"] = "verity"
     assert outcome(world.decide()) == (None, None)
+
+
+def windowed(world: World, end: datetime) -> None:
+    state = world.platforms["local"]["approvals"][0]["pcr_digest"]
+    window = {"pcr_digest": state, "not_after": format_time(end)}
+    world.platforms["local"]["lifecycle"]["windows"] = [window]
+
+
+def test_13_environment_window(world: World) -> None:
+    windowed(world, NOW + timedelta(seconds=1))
+    assert outcome(world.decide()) == (None, None)
+    windowed(world, NOW)
+    decision = world.decide()
+    assert outcome(decision) == (Code.ENVIRONMENT_UNTRUSTED, 13)
+    assert decision.denial is not None
+    assert f"approved until {NOW}" in decision.denial.sentence
+
+
+def test_13_environment_window_that_closes_after_the_quote(world: World) -> None:
+    windowed(world, NOW)
+    earlier = world.appraisal(at=NOW - timedelta(seconds=10))
+    assert earlier.approval is not None
+    decision = decide(world.request(), world.context(appraisals={"local": earlier}))
+    assert outcome(decision) == (Code.ENVIRONMENT_UNTRUSTED, 13)
+    assert decision.denial is not None
+    assert decision.denial.sentence.endswith(f"this one was approved until {NOW}")
+
+
+def measured(world: World) -> None:
+    world.extra["ima/fleet.json"] = data = canonical(IMA_POLICY)
+    reference = world.platforms["local"]["reference"]
+    reference |= {"boot": BOOT_RULES, "ima": {"policy": "fleet", "sha256": digest(data)}}
+
+
+GOOD = Measured(12, (), 0)
+
+
+def by_logs(world: World, **logs: Measured | None) -> Decision:
+    found = replace(world.appraisal(), **{"boot": GOOD, "ima": GOOD, **logs})
+    return decide(world.request(), world.context(appraisals={"local": found}))
+
+
+def test_13_environment_logs_that_comply(world: World) -> None:
+    measured(world)
+    decision = by_logs(world)
+    assert outcome(decision) == (None, None)
+    assert decision.checks[12].detail.endswith(", 12 boot events comply, 12 IMA entries comply")
+    assert "findings" not in decision.body
+
+
+@pytest.mark.parametrize("log", ["boot", "ima"])
+def test_13_environment_logs_that_nobody_looked_at(world: World, log: str) -> None:
+    """Nothing empty means pass."""
+    measured(world)
+    assert outcome(by_logs(world, **{log: None})) == (Code.EVIDENCE_INVALID, 13)
+
+
+@pytest.mark.parametrize("log", ["boot", "ima"])
+def test_13_environment_logs_that_do_not_comply(world: World, log: str) -> None:
+    measured(world)
+    found = Measured.of(300, [f"finding {n}" for n in range(200)])
+    decision = by_logs(world, **{log: found})
+    assert outcome(decision) == (Code.ENVIRONMENT_UNTRUSTED, 13)
+    assert decision.denial is not None
+    assert "finding 0; finding 1; " in decision.denial.sentence
+    assert decision.denial.sentence.endswith("finding 7; and 192 more")
+    recorded = decision.body["findings"]
+    assert (recorded["count"], recorded["first"]) == (200, list(found.findings))
+    told = explain(entry_of(decision))
+    assert (told.finding_count, told.findings) == (200, found.findings)
+
+
+def test_13_environment_rules_nobody_asked_for(world: World) -> None:
+    """A policy without rules allows what is approved; an appraisal under another version is none."""
+    bad = Measured.of(1, ["bad"])
+    assert outcome(by_logs(world, boot=bad, ima=bad)) == (None, None)
+    old = replace(world.appraisal(), boot=GOOD, ima=GOOD)
+    measured(world)
+    decision = decide(world.request(), world.context(appraisals={"local": old}))
+    assert outcome(decision) == (Code.EVIDENCE_INVALID, 13)
+
+
+def test_13_environment_findings_that_would_fill_the_log(world: World) -> None:
+    """A leaf has a limit: whoever executes files with long names does not keep a denial out of the log."""
+    measured(world)
+    found = Measured.of(1, ["\u00e9" * 5000] * 100)
+    recorded = by_logs(world, ima=found).body["findings"]
+    assert recorded["count"] == 100
+    assert 0 < len(recorded["first"]) < 10
+    assert len(canonical(recorded)) < 16_384
+
+
+def test_13_environment_findings_of_an_unapproved_state(world: World) -> None:
+    measured(world)
+    unapproved = replace(world.appraisal(), approval=None, findings=("PCR 12: changed",), boot=GOOD, ima=GOOD)
+    decision = decide(world.request(), world.context(appraisals={"local": unapproved}))
+    assert decision.denial is not None
+    assert decision.denial.sentence == "the platform is in no approved state: PCR 12: changed"
+    assert decision.body["findings"] == {"count": 1, "first": ["PCR 12: changed"]}
+    other = decide(
+        world.request(execution=world.execution(cwd="/tmp")), world.context(appraisals={"local": unapproved})
+    )
+    assert outcome(other) == (Code.SCOPE_VIOLATION, 9)
+    assert "findings" not in other.body, "they did not decide"
+
+
+def entry_of(decision: Decision) -> Entry:
+    data = format_entry(
+        type_=decision.entry_type, time=format_time_us(NOW), seq=2, boot=BOOT, body=dict(decision.body)
+    )
+    return parse_entry(data)
 
 
 # 14

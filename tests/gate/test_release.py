@@ -362,6 +362,28 @@ def test_5_policy_updated_and_state_still_approved(world: World, granted: Grante
     assert release(world, granted).seq == 1
 
 
+def test_5_window_that_closes_after_the_decision(world: World) -> None:
+    end = NOW + timedelta(seconds=10)
+    state = world.platforms["local"]["approvals"][0]["pcr_digest"]
+    world.platforms["local"]["lifecycle"]["windows"] = [{"pcr_digest": state, "not_after": format_time(end)}]
+    granted = world.grant()
+    assert release(world, granted, now=end - timedelta(seconds=1)).seq == 1
+    with pytest.raises(Denied, match=r"no longer approved .*: it was until") as raised:
+        release(world, granted, now=end)
+    assert raised.value.denial.code is Code.ENVIRONMENT_UNTRUSTED
+
+
+def test_5_window_in_a_later_version(world: World, granted: Granted) -> None:
+    """What holds is what holds now; the receipt was good in its time."""
+    world.history["local-1"] = world.platforms["local"]
+    later = world.platform_file(version=2)
+    state = later["approvals"][0]["pcr_digest"]
+    later["lifecycle"]["windows"] = [{"pcr_digest": state, "not_after": format_time(NOW)}]
+    world.platforms["local"] = later
+    assert refused(world, granted) is Code.ENVIRONMENT_UNTRUSTED
+    assert verify_receipt(parse_receipt(granted.receipt), trust=world.trust()).approval is not None
+
+
 def test_5_epoch_moved_on(world: World, granted: Granted) -> None:
     world.revocations["epoch"] = 2
     assert refused(world, granted) is Code.ENVIRONMENT_UNTRUSTED

@@ -100,6 +100,8 @@ def test_a_decision_that_the_tpm_refused(world: World) -> None:
         {"checks": [1, {}, {"name": []}, {"name": "scope", "outcome": "great", "detail": 5}]},
         {"checks": [{"name": "scope", "outcome": ["verified"]}]},
         {"checks": [{"name": "unknown", "outcome": "verified"}], "denial": {"sentence": {}}},
+        {"findings": 5},
+        {"findings": {"first": 5, "count": "many"}},
     ],
 )
 def test_any_body(body: dict[str, Any]) -> None:

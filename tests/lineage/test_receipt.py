@@ -402,6 +402,28 @@ def test_5_revoked_platform_key(world: World) -> None:
     assert "no approved one" in refused(receipt, world)
 
 
+@pytest.mark.parametrize(("seconds", "verifies"), [(-1, False), (0, False), (1, True)])
+def test_5_sealed_after_its_window(world: World, seconds: int, verifies: bool) -> None:
+    """An allow that is sealed when the state was approved no more does not verify, then or later."""
+    state = world.platforms["local"]["approvals"][0]["pcr_digest"]
+    end = format_time(NOW + timedelta(seconds=seconds))
+    file = world.platforms["local"]
+    world.platforms["local"] = {
+        **file,
+        "lifecycle": {**file["lifecycle"], "windows": [{"pcr_digest": state, "not_after": end}]},
+    }
+    policy = world.trust().platforms["local"]
+    body = {**GRANTED.body, "platform": {"name": "local", "version": 1, "digest": policy.digest}}
+    receipt = world.receipt(body)
+    if verifies:
+        assert verify(receipt, world).approval is not None
+        world.history["local-1"] = world.platforms["local"]
+        world.platforms["local"] = world.platform_file(version=2)
+        assert verify(receipt, world).approval is not None, "as history, for good"
+    else:
+        assert "no approved one of the policy it names at 20" in refused(receipt, world)
+
+
 # 6. witnesses
 
 

@@ -5,7 +5,7 @@ replay shows it. Every other digest is computed here, with the bank's hash, as t
 """
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Final
@@ -14,7 +14,16 @@ from attestd.errors import MalformedError, UsageError, VerificationError
 from attestd.tcg.eventlog.types import HASHES
 from attestd.tcg.ima.entry import ImaEntry, ima_template_data, parse_fields
 
-__all__ = ["MAX_IMA_BYTES", "ImaPosition", "VerifiedImaList", "replay_list", "start_of_list", "verify_list"]
+__all__ = [
+    "MAX_IMA_BYTES",
+    "ImaPosition",
+    "VerifiedImaList",
+    "find_value",
+    "replay_list",
+    "replay_rest",
+    "start_of_list",
+    "verify_list",
+]
 
 MAX_IMA_BYTES: Final = 16 * 1024 * 1024
 IMA_PCR: Final = 10
@@ -154,6 +163,61 @@ def replay_list(
     if len(data) > max_bytes:
         raise MalformedError(f"IMA list: {len(data)} bytes, the limit is {max_bytes}")
     return _replay(data, start_of_list(bank), _NO_MATCH, padded=padded)
+
+
+def replay_rest(data: bytes, *, position: ImaPosition, max_bytes: int = MAX_IMA_BYTES) -> VerifiedImaList:
+    """Goes on with a list, against nothing: what it says now, to be looked at before a quote proves it.
+
+    Its `end` says where the next call goes on; of the value there nothing is known before `verify_list`.
+
+    Args:
+        data: The binary list from `position.offset` on.
+        position: Where to go on.
+        max_bytes: The limit for `data`.
+
+    Raises:
+        MalformedError: As `verify_list`.
+    """
+    if len(data) > max_bytes:
+        raise MalformedError(f"IMA list: {len(data)} bytes, the limit is {max_bytes}")
+    return _replay(data, position, _NO_MATCH, padded=bool(position.padded))
+
+
+def find_value(data: bytes, *, position: ImaPosition, matches: Callable[[bytes], bool]) -> bytes | None:
+    """The PCR's value at the moment of a quote, if it was extended before it could be read.
+
+    The quote shows it only within a composite: the values that the list leads to are tried. While files are executed
+    without pause there is no other way to know it.
+
+    Args:
+        data: The binary list from `position.offset` on.
+        position: The end of what was proved.
+        matches: Whether the quote is over that value.
+
+    Returns:
+        The value after the first prefix that matches; None: no prefix does.
+
+    Raises:
+        MalformedError: The data is not a list of whole entries.
+    """
+    if matches(position.value):
+        return position.value
+    for padded in (False, True) if position.padded is None else (position.padded,):
+        for value in _values(_replay(data, position, _NO_MATCH, padded=padded), padded=padded):
+            if matches(value):
+                return value
+    return None
+
+
+def _values(replayed: VerifiedImaList, *, padded: bool) -> Iterator[bytes]:
+    """The PCR's value after each entry, as `_replay` extends it."""
+    value = replayed.start.value
+    extend, size = HASHES[replayed.start.bank], len(value)
+    hash_ = HASHES["sha1"] if padded else extend
+    for index, item in enumerate(replayed.data):
+        digest = b"\xff" * size if replayed.is_violation(index) else hash_(item).digest().ljust(size, b"\0")
+        value = extend(value + digest).digest()
+        yield value
 
 
 def _replay(data: bytes, position: ImaPosition, target: bytes, *, padded: bool) -> VerifiedImaList:

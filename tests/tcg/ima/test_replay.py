@@ -7,7 +7,14 @@ import pytest
 from attestd.errors import MalformedError, UsageError, VerificationError
 from attestd.tcg.ima.aggregate import boot_aggregates
 from attestd.tcg.ima.ascii import binary_from_ascii, is_ascii_list
-from attestd.tcg.ima.replay import VerifiedImaList, replay_list, start_of_list, verify_list
+from attestd.tcg.ima.replay import (
+    VerifiedImaList,
+    find_value,
+    replay_list,
+    replay_rest,
+    start_of_list,
+    verify_list,
+)
 from tests.tcg.eventlog.build import BOOTS, RECORDED
 from tests.tcg.ima.build import data, entry, ima_list, old_entry, pcr10
 
@@ -182,3 +189,40 @@ def test_boot_aggregate():
     assert boot_aggregates("sha256", seven) < both
     assert boot_aggregates("sha256", {0: bytes(32)}) == frozenset()
     assert len(boot_aggregates("sha1", {index: bytes(20) for index in range(10)})) == 1
+
+
+def test_what_no_quote_has_proved_yet():
+    """It can be looked at, and goes on where it ended; it proves nothing."""
+    start = start_of_list("sha256")
+    first = replay_rest(ima_list(A, B), position=start)
+    assert (first.start, first.end.entries, first.end.offset) == (start, 2, len(ima_list(A, B)))
+    rest = replay_rest(ima_list(C), position=first.end)
+    assert (rest.data, rest.end.entries, rest.end.offset) == ([C], 3, len(LIST))
+    assert rest.entry(0, b"ima-ng").number == 2
+    with pytest.raises(MalformedError, match="truncated in entry 2"):
+        replay_rest(ima_list(C)[:-1], position=first.end)
+    with pytest.raises(MalformedError, match="the limit is 1"):
+        replay_rest(LIST, position=start, max_bytes=1)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("bank", BANKS)
+def test_the_value_of_a_moment_that_nobody_could_read(bank, padded):
+    padded = padded and bank != "sha1"
+    list_ = ima_list(A) + entry(B, violation=True) + ima_list(C)
+    values = [
+        pcr10(bank, padded=padded),
+        pcr10(bank, A, padded=padded),
+        pcr10(bank, A, None, padded=padded),
+        pcr10(bank, A, None, C, padded=padded),
+    ]
+    start = start_of_list(bank)
+    for value in values:
+        assert find_value(list_, position=start, matches=value.__eq__) == value
+    assert find_value(list_, position=start, matches=lambda _: False) is None
+    proved = verify_list(list_, position=start, value=values[1])
+    rest = list_[proved.end.offset :]
+    assert find_value(rest, position=proved.end, matches=values[3].__eq__) == values[3]
+    assert find_value(rest, position=proved.end, matches=values[0].__eq__) is None, "it never goes back"
+    with pytest.raises(MalformedError):
+        find_value(list_[:-1], position=start, matches=lambda _: False)

@@ -1,0 +1,114 @@
+"""A boot's logs beside its PCR values: do they comply with rules, and what do they say that another boot did not."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from attestd.appraisal.boot import appraise_boot
+from attestd.appraisal.boot_rules import BootRules
+from attestd.appraisal.measured import Measured, in_words
+from attestd.errors import UsageError, VerificationError
+from attestd.tcg.eventlog.diff import diff_events
+from attestd.tcg.eventlog.meaning import Meaning, read_events
+from attestd.tcg.eventlog.parse import UntrustedEvent, UntrustedEventLog
+from attestd.tcg.eventlog.reading import UKI_PCR
+from attestd.tcg.eventlog.replay import VerifiedEvents, verify_events
+from attestd.tcg.eventlog.userspace import known_phases, with_events, with_phases
+
+__all__ = ["BootState", "appraise_state", "state_changes"]
+
+
+@dataclass(frozen=True)
+class BootState:
+    """A boot: what its logs say, and what its PCRs held.
+
+    Attributes:
+        firmware: The firmware's log.
+        userspace: What systemd says it measured later.
+        command_line: The kernel's, by which a UKI's is recognised.
+        bank: The bank of `values`.
+        values: PCR values, quoted.
+    """
+
+    firmware: UntrustedEventLog
+    userspace: tuple[UntrustedEvent, ...]
+    command_line: str
+    bank: str
+    values: Mapping[int, bytes]
+
+    @cached_property
+    def log(self) -> UntrustedEventLog:
+        """The whole log: with systemd's boot phases, where it keeps no log of them."""
+        log = with_events(self.firmware, self.userspace)
+        if UKI_PCR not in self.values or any(event.pcr == UKI_PCR for event in self.userspace):
+            return log
+        try:
+            phases = known_phases(log, bank=self.bank, value=self.values[UKI_PCR])
+        except (UsageError, VerificationError):
+            return log  # It cannot be replayed in this bank: who asks for its events is told so.
+        return with_phases(log, phases or ())
+
+    def verify(self, pcrs: Iterable[int]) -> VerifiedEvents:
+        """The events of some PCRs, which their values prove.
+
+        Raises:
+            VerificationError: The log is not that of these values.
+            UsageError: The log has no such bank.
+        """
+        return verify_events(self.log, bank=self.bank, values={pcr: self.values[pcr] for pcr in pcrs})
+
+    def events(self, pcr: int) -> Sequence[Meaning] | None:
+        """What was measured into a PCR; None: the log does not lead to its value."""
+        try:
+            verified = self.verify([pcr])
+        except (UsageError, VerificationError):
+            return None
+        return read_events(verified.events, bank=self.bank, command_lines=(self.command_line,))
+
+
+def appraise_state(state: BootState, *, rules: BootRules) -> Measured:
+    """Measures a boot against rules; that its log does not lead to the quoted values is a finding like others.
+
+    Args:
+        state: With values of the PCRs that the rules look at.
+        rules: In the bank of the values.
+    """
+    try:
+        verified = state.verify(rules.pcrs)
+    except UsageError as error:
+        return Measured.of(0, [error])
+    except VerificationError as error:
+        hidden = [_unexplained(pcr) for pcr in sorted(rules.pcrs) if state.events(pcr) is None]
+        return Measured.of(0, hidden or [error])
+    found = appraise_boot(verified, rules=rules, command_lines=(state.command_line,))
+    return Measured.of(len(verified.events), found.findings)
+
+
+def state_changes(before: BootState, after: BootState, *, pcrs: Iterable[int]) -> tuple[str, ...]:
+    """What is different in a boot, in words, by those PCRs whose values differ.
+
+    Args:
+        before: The boot to compare with.
+        after: The boot that differs.
+        pcrs: Those that count, each with a value in `after`.
+    """
+    return tuple(in_words(change) for pcr in pcrs for change in _changes(before, after, pcr))
+
+
+def _changes(before: BootState, after: BootState, pcr: int) -> Iterator[object]:
+    was, value = before.values.get(pcr), after.values[pcr]
+    if was == value:
+        return
+    now = after.events(pcr)
+    if now is None:
+        yield _unexplained(pcr)
+        return
+    then = None if was is None else before.events(pcr)
+    if then is None:
+        yield f"PCR {pcr}: {value.hex()}, where it was {'not recorded' if was is None else was.hex()}"
+        return
+    yield from diff_events(then, now)
+
+
+def _unexplained(pcr: int) -> str:
+    return f"PCR {pcr}: extended after the boot, by nothing that a log tells"
