@@ -145,6 +145,9 @@ OPERATIONS: tuple[Callable[[Tpm], object], ...] = (
     lambda tpm: tpm.was_shut_down(),
     lambda tpm: tpm._flush_all(),
     lambda tpm: tpm.extend(16, {"sha256": DIGEST}),
+    lambda tpm: _loaded(tpm).activate_credential(
+        ek_public=WORLD.host.ek_public, id_object=sized(DIGEST), encrypted_secret=sized(DIGEST)
+    ),
 )
 _ECDSA = b"\x00\x18\x00\x0b" + sized(DIGEST) * 2
 
@@ -161,6 +164,10 @@ def _seeds() -> list[bytes]:
     quoted = bytes(4) + sized(valid.ATTEST) + _ECDSA + b"\0\0\0\0\0"
     pcrs = struct.pack(">II", 7, 1) + SELECTION.marshal()[4:] + struct.pack(">I", 6) + sized(DIGEST) * 6
     number = bytes(4) + sized(bytes(8))
+    missing = bytes([0x80, 10]) + response(b"", code=0x18B)
+    ek = struct.pack(">I", 0x80000002) + bytes(4) + sized(WORLD.host.ek_public)
+    session = struct.pack(">I", 0x03000000) + sized(bytes(16))
+    activated = bytes(4) + sized(DIGEST) + bytes(5) + bytes(2) + b"\0" + bytes(2)
     return [
         _operation(0, properties, properties, clock, handles),
         _operation(1, sized(bytes(14)) + sized(b"name"), number),
@@ -174,6 +181,7 @@ def _seeds() -> list[bytes]:
         _operation(9, properties),
         _operation(10, handles, b"", handles, b"", handles),
         _operation(11, b""),
+        _operation(12, *loaded, b"", b"") + 2 * missing + _operation(0, ek, session, b"", activated)[1:],
         bytes([7, 0x80, 4]) + b"\x80\x01\0\0",
         bytes([7, 0x80, 10]) + response(b"", code=0x101),
     ]

@@ -1,6 +1,7 @@
 """The EK is the one that the TPM's certificate speaks of; its chain is what an enroller verifies."""
 
 import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -193,6 +194,31 @@ class TestActivation:
         made = self.credential(host.tpm.endorsement_key(), b"\x00\x0b" + bytes(32))
         with pytest.raises(VerificationError, match="not an endorsement key"):
             self.activate(host, EndorsementKey(host.blobs.ak_public, ()), made)
+
+
+@pytest.mark.parametrize("kind", ["ecc", "rsa"])
+def test_a_credential_that_tpm2_makecredential_made(host: Provisioned, tmp_path: Path, kind: str) -> None:
+    if kind == "rsa":
+        remove(host.tpm, P256_CERTIFICATE)
+    ek = host.tpm.endorsement_key()
+    key = parse_public(ek.public).public_key()
+    (tmp_path / "ek.pem").write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    (tmp_path / "secret").write_bytes(b"from other tools")
+    name = parse_public(host.blobs.ak_public).name.hex()
+    made = subprocess.run(
+        [
+            *("tpm2_makecredential", "-T", "none", "-u", "ek.pem", "-G", kind, "-s", "secret", "-n", name),
+            *("-o", "credential"),
+        ],
+        cwd=tmp_path, env={"PATH": "/usr/bin:/bin"}, capture_output=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    data = (tmp_path / "credential").read_bytes()[8:]  # a magic number and a version
+    size = 2 + int.from_bytes(data[:2], "big")
+    found = host.tpm.activate_credential(
+        ek_public=ek.public, id_object=data[:size], encrypted_secret=data[size:]
+    )
+    assert found == b"from other tools"
 
 
 def handles(tpm: Tpm) -> list[int]:
