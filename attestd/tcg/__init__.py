@@ -2,5 +2,6 @@
 
 `binding` what the attestation key signs for us · `pcr` selections and composites · `public` keys and Names ·
 `nv` the two NV indices · `policy` authorization policies, computed offline · `signature`, `attest` the
-structures that a TPM signs · `quote` their verification.
+structures that a TPM signs · `quote` their verification · `endorsement`, `ek_certificate`, `ek_anchors`, `ek_chain`
+endorsement keys and who vouches for them · `credential` what only their TPMs open.
 """
