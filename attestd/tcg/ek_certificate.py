@@ -53,12 +53,12 @@ class EkCertificate:
     @cached_property
     def subject(self) -> bytes:
         """Whose it is, in DER."""
-        return self._read(self.fields.subject.public_bytes)
+        return self._read(lambda: self.fields.subject).public_bytes()
 
     @cached_property
     def issuer(self) -> bytes:
         """Who issued it, in DER."""
-        return self._read(self.fields.issuer.public_bytes)
+        return self._read(lambda: self.fields.issuer).public_bytes()
 
     def is_issuer_of(self, other: "EkCertificate") -> bool:
         """Whether the other one names it as its issuer, by name and key identifier; the signature is not looked at.

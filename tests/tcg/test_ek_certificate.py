@@ -205,3 +205,15 @@ class TestSplit:
             return
         assert data.startswith(b"".join(found))
         assert all(header(one) <= len(one) for one in found)
+
+
+@pytest.mark.parametrize(("place", "member"), [(3, "issuer"), (5, "subject")])
+def test_names_that_do_not_parse(place, member):
+    """Found by fuzzing: a certificate's names are parsed when they are asked for."""
+
+    def edit(fields):
+        fields[place] = der(0x30, der(0x31, der(0x30, der(0x06, b"\x55\x04\x03"), der(0x4C, b"root"))))
+
+    found = parse_ek_certificate(resigned(EK, ROOT.key, edit))
+    with pytest.raises(MalformedError, match="certificate: "):
+        getattr(found, member)
