@@ -71,15 +71,16 @@ class Machine:
     def boot(self, boot: Boot) -> None:
         """Switches it on; returns when the machine takes commands.
 
-        The variables are made anew where Secure Boot changes, so that nothing of the other mode stays behind.
+        The firmware has variables of their own for each mode of Secure Boot: those of the other stay as they are, with
+        the snapshots that are in them.
 
         Raises:
             VmError: It does not boot: the console's last lines are in the message.
         """
-        if not self._variables.exists() or self.booted.secure_boot != boot.secure_boot:
+        self.booted = boot
+        if not self._variables.exists():
             raw = variables(secure_boot=boot.secure_boot)
             run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, self._variables)
-        self.booted = boot
         esp(boot, self._esp)
         self._start()
         self._connect(_BOOT_S)
@@ -187,7 +188,7 @@ class Machine:
             "--log", f"file={self.directory / 'swtpm.log'},level=1",
         )  # fmt: skip
         self._wait_for(tpm)
-        self._spawn(*_qemu(self.directory), *options)
+        self._spawn(*_qemu(self.directory, self._variables), *options)
 
     def _spawn(self, name: str, *arguments: str) -> None:
         with (self.directory / f"{name}.err").open("wb") as file:
@@ -226,7 +227,7 @@ class Machine:
 
     @property
     def _variables(self) -> Path:
-        return self.directory / "vars.qcow2"
+        return self.directory / ("vars.qcow2" if self.booted.secure_boot else "vars-open.qcow2")
 
     @property
     def _esp(self) -> Path:
@@ -237,14 +238,14 @@ class Machine:
         return self.directory / "console.log"
 
 
-def _qemu(directory: Path) -> Iterator[str]:
+def _qemu(directory: Path, variables: Path) -> Iterator[str]:
     """QEMU's command line: every disk that is written to is one that it can put into a snapshot."""
     yield "qemu-system-x86_64"
     options = [
         ("machine", "q35,smm=off"), ("accel", "tcg,thread=multi"), ("cpu", "max"), ("smp", "2"), ("m", "1024"),
         ("display", "none"), ("vga", "none"), ("net", "none"), ("rtc", "base=utc"),
         ("drive", f"if=pflash,format=raw,unit=0,readonly=on,file={CODE}"),
-        ("drive", f"if=pflash,format=qcow2,unit=1,file={directory}/vars.qcow2"),
+        ("drive", f"if=pflash,format=qcow2,unit=1,file={variables}"),
         ("chardev", f"socket,id=tpm,path={directory}/tpm.sock"),
         ("tpmdev", "emulator,id=tpm0,chardev=tpm"),
         ("device", "tpm-tis,tpmdev=tpm0"),
