@@ -30,8 +30,9 @@ def _controller(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("attestd"):
             raise
+        package = (error.name or "").partition(".")[0]
         raise UsageError(
-            f"the controller's packages are not installed ({error.name}): make install CONTROLLER=1"
+            f"the controller's packages are not installed ({package}): make install CONTROLLER=1"
         ) from error
 
 
