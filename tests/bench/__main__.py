@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from attestd.strict import canonical
-from tests.bench import inside, log, measured, processes
+from tests.bench import controller, inside, log, measured, processes
 from tests.bench.measure import Results, Row
 from tests.host import Host
 
@@ -71,6 +71,7 @@ def main() -> int:
         log.verify(host, results)
         processes.start(host, results)
     measured.measure(results)
+    controller.measure(results)
     show(results, time.monotonic() - began)
     print(as_json(results).decode())
     return 0 if all(row.reached is not False for row in results.rows) else 1

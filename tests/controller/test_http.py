@@ -180,6 +180,17 @@ def test_the_rate_of_a_peer() -> None:
         assert app.get("/show/x").status == 200
 
 
+def test_no_header_makes_another_peer(caplog: pytest.LogCaptureFixture) -> None:
+    """Or a peer would be somebody else each time, and not limited at all."""
+    names = ("x-forwarded-for", "forwarded", "x-real-ip", "x-client-ip", "client-ip")
+    with served(rate=RateLimit(0.01, len(names))) as app, caplog.at_level(logging.DEBUG, "attestd"):
+        for name in names:
+            value = "for=192.0.2.7" if name == "forwarded" else "192.0.2.7"
+            assert app.get("/show/x", {name: value}).status == 200
+        assert app.get("/show/x", {"x-forwarded-for": "192.0.2.8"}).status == 429
+        until(lambda: sum(" peer=127.0.0.1 " in line for line in caplog.messages) == len(names) + 1)
+
+
 def test_buckets() -> None:
     limit = RateLimit(10, 2, max_peers=2)
     assert [limit.take("a", now=0) for _ in range(3)] == [0, 0, 0.1]

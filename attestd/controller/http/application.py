@@ -15,7 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from attestd.controller.http import problem as problems
 from attestd.controller.http.endpoint import ANSWER_S, Endpoint, Gone, Seen, send_answer, too_many
-from attestd.controller.http.limits import RateLimit, peer_of
+from attestd.controller.http.limits import RateLimit
 from attestd.controller.http.metrics import Metrics
 from attestd.controller.http.openapi import PATH, format_document
 from attestd.controller.http.operation import Answer, Call, Operation, Response
@@ -67,14 +67,12 @@ class Application:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI's entry."""
+        """ASGI's entry; its state is what `Connection` says of the peer."""
         if scope["type"] != "http":
             raise RuntimeError(f"{scope['type']}: only HTTP is served")
         began = time.monotonic()
-        peer = peer_of(scope["client"][0]) if scope.get("client") else "local"
-        seen = Seen(
-            peer=peer, operator=scope.get("state", {}).get("operator"), correlation_id=secrets.token_hex(8)
-        )
+        state = scope["state"]
+        seen = Seen(peer=state["peer"], operator=state["operator"], correlation_id=secrets.token_hex(8))
         status = 0
 
         async def sending(message: Message) -> None:

@@ -84,7 +84,7 @@ class Connection(HttpToolsProtocol):
             transport.abort()
             return
         self._peer = peer
-        self.app_state = {"operator": _operator(transport)}
+        self.app_state = {"peer": peer, "operator": _operator(transport)}
         self._arm("headers")
 
     def connection_lost(self, exc: Exception | None) -> None:

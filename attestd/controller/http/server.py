@@ -87,8 +87,16 @@ async def serving(
     uvicorn_log = logging.getLogger("uvicorn.error")
     uvicorn_log.propagate = False
     uvicorn_log.addHandler(logging.NullHandler())
+    # No header names a client: who stands before us may be anybody, so a peer is who connects.
     config = Config(
-        application, http=Connection, ws="none", lifespan="off", log_config=None, access_log=False
+        application,
+        http=Connection,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        proxy_headers=False,
+        log_config=None,
+        access_log=False,
     )
     config.ws_protocol_class = None
     state = ServerState()
