@@ -102,10 +102,10 @@ class EkCertificate:
             return None
 
     def _read(self, part: Callable[[], _T]) -> _T:
-        # A certificate's parts are parsed when they are asked for.
+        # A certificate's parts are parsed when they are asked for. TypeError: an attribute of a name as BIT STRING.
         try:
             return part()
-        except (ValueError, UnsupportedAlgorithm, *_EXTENSION_ERRORS) as error:
+        except (ValueError, TypeError, UnsupportedAlgorithm, *_EXTENSION_ERRORS) as error:
             raise MalformedError(f"certificate: {error}") from error
 
 

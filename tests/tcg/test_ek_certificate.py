@@ -207,12 +207,13 @@ class TestSplit:
         assert all(header(one) <= len(one) for one in found)
 
 
+@pytest.mark.parametrize("tag", [0x4C, 0x03], ids=["unknown", "BIT STRING"])
 @pytest.mark.parametrize(("place", "member"), [(3, "issuer"), (5, "subject")])
-def test_names_that_do_not_parse(place, member):
+def test_names_that_do_not_parse(place, member, tag):
     """Found by fuzzing: a certificate's names are parsed when they are asked for."""
 
     def edit(fields):
-        fields[place] = der(0x30, der(0x31, der(0x30, der(0x06, b"\x55\x04\x03"), der(0x4C, b"root"))))
+        fields[place] = der(0x30, der(0x31, der(0x30, der(0x06, b"\x55\x04\x03"), der(tag, b"\0root"))))
 
     found = parse_ek_certificate(resigned(EK, ROOT.key, edit))
     with pytest.raises(MalformedError, match="certificate: "):
