@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from attestd.errors import MalformedError
+from attestd.governance.ek_facts import ek_allow_facts, ek_file_facts, ek_index_facts
 from attestd.governance.facts import (
     ANYTHING,
     Facts,
@@ -31,7 +32,7 @@ __all__ = ["Change", "Facts", "compare_facts", "describe_changes"]
 _POLICY: Final = re.compile(r'\A(?:\s|@[A-Za-z_]+(?:\("[^"]*"\))?)*(?P<effect>permit|forbid)\b')
 _ID: Final = re.compile(r'@id\("([^"]*)"\)')
 # Subjects whose appearance, or disappearance, makes more possible.
-_LAXER: Final = ("authority ", "team ", "host ", "permit ", "statement ")
+_LAXER: Final = ("authority ", "team ", "host ", "permit ", "statement ", "EK ")
 _STRICTER: Final = ("authority ", "forbid ", "statement ")
 _FLOORS: Final = ("threshold", "verifiers", "witnesses")
 _NUMBER: Final = re.compile(r"[0-9]{1,18}")
@@ -137,7 +138,7 @@ def _item_change(target: str, subject: str, member: str, item: str, *, is_added:
     return Change(
         target,
         f"{subject}: {'+' if is_added else '-'}{member} {item}",
-        is_weaker=member in ("key", "path", "uid", "user space", "state")
+        is_weaker=member in ("key", "path", "uid", "user space", "state", "tier", "certificate")
         or (member.startswith(("boot rule ", "IMA ")) and item != "refuse")
         if is_added
         else member in ("secret", "approved only until"),
@@ -157,7 +158,16 @@ def _number(value: Value | None) -> int:
 
 
 def _order(name: str) -> tuple[int, str]:
-    first = ("authorities.json", "revocations.json", "platform/", "ima/", "policy/", "teams/", "hosts/")
+    first = (
+        "authorities.json",
+        "revocations.json",
+        "platform/",
+        "ima/",
+        "policy/",
+        "teams/",
+        "ek-",
+        "hosts/",
+    )
     return next((place for place, prefix in enumerate(first) if name.startswith(prefix)), len(first)), name
 
 
@@ -306,6 +316,9 @@ _READERS: Final[Iterable[tuple[str, Callable[[str, bytes], Facts]]]] = (
     (r"platform/[^/]+\.json", platform_facts),
     (r"ima/[^/]+\.json", ima_facts),
     (r"hosts/[^/]+\.json", _host),
+    (r"ek-roots/index\.json", ek_index_facts),
+    (r"ek-roots/[^/]+\.pem", ek_file_facts),
+    (r"ek-allow\.json", ek_allow_facts),
     (r".*\.cedar", _policy),
     (r"policy/entities\.json", _entities),
 )

@@ -63,11 +63,24 @@ LIMITS = {
     "ima-ascii": 1 << 20,
     "ima-policy": 1 << 16,
     "boot-rules": 1 << 16,
+    "certificate-as-shipped": 64 * 1024,
+    "ek-chain": 64 * 1024,
+    "ek-public": 64 * 1024,
+    "ek-index": 256 * 1024,
+    "ek-roots-file": 1 << 20,
+    "enrolment-request": 128 * 1024,
+    "enrolment-activation": 256 * 1024,
+    "enroller-answers": 256 * 1024,
 }
 
 
 def _filled(start: bytes, middle: bytes, end: bytes) -> Callable[[int], bytes]:
     return lambda size: start + middle * ((size - len(start) - len(end)) // len(middle)) + end
+
+
+def _element(content: bytes) -> bytes:
+    """A DER SEQUENCE, as far as two octets of length go."""
+    return b"\x30\x82" + min(len(content), 0xFFFF).to_bytes(2, "big") + content
 
 
 SHAPES: dict[str, Callable[[int], bytes]] = {
@@ -110,6 +123,13 @@ SHAPES: dict[str, Callable[[int], bytes]] = {
     "base64": _filled(b"", b"AAAA", b""),
     "options": _filled(b"", b"--json\0", b"x"),
     "events of nothing": _filled(log(), struct.pack("<IIII", 1, 4, 0, 0), b""),
+    "certificates of nothing": _filled(
+        b"", b"-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n", b""
+    ),
+    "a certificate of empty elements": lambda size: _element(_element(b"\x30\0" * ((size - 8) // 2))),
+    "a name of empty parts": lambda size: _element(
+        _element(b"\x30\0" * 3 + _element(b"\x31\0" * ((size - 32) // 2)))
+    ),
     "entries of nothing": _filled(b"", entry(b"", b"a") + entry(b"", b"b"), b""),
 }
 

@@ -14,6 +14,8 @@ from attestd.governance.changes import Change, compare_facts, describe_changes
 from attestd.governance.policy_file import parse_policy_file
 from attestd.strict import canonical
 from tests.governance.make_vectors import BOOT_RULES, IMA_POLICY
+from tests.governance.test_ek_trust import index, pem
+from tests.tcg.ek_build import Authority
 from tests.world import World, key_id, p256
 
 
@@ -217,6 +219,40 @@ def test_an_ima_policy(world: World) -> None:
         describe_changes({}, {"ima/fleet.json": b"[]"})
 
 
+def test_endorsement_keys(world: World) -> None:
+    one, two = Authority.root("one").certificate, Authority.root("two").certificate
+    host = "ab" * 32
+    files = {
+        "ek-roots/index.json": index({"maker": "vtpm"}, "cas"),
+        "ek-roots/maker.pem": pem(one),
+        "ek-allow.json": canonical({"v": 1, "hosts": {host: "software"}}),
+    }
+    said = words(told(world, lambda: world.extra.update(files)))
+    assert said.splitlines() == [
+        f"! ek-allow.json: EK of host {host}: added: tier software",
+        "! ek-roots/index.json: EK root maker: added: tier vtpm",
+        "! ek-roots/index.json: EK intermediates: added: file cas",
+        f"! ek-roots/maker.pem: EK certificates maker: added: certificate SHA-256 {sha256(one).hexdigest()}",
+    ]
+
+    def change() -> None:
+        world.extra |= {
+            "ek-roots/index.json": index({"maker": "hardware"}),
+            "ek-roots/maker.pem": pem(two) + b"and more",
+            "ek-allow.json": canonical({"v": 1, "hosts": {}}),
+        }
+
+    assert words(told(world, change)).splitlines() == [
+        f"  ek-allow.json: EK of host {host}: removed",
+        "! ek-roots/index.json: EK root maker: +tier hardware",
+        "  ek-roots/index.json: EK root maker: -tier vtpm",
+        "  ek-roots/index.json: EK intermediates: -file cas",
+        f"! ek-roots/maker.pem: EK certificates maker: +certificate SHA-256 {sha256(two).hexdigest()}",
+        f"  ek-roots/maker.pem: EK certificates maker: -certificate SHA-256 {sha256(one).hexdigest()}",
+        "  ek-roots/maker.pem: EK certificates maker: and besides none -> andmore",
+    ]
+
+
 def test_history_is_kept(world: World) -> None:
     data = world.files()["platform/local.json"]
     name = "platform/history/local-1.json"
@@ -329,6 +365,9 @@ def test_entities_and_schema() -> None:
         "hosts/x.json",
         "policy/entities.json",
         "policy/x.cedar",
+        "ek-roots/index.json",
+        "ek-roots/x.pem",
+        "ek-allow.json",
     ],
 )
 @pytest.mark.parametrize(
