@@ -22,7 +22,9 @@ __all__ = ["Receipt", "SealService", "sealing_denial"]
 # With the half second in which the runner's spool is looked at: start and exit are sealed within one second.
 LAZY_S: Final = 0.5
 MAX_WAITING: Final = 1024
-COMPANY: Final = 0.25  # of the time that the last batch took
+# Of the time that the last batch took: how long at most to wait for company, and how long after the last to come.
+COMPANY: Final = 0.5
+PAUSE: Final = 0.125
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,9 @@ class SealService:
     A batch holds decisions of one platform policy version; entries that belong to none go along with any. Entries
     that are in no hurry wait up to half a second for company.
 
-    A batch waits for those who were answered with the last one, for a part of the time that one took: they ask again
-    in a moment, and would otherwise find the next batch gone without them. One requester alone never waits.
+    A batch waits for those who were answered with the last one, as long as they keep coming, for a part of the time that
+    one took: they ask again in a moment, and would otherwise find the next batch gone without them. One requester alone
+    never waits.
     """
 
     def __init__(
@@ -85,7 +88,8 @@ class SealService:
         self._lazy: deque[_Waiting] = deque()
         self._lazy_due = math.inf
         self._changed = threading.Condition()
-        self._gathered, self._gather_until = 1, -math.inf
+        self._gathered, self._gather_until, self._pause_s = 1, -math.inf, 0.0
+        self._last_came = -math.inf
         self._stopping = False
         self._fatal: RollbackError | None = None
         self._thread = threading.Thread(target=self._run, name="seal", daemon=True)
@@ -134,6 +138,7 @@ class SealService:
             if lazy and not self._lazy:
                 self._lazy_due = time.monotonic() + LAZY_S
             (self._lazy if lazy else self._urgent).append(waiting)
+            self._last_came = time.monotonic()
             # Woken for each, the thread would only take turns with this one.
             if lazy or len(self._urgent) in (1, self._gathered):
                 self._changed.notify()
@@ -167,7 +172,8 @@ class SealService:
         """How long to wait from now: until something is due; None: until something comes."""
         if self._stopping or len(self._urgent) >= self._gathered:
             return 0.0
-        due = min(self._gather_until, self._lazy_due) if self._urgent else self._lazy_due
+        gathered = min(self._gather_until, self._last_came + self._pause_s)
+        due = min(gathered, self._lazy_due) if self._urgent else self._lazy_due
         return None if due == math.inf else max(0.0, due - time.monotonic())
 
     def _take(self) -> list[_Waiting]:
@@ -200,7 +206,8 @@ class SealService:
             self._fail(batch, StoreError(f"sealing failed: {type(error).__name__}: {error}"))
         else:
             self._gathered = min(self._max_batch, len(batch) + len(self._urgent))
-            self._gather_until = time.monotonic() + took_s * COMPANY
+            self._last_came = time.monotonic()
+            self._gather_until, self._pause_s = self._last_came + took_s * COMPANY, took_s * PAUSE
             for index, item in enumerate(batch):
                 item.future.set_result(Receipt(result.sealed[index], result, index))
 
