@@ -43,6 +43,8 @@ MAX_MATCHING: Final = 1 << 26
 MAX_SLICE: Final = 64
 MAX_SLICES: Final = 128
 MAX_VIEWS: Final = 64
+MAX_VERDICTS: Final = 1024
+MAX_KEPT_CONTEXT: Final = 1024
 
 _ARTIFACT: Final = "artifact."
 _NAME: Final = "[a-z0-9][a-z0-9._-]{0,63}"
@@ -154,7 +156,8 @@ class _Slice:
 class Policies:
     """All policies of a version of governance; made by `parse_policies`.
 
-    What it keeps beside them (sets that were evaluated before) changes how fast it answers, and nothing else.
+    What it keeps beside them (sets that were evaluated before, and what they said to the very same question) changes how
+    fast it answers, and nothing else.
     """
 
     def __init__(
@@ -171,6 +174,7 @@ class Policies:
         self._hierarchy = hierarchy
         self._teams = teams
         self._views: dict[tuple[str, frozenset[str]], _View] = {}
+        self._verdicts: dict[tuple[_Slice, int, str, str], Verdict] = {}
 
     def digest(self, name: str) -> str | None:
         """SHA-256 of the file of that name, in hex; None: there is none that is usable."""
@@ -211,7 +215,16 @@ class Policies:
         if len(context) > MAX_CONTEXT_BYTES or len(context) * chosen.pattern_cost > MAX_MATCHING:
             looks = ", ".join(sorted(chosen.attributes))
             return Verdict(errors=(f"policies look at {looks}, which are too long to be evaluated in time",))
-        return self._ask(view, chosen, request, context)
+        # All that Cedar is given: it looks at nothing else, not even a clock.
+        asked = (chosen, request.requester, request.sha256, context)
+        verdict = self._verdicts.get(asked)
+        if verdict is None:
+            verdict = self._ask(view, chosen, request, context)
+            if len(context) <= MAX_KEPT_CONTEXT:
+                if len(self._verdicts) == MAX_VERDICTS:
+                    self._verdicts.clear()
+                self._verdicts[asked] = verdict
+        return verdict
 
     def _ask(self, view: _View, chosen: _Slice, request: PolicyRequest, context: str) -> Verdict:
         asked = {

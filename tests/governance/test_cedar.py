@@ -363,6 +363,25 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(len(view._slices) <= 2 for view in policies._views.values())
 
 
+def test_a_verdict_is_given_again_only_to_the_very_same_question(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cedar, "MAX_VERDICTS", 4)
+    text = '@id("on") permit (principal in Group::"a", action, resource) when { context.cwd == "/srv" };'
+    policies = load(exec=text, other=text.replace('@id("on") permit', '@id("off") forbid'))
+    for _ in range(3):
+        assert policies.evaluate("exec", request(cwd="/tmp")).permits == ()
+        assert policies.evaluate("exec", request(cwd="/srv", requester=2)).permits == ()
+        assert [policy.id for policy in policies.evaluate("exec", request(cwd="/srv")).forbids] == [
+            "other#off"
+        ]
+        assert policies.evaluate("exec", request(cwd="/srv", sha256=SHAS[1])).forbids
+    for number in range(9):
+        policies.evaluate("exec", request(cwd=f"/srv/{number}"))
+    assert 0 < len(policies._verdicts) <= 4
+    kept = dict(policies._verdicts)
+    policies.evaluate("exec", request(cwd="/" + "x" * cedar.MAX_KEPT_CONTEXT))
+    assert policies._verdicts == kept
+
+
 # The index changes nothing
 
 OVERFLOW = "context.argc + 9223372036854775807 > 0"
