@@ -103,8 +103,6 @@ def _is_plain(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    if _is_plain(value):
-        return value
     # Bytes and dates pass unchanged, to be refused: nobody chose a text form for them.
     plain = msgspec.to_builtins(value, builtin_types=(bytes, bytearray, datetime))
     if not _is_plain(plain):
@@ -181,7 +179,7 @@ def canonical(value: Any) -> bytes:
             bytes, a date, a member name that is no string).
     """
     try:
-        value = _plain(value)
+        value = value if _is_plain(value) else _plain(value)
         data = _encode(value, order="sorted")
         # RFC 8785 sorts names by UTF-16 units, msgspec by bytes: the same order below U+10000, whose UTF-8 begins with
         # 0xf0. Otherwise the two agree byte for byte (a property test holds them together), and msgspec is faster.

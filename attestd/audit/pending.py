@@ -1,11 +1,12 @@
 """What goes into a batch, and what comes out of it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from attestd.audit.sealing_tpm import QuoteEvidence
 from attestd.audit.store import Spooled
@@ -40,8 +41,7 @@ def _no_denial(denial: Denial) -> Mapping[str, Any]:
     raise UsageError(f"only a decision.allow can become a denial, here with {denial.code}")
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
+class Pending(msgspec.Struct, frozen=True, gc=False):  # a batch makes thousands
     """An entry that waits to be sealed.
 
     Attributes:
@@ -51,7 +51,8 @@ class Pending:
         to_denial: Gives the body of the `decision.deny` that a `decision.allow` becomes if its uses are exhausted
             or the TPM refuses. Must not raise.
         spooled: Where it was spooled, so that it is sealed once.
-        encoded: The body's canonical bytes. Made here, by who asks, while the sealer waits for TPM and disk.
+        encoded: The body's canonical bytes. Made here, whatever is given, by who asks, while the sealer waits for TPM
+            and disk.
     """
 
     type: EntryType
@@ -59,7 +60,7 @@ class Pending:
     charge: Charge | None = None
     to_denial: Callable[[Denial], Mapping[str, Any]] = _no_denial
     spooled: Spooled | None = None
-    encoded: bytes = field(init=False, repr=False, compare=False)
+    encoded: bytes = b""
 
     def __post_init__(self) -> None:
         """Refuses what could not be sealed: here it concerns one request, in the batch it would concern all.
@@ -81,7 +82,7 @@ class Pending:
             raise MalformedError(
                 f"the body of a {self.type} has {len(encoded)} bytes, the limit is {MAX_BODY_BYTES}"
             )
-        object.__setattr__(self, "encoded", encoded)
+        force_setattr(self, "encoded", encoded)
 
 
 class Sealed(msgspec.Struct, frozen=True, gc=False):  # a batch makes thousands

@@ -38,7 +38,7 @@ __all__ = ["CRASH_POINTS", "Charge", "Pending", "SealResult", "Sealed", "Sealer"
 CRASH_POINTS: Final = ("charged", "release_signed", "quoted", "committed", "stepped")
 
 
-class _Draft(msgspec.Struct, frozen=True):  # a batch makes thousands
+class _Draft(msgspec.Struct, frozen=True, gc=False):  # a batch makes thousands
     """A pending entry with its outcome so far: `charges` are the uses by artifact and number, if it is an allow."""
 
     type: EntryType

@@ -18,7 +18,7 @@ __all__ = ["LogStore", "SealedBatch", "Spooled", "StoredCheckpoint", "Tail", "pa
 
 # The runner delivers a page of its spool again until it is acknowledged: 64 entries.
 SPOOL_MARKS: Final = 1024
-_ROWS: Final = 64
+_ROWS: Final = 1024
 _CHUNK: Final = 1024  # of entries in memory: 64 MiB if each were as large as it may be
 
 
@@ -111,7 +111,7 @@ class LogStore:
             raise StoreError(f"cannot append to the audit log: {error}") from error
 
     def _insert(self, table: str, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:
-        """Many rows a statement: executemany gives the GIL away at each row, and waits to get it back."""
+        """Many rows a statement: a thread gives the GIL away at each one, and waits to get it back from who computes."""
         row = f"({', '.join('?' * len(columns))})"
         start, count = 0, _ROWS
         while start < len(rows):
