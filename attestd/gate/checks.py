@@ -183,7 +183,10 @@ def check_evidence(statement: Statement, context: Context) -> tuple[Appraisal, s
             f"evidence may be {allowed.total_seconds():.0f} s old, it is {age.total_seconds():.0f} s old",
             "try again; if it persists, see attestd doctor",
         )
-    return appraisal, f"quote of {appraisal.at:%H:%M:%S}, reset count {appraisal.clock.reset_count}"
+    return (
+        appraisal,
+        f"quote of {appraisal.at.time().isoformat('seconds')}, reset count {appraisal.clock.reset_count}",
+    )
 
 
 def check_environment(

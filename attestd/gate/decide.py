@@ -1,7 +1,6 @@
 """The release decision. One function; read its docstring as the specification."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from attestd.authorization.artifact import UntrustedArtifact, VerifiedArtifact
@@ -113,18 +112,19 @@ def decide(request: Request, context: Context) -> Decision:
     except Denied as denied:
         denial = denied.denial
     recorded = record.complete()
-    decided = Decision(denial=denial, checks=recorded, artifact=artifact, platform=platform, body={})
     concealment = Concealment(secrets or _possible_secrets(request, context), request.salt)
     body = _body(
         request,
         context,
-        decided,
+        recorded,
+        denial=denial,
+        platform=platform,
         untrusted=untrusted,
         authority=authority,
         terms=terms,
         concealment=concealment,
     )
-    return replace(decided, body=body)
+    return Decision(denial=denial, checks=recorded, artifact=artifact, platform=platform, body=body)
 
 
 def _possible_secrets(request: Request, context: Context) -> Secrets:
@@ -138,14 +138,15 @@ def _possible_secrets(request: Request, context: Context) -> Secrets:
 def _body(
     request: Request,
     context: Context,
-    decided: Decision,
+    recorded: Sequence[Check],
     *,
+    denial: Denial | None,
+    platform: PlatformPolicy | None,
     untrusted: UntrustedArtifact | None,
     authority: str | None,
     terms: Mapping[str, Any] | None,
     concealment: Concealment,
 ) -> Mapping[str, Any]:
-    denial, platform = decided.denial, decided.platform
     witnesses = 0 if untrusted is None or platform is None else witness_quorum(untrusted.statement, platform)
     body: dict[str, Any] = {
         **decided_body(
@@ -162,10 +163,10 @@ def _body(
         **governance_body(context.trust, platform, now=context.now),
         "id": request.id,
         "parent": request.parent.leaf if isinstance(request.parent, VerifiedReceipt) else None,
-        "checks": checks_body(decided.checks),
+        "checks": checks_body(recorded),
     }
     if denial is None:
         return body
-    is_state = decided.checks[ENVIRONMENT - 1].outcome is Outcome.REJECTED
+    is_state = recorded[ENVIRONMENT - 1].outcome is Outcome.REJECTED
     found = findings_body(context.appraisals.get(platform.name)) if platform and is_state else {}
     return {**body, **found, "denial": denial_body(denial)}

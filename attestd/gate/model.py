@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
+import msgspec
+
 from attestd.appraisal.quote import Appraisal
 from attestd.authorization.artifact import VerifiedArtifact
 from attestd.codes import Denial
@@ -47,8 +49,7 @@ class Outcome(StrEnum):
     NOT_EVALUATED = "not_evaluated"
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(msgspec.Struct, frozen=True, gc=False):  # each decision makes sixteen
     """One numbered check as recorded: its place in `CHECKS` plus one, how it ended, what it compared."""
 
     number: int

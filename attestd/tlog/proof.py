@@ -75,18 +75,15 @@ def format_proof(proof: TlogProof) -> bytes:
     Raises:
         UsageError: `parse_proof` would not give back just this.
     """
-    lines = [_HEADER]
-    if proof.extra is not None:
-        lines.append(f"extra {format_base64(proof.extra)}")
-    lines.append(f"index {proof.index}")
-    lines += map(format_base64, proof.proof)
-    data = ("\n".join(lines) + "\n\n").encode("ascii") + proof.checkpoint
+    extra = "" if proof.extra is None else f"extra {format_base64(proof.extra)}\n"
+    hashes = "".join([f"{format_base64(value)}\n" for value in proof.proof])
+    data = f"{_HEADER}\n{extra}index {proof.index}\n{hashes}\n".encode("ascii") + proof.checkpoint
     # What `parse_proof` asks for. Reading it back would double the cost of a release's receipt.
     readable = (
         proof.extra != b""
         and 0 <= proof.index <= MAX_SIZE
         and len(proof.proof) <= MAX_PATH
-        and all(len(value) == HASH_SIZE for value in proof.proof)
+        and set(map(len, proof.proof)) <= {HASH_SIZE}
         and proof.checkpoint
         and len(data) <= MAX_PROOF_BYTES
     )

@@ -137,16 +137,14 @@ def inclusion_proof(index: int, size: int, node: NodeSource) -> list[bytes]:
     if not 0 <= index < size:
         raise UsageError(f"no leaf {index} in a tree of {size}")
     proof: list[bytes] = []
-    start, end = 0, size
-    while end - start > 1:
-        middle = start + _split(end - start)
-        if index < middle:
-            proof.append(_range_root(middle, end, node))
-            end = middle
-        else:
-            proof.append(_range_root(start, middle, node))
-            start = middle
-    return proof[::-1]
+    for level in range((size - 1).bit_length()):
+        sibling = (index >> level) ^ 1
+        start = sibling << level
+        if start + (1 << level) <= size:
+            proof.append(node(level, sibling))
+        elif start < size:  # The tree's right border runs through it.
+            proof.append(_range_root(start, size, node))
+    return proof
 
 
 def consistency_proof(old_size: int, new_size: int, node: NodeSource) -> list[bytes]:
