@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from attestd.strict import canonical
-from tests.bench import controller, inside, log, measured, processes
+from tests.bench import controller, governance, inside, log, measured, processes
 from tests.bench.measure import Results, Row
 from tests.host import Host
 
@@ -71,6 +71,7 @@ def main() -> int:
         log.verify(host, results)
         processes.start(host, results)
     measured.measure(results)
+    governance.measure(results)
     controller.measure(results)
     show(results, time.monotonic() - began)
     print(as_json(results).decode())
