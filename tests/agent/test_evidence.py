@@ -1,30 +1,38 @@
 """The agent's own evidence, from a real TPM."""
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from attestd.agent import log_appraisal
 from attestd.agent.boots import Boots
 from attestd.agent.evidence import EvidenceKeeper
 from attestd.agent.keystore import load_keys
 from attestd.agent.log_appraisal import LogAppraiser
 from attestd.agent.measured_logs import BootReader
 from attestd.agent.tpm_port import RawEvidence, TpmPort
+from attestd.appraisal.measured import Measured
 from attestd.appraisal.quote import Appraisal
+from attestd.appraisal.state import appraise_state
 from attestd.codes import Code, Denial
 from attestd.governance.platform import PlatformPolicy
 from attestd.governance.trust import Trust
+from attestd.paths import load_configuration
 from attestd.tcg.attest import parse_attest
 from attestd.tcg.pcr import PcrSelection
 from attestd.tpm.device import Tpm
 from attestd.tpm.embedded import EmbeddedTpm
 from attestd.tpm.owner import TpmOwner
 from tests.host import Host
+from tests.measured import UKI, MeasuredHost, boot_rules, ima_policy
+from tests.tcg.ima.build import data, ima_list
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -53,9 +61,9 @@ class Bench:
         self.owner = TpmOwner(self.open)
         self.port = Meddled(self.owner, host=host.id, selection=self.policy.selection, deadline_s=10)
         self.time = NOW
-        reader = BootReader(host.configuration.log_paths())
-        logs = LogAppraiser(reader, Boots(host.layout.boots), log=logging.getLogger("test"))
-        self.keeper = EvidenceKeeper(self.port, logs, now=lambda: self.time)
+        paths = load_configuration(host.layout.configuration, {}).log_paths()
+        self.logs = LogAppraiser(BootReader(paths), Boots(host.layout.boots), log=logging.getLogger("test"))
+        self.keeper = EvidenceKeeper(self.port, self.logs, now=lambda: self.time)
 
     def open(self) -> Tpm:
         tpm = self.embedded.open()
@@ -76,13 +84,33 @@ class Bench:
         return found
 
 
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    with Host.create() as host:
-        bench = Bench(host)
+@contextmanager
+def on(host: Host) -> Iterator[Bench]:
+    bench = Bench(host)
+    try:
         yield bench
+    finally:
+        bench.logs.close()
         bench.owner.close()
         bench.embedded.kill()
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    with Host.create() as host, on(host) as bench:
+        yield bench
+
+
+@pytest.fixture
+def measured() -> Iterator[Bench]:
+    """A recorded boot under boot rules and an IMA policy."""
+    with MeasuredHost.create() as host:
+        assert isinstance(host, MeasuredHost)
+        host.configure()
+        host.reboot(UKI)
+        host.rules(boot=boot_rules(secure_boot="required"), ima=ima_policy("/bin/a"))
+        with on(host) as bench:
+            yield bench
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
@@ -237,5 +265,150 @@ def test_quote_of_other_pcrs_says_nothing(bench: Bench) -> None:
         attest = bench.port.other(lambda tpm: tpm.quote(other, bytes(32))[0]).result()
         bench.keeper.sealed(parse_attest(attest))
         assert await bench.appraisal() is found
+
+    run(test())
+
+
+def execute(bench: Bench, count: int = 1, content: bytes = b"x") -> None:
+    """As the kernel measures a file: into the list, then into the TPM."""
+    assert isinstance(bench.host, MeasuredHost)
+    item = data(b"/bin/a", content)
+    for _ in range(count):
+        with bench.host.ima_list.open("ab") as file:
+            file.write(ima_list(item))
+        digests = {bank: hashlib.new(bank, item).digest() for bank in ("sha1", "sha256", "sha384")}
+        bench.port.other(lambda tpm, digests=digests: tpm.extend(10, digests)).result()  # type: ignore[misc]
+
+
+def between(bench: Bench, count: int) -> Callable[[RawEvidence], RawEvidence]:
+    """Files are executed between the quote and the reading of the PCRs."""
+
+    def meddle(raw: RawEvidence) -> RawEvidence:
+        execute(bench, count)
+        values = bench.port.other(lambda tpm: tpm.read_pcrs(bench.policy.quoted)).result()
+        return RawEvidence(raw.challenge, raw.attest, raw.signature, values)
+
+    return meddle
+
+
+def test_files_that_are_executed_between_quote_and_reading(measured: Bench) -> None:
+    """On a busy host that is always so: what PCR 10 was is found in the list, and one quote is enough."""
+
+    async def test() -> None:
+        execute(measured, 3)
+        for count in (1, 0, 7):
+            measured.port.meddle = between(measured, count)  # type: ignore[method-assign]
+            measured.time += timedelta(seconds=31)
+            taken = measured.port.taken
+            found = await measured.ensure()
+            assert isinstance(found, Appraisal), found
+            assert measured.port.taken == taken + 1
+            assert found.boot is not None
+            assert found.ima is not None
+            assert (found.boot.count, found.ima.count) == (0, 0)
+        assert found.ima.looked_at == 11
+
+    run(test())
+
+
+def test_an_event_that_nothing_lists_between_quote_and_reading(measured: Bench) -> None:
+    """The quote is of before; the next one shows it."""
+
+    async def test() -> None:
+        def meddle(raw: RawEvidence) -> RawEvidence:
+            measured.extend(10)
+            values = measured.port.other(lambda tpm: tpm.read_pcrs(measured.policy.quoted)).result()
+            return RawEvidence(raw.challenge, raw.attest, raw.signature, values)
+
+        measured.port.meddle = meddle  # type: ignore[method-assign]
+        found = await measured.ensure()
+        assert isinstance(found, Appraisal)
+        assert found.ima is not None
+        assert found.ima.count == 0
+        measured.time += timedelta(seconds=31)
+        found = await measured.ensure()
+        assert isinstance(found, Denial), "each quote shows what the list does not, and none stands still"
+        assert "changed during each of 4 quotes" in found.sentence
+        measured.port.meddle = lambda raw: raw  # type: ignore[method-assign]
+        found = await measured.ensure()
+        assert isinstance(found, Appraisal)
+        assert found.ima is not None
+        assert "does not tell" in found.ima.findings[0]
+
+    run(test())
+
+
+def test_a_checkpoint_renews_only_what_it_shows(measured: Bench) -> None:
+    """Its quote is over the approvals' PCRs: of PCR 10 it says nothing, so evidence with it ages on."""
+
+    async def test() -> None:
+        execute(measured)
+        before = await measured.ensure()
+        assert isinstance(before, Appraisal)
+        measured.time += timedelta(seconds=20)
+        measured.port.expect(measured.policy, before.approval)
+        quote = parse_attest(measured.port.quote(bytes(32)).attest)
+        measured.keeper.sealed(quote)
+        after = measured.keeper.latest()["local"]
+        assert isinstance(after, Appraisal)
+        assert after.at == before.at
+        measured.extend(7)
+        measured.keeper.sealed(parse_attest(measured.port.quote(bytes(32)).attest))
+        assert "local" not in measured.keeper.latest()
+
+    run(test())
+
+
+def test_appraised_once(measured: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The boot does not change: rules are evaluated again when values, log or policy do."""
+    calls = 0
+
+    def counted(*arguments: Any, **keywords: Any) -> Measured:
+        nonlocal calls
+        calls += 1
+        return appraise_state(*arguments, **keywords)
+
+    monkeypatch.setattr(log_appraisal, "appraise_state", counted)
+
+    async def test() -> None:
+        for _ in range(4):
+            measured.time += timedelta(seconds=31)
+            execute(measured)
+            assert isinstance(await measured.ensure(), Appraisal)
+        assert calls == 1
+        measured.extend(7)
+        measured.time += timedelta(seconds=31)
+        found = await measured.ensure()
+        assert isinstance(found, Appraisal)
+        assert found.boot is not None
+        assert calls == 2
+
+    run(test())
+
+
+def test_a_boot_that_cannot_be_kept_denies_nothing(measured: Bench) -> None:
+    async def test() -> None:
+        measured.host.layout.boots.write_bytes(b"a file")
+        found = await measured.ensure()
+        assert isinstance(found, Appraisal)
+
+    run(test())
+
+
+def test_ima_policies_that_are_no_longer_in_force_are_let_go(measured: Bench) -> None:
+    async def test() -> None:
+        host = measured.host
+        assert isinstance(host, MeasuredHost)
+        execute(measured)
+        await measured.ensure()
+        (old,) = measured.logs._watches.values()
+        host.rules(ima=ima_policy("/bin/b"))
+        measured.trust = host.trust
+        measured.policy = measured.trust.platforms["local"]
+        found = await measured.ensure()
+        assert isinstance(found, Appraisal)
+        assert found.ima is not None
+        assert (found.ima.looked_at, found.ima.count) == (1, 1), "another policy, from the list's start"
+        assert old not in measured.logs._watches.values()
 
     run(test())
