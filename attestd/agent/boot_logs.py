@@ -25,7 +25,15 @@ from attestd.strict import (
     parse_time,
 )
 
-__all__ = ["KeptBoot", "PresentBoot", "describe_boots", "fetch_boots", "fetch_log", "read_boot_log"]
+__all__ = [
+    "KeptBoot",
+    "PresentBoot",
+    "describe_boots",
+    "describe_logs",
+    "fetch_boots",
+    "fetch_log",
+    "read_boot_log",
+]
 
 NOW: Final = "now"
 LOGS: Final = ("eventlog", "userspace", "ima")
@@ -98,6 +106,23 @@ class PresentBoot:
     kernel: str | None
     ima: str | None
     problem: str | None
+
+
+def describe_logs(boots: Boots, reader: BootReader) -> dict[str, Any]:
+    """For `status`: which logs the agent reads, why it cannot, and how many boots it keeps."""
+    problem, logs = None, None
+    try:
+        logs = reader.read()
+        if reader.ima_list is not None:
+            read_part(reader.ima_list, max_bytes=1)
+    except (StoreError, MalformedError) as error:
+        problem = str(error)
+    return {
+        "eventlog": logs.digest if logs else None,
+        "ima_list": str(reader.ima_list) if reader.ima_list else None,
+        "boots": len(boots.all()),
+        "problem": problem,
+    }
 
 
 def describe_boots(boots: Boots, reader: BootReader) -> dict[str, Any]:

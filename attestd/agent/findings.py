@@ -7,10 +7,13 @@ from typing import Any, Final
 
 from attestd.strict import parse_time
 
-__all__ = ["Examined", "of_status", "room"]
+__all__ = ["COMPLIES_NOT", "Examined", "of_status", "room"]
 
 EXPIRES_SOON: Final = timedelta(days=30)
 _MIB: Final = 1 << 20
+_TOLD: Final = 8
+# What status calls an approved state that rules find something in.
+COMPLIES_NOT: Final = "approved, but does not comply"
 _TRUST: Final = (
     "publish it again (attestd governance publish), or have it downloaded again (attestd governance update); if it is"
     " older than what was seen, find out who restored it"
@@ -46,6 +49,7 @@ def of_status(status: Mapping[str, Any], *, now: datetime) -> Iterator[Examined]
     tpm = list(_tpm(status["tpm"]))
     yield from tpm
     yield from _governance(status["governance"], now)
+    yield from _measured(status["platforms"], status["measured"], now)
     yield from _updates(status["governance"], status["governance_update"], status["runner"])
     yield from _epoch(status["tpm"], status["governance"], status["epoch"]["problem"])
     yield _log(status["log"])
@@ -180,6 +184,33 @@ def _governance(governance: Mapping[str, Any], now: datetime) -> Iterator[Examin
                 f"platform policy {name} is valid until {until} only",
                 "approve the state anew: attestd platform approve",
             )
+
+
+def _measured(platforms: Mapping[str, Any], measured: Mapping[str, Any], now: datetime) -> Iterator[Examined]:
+    """Whether an approved state also complies with rules, how long it is approved, and whether logs can be read."""
+    for name, found in platforms.items():
+        if found["state"] == COMPLIES_NOT:
+            yield Examined(
+                f"platform {name}, rules",
+                "; ".join(found["findings"][:_TOLD]),
+                "find out what it is; where it is good, an authority changes the boot rules or the IMA policy",
+            )
+        until = found.get("until")
+        if until is not None and now < parse_time(until) < now + EXPIRES_SOON:
+            yield Examined(
+                f"platform {name}",
+                f"this state is approved until {until} only",
+                "when it is to stay: attestd platform approve",
+            )
+    if measured["problem"] is not None:
+        yield Examined(
+            "logs",
+            measured["problem"],
+            "docs/operations.md, Measured boot, says who may read them; without them rules deny, and no change is explained",
+        )
+    elif measured["eventlog"] is not None:
+        ima = f"; IMA list {measured['ima_list']}" if measured["ima_list"] else ""
+        yield Examined("logs", f"the event log is readable, of {measured['boots']} boots it is kept{ima}")
 
 
 def _freshness(governance: Mapping[str, Any], now: datetime) -> Examined:

@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import attestd
-from attestd.agent.boot_logs import describe_boots, read_boot_log
+from attestd.agent.boot_logs import describe_boots, describe_logs, read_boot_log
 from attestd.agent.core import Core
+from attestd.agent.findings import COMPLIES_NOT
 from attestd.agent.sealing import Receipt
 from attestd.appraisal.quote import Appraisal
 from attestd.audit.seal import Pending
@@ -131,6 +132,7 @@ async def _status(core: Core, uid: int, _: dict[str, Any]) -> dict[str, Any]:
         "governance_update": core.updater.describe(),
         "epoch": core.epoch.describe(),
         "platforms": {name: _appraisal(found) for name, found in core.evidence.latest().items()},
+        "measured": describe_logs(core.boots, core.boot_reader),
         "disk": {"free": core.health.free(), "reserve": core.health.reserve},
         "clock": {
             "trusted": format_time(moment.now),
@@ -185,11 +187,19 @@ def _governance(trust: Trust, core: Core) -> dict[str, Any]:
 def _appraisal(found: Appraisal | Denial) -> dict[str, Any]:
     if isinstance(found, Denial):
         return {"state": "no evidence", "findings": [found.sentence]}
+    until = found.policy.windows.get(found.pcr_digest)
     return {
-        "state": "approved" if found.approval else "not approved",
-        "findings": list(found.findings),
+        "state": "not approved"
+        if found.approval is None
+        else COMPLIES_NOT
+        if found.all_findings
+        else "approved",
+        "findings": list(found.all_findings),
         "pcr_digest": found.pcr_digest.hex(),
         "at": format_time(found.at),
+        "until": None if until is None else format_time(until),
+        "boot_events": found.boot.looked_at if found.boot else None,
+        "ima_entries": found.ima.looked_at if found.ima else None,
     }
 
 

@@ -76,6 +76,8 @@ def _show_platform(output: Output, status: Mapping[str, Any]) -> None:
             ("enrolled until", governance["host_record_until"]),
         ]
     )
+    if status["measured"]["problem"]:
+        output.facts([("logs", text(status["measured"]["problem"], BAD))])
     for name, version in governance["platforms"].items():
         output.facts([(f"platform {name}", _platform(version, status["platforms"].get(name)))])
 
@@ -105,7 +107,17 @@ def _platform(version: object, found: Mapping[str, Any] | None) -> Text:
     words = text(f" version {version}: {found['state']}", GOOD if approved else BAD)
     details = [text(finding, BAD) for finding in found["findings"]]
     at = text(f", measured {found['at']}" if "at" in found else "", DIM)
-    return text([Text.assemble(mark(approved), words, at), *details])
+    until = text(f", approved until {found['until']}" if found.get("until") else "", WARN)
+    looked = [
+        f"{count} {what}"
+        for what, count in (
+            ("boot events", found.get("boot_events")),
+            ("IMA entries", found.get("ima_entries")),
+        )
+        if count is not None
+    ]
+    rules = text(f", {', '.join(looked)} looked at" if looked else "", DIM)
+    return text([Text.assemble(mark(approved), words, until, at, rules), *details])
 
 
 def _show_tpm(output: Output, tpm: Mapping[str, Any], epoch: int | None) -> None:

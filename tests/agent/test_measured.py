@@ -14,6 +14,7 @@ import pytest
 
 from attestd.agent.ask import AgentSocket
 from attestd.agent.boot_logs import fetch_boots, fetch_log
+from attestd.agent.findings import COMPLIES_NOT, of_status
 from attestd.codes import Code
 from attestd.distribution import acceptance
 from attestd.lineage.entry import EntryType
@@ -50,14 +51,13 @@ def denial(host: Host, code: Code = Code.ENVIRONMENT_UNTRUSTED) -> dict[str, Any
 
 def why(host: Host, seq: int) -> str:
     """Offline: no agent answers."""
-    command = [sys.executable, "-I", "-m", "attestd", "why", "--state-dir", str(host.state), str(seq)]
-    return subprocess.run(
-        command,
-        check=True,
-        capture_output=True,
-        text=True,
-        env={"PATH": os.environ["PATH"], "COLUMNS": "200"},
-    ).stdout
+    return attestd(host, "why", str(seq))
+
+
+def attestd(host: Host, *words: str) -> str:
+    command = [sys.executable, "-I", "-m", "attestd", words[0], "--state-dir", str(host.state), *words[1:]]
+    environment = {"PATH": os.environ["PATH"], "COLUMNS": "300"}
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
 
 
 def test_another_command_line_is_named_in_the_log_and_offline() -> None:
@@ -126,6 +126,45 @@ def test_boots_are_kept_and_told() -> None:
                 == (RECORDED / name / "binary_bios_measurements").read_bytes()
             )
         assert fetch_log(agent, "now", "ima") == b""
+
+
+def test_status_and_doctor() -> None:
+    with booted() as host:
+        host.rules(boot=boot_rules(command_lines=[LINE]), ima=ima_policy("/bin/a"))
+        host.measure(b"/bin/a")
+        assert allowed(host).status == 0
+        status = host.status()
+        platform = status["platforms"]["local"]
+        assert (platform["state"], platform["ima_entries"], platform["until"]) == ("approved", 1, None)
+        assert platform["boot_events"] > 0
+        assert (status["measured"]["boots"], status["measured"]["problem"]) == (1, None)
+        assert status["measured"]["ima_list"] == str(host.ima_list)
+        healthy = {item.area: item for item in of_status(status, now=datetime.now(UTC))}
+        assert healthy["logs"].remedy is None
+        assert "of 1 boots it is kept; IMA list /" in healthy["logs"].found
+        host.measure(b"/tmp/evil")
+        denial(host)
+        host.approve_present_state(not_after=datetime.now(UTC) + timedelta(days=2))
+        denial(host)
+        status = host.status()
+        assert status["platforms"]["local"]["state"] == COMPLIES_NOT
+        found = {item.area: item for item in of_status(status, now=datetime.now(UTC)) if item.remedy}
+        assert "IMA entry 1: /tmp/evil" in found["platform local, rules"].found
+        assert "this state is approved until" in found["platform local"].found
+        shown = attestd(host, "status")
+        for words in (
+            "approved, but does not comply",
+            "approved until",
+            "2 IMA entries looked at",
+            "/tmp/evil",
+        ):
+            assert words in shown
+        host.ima_list.unlink()
+        status = host.status()
+        assert "No such file" in status["measured"]["problem"]
+        found = {item.area: item for item in of_status(status, now=datetime.now(UTC)) if item.remedy}
+        assert "must be able to read it" in found["logs"].found
+        assert "No such file" in attestd(host, "status")
 
 
 def test_boot_rules_in_an_approved_state() -> None:
