@@ -138,11 +138,9 @@ def join_ek_trust(files: Mapping[str, EkFile]) -> tuple[EkTrust, dict[str, str]]
             continue
         if name in helping:
             intermediates += certificates
-        elif name not in tiers:
-            unusable[file] = f"{_INDEX} does not name it"
-        elif any(certificate.issuer != certificate.subject for certificate in certificates):
+        elif name in tiers and any(certificate.issuer != certificate.subject for certificate in certificates):
             unusable[file] = "a certificate in it is no root: another one issued it"
-        else:
+        elif name in tiers:
             roots[name] = certificates
     missing = sorted(name for name in tiers.keys() | helping if f"{_DIRECTORY}{name}.pem" not in files)
     if missing:

@@ -118,15 +118,14 @@ def _require_ek_certificate(leaf: EkCertificate) -> None:
 def _path(
     leaf: EkCertificate, others: Sequence[EkCertificate], anchors: EkAnchors, now: datetime
 ) -> list[EkCertificate]:
-    # OpenSSL takes the first issuer of the right name: of two keys of one name, it gets the one that is meant.
+    # Of two roots of one name, OpenSSL takes the first: it gets the one that the key identifiers mean.
     issued = (leaf, *others)
-    issuers = [other for other in others if any(map(other.is_issuer_of, issued))]
     store = crypto.X509Store()
     store.set_time(now.astimezone(UTC))
     for root in anchors.all_roots:
         if any(map(root.is_issuer_of, issued)):
             store.add_cert(_openssl(root))
-    context = crypto.X509StoreContext(store, _openssl(leaf), list(map(_openssl, issuers)))
+    context = crypto.X509StoreContext(store, _openssl(leaf), list(map(_openssl, others)))
     try:
         found = context.get_verified_chain()
     except crypto.X509StoreContextError as error:
