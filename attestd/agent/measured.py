@@ -18,7 +18,7 @@ from attestd.paths import Configuration, Layout
 from attestd.strict import convert
 from attestd.tcg.pcr import PcrSelection
 
-__all__ = ["Measured", "file_digest", "measure", "quote_now"]
+__all__ = ["Measured", "ask_quote", "file_digest", "measure", "quote_now"]
 
 _CHUNK: Final = 1 << 20
 
@@ -70,10 +70,20 @@ def quote_now(platform: str, *, trust: Trust, agent: AgentSocket) -> VerifiedQuo
         AgentError: No agent answers, or its TPM does not.
         MalformedError, VerificationError: The quote does not verify.
     """
+    document, challenge = ask_quote(platform, agent=agent)
+    return verify_document(document, trust=trust, challenge=challenge)
+
+
+def ask_quote(platform: str, *, agent: AgentSocket) -> tuple[UntrustedQuoteDocument, bytes]:
+    """A quote of a platform policy's PCRs, and the fresh challenge that it should be over.
+
+    Raises:
+        AgentError: No agent answers, or its TPM does not.
+        MalformedError: The answer is no quote.
+    """
     challenge = secrets.token_bytes(32)
     answer = agent.ask("quote", challenge=b64encode(challenge).decode(), platform=platform)
-    document = convert(answer, UntrustedQuoteDocument, what="the agent's quote")
-    return verify_document(document, trust=trust, challenge=challenge)
+    return convert(answer, UntrustedQuoteDocument, what="the agent's quote"), challenge
 
 
 def _read_directly(

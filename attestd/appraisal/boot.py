@@ -29,10 +29,10 @@ from attestd.tcg.eventlog.reading import Kind
 from attestd.tcg.eventlog.replay import VerifiedEvents
 from attestd.tcg.eventlog.types import HASHES
 
-__all__ = ["BootAppraisal", "BootFinding", "appraise_boot"]
+__all__ = ["ACTIONS", "SEPARATORS", "BootAppraisal", "BootFinding", "appraise_boot", "measured_line"]
 
-_SEPARATORS: Final = (bytes(4), b"\xff" * 4)
-_ACTIONS: Final = (
+SEPARATORS: Final = (bytes(4), b"\xff" * 4)
+ACTIONS: Final = (
     b"Calling EFI Application from Boot Option",
     b"Returning from EFI Application from Boot Option",
     b"Exit Boot Services Invocation",
@@ -177,7 +177,7 @@ def _known(bank: str, *contents: bytes) -> frozenset[bytes]:
 def _split(rules: BootRules, events: Sequence[Meaning], pcr: int) -> tuple[list[Meaning], list[Meaning]]:
     """A PCR's events before its first separator, and from it on."""
     of_pcr = _of(events, pcr)
-    separators = _known(rules.bank, *_SEPARATORS)
+    separators = _known(rules.bank, *SEPARATORS)
     place = next((n for n, item in enumerate(of_pcr) if item.digest in separators), len(of_pcr))
     return of_pcr[:place], of_pcr[place:]
 
@@ -215,7 +215,7 @@ def _secure_boot(events: Sequence[Meaning], rules: BootRules, _: tuple[int, ...]
 
 def _separators(events: Sequence[Meaning], rules: BootRules, pcrs: tuple[int, ...]) -> Iterator[BootFinding]:
     rule = "separators"
-    separators, actions = _known(rules.bank, *_SEPARATORS), _known(rules.bank, *_ACTIONS)
+    separators, actions = _known(rules.bank, *SEPARATORS), _known(rules.bank, *ACTIONS)
     for pcr in (pcr for pcr in range(8) if pcr in pcrs):
         _before, rest = _split(rules, events, pcr)
         if not rest:
@@ -230,7 +230,7 @@ def _separators(events: Sequence[Meaning], rules: BootRules, pcrs: tuple[int, ..
 
 def _certificates(events: Sequence[Meaning], rules: BootRules, _: tuple[int, ...]) -> Iterator[BootFinding]:
     rule, allowed = "certificates", frozenset(rules.certificates or ())
-    of_pcr, separators = _of(events, 7), _known(rules.bank, *_SEPARATORS)
+    of_pcr, separators = _of(events, 7), _known(rules.bank, *SEPARATORS)
     yield from _hidden(rule, of_pcr)
     count = 0
     # All else in PCR 7 says how an image was verified, or how it was not: by its hash, for example.
@@ -259,7 +259,7 @@ def _is_configuration(variable: Variable) -> bool:
 def _images(events: Sequence[Meaning], rules: BootRules, _: tuple[int, ...]) -> Iterator[BootFinding]:
     rule, allowed = "images", frozenset(rules.images or ())
     # All else in PCR 4 is an image, whatever the log calls it: an image's bytes could be logged as an "action".
-    known = _known(rules.bank, *_SEPARATORS, *_ACTIONS)
+    known = _known(rules.bank, *SEPARATORS, *ACTIONS)
     images = [item for item in _of(events, 4) if item.digest not in known]
     for item in images:
         if item.digest.hex() not in allowed:
@@ -277,14 +277,14 @@ def _command_lines(
     yield from _hidden(rule, [*_of(events, 8), *_of(events, 12)])
     lines = [item for item in events if item.kind in (Kind.COMMAND_LINE, Kind.MODULE_LINE)]
     for item in lines:
-        forms = _grub_forms(_line(item)) if item.event.pcr == 8 else {_line(item)}
+        forms = _grub_forms(measured_line(item)) if item.event.pcr == 8 else {measured_line(item)}
         if not item.proved or forms.isdisjoint(allowed):
             yield _finding(rule, item, words)
     # GRUB's labels are in no digest: a command line may be called a command, or go without. But the command that set it
     # is there, too, without the quotes that the kernel sees.
     unquoted = frozenset(line.translate(_QUOTES) for line in allowed)
     for item in _of(events, 8):
-        command, _, rest = ("" if item.content is None else _line(item)).partition(" ")
+        command, _, rest = ("" if item.content is None else measured_line(item)).partition(" ")
         if command in _LOADERS and unquoted.isdisjoint(_grub_forms(rest.strip())):
             yield _finding(rule, item, words)
     for item in _of(events, 12):
@@ -298,7 +298,7 @@ def _command_lines(
         yield BootFinding(rule, None, "PCR 12", "a quoted value (it can override the UKI's)", "none")
 
 
-def _line(item: Meaning) -> str:
+def measured_line(item: Meaning) -> str:
     """The measured text, exactly; `value` may have escapes in it."""
     if item.content is None:
         return item.value
@@ -327,7 +327,7 @@ def _sections(events: Sequence[Meaning], rules: BootRules, _: tuple[int, ...]) -
 
 
 def _digests(events: Sequence[Meaning], rules: BootRules, pcrs: tuple[int, ...]) -> Iterator[BootFinding]:
-    rule, known = "digests", _known(rules.bank, *_SEPARATORS, *_ACTIONS)
+    rule, known = "digests", _known(rules.bank, *SEPARATORS, *ACTIONS)
     lines = frozenset(rules.command_lines or ())
     for name, allowed in (rules.digests or {}).items():
         pcr = int(name)
@@ -335,7 +335,7 @@ def _digests(events: Sequence[Meaning], rules: BootRules, pcrs: tuple[int, ...])
             yield BootFinding(rule, None, f"PCR {pcr}", "a quoted value", "none")
         for item in _of(events, pcr):
             # A command line that the rules allow is known by its digest: the kernel's stub measures it into PCR 9.
-            is_line = item.kind == Kind.COMMAND_LINE and item.proved and _line(item) in lines
+            is_line = item.kind == Kind.COMMAND_LINE and item.proved and measured_line(item) in lines
             if item.digest.hex() not in allowed and item.digest not in known and not is_line:
                 yield _finding(rule, item, f"one of {len(allowed)} digests")
 

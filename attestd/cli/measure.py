@@ -1,33 +1,39 @@
-"""`attestd platform measure` and `attestd platform diff`: event logs and IMA lists in files, without TPM or agent."""
+"""`attestd platform measure`: what a boot measured, and reference values from it."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
+from attestd.agent.ask import AgentSocket
+from attestd.agent.boot_view import BootView, parse_boot_view
+from attestd.agent.measured import ask_quote
+from attestd.agent.state_file import evidence_json
 from attestd.appraisal.boot import BootFinding
-from attestd.appraisal.inspect import ImaInspection, Inspection, best_bank, inspect_ima, inspect_log
-from attestd.cli.base import Command, json_option, read_input
-from attestd.cli.output import BAD, DIM, GOOD, WARN, Output, counted, mark, text
+from attestd.appraisal.document import UntrustedQuoteDocument, verify_document
+from attestd.appraisal.inspect import ImaInspection, Inspection, inspect_ima, inspect_log
+from attestd.appraisal.reference import derive_boot_rules, derive_ima_policy
+from attestd.cli.approving import platform_name, platform_option
+from attestd.cli.base import Command, json_option, read_input, state_dir_option, write_output
+from attestd.cli.boots import event_json, present, read_lines
+from attestd.cli.output import BAD, DIM, Output, counted, mark, say, text
 from attestd.cli.params import FILE
-from attestd.errors import UsageError
-from attestd.tcg.eventlog.diff import Change, diff_events
-from attestd.tcg.eventlog.meaning import Meaning, read_events
-from attestd.tcg.eventlog.parse import MAX_EVENTLOG_BYTES, UntrustedEventLog, parse_event_log
-from attestd.tcg.eventlog.types import type_name
-from attestd.tcg.eventlog.userspace import parse_userspace_log, with_events
+from attestd.distribution.local import load_own_trust
+from attestd.errors import AgentError, UsageError
+from attestd.paths import KERNEL_LOGS, find_client_layout, load_configuration
+from attestd.strict import canonical
+from attestd.tcg.eventlog.parse import MAX_EVENTLOG_BYTES
 from attestd.tcg.ima.ascii import binary_from_ascii, is_ascii_list
 
-__all__ = ["diff_command", "measure_command"]
+__all__ = ["lines_option", "measure_command"]
 
-EXIT_DIFFERS: Final = 1
-THIS_HOSTS_LOG: Final = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
 MAX_IMA_FILE_BYTES: Final = 256 * 1024 * 1024
-MAX_LINE_BYTES: Final = 64 * 1024
 IMA_PCR: Final = 10
 
-_lines_option = click.option(
+lines_option = click.option(
     "--cmdline",
     "command_lines",
     multiple=True,
@@ -35,30 +41,11 @@ _lines_option = click.option(
     type=FILE,
     help="A kernel command line (as /proc/cmdline), to be recognised: a UKI's is in the log by its digest alone.",
 )
+_OUTPUT: Final = click.Path(dir_okay=False, path_type=Path)
 
 
-def _log(path: Path) -> UntrustedEventLog:
-    return parse_event_log(read_input(path, max_bytes=MAX_EVENTLOG_BYTES))
-
-
-def _lines(paths: tuple[Path, ...]) -> list[str]:
-    texts = [read_input(path, max_bytes=MAX_LINE_BYTES).decode("utf-8", "surrogateescape") for path in paths]
-    return [text.rstrip("\n\0") for text in texts]
-
-
-def _event_json(item: Meaning) -> dict[str, Any]:
-    return {
-        "event": item.event.number,
-        "pcr": item.event.pcr,
-        "type": type_name(item.event.type),
-        "what": item.name,
-        "value": item.value,
-        "proved": item.proved,
-        "digest": item.digest.hex(),
-    }
-
-
-def _finding_json(item: BootFinding) -> dict[str, Any]:
+def finding_json(item: BootFinding) -> dict[str, Any]:
+    """A finding, for machines."""
     return {
         "rule": item.rule,
         "event": item.event,
@@ -74,15 +61,13 @@ def _finding_json(item: BootFinding) -> dict[str, Any]:
     cls=Command,
     example="""
 attestd platform measure --eventlog binary_bios_measurements --ima binary_runtime_measurements
-attestd platform measure --eventlog binary_bios_measurements --json
+attestd platform measure --events
+attestd platform measure --json
+attestd platform measure --rules boot.json
+attestd platform measure --ima binary_runtime_measurements --ima-policy ima.json --exclude "/tmp/**"
 """,
 )
-@click.option(
-    "--eventlog",
-    type=FILE,
-    metavar="FILE",
-    help=f"UEFI event log (default: {THIS_HOSTS_LOG}, of this host).",
-)
+@click.option("--eventlog", type=FILE, metavar="FILE", help="A UEFI event log (default: this host's).")
 @click.option("--ima", type=FILE, metavar="FILE", help="The same boot's IMA list, binary or ASCII.")
 @click.option(
     "--userspace",
@@ -90,8 +75,23 @@ attestd platform measure --eventlog binary_bios_measurements --json
     metavar="FILE",
     help="What systemd measured in the same boot: /run/log/systemd/tpm2-measure.log.",
 )
-@_lines_option
+@lines_option
 @click.option("--events", "show_events", is_flag=True, help="Every event, in words.")
+@click.option(
+    "--rules",
+    type=_OUTPUT,
+    metavar="FILE",
+    help="Write rules that this boot keeps, for attestd platform rules.",
+)
+@click.option(
+    "--ima-policy", type=_OUTPUT, metavar="FILE", help="Write an IMA policy that allows what the list has."
+)
+@click.option(
+    "--exclude", multiple=True, metavar="PATTERN", help="With --ima-policy: paths that are not looked at."
+)
+@click.option("--force", is_flag=True, help="Overwrite output files.")
+@platform_option
+@state_dir_option
 @json_option
 def measure_command(
     *,
@@ -100,49 +100,112 @@ def measure_command(
     userspace: Path | None,
     command_lines: tuple[Path, ...],
     show_events: bool,
+    rules: Path | None,
+    ima_policy: Path | None,
+    exclude: tuple[str, ...],
+    force: bool,
+    name: str | None,
+    state_dir: str | None,
     as_json: bool,
 ) -> None:
     """Replay an event log: PCR values, and what is striking.
 
-    Needs no TPM and no agent, and proves nothing: that these were the PCR values, only a quote shows. Findings are for
-    you to judge: the exit status is 0 if the logs parse, 65 if they do not.
+    Of this host, as root or by its agent; then --json holds a quote as well, for attestd platform approve
+    --from-evidence elsewhere. Of files: needs no TPM and no agent, and proves nothing.
+
+    Findings are for you to judge: the exit status is 0 if the logs parse, 65 if they do not.
     """
-    log = _log(eventlog or THIS_HOSTS_LOG)
+    if ima_policy is None and exclude:
+        raise click.UsageError("--exclude goes with --ima-policy")
+    boot, quote = _boot(eventlog, userspace, name, state_dir)
+    lines = [*boot.command_lines, *read_lines(command_lines)]
+    inspection = inspect_log(boot.log, command_lines=lines)
+    list_ = _ima_list(ima, state_dir, needed=ima_policy is not None)
+    measured = (
+        None if list_ is None else inspect_ima(list_, pcrs=inspection.pcrs, max_bytes=MAX_IMA_FILE_BYTES)
+    )
+    if rules is not None:
+        found, notes = derive_boot_rules(boot.log, command_lines=lines)
+        _write(rules, canonical(found), notes, force=force)
+    if ima_policy is not None and list_ is not None:
+        policy, notes = derive_ima_policy(list_, exclude=exclude, max_bytes=MAX_IMA_FILE_BYTES)
+        _write(ima_policy, policy, notes, force=force)
+    seen = _Seen(inspection, measured, _pcrs(inspection, measured), boot, quote)
+    if as_json:
+        Output(as_json=True).json(_measure_json(seen))
+    elif rules is None and ima_policy is None:
+        _show(seen, Output(), show_events=show_events)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """All that was found."""
+
+    inspection: Inspection
+    measured: ImaInspection | None
+    pcrs: Mapping[str, Mapping[int, bytes]]
+    boot: BootView
+    quote: UntrustedQuoteDocument | None
+
+    @property
+    def findings(self) -> list[BootFinding]:
+        return [*self.inspection.findings, *(self.measured.findings if self.measured else ())]
+
+
+def _boot(
+    eventlog: Path | None, userspace: Path | None, name: str | None, state_dir: str | None
+) -> tuple[BootView, UntrustedQuoteDocument | None]:
+    """The boot of files, or of this host with a quote, if its agent answers."""
+    if eventlog is not None:
+        logs = [
+            b"" if path is None else read_input(path, max_bytes=MAX_EVENTLOG_BYTES)
+            for path in (eventlog, userspace)
+        ]
+        return parse_boot_view(str(eventlog), *logs, command_line=None, pcrs={}), None
+    quote, pcrs = _quote(name, state_dir)
+    boot = present(state_dir, pcrs=pcrs)
+    if boot is None:
+        raise UsageError(
+            "this host has no event log: name one with --eventlog, or in attestd.toml (eventlog)"
+        )
     if userspace is not None:
         data = read_input(userspace, max_bytes=MAX_EVENTLOG_BYTES)
-        log = with_events(log, parse_userspace_log(data, first=len(log.events)))
-    inspection = inspect_log(log, command_lines=_lines(command_lines))
-    measured = None if ima is None else _inspect_ima(ima, inspection)
-    pcrs = _pcrs(inspection, measured)
-    findings = [*inspection.findings, *(measured.findings if measured else ())]
-    output = Output(as_json=as_json)
-    if as_json:
-        output.json(_measure_json(inspection, measured, pcrs, findings))
-        return
-    for bank, values in pcrs.items():
-        output.title(f"PCRs of bank {bank}")
-        output.table(("PCR", "value"), [(index, value.hex()) for index, value in sorted(values.items())])
-    if measured is not None:
-        output.title(f"IMA: {counted(measured.entries, 'entry')}")
-        rows = [(f"PCR 10, {bank}", value.hex()) for bank, value in measured.values.items()]
-        rows += [(f"PCR 10, {bank}, of padded SHA-1", value.hex()) for bank, value in measured.padded.items()]
-        output.facts(rows)
-    if show_events:
-        output.title(f"Events, by their {inspection.bank} digests")
-        for item in inspection.events:
-            output.line("  ", mark(item.proved or None), f" {item}")
-    output.title("Findings" if findings else "No findings")
-    for finding in findings:
-        output.line("  ", text(str(finding), BAD))
-    for note in inspection.notes:
-        output.line("  ", text(f"note: {note}", DIM))
+        boot = parse_boot_view(boot.title, boot.eventlog, data, command_line=boot.command_line, pcrs=pcrs)
+    return boot, quote
 
 
-def _inspect_ima(path: Path, inspection: Inspection) -> ImaInspection:
+def _quote(
+    name: str | None, state_dir: str | None
+) -> tuple[UntrustedQuoteDocument | None, Mapping[int, bytes]]:
+    layout = find_client_layout(state_dir)
+    if not os.path.lexists(layout.configuration):
+        return None, {}
+    trust = load_own_trust(layout)
+    try:
+        quote, challenge = ask_quote(platform_name(trust, name), agent=AgentSocket.find(state_dir))
+    except AgentError as error:
+        say(f"no quote: {error}")
+        return None, {}
+    return quote, verify_document(quote, trust=trust, challenge=challenge).values
+
+
+def _ima_list(path: Path | None, state_dir: str | None, *, needed: bool) -> bytes | None:
+    """The list, binary; this host's if a policy is to be made of it."""
+    if path is None and needed:
+        layout = find_client_layout(state_dir)
+        configured = load_configuration(layout.configuration, os.environ).log_paths().ima_list
+        path = configured or KERNEL_LOGS["ima_list"]
+    if path is None:
+        return None
     data = read_input(path, max_bytes=MAX_IMA_FILE_BYTES)
-    if is_ascii_list(data):
-        data = binary_from_ascii(data)
-    return inspect_ima(data, pcrs=inspection.pcrs, max_bytes=MAX_IMA_FILE_BYTES)
+    return binary_from_ascii(data) if is_ascii_list(data) else data
+
+
+def _write(path: Path, data: bytes, notes: Sequence[str], *, force: bool) -> None:
+    for note in notes:
+        say(f"left out: {note}")
+    write_output(path, data, force=force)
+    say(f"{path}: written; look at it before it is published (attestd platform rules)")
 
 
 def _pcrs(inspection: Inspection, measured: ImaInspection | None) -> Mapping[str, Mapping[int, bytes]]:
@@ -154,21 +217,45 @@ def _pcrs(inspection: Inspection, measured: ImaInspection | None) -> Mapping[str
     return pcrs
 
 
-def _measure_json(
-    inspection: Inspection,
-    measured: ImaInspection | None,
-    pcrs: Mapping[str, Mapping[int, bytes]],
-    findings: list[BootFinding],
-) -> dict[str, Any]:
+def _show(seen: _Seen, output: Output, *, show_events: bool) -> None:
+    for bank, values in seen.pcrs.items():
+        output.title(f"PCRs of bank {bank}")
+        output.table(("PCR", "value"), [(index, value.hex()) for index, value in sorted(values.items())])
+    measured = seen.measured
+    if measured is not None:
+        output.title(f"IMA: {counted(measured.entries, 'entry')}")
+        rows = [(f"PCR 10, {bank}", value.hex()) for bank, value in measured.values.items()]
+        rows += [(f"PCR 10, {bank}, of padded SHA-1", value.hex()) for bank, value in measured.padded.items()]
+        output.facts(rows)
+    if show_events:
+        output.title(f"Events, by their {seen.inspection.bank} digests")
+        for item in seen.inspection.events:
+            output.line("  ", mark(item.proved or None), f" {item}")
+    findings = seen.findings
+    output.title("Findings" if findings else "No findings")
+    for finding in findings:
+        output.line("  ", text(str(finding), BAD))
+    for pcr in seen.boot.unexplained():
+        output.line(
+            "  ", text(f"PCR {pcr}: it holds {seen.boot.pcrs[pcr].hex()}, which no log explains", BAD)
+        )
+    for note in seen.inspection.notes:
+        output.line("  ", text(f"note: {note}", DIM))
+
+
+def _measure_json(seen: _Seen) -> dict[str, Any]:
+    inspection, measured = seen.inspection, seen.measured
     return {
         "pcrs": {
             bank: {str(index): values[index].hex() for index in sorted(values)}
-            for bank, values in pcrs.items()
+            for bank, values in seen.pcrs.items()
         },
         "bank": inspection.bank,
-        "events": [_event_json(item) for item in inspection.events],
-        "findings": [_finding_json(item) for item in findings],
+        "events": [event_json(item) for item in inspection.events],
+        "findings": [finding_json(item) for item in seen.findings],
+        "unexplained": list(seen.boot.unexplained()),
         "notes": list(inspection.notes),
+        "evidence": None if seen.quote is None else evidence_json(seen.quote, seen.boot),
         "ima": None
         if measured is None
         else {
@@ -176,48 +263,4 @@ def _measure_json(
             "pcr10": {bank: value.hex() for bank, value in measured.values.items()},
             "pcr10_of_padded_sha1": {bank: value.hex() for bank, value in measured.padded.items()},
         },
-    }
-
-
-@click.command(
-    "diff",
-    cls=Command,
-    example="""
-attestd platform diff yesterday.eventlog today.eventlog
-""",
-)
-@click.argument("before", type=FILE, metavar="FILE")
-@click.argument("after", type=FILE, metavar="FILE")
-@_lines_option
-@json_option
-def diff_command(*, before: Path, after: Path, command_lines: tuple[Path, ...], as_json: bool) -> int:
-    """Compare two event logs, event by event, in words.
-
-    Exit status: 0 the same was measured; 1 it differs.
-    """
-    logs = (_log(before), _log(after))
-    common = set(logs[0].banks) & set(logs[1].banks)
-    if not common:
-        raise UsageError(f"the logs have no bank in common: {logs[0].banks} and {logs[1].banks}")
-    bank, lines = best_bank(common), _lines(command_lines)
-    changes = diff_events(*(read_events(log.events, bank=bank, command_lines=lines) for log in logs))
-    output = Output(as_json=as_json)
-    if as_json:
-        output.json(
-            {"bank": bank, "same": not changes, "changes": [_change_json(change) for change in changes]}
-        )
-    elif not changes:
-        output.line(mark(True), text(f" the same was measured, by {bank} digests", GOOD))
-    else:
-        for change in changes:
-            output.line(text(str(change), WARN))
-    return EXIT_DIFFERS if changes else 0
-
-
-def _change_json(change: Change) -> dict[str, Any]:
-    return {
-        "pcr": change.pcr,
-        "before": None if change.before is None else _event_json(change.before),
-        "after": None if change.after is None else _event_json(change.after),
-        "text": str(change),
     }

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -28,10 +28,14 @@ from attestd.tcg.pcr import PcrSelection, composite
 __all__ = ["Plan", "first_policy", "parse_pcr_values", "plan_approval", "stage_approval"]
 
 
-MAX_VALUES_BYTES: Final = 64 * 1024
+MAX_VALUES_BYTES: Final = 16 * 1024 * 1024
+_VALUES: Final = "PCR values"
 # The root lets a platform key approve states for this many epochs; a bump that revokes only approvals is usual.
 MAX_EPOCH: Final = 1_000_000
 _PCR_LINE: Final = re.compile(r"^ *([0-9]{1,2}) *: *0x([0-9A-Fa-f]{64}) *$", re.MULTILINE)
+
+
+_PcrName = Annotated[str, msgspec.Meta(pattern=r"\A[0-9]{1,2}\Z")]
 
 
 class _ShownPcr(msgspec.Struct, frozen=True):
@@ -41,8 +45,18 @@ class _ShownPcr(msgspec.Struct, frozen=True):
 class _Shown(msgspec.Struct, frozen=True):
     """As much as is needed of what `attestd platform show --json` writes."""
 
-    pcrs: dict[Annotated[str, msgspec.Meta(pattern=r"\A[0-9]{1,2}\Z")], _ShownPcr]
+    pcrs: dict[_PcrName, _ShownPcr]
     bank: Literal["sha256"]
+
+
+class _Banks(msgspec.Struct, frozen=True):
+    sha256: dict[_PcrName, Sha256Hex]
+
+
+class _Replayed(msgspec.Struct, frozen=True):
+    """As much as is needed of what `attestd platform predict --json` and `measure --json` write."""
+
+    pcrs: _Banks
 
 
 @dataclass(frozen=True)
@@ -54,7 +68,8 @@ class Plan:
         values: The PCR values of the state, `pcr_digest` their composite: this is what the TPM compares.
         epoch: The approval holds while the epoch is at most this.
         kept: How many approvals go on to hold beside it.
-        is_approved: The state is approved already: there is nothing to do.
+        is_approved: The state is approved already.
+        ends: When that ends; None: it does not.
     """
 
     policy: PlatformPolicy
@@ -63,6 +78,7 @@ class Plan:
     epoch: int
     kept: int
     is_approved: bool
+    ends: datetime | None
 
 
 def plan_approval(trust: Trust, *, name: str, values: Mapping[int, bytes], now: datetime) -> Plan:
@@ -90,16 +106,26 @@ def plan_approval(trust: Trust, *, name: str, values: Mapping[int, bytes], now: 
         epoch=epoch,
         kept=sum(epoch <= min(old.epoch, old.max_epoch) for old in policy.approvals),
         is_approved=policy.approval_for(pcr_digest, epoch=epoch, at=now) is not None,
+        ends=policy.windows.get(pcr_digest),
     )
 
 
-def stage_approval(plan: Plan, *, repository: Repository, key: Authority) -> PlatformPolicy:
+def stage_approval(
+    plan: Plan,
+    *,
+    repository: Repository,
+    key: Authority,
+    not_after: datetime | None = None,
+    others_not_after: datetime | None = None,
+) -> PlatformPolicy:
     """Signs the approval and stages the policy's next version; the present one goes to the history.
 
     Args:
         plan: From `plan_approval`.
         repository: Where.
         key: A platform authority's key.
+        not_after: Until when the state is approved; None: without end.
+        others_not_after: Until when the states are approved that are so already; None: as before.
 
     Returns:
         The version that is staged.
@@ -137,6 +163,8 @@ def stage_approval(plan: Plan, *, repository: Repository, key: Authority) -> Pla
         values=plan.values,
         epoch=plan.epoch,
         revoked_keys=trust.revocations.keys,
+        not_after=not_after,
+        others_not_after=others_not_after,
     )
     repository.stage({name: amended})
     return repository.validate().trust.platforms[plan.policy.name]
@@ -199,17 +227,14 @@ def first_policy(
 
 
 def parse_pcr_values(data: bytes) -> dict[int, bytes]:
-    """PCR values of the bank sha256: as `tpm2_pcrread` or `attestd platform show --json` write them.
+    """PCR values of the bank sha256: as `tpm2_pcrread` or `attestd platform show|predict|measure --json` write them.
 
     Raises:
-        MalformedError: Neither, or no value in it.
+        MalformedError: None of these, or no value in it.
     """
     text = data.decode("utf-8", errors="replace")
     if text.lstrip().startswith("{"):
-        found = convert(
-            parse_json(data, max_bytes=MAX_VALUES_BYTES, what="PCR values"), _Shown, what="PCR values"
-        )
-        pairs = [(index, pcr.now) for index, pcr in found.pcrs.items()]
+        pairs = _pairs(parse_json(data, max_bytes=MAX_VALUES_BYTES, what=_VALUES))
     else:
         pairs = _PCR_LINE.findall(text.partition("sha256:")[2])
     values = {int(index): bytes.fromhex(value) for index, value in pairs if int(index) < 24}
@@ -218,3 +243,9 @@ def parse_pcr_values(data: bytes) -> dict[int, bytes]:
             "PCR values: expected lines such as '0 : 0x3D45...' below 'sha256:', each PCR once"
         )
     return dict(sorted(values.items()))
+
+
+def _pairs(value: Any) -> list[tuple[str, str]]:
+    if isinstance(value, dict) and isinstance(value.get("pcrs"), dict) and "sha256" in value["pcrs"]:
+        return list(convert(value, _Replayed, what=_VALUES).pcrs.sha256.items())
+    return [(index, pcr.now) for index, pcr in convert(value, _Shown, what=_VALUES).pcrs.items()]

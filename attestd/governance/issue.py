@@ -19,7 +19,7 @@ from attestd.errors import UsageError
 from attestd.governance.authorities import Authorities
 from attestd.governance.host import HOST_RECORD_TYPE, MAX_HOST_RECORD_BYTES, HostRecord
 from attestd.governance.platform import MAX_PLATFORM_BYTES, ImaReference, PlatformFile, Window
-from attestd.strict import canonical, convert, format_time, parse_canonical
+from attestd.strict import canonical, convert, format_time, parse_canonical, parse_time
 from attestd.tcg.nv import counter_public, nv_name
 from attestd.tcg.pcr import PcrSelection, composite
 from attestd.tcg.policy import REF_PLATFORM, REF_ROOT, approval_message, platform_policy, root_policy
@@ -239,6 +239,7 @@ def amend_platform_policy(
     epoch: int,
     revoked_keys: Collection[str],
     not_after: datetime | None = None,
+    others_not_after: datetime | None = None,
 ) -> bytes:
     """The next version of a platform policy: one approved state more, those that no longer hold left out.
 
@@ -249,6 +250,7 @@ def amend_platform_policy(
         epoch: Approvals below it no longer hold.
         revoked_keys: Approvals by these keys do not hold either.
         not_after: Until when this state is approved, whatever was said of it before; None: without end.
+        others_not_after: Until when the states are approved that are so already, at the latest; None: as before.
 
     Raises:
         MalformedError: `data` is no platform policy.
@@ -263,13 +265,18 @@ def amend_platform_policy(
         raise UsageError(
             f"the root did not approve the platform key {approval['key_id']} in policy {file.name!r}{ended}"
         )
-    kept = [old for old in file.approvals if old.epoch >= epoch and old.key_id not in revoked_keys]
+    state = approval["pcr_digest"]
+    kept = [
+        old
+        for old in file.approvals
+        if old.epoch >= epoch and old.key_id not in revoked_keys and old.pcr_digest != state
+    ]
     pcrs = dict(file.reference.pcrs.get(approval["bank"], {})) if kept else {}
     for index, value in values.items():
         others = [known for known in pcrs.get(str(index), []) if known != value.hex()]
         pcrs[str(index)] = [*others, value.hex()]
-    state = approval["pcr_digest"]
-    windows = windows_of(file, {old.pcr_digest for old in kept} - {state})
+    remaining = {old.pcr_digest for old in kept}
+    windows = _closed(windows_of(file, remaining), remaining, others_not_after)
     if not_after is not None:
         windows.append(Window(pcr_digest=state, not_after=format_time(not_after)))
     amended = msgspec.structs.replace(
@@ -279,6 +286,17 @@ def amend_platform_policy(
         lifecycle=msgspec.structs.replace(file.lifecycle, windows=windows),
     )
     return canonical({**_plain(amended), "approvals": [*map(_plain, kept), dict(approval)]})
+
+
+def _closed(windows: Sequence[Window], states: Collection[str], end: datetime | None) -> list[Window]:
+    """Windows with an end for each of these states; one that ends before stays."""
+    if end is None:
+        return list(windows)
+    ends = {window.pcr_digest: parse_time(window.not_after) for window in windows}
+    return [
+        Window(pcr_digest=state, not_after=format_time(min(end, ends.get(state, end))))
+        for state in sorted(states)
+    ]
 
 
 def windows_of(file: PlatformFile, states: Collection[str]) -> list[Window]:

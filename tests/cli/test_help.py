@@ -40,6 +40,7 @@ def test_the_commands_are_those_of_the_specification() -> None:
         "authorization inspect", "authorization verify", "authorization revoke",
         "authorization install", "authority keygen", "authority import", "authority protect", "authority rotate", "authority show",
         "platform show", "platform approve", "platform measure", "platform diff",
+        "platform boots", "platform predict", "platform rules",
         "platform extend", "verify quote", "verify receipt", "verify log", "verify artifact", "audit tail",
         "audit show", "audit confirm", "audit verify", "audit prove", "audit export", "audit rotate", "backup", "rekey", "deprovision",
         "governance init", "governance show", "governance diff", "governance add", "governance remove", "governance stage",

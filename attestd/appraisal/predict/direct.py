@@ -53,6 +53,7 @@ def replace_direct_line(draft: Draft, line: str, *, running: tuple[str, ...]) ->
     text = (item.content or b"").decode("utf-16-le", "surrogatepass").rstrip("\0")
     content = f"{line}\0".encode("utf-16-le", "surrogatepass")
     draft.replace(item, draft.hash(content), data=content)
+    draft.command_lines.append(line)
     replace_options(draft, (text, *running), lambda _: line)
 
 

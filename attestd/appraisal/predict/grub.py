@@ -69,6 +69,7 @@ def replace_in_grub(draft: Draft, change: GrubChange) -> None:
         _replace_texts(draft, texts, change.config)
         forms = (f"BOOT_IMAGE={path} {options}", f"{path} {options}", options)
         replace_options(draft, forms, lambda line: _with(line, texts))
+        draft.command_lines.append(_with(forms[0], texts))
 
 
 def _replace_kernel(draft: Draft, path: str, kernel: bytes) -> list[Meaning]:

@@ -80,7 +80,8 @@ class Prediction:
 
     Attributes:
         bank: The bank of the values.
-        log: The log of the next boot, as predicted.
+        log: The log of the next boot, with the phases behind it.
+        command_line: What the kernel will be started with; None: it is not known.
         values: PCR values, of those that can be predicted.
         unknown: PCRs that cannot, and why.
         changes: What it will measure otherwise than this boot.
@@ -89,6 +90,7 @@ class Prediction:
 
     bank: str
     log: UntrustedEventLog
+    command_line: str | None
     values: Mapping[int, bytes]
     unknown: Mapping[int, str]
     changes: tuple[EventChange, ...]
@@ -170,8 +172,8 @@ def _replace_kernel(draft: Draft, change: Change, running: Running, lines: tuple
 def _prediction(draft: Draft, log: UntrustedEventLog, running: Running) -> Prediction:
     bank = draft.bank
     now = replay(with_phases(log, running.phases), bank)
-    after = draft.log()
-    values = replay(with_phases(after, running.phases), bank)
+    after = with_phases(draft.log(), running.phases)
+    values = replay(after, bank)
     for pcr, value in running.values.items():
         if pcr in PREDICTED and value != now.get(pcr, initial_value(bank, pcr, locality=log.locality)):
             draft.cannot(pcr, f"it holds {value.hex()} now, which this boot's log does not explain")
@@ -183,16 +185,21 @@ def _prediction(draft: Draft, log: UntrustedEventLog, running: Running) -> Predi
         draft.assume(
             f"systemd measures the phases {':'.join(running.phases)} into PCR {UKI_PCR} after the log"
         )
-    meanings = read_events(after.events, bank=bank, command_lines=draft.command_lines)
+    # The phases stay, so that they are no change.
+    phases = with_phases(log, running.phases).events[len(log.events) :]
+    lines = draft.command_lines
+    before = (*draft.before, *read_events(phases, bank=bank))
+    meanings = read_events(after.events, bank=bank, command_lines=lines)
     return Prediction(
         bank=bank,
         log=after,
+        command_line=draft.command_lines[-1] if draft.command_lines else None,
         values={
             pcr: values.get(pcr, initial_value(bank, pcr, locality=log.locality))
             for pcr in PREDICTED
             if pcr not in draft.unknown
         },
         unknown=dict(sorted(draft.unknown.items())),
-        changes=diff_events(draft.before, meanings),
+        changes=diff_events(before, meanings),
         assumptions=tuple(draft.assumptions),
     )
