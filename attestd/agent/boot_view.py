@@ -1,6 +1,6 @@
 """Boots as the command line looks at them: this one, kept ones, those in files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -8,19 +8,31 @@ from typing import Final
 from attestd.agent.ask import AgentSocket
 from attestd.agent.boot_logs import KeptBoot, fetch_boots, fetch_log
 from attestd.agent.measured_logs import BootReader, read_part
+from attestd.appraisal.boot import BootFinding, appraise_boot
+from attestd.appraisal.boot_rules import BootRules
 from attestd.errors import AgentError, MalformedError, UsageError, VerificationError
 from attestd.paths import Configuration, LogPaths
 from attestd.tcg.eventlog.meaning import Meaning, read_events
 from attestd.tcg.eventlog.parse import MAX_EVENTLOG_BYTES, UntrustedEventLog, parse_event_log
 from attestd.tcg.eventlog.reading import UKI_PCR, Kind
-from attestd.tcg.eventlog.replay import initial_value, replay
+from attestd.tcg.eventlog.replay import initial_value, replay, verify_events
 from attestd.tcg.eventlog.userspace import known_phases, parse_userspace_log, with_events, with_phases
 
-__all__ = ["APPROVED", "NOW", "BootView", "find_boot", "parse_boot_view", "present_boot"]
+__all__ = [
+    "APPROVED",
+    "NOW",
+    "BootView",
+    "appraise_view",
+    "find_boot",
+    "parse_boot_view",
+    "present_boot",
+    "with_replayed",
+]
 
 NOW: Final = "now"
 APPROVED: Final = "approved"
 _BANK: Final = "sha256"
+_NO_LOG: Final = "no event log is configured (eventlog in attestd.toml)"
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,33 @@ class BootView:
             for pcr, value in sorted(self.pcrs.items())
             if value != replayed.get(pcr, initial_value(_BANK, pcr, locality=self.log.locality))
         )
+
+
+def appraise_view(view: BootView, rules: BootRules | None) -> tuple[BootFinding, ...]:
+    """What boot rules find wrong with a boot; a PCR whose value the logs do not explain counts as not quoted.
+
+    Raises:
+        MalformedError: The rules are of another bank than the values.
+    """
+    if rules is None:
+        return ()
+    if rules.bank != _BANK:
+        raise MalformedError(f"boot rules of bank {rules.bank}: known are values of bank {_BANK}")
+    unexplained = view.unexplained()
+    values = {pcr: value for pcr, value in view.pcrs.items() if pcr in rules.pcrs and pcr not in unexplained}
+    if not values:
+        return tuple(
+            BootFinding("events", None, f"PCR {pcr}", "a value that the logs explain", "none")
+            for pcr in unexplained
+        )
+    return appraise_boot(verify_events(view.log, bank=_BANK, values=values), rules=rules).findings
+
+
+def with_replayed(view: BootView, pcrs: Iterable[int]) -> BootView:
+    """A boot in which PCRs have what the logs replay to, where their values are not known otherwise."""
+    replayed = replay(view.log, _BANK)
+    values = {pcr: replayed.get(pcr, initial_value(_BANK, pcr, locality=view.log.locality)) for pcr in pcrs}
+    return replace(view, pcrs={**values, **view.pcrs})
 
 
 def parse_boot_view(
@@ -148,12 +187,12 @@ def find_boot(name: str, *, agent: AgentSocket, present: BootView | None, platfo
     """
     if name == NOW:
         if present is None:
-            raise UsageError("this boot has no event log: none is configured (eventlog in attestd.toml)")
+            raise UsageError(f"there is no boot {name!r}: {_NO_LOG}")
         return present
     if name != APPROVED and not name.isdigit():
         data = read_part(Path(name), max_bytes=MAX_EVENTLOG_BYTES + 1)
         return parse_boot_view(name, data, b"", command_line=None, pcrs={})
-    kept, _ = fetch_boots(agent)
+    kept, now = fetch_boots(agent)
     if name == APPROVED:
         numbers = [
             n for n, boot in enumerate(kept, 1) if (platform in boot.approved if platform else boot.approved)
@@ -161,9 +200,8 @@ def find_boot(name: str, *, agent: AgentSocket, present: BootView | None, platfo
     else:
         numbers = [n for n in range(1, len(kept) + 1) if n == int(name)]
     if not numbers:
-        raise UsageError(
-            f"there is no boot {name!r}: attestd platform boots lists those that are kept ({len(kept)})"
-        )
+        why = f"attestd platform boots lists the {len(kept)} that are kept" if kept or now.digest else _NO_LOG
+        raise UsageError(f"there is no boot {name!r}: {why}")
     return _fetch(kept[numbers[0] - 1], numbers[0], agent)
 
 

@@ -1,7 +1,7 @@
 """`attestd init`: a host that stands alone, or one that joins a repository. Idempotent; never overwrites."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -12,6 +12,7 @@ from attestd.agent.identity import is_record_of, selection_of
 from attestd.agent.joining import join
 from attestd.agent.keystore import load_keys
 from attestd.agent.provision_steps import HostSteps, make_directories, migrate_log, opened_tpm
+from attestd.agent.selection import choose_pcrs, differences
 from attestd.agent.standalone import LocalAuthorities
 from attestd.agent.tpm_access import EMBEDDED
 from attestd.audit.store import LogStore
@@ -40,7 +41,6 @@ from attestd.tpm.device import Tpm
 __all__ = ["ChosenTpm", "Provisioned", "choose_tpm", "provision_joining", "provision_standalone"]
 
 PLATFORM: Final = "local"
-EMBEDDED_PCRS: Final = "sha256:0,2,4,7,11,12"
 DEVICE: Final = "/dev/tpmrm0"
 FIRST_EPOCH: Final = 1
 # The root lets the platform key approve states for this many epochs; a bump that revokes only approvals is usual.
@@ -87,11 +87,11 @@ def provision_standalone(
     Args:
         layout: Where.
         configuration: Which TPM.
-        pcrs: The PCRs to approve, such as `0,2,4,7`; None for the embedded software TPM's default.
+        pcrs: The PCRs to approve, such as `0,2,4,7`; None: as the event log shows, or an embedded TPM's default.
         labels: For the host record.
 
     Raises:
-        UsageError: PCRs are needed, or other ones are approved already; a socket path is too long.
+        UsageError: As `choose_pcrs`; other PCRs are approved already; a socket path is too long.
         TpmError: The TPM is not usable, or holds another installation's indices.
         StoreError: Files cannot be written.
     """
@@ -106,19 +106,17 @@ def provision_standalone(
             f"this host joins {configuration.governance_url} ({layout.configuration}): finish that with attestd init"
             " --governance URL --root FILE"
         )
-    if pcrs is None and configuration.tpm != EMBEDDED:
-        raise UsageError(
-            "--pcrs is needed for this TPM: which PCRs hold what you boot (for example 0,2,4,7,8,9)"
-        )
-    selection = selection_from_text(pcrs or EMBEDDED_PCRS)
+    choice = choose_pcrs(configuration, pcrs=pcrs)
     fresh = not layout.log.exists()
     make_directories(layout, account)
     with opened_tpm(layout, configuration) as owner:
-        steps = _Standalone(layout, configuration, HostSteps(layout, configuration, owner))
-        steps.run(selection, labels)
+        host_steps = HostSteps(layout, configuration, owner)
+        _Standalone(layout, configuration, host_steps).run(choice.selection, labels)
+        differing = differences(choice, host_steps.tpm(lambda tpm: tpm.read_pcrs(choice.selection)))
     trust = load_trust(layout.trust_source(configuration))
     host, log_origin, _ = _log_facts(layout, account)
-    return _provisioned(trust, host, log_origin, fresh=fresh)
+    found = _provisioned(trust, host, log_origin, fresh=fresh)
+    return replace(found, notes=(*found.notes, *choice.notes, *differing))
 
 
 def provision_joining(

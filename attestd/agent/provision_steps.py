@@ -50,6 +50,13 @@ RECORD_LIFETIME: Final = timedelta(days=3650)
 BACKDATE: Final = timedelta(minutes=5)
 
 
+# What `init` was told, or found in the environment: the agent is to find it again.
+_WRITTEN: Final = (
+    *("governance_url", "governance_ca"),
+    *("eventlog", "ima_list", "userspace_log", "command_line"),
+)
+
+
 class HostSteps:
     """What every kind of `init` does.
 
@@ -178,8 +185,9 @@ class HostSteps:
         if self.layout.configuration.exists():
             return
         lines = ["# attestd configuration; see docs/operations.md", f'tpm = "{self.configuration.tpm}"']
-        named = {name: getattr(self.configuration, name) for name in ("governance_url", "governance_ca")}
-        lines += [f'{name} = "{value}"' for name, value in named.items() if value]
+        default = Configuration()
+        named = {name: getattr(self.configuration, name) for name in _WRITTEN}
+        lines += [f'{name} = "{value}"' for name, value in named.items() if value != getattr(default, name)]
         write_atomic(self.layout.configuration, "\n".join([*lines, ""]).encode(), mode=0o644)
 
     def _load_keys(self) -> tuple[KeyBlobs, AuthValues]:

@@ -38,12 +38,14 @@ class State:
         source: How they are known, in words.
         attested: Whether a verified quote proves them.
         boot: The logs; None: there are none.
+        assumptions: What has to hold for the values to be right, if they are predicted.
     """
 
     values: Mapping[int, bytes]
     source: str
     attested: bool
     boot: BootView | None
+    assumptions: tuple[str, ...] = ()
 
 
 def evidence_json(quote: UntrustedQuoteDocument, boot: BootView | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from attestd.appraisal.boot import ACTIONS, SEPARATORS, appraise_boot, measured_line
-from attestd.appraisal.boot_rules import BootRules
+from attestd.appraisal.boot_rules import BootRules, require_sound_rules
 from attestd.appraisal.ima import appraise_ima, parse_ima_policy
 from attestd.appraisal.inspect import best_bank
 from attestd.appraisal.paths import parse_pattern
@@ -25,7 +25,7 @@ from attestd.tcg.eventlog.replay import initial_value, replay, verify_events
 from attestd.tcg.eventlog.types import HASHES
 from attestd.tcg.ima.replay import replay_list
 
-__all__ = ["derive_boot_rules", "derive_ima_policy"]
+__all__ = ["derive_boot_rules", "derive_ima_policy", "join_boot_rules"]
 
 # Firmware, drivers, files that boot loaders and the kernel's stub read, machine owner keys.
 _BY_DIGEST = (0, 2, 9, 14)
@@ -74,6 +74,32 @@ def derive_boot_rules(
     if not any(rules.is_set(name) for name in rules.__struct_fields__[2:]):
         raise MalformedError("this boot keeps no rule: its log has nothing to know it by")
     return rules, tuple(notes)
+
+
+def join_boot_rules(first: BootRules, second: BootRules) -> BootRules:
+    """Rules that allow what one of two allows: for an update, before and after it.
+
+    Raises:
+        MalformedError: They are of different banks, or have no rule in common.
+    """
+    if first.bank != second.bank:
+        raise MalformedError(f"boot rules of banks {first.bank} and {second.bank} are no rules of one boot")
+    joined = {
+        name: _join(getattr(first, name), getattr(second, name)) for name in first.__struct_fields__[2:]
+    }
+    if first.sections is None or second.sections is None or first.sections.keys() != second.sections.keys():
+        joined["sections"] = None  # each section that is named has to be there, in every boot
+    rules = msgspec.structs.replace(first, **joined)
+    require_sound_rules(rules)
+    return rules
+
+
+def _join(first: Any, second: Any) -> Any:
+    if first in (None, "unchecked") or second in (None, "unchecked"):
+        return None if first is None or second is None else "unchecked"
+    if isinstance(first, dict):
+        return {name: _join(first.get(name, []), second.get(name, [])) for name in sorted({*first, *second})}
+    return sorted({*first, *second}) if isinstance(first, list) else first
 
 
 def _certificates(events: Sequence[Meaning]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from attestd.agent.boot_view import BootView
+from attestd.agent.boot_view import BootView, appraise_view, with_replayed
 from attestd.agent.state_file import State
 from attestd.cli.base import confirm
 from attestd.cli.boots import change_json
@@ -23,6 +23,7 @@ from attestd.governance.trust import Trust
 from attestd.paths import Layout
 from attestd.strict import format_time
 from attestd.tcg.eventlog.diff import Change, diff_events
+from attestd.tcg.eventlog.reading import Kind
 
 __all__ = ["Signing", "approve", "plan_json", "platform_name", "platform_option", "signing_options"]
 
@@ -185,33 +186,48 @@ def _say_plan(plan: Plan, state: State, changes: Sequence[Change] | None, approv
     policy = plan.policy
     say(f"Platform {policy.name}, version {policy.version}, at epoch {plan.epoch}", style=HEAD, prefix="")
     say(f"  PCRs {policy.selection}, from {state.source}", prefix="")
-    known = state.boot is not None and _BANK in state.boot.log.banks
-    events = state.boot.meanings(_BANK) if state.boot is not None and known else ()
-    unexplained = state.boot.unexplained() if state.boot is not None and known else tuple(plan.values)
     for index, value in plan.values.items():
         is_known = value in policy.values.get(index, ())
         words = "" if is_known else "  differs from every approved state"
         say(f"  {index:>2}  {value.hex()}{words}", style="" if is_known else WARN, prefix="")
-        for item in events:
-            if item.event.pcr == index and index not in unexplained:
-                say(f"        {item.name}: {item.value}", style=DIM, prefix="")
-        if known and index in unexplained:
-            say("        no log explains this value", style=WARN, prefix="")
+        _say_events(state.boot, index)
     say(f"  composite {plan.pcr_digest.hex()}", prefix="")
     if changes is not None and approved is not None:
         say(f"  measured otherwise than {approved.title}, approved:", prefix="")
-        for change in changes:
-            say(f"    {change}", style=WARN, prefix="")
-        if not changes:
-            say("    nothing", prefix="")
+        for change in changes or ("nothing",):
+            say(f"    {change}", style=WARN if changes else "", prefix="")
     stays = "stays" if plan.kept == 1 else "stay"
     say(f"  beside {counted(plan.kept, 'approval')} that {stays} in force", prefix="")
     if not state.attested:
-        say(f"  no quote proves these values: {state.source}", style=WARN, prefix="")
+        say(f"  no quote proves these values: they are from {state.source}", style=WARN, prefix="")
+    for item in state.assumptions:
+        say(f"    provided that {item}", prefix="")
+    _say_rules(state.boot, plan)
+
+
+def _say_events(boot: BootView | None, pcr: int) -> None:
+    """What was measured into a PCR, if that explains its value."""
+    if boot is None or _BANK not in boot.log.banks:
+        return
+    if pcr in boot.unexplained():
+        say("        no log explains this value", style=WARN, prefix="")
+        return
+    for item in boot.meanings(_BANK):
+        if item.event.pcr == pcr and item.kind != Kind.SECTION_NAME:
+            say(f"        {item.name}: {item.value}", style=DIM, prefix="")
+
+
+def _say_rules(boot: BootView | None, plan: Plan) -> None:
+    """An approval is no release where the rules deny."""
+    if boot is None or plan.policy.boot is None:
+        return
+    known = with_replayed(boot, plan.policy.boot.pcrs)
+    for finding in appraise_view(known, plan.policy.boot):
+        say(f"  the policy's boot rules deny this state: {finding}", style=WARN, prefix="")
 
 
 def _say_ends(ends: datetime | None, others: datetime | None) -> None:
     if ends is not None:
         say(f"  this approval ends {format_time(ends)}", style=WARN, prefix="")
     if others is not None:
-        say(f"  approvals of other states end {format_time(others)}", style=WARN, prefix="")
+        say(f"  approvals of other states end {format_time(others)}, or before", style=WARN, prefix="")

@@ -59,7 +59,9 @@ attestd init --governance https://governance.example/v1 --root 1.root.json --epo
 )
 @passphrase_option
 @click.option(
-    "--pcrs", metavar="LIST", help="The PCRs to approve in their present state, for example 0,2,4,7,8,9."
+    "--pcrs",
+    metavar="LIST",
+    help="The PCRs to approve in their present state, for example 0,2,4,7,8,9 (default: as the event log shows).",
 )
 @click.option(
     "--label",

@@ -231,14 +231,14 @@ def _show(seen: _Seen, output: Output, *, show_events: bool) -> None:
         output.title(f"Events, by their {seen.inspection.bank} digests")
         for item in seen.inspection.events:
             output.line("  ", mark(item.proved or None), f" {item}")
-    findings = seen.findings
+    pcrs = seen.boot.pcrs
+    findings = [str(finding) for finding in seen.findings]
+    findings += [
+        f"PCR {pcr}: it holds {pcrs[pcr].hex()}, which no log explains" for pcr in seen.boot.unexplained()
+    ]
     output.title("Findings" if findings else "No findings")
     for finding in findings:
-        output.line("  ", text(str(finding), BAD))
-    for pcr in seen.boot.unexplained():
-        output.line(
-            "  ", text(f"PCR {pcr}: it holds {seen.boot.pcrs[pcr].hex()}, which no log explains", BAD)
-        )
+        output.line("  ", text(finding, BAD))
     for note in seen.inspection.notes:
         output.line("  ", text(f"note: {note}", DIM))
 

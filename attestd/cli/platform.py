@@ -23,6 +23,7 @@ from attestd.distribution.approve import Plan, plan_approval
 from attestd.distribution.local import load_own_trust
 from attestd.errors import AttestdError
 from attestd.paths import find_client_layout, load_configuration
+from attestd.strict import format_time
 
 __all__ = ["platform_command"]
 
@@ -32,7 +33,7 @@ __all__ = ["platform_command"]
     cls=NounGroup,
     example="""
 attestd platform show
-attestd platform approve
+attestd platform approve --yes
 """,
 )
 def platform_command() -> None:
@@ -77,6 +78,7 @@ def show_command(*, name: str | None, state_dir: str | None, as_json: bool) -> N
         [
             ("PCRs", f"{measured.selection}, from {measured.source}"),
             ("composite", plan.pcr_digest.hex()),
+            ("until", None if plan.ends is None else format_time(plan.ends)),
             ("approvals", f"{plan.kept} in force at epoch {plan.epoch}, {len(policy.approvals)} in all"),
             ("evidence", f"tier {policy.min_tier} or stronger, user space {', '.join(policy.userspace)}"),
         ]

@@ -29,9 +29,9 @@ __all__ = ["approve_command", "approved_boot", "present_state"]
     "approve",
     cls=Command,
     example="""
-attestd platform approve
+attestd platform approve --yes
 attestd platform approve --yes --expires 2h
-attestd platform approve --from-evidence evidence.json
+attestd platform approve --yes --from-evidence evidence.json
 """,
 )
 @signing_options

@@ -1,7 +1,6 @@
 """`attestd platform boots` and `attestd platform diff`: boots that are kept, and what they measured otherwise."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -10,8 +9,7 @@ import click
 
 from attestd.agent.ask import AgentSocket
 from attestd.agent.boot_logs import KeptBoot, PresentBoot, fetch_boots
-from attestd.agent.boot_view import APPROVED, NOW, BootView, find_boot
-from attestd.appraisal.boot import BootFinding, appraise_boot
+from attestd.agent.boot_view import APPROVED, NOW, BootView, appraise_view, find_boot, with_replayed
 from attestd.appraisal.inspect import best_bank
 from attestd.cli.approving import platform_name, platform_option
 from attestd.cli.base import Command, json_option, state_dir_option
@@ -26,13 +24,11 @@ from attestd.governance.platform import PlatformPolicy
 from attestd.paths import find_client_layout
 from attestd.strict import format_time
 from attestd.tcg.eventlog.diff import Change, diff_events
-from attestd.tcg.eventlog.replay import initial_value, replay, verify_events
 
 __all__ = ["boots_command", "diff_command"]
 
 EXIT_DIFFERS: Final = 1
 POLICY: Final = "policy"
-_BANK: Final = "sha256"
 
 
 @click.command("boots", cls=Command, example="attestd platform boots\nattestd platform boots --json")
@@ -167,8 +163,10 @@ def _silent(before: BootView, after: BootView, changes: Sequence[Change]) -> Map
 def _against_policy(boot: str, name: str | None, state_dir: str | None, output: Output) -> int:
     trust = load_own_trust(find_client_layout(state_dir))
     policy = trust.platforms[platform_name(trust, name)]
-    view = _with_values(_find(boot, name, state_dir), policy)
-    findings, notes = _held_against(view, policy)
+    view = with_replayed(_find(boot, name, state_dir), policy.quoted.pcrs)
+    findings = appraise_view(view, policy.boot)
+    notes = [f"PCR {pcr}: no log explains its value" for pcr in view.unexplained()]
+    notes += [] if policy.boot else ["the policy has no boot rules"]
     plan = plan_approval(
         trust,
         name=policy.name,
@@ -203,29 +201,9 @@ def _against_policy(boot: str, name: str | None, state_dir: str | None, output: 
     return EXIT_DIFFERS if findings or not plan.is_approved else 0
 
 
-def _with_values(view: BootView, policy: PlatformPolicy) -> BootView:
-    """A boot whose PCR values are not known has those that its log replays to."""
-    replayed = replay(view.log, _BANK)
-    values = {
-        pcr: replayed.get(pcr, initial_value(_BANK, pcr, locality=view.log.locality))
-        for pcr in policy.quoted.pcrs
-    }
-    return replace(view, pcrs={**values, **view.pcrs})
-
-
 def _values(view: BootView, policy: PlatformPolicy) -> list[str]:
     return [
         f"PCR {pcr}: {view.pcrs[pcr].hex()}, approved: {', '.join(item.hex() for item in policy.values.get(pcr, ())) or 'not recorded'}"
         for pcr in policy.selection.pcrs
         if view.pcrs[pcr] not in policy.values.get(pcr, ())
     ]
-
-
-def _held_against(view: BootView, policy: PlatformPolicy) -> tuple[list[BootFinding], list[str]]:
-    if policy.boot is None:
-        return [], ["the policy has no boot rules"]
-    unexplained = view.unexplained()
-    values = {pcr: view.pcrs[pcr] for pcr in policy.boot.pcrs if pcr in view.pcrs and pcr not in unexplained}
-    verified = verify_events(view.log, bank=policy.boot.bank, values=values)
-    notes = [f"PCR {pcr}: no log explains its value" for pcr in unexplained]
-    return list(appraise_boot(verified, rules=policy.boot).findings), notes

@@ -10,12 +10,14 @@ import click
 
 from attestd.agent.boot_view import BootView, parse_boot_view
 from attestd.agent.state_file import State
+from attestd.appraisal.boot_rules import BootRules
 from attestd.appraisal.inspect import best_bank
 from attestd.appraisal.predict import Change, Prediction, Running, predict
+from attestd.appraisal.reference import derive_boot_rules, join_boot_rules
 from attestd.cli.approving import Signing, approve, platform_name, platform_option, signing_options
-from attestd.cli.base import Command, json_option, read_input, state_dir_option
+from attestd.cli.base import Command, json_option, read_input, state_dir_option, write_output
 from attestd.cli.boots import change_json, present, read_lines
-from attestd.cli.output import BAD, DIM, WARN, Output, mark, text
+from attestd.cli.output import BAD, DIM, WARN, Output, mark, say, text
 from attestd.cli.params import DURATION, FILE, name_values
 from attestd.cli.platform_approve import present_state
 from attestd.distribution.approve import plan_approval
@@ -23,6 +25,7 @@ from attestd.distribution.local import load_own_trust
 from attestd.errors import UsageError, VerificationError
 from attestd.governance.trust import Trust
 from attestd.paths import Layout, find_client_layout
+from attestd.strict import canonical
 from attestd.tcg.eventlog.parse import MAX_EVENTLOG_BYTES
 from attestd.tcg.eventlog.reading import UKI_PCR, Kind
 from attestd.tcg.eventlog.replay import initial_value, replay
@@ -49,10 +52,9 @@ class _Boot:
     cls=Command,
     example="""
 attestd platform predict --uki /boot/efi/EFI/Linux/new.efi
-attestd platform predict --uki new.efi --approve --until 2h
-attestd platform predict --kernel /boot/vmlinuz --initrd /boot/initrd.img
-attestd platform predict --cmdline "root=/dev/sda2 quiet" --grub-config /boot/grub/grub.cfg
-attestd platform predict --eventlog binary_bios_measurements --running-cmdline cmdline --uki new.efi --json
+attestd platform predict --uki new.efi --approve --until 2h --yes
+attestd platform predict --uki new.efi --rules both.json
+attestd platform predict --eventlog grub.eventlog --kernel vmlinuz --json
 """,
 )
 @click.option("--uki", type=FILE, metavar="FILE", help="The new unified kernel image.")
@@ -100,6 +102,13 @@ attestd platform predict --eventlog binary_bios_measurements --running-cmdline c
     help="What systemd measures into PCR 11 after the log (default: as in this boot, or sysinit:ready).",
 )
 @click.option(
+    "--rules",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write boot rules that the next boot keeps as well as this one, for attestd platform rules.",
+)
+@click.option("--force", is_flag=True, help="Overwrite FILE.")
+@click.option(
     "--approve", "is_approving", is_flag=True, help="Approve the predicted state, after showing it."
 )
 @click.option(
@@ -119,6 +128,8 @@ def predict_command(
     running_cmdline: Path | None,
     running_initrd: Path | None,
     phases: str | None,
+    rules: Path | None,
+    force: bool,
     is_approving: bool,
     until: int | None,
     expires: int | None,
@@ -147,6 +158,9 @@ def predict_command(
     running = _running(boot.view, running_initrd, phases)
     found = predict(boot.view.log, bank=_bank(boot.view), change=change, running=running)
     output = Output(as_json=as_json)
+    if rules is not None:
+        write_output(rules, canonical(_rules(found, boot)), force=force)
+        say(f"{rules}: written; look at it before it is published (attestd platform rules)")
     if is_approving:
         signing = Signing(key, public_key, directory, yes, expires, until)
         _approve(found, boot, signing, output)
@@ -269,6 +283,17 @@ def _json(found: Prediction) -> dict[str, Any]:
     }
 
 
+def _rules(found: Prediction, boot: _Boot) -> BootRules:
+    """The policy's rules, or else this boot's, widened by what the next boot will measure."""
+    policy = boot.trust.platforms[boot.policy] if boot.trust and boot.policy else None
+    present = None if policy is None else policy.boot
+    if present is None:
+        present, _ = derive_boot_rules(boot.view.log, command_lines=boot.view.command_lines)
+    lines = () if found.command_line is None else (found.command_line,)
+    after, _ = derive_boot_rules(found.log, command_lines=lines)
+    return join_boot_rules(present, after)
+
+
 def _approve(found: Prediction, boot: _Boot, signing: Signing, output: Output) -> None:
     if boot.trust is None or boot.policy is None:
         raise UsageError(
@@ -284,6 +309,5 @@ def _approve(found: Prediction, boot: _Boot, signing: Signing, output: Output) -
     values = {pcr: found.values[pcr] for pcr in selection.pcrs}
     plan = plan_approval(boot.trust, name=policy, values=values, now=datetime.now(UTC))
     after = BootView("the next boot", b"", b"", found.log, found.command_line, values)
-    source = "prediction, provided that " + "; ".join(found.assumptions)
-    state = State(values, source, attested=False, boot=after)
+    state = State(values, "a prediction", attested=False, boot=after, assumptions=found.assumptions)
     approve(plan, state, signing, approved=boot.view, layout=boot.layout, output=output)

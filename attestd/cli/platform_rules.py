@@ -35,7 +35,7 @@ _SHOWN: Final = 8
     example="""
 attestd platform rules
 attestd platform rules --boot boot.json --yes
-attestd platform rules --boot boot.json --ima ima.json --repository governance --platform prod
+attestd platform rules --boot boot.json --ima ima.json --repository fleet --platform prod
 attestd platform rules --no-ima --yes
 """,
 )

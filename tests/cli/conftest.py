@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from attestd.cli import run
+from tests import recorded_boots as measured
 from tests.host import Host
 
 
@@ -50,7 +51,9 @@ class Cli:
 def running() -> Iterator[Host]:
     """One host for all tests that leave it as it was: a few entries are in its log."""
     with Host.create() as host:
-        host.start()
+        measured.keep(host, "uki-sb", approved=("local",))
+        measured.measured(host)
+        host.approve_present_state()
         allowed = host.run("/usr/bin/id", "-u")
         assert allowed.status == 0, allowed
         assert host.exec("/usr/bin/id").status == 77

@@ -18,14 +18,16 @@ from attestd.cli.base import Command, NounGroup
 from tests.cli.conftest import Cli
 from tests.cli.test_help import ALL
 from tests.host import Host, kill_and_wait
+from tests.recorded_boots import next_boots
 from tests.softhsm import PIN
+from tests.tcg.eventlog.build import BOOTS
 
 EXAMPLES = {
     " ".join(path) or "attestd": command.example
     for path, command in ALL
     if isinstance(command, Command | NounGroup) and path != ("serve",)  # the first one serves
 }
-BOOT = Path(__file__).parent.parent / "tcg" / "data" / "uki-sb"
+BOOT = BOOTS / "uki-sb"
 # What earlier examples would have left behind.
 PREPARE = f"""
 attestd authorization issue --max-uses unlimited -o id.auth.json -- id -u
@@ -37,6 +39,9 @@ mkdir keys
 cp {BOOT}/binary_bios_measurements {BOOT}/binary_runtime_measurements .
 cp binary_bios_measurements yesterday.eventlog
 cp binary_bios_measurements today.eventlog
+cp {BOOTS}/shim-grub-ms-sb/binary_bios_measurements grub.eventlog
+attestd platform measure --json > evidence.json
+attestd platform measure --rules boot.json --ima-policy ima.json
 umask 077; echo passphrase > secret; echo {PIN} > pin
 echo '@id("deny-nobody") forbid (principal == User::"65534", action, resource);' > night.cedar
 printf 'sha256:\\n    0 : 0x%064d\\n    4 : 0x%064d\\n' 0 1 > pcrs.txt
@@ -47,6 +52,12 @@ authority keygen --no-passphrase third
 governance init governance --root second.pub --targets second.pub --online second.pem --authorization second.pub --enroller second.pub --tpm-root {authority}/root.pem --tpm-platform {authority}/platform.pem --tpm-epoch {authority}/epoch.pem
 governance sign --repository governance --key second.pem --yes
 governance publish --repository governance
+"""
+# Another, with a platform policy.
+FLEET = """
+governance platform lab --repository fleet --values pcrs.txt --yes --root-key {authority}/root.pem --key {authority}/platform.pem
+governance sign --repository fleet --key second.pem --yes
+governance publish --repository fleet
 """
 ATTESTD = f"{sys.executable} -I -m attestd"
 
@@ -63,6 +74,11 @@ class Workplace:
             for line in REPOSITORY.format(authority=host.layout.authority).strip().splitlines():
                 assert run(shlex.split(line)) == 0, line
             shutil.copytree("governance", "copy")
+            shutil.copytree("governance", "fleet")
+            for line in FLEET.format(authority=host.layout.authority).strip().splitlines():
+                assert run(shlex.split(line)) == 0, line
+            for name, data in next_boots().items():
+                Path(name).write_bytes(data)
         (record,) = (host.layout.repository / "staged/targets/hosts").iterdir()
         (self.work / "web1.request.json").write_bytes(b64decode(json.loads(record.read_bytes())["payload"]))
         (self.work / "trust").symlink_to(host.layout.trust)
@@ -79,6 +95,8 @@ class Workplace:
             )
             if (
                 f"-o {path.name}" in example
+                or f"--rules {path.name}" in example
+                or f"--ima-policy {path.name}" in example
                 or (generated and path.suffix in (".pem", ".pub"))
                 or (path.name == "id.auth.json" and "issue -- id" in example)
             ):
@@ -115,6 +133,8 @@ class Workplace:
             "/etc/attestd/authority": str(self.host.layout.authority),
             "/tmp/attestd-": f"{self.top}/",
             "/srv/data": "/srv/",
+            "/boot/efi/EFI/Linux/": "",
+            "--platform prod": "--platform lab",
         }
         script = "\n".join(lines)
         for old, new in places.items():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from attestd.paths import KERNEL_LOGS
 from tests.cli.conftest import Cli
 from tests.tcg.eventlog.build import BOOTS, RECORDED, event, log, sha1_event
 from tests.tcg.eventlog.test_userspace import record
@@ -113,9 +114,9 @@ def test_nothing_in_a_log_steers_the_terminal(nowhere: Cli) -> None:
 
 
 def test_without_a_log_on_this_host(nowhere: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attestd.cli.measure.THIS_HOSTS_LOG", Path("none"))
+    monkeypatch.setitem(KERNEL_LOGS, "eventlog", Path("none"))
     result = nowhere("platform", "measure")
-    assert result.status == 64
+    assert result.status == 69
     assert "none: No such file or directory" in result.stderr
 
 
@@ -141,7 +142,10 @@ def test_diff(nowhere: Cli) -> None:
     assert any(change["after"] is None for change in added)
     assert nowhere.ok("platform", "diff", UKI / EVENTS, UKI / EVENTS, "--json").json == {
         "bank": "sha256",
+        "before": str(UKI / EVENTS),
+        "after": str(UKI / EVENTS),
         "changes": [],
+        "unexplained": [],
         "same": True,
     }
 
