@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from attestd.cli import run
-from tests import recorded_boots as measured
 from tests.host import Host
+from tests.measured import UKI, MeasuredHost
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,10 @@ class Cli:
 @pytest.fixture(scope="session")
 def running() -> Iterator[Host]:
     """One host for all tests that leave it as it was: a few entries are in its log."""
-    with Host.create() as host:
-        measured.keep(host, "uki-sb", approved=("local",))
-        measured.measured(host)
+    with MeasuredHost.create() as host:
+        host.configure()
+        host.reboot(UKI)
+        host.start()
         host.approve_present_state()
         allowed = host.run("/usr/bin/id", "-u")
         assert allowed.status == 0, allowed

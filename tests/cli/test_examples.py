@@ -41,7 +41,7 @@ cp binary_bios_measurements yesterday.eventlog
 cp binary_bios_measurements today.eventlog
 cp {BOOTS}/shim-grub-ms-sb/binary_bios_measurements grub.eventlog
 attestd platform measure --json > evidence.json
-attestd platform measure --rules boot.json --ima-policy ima.json
+attestd platform measure --rules boot.json --ima binary_runtime_measurements --ima-policy ima.json
 umask 077; echo passphrase > secret; echo {PIN} > pin
 echo '@id("deny-nobody") forbid (principal == User::"65534", action, resource);' > night.cedar
 printf 'sha256:\\n    0 : 0x%064d\\n    4 : 0x%064d\\n' 0 1 > pcrs.txt
