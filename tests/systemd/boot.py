@@ -130,12 +130,12 @@ def installs_as_the_documentation_says(system: System) -> None:
 def units_are_sound(system: System) -> None:
     units = "attestd.service attestd.socket attestd-runner.service attestd-runner.socket attestd-controller.service"
     assert system.run(f"systemd-analyze verify {units}") == ""
-    found = re.search(
-        r"exposure level for \S+: ([\d.]+)", system.run("systemd-analyze --no-pager security attestd")
-    )
-    assert found is not None
-    assert float(found[1]) <= MAX_EXPOSURE
-    print(f"   exposure {found[1]}")
+    for unit in ("attestd", "attestd-controller"):
+        said = system.run(f"systemd-analyze --no-pager security {unit}")
+        found = re.search(r"exposure level for \S+: ([\d.]+)", said)
+        assert found is not None
+        assert float(found[1]) <= MAX_EXPOSURE
+        print(f"   exposure of {unit} {found[1]}")
 
 
 def each_user_gets_their_own(system: System) -> None:
@@ -257,6 +257,34 @@ def uninstall_leaves_state(system: System) -> None:
     assert "attestd" not in system.run("ps -eo args | grep -v grep | grep /usr/lib/attestd", status=None)
 
 
+def a_controller_serves(system: System) -> None:
+    """In its sandbox: both roles, over this host's own governance; its log is witnessed."""
+    system.run("systemctl start attestd-controller", status=1)
+    assert system.show("attestd-controller", "ExecMainStatus") == "64", "its packages are not there"
+    system.run("make install CONTROLLER=1")
+    system.run(
+        "attestd controller init --role governance --role witness --governance /etc/attestd/trust"
+        " --witness-name witness.test/1; systemctl start attestd-controller"
+    )
+    get = "import sys, urllib.request as r; print(r.urlopen('http://127.0.0.1:8440' + sys.argv[1]).read().decode())"
+    assert '"healthy":true' in system.run(f'runuser -u nobody -- python3 -c "{get}" /healthz')
+    assert "root" in system.run(f'runuser -u nobody -- python3 -c "{get}" /governance/metadata/1.root.json')
+    owned = system.run("find /var/lib/attestd-controller ! -user attestd-controller")
+    assert owned == "", owned
+    vkey = system.run("head -1 /var/lib/attestd-controller/witness.vkeys")
+    assert vkey in system.run(f'runuser -u nobody -- python3 -c "{get}" /witness/vkeys')
+    system.run("kill -9 $(systemctl show -P MainPID attestd-controller)")
+    system.until(f'python3 -c "{get}" /healthz 2> /dev/null | grep -q true')
+    system.run("systemctl stop attestd-controller")
+    assert (
+        system.show("attestd-controller", "Result"),
+        system.show("attestd-controller", "ExecMainStatus"),
+    ) == (
+        "success",
+        "0",
+    )
+
+
 CHECKS: list[Callable[[System], None]] = [
     installs_as_the_documentation_says,
     units_are_sound,
@@ -267,6 +295,7 @@ CHECKS: list[Callable[[System], None]] = [
     it_comes_back,
     metrics_are_written_and_served,
     a_rolled_back_log_stays_down,
+    a_controller_serves,
     uninstall_leaves_state,
 ]
 
