@@ -5,7 +5,7 @@ PYTHON ?= /usr/bin/python3
 BIN := .venv/bin
 # What an installed host needs, and what development needs besides.
 NEEDED := python3-venv python3-dev gcc pkg-config libtss2-dev swtpm swtpm-tools
-PACKAGES := $(NEEDED) tpm2-tools sudo systemd softhsm2 postgresql
+PACKAGES := $(NEEDED) tpm2-tools sudo systemd softhsm2 postgresql curl
 
 # $(call require,PACKAGES): installs what is missing of them.
 define require

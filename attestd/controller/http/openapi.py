@@ -96,7 +96,9 @@ def _operation(operation: Operation) -> dict[str, Any]:
 
 def _content(body: Body) -> Mapping[str, Any]:
     if body.schema is None:
-        schema = {"type": "string", "description": body.words, "maxLength": body.max_bytes}
+        schema: dict[str, Any] = {"type": "string", "description": body.words, "maxLength": body.max_bytes}
+        if body.pattern:
+            schema["pattern"] = body.pattern
         return {"text/plain": {"schema": schema, "example": body.example.decode()}}
     reference = {"$ref": _REF.format(name=body.schema.__name__)}
     return {JSON: {"schema": reference, "example": msgspec.json.decode(body.example)}}

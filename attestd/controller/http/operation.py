@@ -46,12 +46,14 @@ class Body:
         example: A body that the operation accepts, for the document.
         schema: What its JSON has to be; None: these are bytes, of any media type, that the handler parses.
         words: What it is, where it is not JSON.
+        pattern: A regular expression (ECMA 262) for it, where it is not JSON.
     """
 
     max_bytes: int
     example: bytes
     schema: type[msgspec.Struct] | None = None
     words: str = ""
+    pattern: str = ""
 
     def parse(self, data: bytes, media_type: str) -> Any:
         """The value of a JSON body, or the bytes.

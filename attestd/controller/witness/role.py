@@ -38,6 +38,13 @@ TEXT: Final = "text/plain; charset=utf-8"
 SIZE: Final = "text/x.tlog.size"
 MAX_ORIGIN_BYTES: Final = 255
 _ORIGIN_HASH: Final = 64
+_NUMBER: Final = "(0|[1-9][0-9]{0,17})"
+_HASH: Final = "[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]="
+_SIGNATURE: Final = "([A-Za-z0-9+/]{4}){2,1000}([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?"
+_PATTERN: Final = (
+    f"^old {_NUMBER}\\n({_HASH}\\n){{0,63}}\\n"
+    f"[!-~]{{1,200}}\\n{_NUMBER}\\n{_HASH}\\n([!-~]{{1,200}}\\n)*\\n(— [!-*,-~]{{1,200}} {_SIGNATURE}\\n){{1,16}}$"
+)
 _EXAMPLE: Final = """\
 old 0
 
@@ -84,6 +91,7 @@ class Witness:
                     MAX_ADD_CHECKPOINT_BYTES,
                     _EXAMPLE,
                     words="`old <size>`, the lines of a consistency proof, an empty line, a checkpoint",
+                    pattern=_PATTERN,
                 ),
                 responses={
                     200: Response("Signature lines, one of each of its keys.", TEXT, example=_EXAMPLE_ANSWER),
