@@ -161,17 +161,18 @@ def parse_host_record(
         raise VerificationError(f"{what}: host {record.host} is not the SHA-256 of its EK, {host_id(ek.raw)}")
     keys_of_host = verify_host_keys(record.host, record.ak, record.release_key, authorities=authorities)
     ak, release = keys_of_host.ak, keys_of_host.release_key
+    ak_key, release_key = _ec_key(ak), _ec_key(release)
     counter = nv_name(counter_public(written=True)).hex()
     if record.nv.epoch != authorities.epoch_name.hex() or record.nv.log_counter != counter:
         raise VerificationError(f"{what}: the NV Names are not those that these authorities imply")
     return VerifiedHost(
         host=record.host,
         ek_key=ek.identity,
-        ak=_ec_key(ak),
-        ak_spki=_spki(_ec_key(ak)),
+        ak=ak_key,
+        ak_spki=_spki(ak_key),
         ak_name=ak.name,
-        release_key=_ec_key(release),
-        release_spki=_spki(_ec_key(release)),
+        release_key=release_key,
+        release_spki=_spki(release_key),
         release_name=release.name,
         tier=record.tier,
         userspace=record.userspace,
