@@ -2,6 +2,7 @@
 
 from tests.fuzz import (
     boots,
+    controller,
     enrolment,
     files,
     formats,
@@ -16,4 +17,16 @@ from tests.fuzz.target import TARGETS, Target
 
 __all__ = ["TARGETS", "Target"]
 
-MODULES = (boots, enrolment, files, formats, governance, logs, policies, processes, repository, tpm)
+MODULES = (
+    boots,
+    controller,
+    enrolment,
+    files,
+    formats,
+    governance,
+    logs,
+    policies,
+    processes,
+    repository,
+    tpm,
+)
