@@ -15,11 +15,12 @@ import pytest
 from attestd.controller.http import server
 from attestd.controller.http.limits import Connections, RateLimit, peer_of
 from attestd.controller.http.operation import Operation
+from attestd.controller.http.protocol import Bounds
 from attestd.controller.http.server import bind
 from attestd.controller.http.tls import Certificate
 from attestd.errors import StoreError, UsageError
 from tests.controller.certificates import Authority
-from tests.controller.running import ask_on
+from tests.controller.running import ask_on, read_all
 from tests.controller.serving import Served, echo, served
 
 JSON = {"content-type": "application/json"}
@@ -71,7 +72,7 @@ def test_paths_and_methods(app: Served) -> None:
     assert "see /openapi.json" in app.get("/add/").problem(404)
     refused = app.ask("DELETE", "/show/x")
     refused.problem(405)
-    assert refused.headers["allow"] == "HEAD, GET"
+    assert sorted(refused.headers["allow"].split(", ")) == ["GET", "HEAD"]
     app.get("/add").problem(405)
     app.post("/show/x", b"").problem(405)
     assert app.get("/show/a%2Fb").status == 404, "an encoded slash is none in a name"
@@ -302,6 +303,27 @@ def test_tls_and_operators(tmp_path: Path) -> None:
             app.get("/show/x")
         # Not TLS at all: nothing of HTTP is said on it.
         assert b"HTTP/1.1" not in app.say(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+
+
+def test_handshakes_that_never_end(tmp_path: Path) -> None:
+    """They count as connections, and are cut off."""
+    authority = Authority("ours")
+    authority.issue(tmp_path, "server", host="localhost")
+    certificate = Certificate(tmp_path / "server.pem", tmp_path / "server.key", operator_ca=None)
+    trusting = ssl.create_default_context(cadata=authority.pem.decode())
+    bounds = Bounds(handshake_s=1.0)
+    with served(certificate=certificate, tls=trusting, connections=3, bounds=bounds) as app:
+        with contextlib.ExitStack() as stack:
+            held = [stack.enter_context(app.open()) for _ in range(3)]
+            held[0].sendall(b"\x16\x03\x01")
+            time.sleep(0.2)
+            began = time.monotonic()
+            assert app.say(b"") == b"", "the fourth is ended at once"
+            assert time.monotonic() - began < 0.6
+            assert [read_all(sock) for sock in held] == [b""] * 3
+            assert time.monotonic() - began < 5
+        assert app.get("/show/x").body == b"x"
+        until(lambda: app.counted("attestd_controller_connections 0"))
 
 
 def test_without_tls_a_header_makes_no_operator() -> None:

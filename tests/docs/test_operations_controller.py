@@ -37,7 +37,7 @@ def test_the_bounds() -> None:
     bounds = Bounds()
     rows = TEXT.partition("## Bounds\n")[2].partition("\n## ")[0]
     for words in (
-        f"a handshake has {server.HANDSHAKE_S:.0f} s",
+        f"a handshake has {bounds.handshake_s:.0f} s",
         f"{bounds.max_head_bytes // 1024} KiB, {MAX_HEADERS} headers, {bounds.headers_s:.0f} s",
         f"a witness: {MAX_ADD_CHECKPOINT_BYTES / 1000:.0f} kB",
         f"refused unread where its length says more; {endpoint.BODY_S:.0f} s",

@@ -8,7 +8,9 @@ import asyncio
 import hashlib
 import logging
 import secrets
+import ssl
 from asyncio import TimerHandle
+from asyncio.sslproto import SSLProtocol
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -21,9 +23,10 @@ from attestd.controller.http.metrics import Metrics
 from attestd.controller.http.problem import MEDIA_TYPE, format_problem
 from attestd.journal import event
 
-__all__ = ["Bounds", "Connection", "Shared"]
+__all__ = ["Bounds", "Connection", "Handshake", "Shared"]
 
 MAX_HEADERS: Final = 64
+SHUTDOWN_S: Final = 5
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,14 @@ class Bounds:
     """How long a peer may take.
 
     Attributes:
+        handshake_s: For TLS, from the first byte.
         headers_s: From a connection's or request's first sign to the end of its headers.
         idle_s: Between two requests.
         write_s: Without reading anything of an answer.
         max_head_bytes: Of a request line and headers.
     """
 
+    handshake_s: float = 10.0
     headers_s: float = 10.0
     idle_s: float = 15.0
     write_s: float = 20.0
@@ -55,6 +60,56 @@ class Shared:
     bounds: Bounds
 
 
+class Handshake(SSLProtocol):
+    """TLS before a connection: counted from when it is accepted, or handshakes that never end would cost nothing."""
+
+    def __init__(self, connection: "Connection", shared: Shared, context: ssl.SSLContext) -> None:
+        """Takes the connection that follows."""
+        super().__init__(
+            asyncio.get_running_loop(),
+            connection,
+            context,
+            None,  # type: ignore[arg-type]  # nobody waits for the handshake
+            server_side=True,
+            ssl_handshake_timeout=shared.bounds.handshake_s,  # type: ignore[arg-type]  # a fraction is none the worse
+            ssl_shutdown_timeout=SHUTDOWN_S,
+        )
+        self._place = _Place(shared)
+
+    def connection_made(self, transport: Any) -> None:
+        """Begins, if the peer has not too many of them."""
+        if self._place.take(transport):
+            super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Ends."""
+        self._place.leave()
+        super().connection_lost(exc)
+
+
+class _Place:
+    """A connection's place among those that a peer may have."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared, self._peer = shared, ""
+
+    def take(self, transport: asyncio.Transport) -> bool:
+        """Takes one; False: there is none, and the connection is ended without a word."""
+        peer = _peer_of(transport)
+        if not self._shared.connections.enter(peer):
+            self._shared.metrics.refused("connections")
+            transport.abort()
+            return False
+        self._peer = peer
+        return True
+
+    def leave(self) -> None:
+        """Gives it back."""
+        if self._peer:
+            self._shared.connections.leave(self._peer)
+            self._peer = ""
+
+
 class _Refused(Exception):
     """Raised within the parser's callbacks to end the request."""
 
@@ -69,7 +124,8 @@ class Connection(HttpToolsProtocol):
         self._shared = shared
         self._deadline: TimerHandle | None = None
         self._stalled: TimerHandle | None = None
-        self._peer: str | None = None
+        self._place = _Place(shared)
+        self._peer = ""
         self._head_bytes = 0
         self._refusal = 400, "not an HTTP/1.1 request"
 
@@ -78,13 +134,11 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Counts it; one too many is ended without a word."""
         super().connection_made(transport)
-        peer = peer_of(self.client[0]) if self.client else "local"
-        if not self._shared.connections.enter(peer):
-            self._shared.metrics.refused("connections")
-            transport.abort()
+        operator = _operator(transport)
+        if self.scheme == "http" and not self._place.take(transport):  # TLS has taken one already
             return
-        self._peer = peer
-        self.app_state = {"peer": peer, "operator": _operator(transport)}
+        self._peer = _peer_of(transport)
+        self.app_state = {"peer": self._peer, "operator": operator}
         self._arm("headers")
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -92,9 +146,7 @@ class Connection(HttpToolsProtocol):
         self._disarm()
         if self._stalled is not None:
             self._stalled.cancel()
-        if self._peer is not None:
-            self._shared.connections.leave(self._peer)
-            self._peer = None
+        self._place.leave()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -200,6 +252,11 @@ class Connection(HttpToolsProtocol):
         self._deadline = self._stalled = None
         self._shared.metrics.refused(f"slow {why}")
         self.transport.abort()
+
+
+def _peer_of(transport: asyncio.Transport) -> str:
+    address = transport.get_extra_info("peername")
+    return peer_of(str(address[0])) if isinstance(address, tuple) else "local"
 
 
 def _operator(transport: Any) -> str | None:

@@ -15,7 +15,7 @@ from uvicorn.server import ServerState
 from attestd.controller.http.application import Application
 from attestd.controller.http.limits import Connections
 from attestd.controller.http.metrics import Metrics
-from attestd.controller.http.protocol import Bounds, Connection, Shared
+from attestd.controller.http.protocol import Bounds, Connection, Handshake, Shared
 from attestd.controller.http.tls import Certificate
 from attestd.errors import AttestdError, StoreError, UsageError
 from attestd.journal import event
@@ -24,8 +24,6 @@ __all__ = ["bind", "serving"]
 
 BACKLOG: Final = 1024
 MAX_CONNECTIONS: Final = 4096
-HANDSHAKE_S: Final = 10.0
-SHUTDOWN_S: Final = 5.0
 # How long requests that are being answered may still take once the service stops.
 GRACE_S: Final = 20.0
 RELOAD_S: Final = 5.0
@@ -107,15 +105,12 @@ async def serving(
             ("attestd_controller_connections", "Open connections.", {(): connections.count}),
         ]
     )
-    tls = certificate is not None
-    server = await asyncio.get_running_loop().create_server(
-        lambda: Connection(shared),
-        sock=listener,
-        ssl=certificate.context if certificate is not None else None,
-        backlog=BACKLOG,
-        ssl_handshake_timeout=HANDSHAKE_S if tls else None,
-        ssl_shutdown_timeout=SHUTDOWN_S if tls else None,
-    )
+
+    def accept() -> asyncio.BaseProtocol:
+        connection = Connection(shared)
+        return connection if certificate is None else Handshake(connection, shared, certificate.context)
+
+    server = await asyncio.get_running_loop().create_server(accept, sock=listener, backlog=BACKLOG)
     tasks = [asyncio.create_task(_dates(state))]
     if certificate is not None:
         tasks.append(asyncio.create_task(_reload(certificate, log)))
