@@ -184,6 +184,21 @@ def test_a_state_until(world: World, authorities: Authorities) -> None:
     assert parse(world, authorities, amended(world, authorities, not_after=until)).windows == {old: until}
 
 
+def test_other_states_end(world: World, authorities: Authorities) -> None:
+    """An update window: what was approved before ends, at the latest then; a state is never approved twice."""
+    old, new = world.pcr_digest, {**world.values, 4: bytes(32)}
+    end, before = world.now + timedelta(days=1), world.now
+    policy = parse(world, authorities, amended(world, authorities, state=new, others_not_after=end))
+    assert policy.windows == {old: end}
+    world.platforms["local"]["lifecycle"]["windows"] = [
+        {"pcr_digest": old.hex(), "not_after": format_time(before)}
+    ]
+    policy = parse(world, authorities, amended(world, authorities, state=new, others_not_after=end))
+    assert policy.windows == {old: before}, "it ended before, and does not go on"
+    again = parse(world, authorities, amended(world, authorities, others_not_after=end))
+    assert (len(again.approvals), again.windows) == (1, {})
+
+
 def test_rules_of_a_platform_policy(world: World, authorities: Authorities) -> None:
     rules = parse_boot_rules(canonical(BOOT_RULES))
     ima = ImaReference(policy="fleet", sha256="ab" * 32)
