@@ -40,10 +40,10 @@ class Appraisal:
     @property
     def all_findings(self) -> tuple[str, ...]:
         """Whatever speaks against this host's state."""
-        return (
-            *self.findings,
-            *(finding for logs in (self.boot, self.ima) if logs for finding in logs.findings),
-        )
+        if self.boot is None and self.ima is None:
+            return self.findings
+        logs = [measured.findings for measured in (self.boot, self.ima) if measured is not None]
+        return self.findings + sum(logs, ())
 
 
 def appraise_quote(

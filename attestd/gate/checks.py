@@ -199,7 +199,7 @@ def check_environment(
             "the evidence was appraised under another platform policy version",
             "try again",
         )
-    require_state(appraisal, platform, epoch=trust.revocations.epoch, now=context.now)
+    require_state(appraisal, platform, now=context.now)
     strength = require_strength(platform, trust.hosts[context.host])
     measured = require_measured(appraisal, platform)
     return None, f"composite {appraisal.pcr_digest.hex()}, {strength}{measured}"

@@ -16,24 +16,19 @@ MAX_SAID: Final = 8
 MAX_RECORDED_BYTES: Final = 12 * 1024
 
 
-def require_state(appraisal: Appraisal, platform: PlatformPolicy, *, epoch: int, now: datetime) -> None:
-    """The quoted state is one that the policy approves, and still does.
+def require_state(appraisal: Appraisal, platform: PlatformPolicy, *, now: datetime) -> None:
+    """The quoted state is one that the policy approves, and still does: its window may have closed since the quote.
 
     Raises:
         Denied: `environment_untrusted`.
     """
     hint = "boot the approved state, or have an authority approve this one (attestd platform approve)"
     if appraisal.approval is None:
-        raise _untrusted(
-            f"the platform is in no approved state: {_said(appraisal.findings, len(appraisal.findings))}",
-            hint,
-        )
-    if platform.approval_for(appraisal.pcr_digest, epoch=epoch, at=now) is None:
-        until = platform.windows.get(appraisal.pcr_digest)
-        raise _untrusted(
-            f"the platform is in no approved state: this one was approved until {until or f'epoch {epoch}'}",
-            hint,
-        )
+        said = _said(appraisal.findings, len(appraisal.findings))
+        raise _untrusted(f"the platform is in no approved state: {said}", hint)
+    until = platform.windows.get(appraisal.pcr_digest)
+    if until is not None and now >= until:
+        raise _untrusted(f"the platform is in no approved state: this one was approved until {until}", hint)
 
 
 def require_measured(appraisal: Appraisal, platform: PlatformPolicy) -> str:
