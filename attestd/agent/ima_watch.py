@@ -19,7 +19,7 @@ from attestd.tcg.ima.replay import IMA_PCR, ImaPosition, find_value, replay_rest
 
 __all__ = ["ImaWatch"]
 
-# A million entries; how much of it is not proved yet is in memory.
+# A million entries: as much as is not proved yet is in memory.
 MAX_LIST_BYTES: Final = 128 << 20
 # Beyond this, some 5 ms of work, others need not wait: it is done in a thread.
 INLINE_BYTES: Final = 64 << 10
@@ -77,7 +77,8 @@ class ImaWatch:
         if self._problem is not None:
             self._forget()
         try:
-            new = self._read()
+            # The kernel hands out 4 KiB a call, and walks the list up to there: the first time that takes long.
+            new = await asyncio.to_thread(self._read) if self._file is None else self._read()
             if len(new) > INLINE_BYTES:
                 await asyncio.to_thread(self._appraise, new)
             elif new:
@@ -151,14 +152,14 @@ class ImaWatch:
             if self._file is None:
                 self._file = self._path.open("rb", buffering=0)
             parts: list[bytes] = []
-            left = MAX_LIST_BYTES - self._read_bytes
+            left = MAX_LIST_BYTES - len(self._pending)
             while left > 0 and (part := self._file.read(min(left, _CHUNK))):
                 parts.append(part)
                 left -= len(part)
         except OSError as error:
             raise StoreError(f"{self._path}: {error.strerror}") from error
         if left <= 0:
-            raise StoreError(f"{self._path}: over {MAX_LIST_BYTES} bytes")
+            raise StoreError(f"{self._path}: over {MAX_LIST_BYTES} bytes that no quote has proved")
         return b"".join(parts)
 
     @property

@@ -260,7 +260,10 @@ def test_a_list_beyond_all_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         bench.append(*GOOD[:2])
         assert await bench.proves(value(*GOOD[:2])) is not None
         bench.append(*GOOD[2:4])
-        assert "bytes" in (await bench.denial()).sentence
+        assert await bench.measured() == Measured(4, (), 0), "what is proved is not kept"
+        assert await bench.proves(value(*GOOD[:4])) is not None
+        bench.append(*GOOD[4:8])
+        assert "bytes that no quote has proved" in (await bench.denial()).sentence
 
     on(tmp_path, test)
 
