@@ -379,8 +379,16 @@ class TestAnchors:
 
     def test_a_ca_is_required(self):
         require_authority(parse_ek_certificate(ROOT.certificate), "it")
-        with pytest.raises(VerificationError, match="it is not a CA's"):
-            require_authority(parse_ek_certificate(ROOT.ek()), "it")
+        no_ca = (x509.BasicConstraints(False, None), True)
+        for changes in (
+            {"without": ["constraints"]},
+            {"with_": {"constraints": no_ca}},
+            {"with_": {"usage": (usage("digital_signature"), True)}},
+        ):
+            other = parse_ek_certificate(Authority.root(**changes).certificate)
+            with pytest.raises(VerificationError, match="it is not a CA's"):
+                require_authority(other, "it")
+        require_authority(parse_ek_certificate(Authority.root(without=["usage"]).certificate), "it")
         edwards = edwards_root(ed25519.Ed25519PrivateKey.generate())
         with pytest.raises(VerificationError, match="its key is weak"):
             require_authority(parse_ek_certificate(edwards.certificate), "it")
