@@ -433,6 +433,25 @@ class TestStanding:
         with pytest.raises(VerificationError, match=f"shows a key of host {world.host.id}"):
             self.known(enrolling).standing(enrolled(enrolling))
 
+    def test_3_a_key_of_a_host_that_is_gone(self, world: World) -> None:
+        thief = Host("thief", root=world.root)
+        thief.release_key, thief.release_public = world.host.release_key, world.host.release_public
+        allow(world, thief)
+        old = f"hosts/history/{world.host.id}-1.json"
+        world.extra[old] = world.files()[f"hosts/{world.host.id}.json"]
+        world.records.clear()
+        enrolling = Enrolling(world, thief)
+        with pytest.raises(VerificationError, match="shows a key of host"):
+            self.known(enrolling).standing(enrolled(enrolling))
+
+    @pytest.mark.parametrize("member", ["ak", "release"])
+    def test_one_key_that_is_new(self, world: World, member: str) -> None:
+        again = self.reinstalled(world)
+        kept = {"ak": ("release_key", "release_public"), "release": ("ak", "ak_public")}[member]
+        for name in kept:
+            setattr(again.host, name, getattr(world.host, name))
+        assert self.known(again).standing(enrolled(again)) is Standing.REENROLMENT
+
     def test_reasons_refuse_as_well(self, world: World) -> None:
         same = self.same(world)
         world.revocations["hosts"] = [world.host.id]

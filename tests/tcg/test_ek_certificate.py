@@ -187,6 +187,16 @@ def test_fields():
     assert isinstance(ROOT.key, ec.EllipticCurvePrivateKey)
 
 
+def test_whose_issuer_it_is():
+    root, ek = parse_ek_certificate(ROOT.certificate), parse_ek_certificate(EK)
+    same_key = parse_ek_certificate(Authority.root("of another name", ROOT.key).certificate)
+    same_name = parse_ek_certificate(Authority.root(key=P256).certificate)
+    assert root.is_issuer_of(ek)
+    assert root.is_issuer_of(root)
+    for other in (same_key, same_name, ek):
+        assert not other.is_issuer_of(ek)
+
+
 class TestSplit:
     def test_one_after_the_other(self):
         assert split_certificates(EK + LONG + bytes(30)) == (EK, LONG)
