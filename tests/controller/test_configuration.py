@@ -117,6 +117,13 @@ def test_what_is_refused_at_start(tmp_path: Path, configuration: dict[str, objec
     assert words in Controller(tmp_path / "state", **configuration).attestd("serve", status=64).stderr
 
 
+@pytest.mark.parametrize("name", ["a b", "a+b", "w" * 256, "\t"])
+def test_names_that_no_witness_can_have(tmp_path: Path, name: str) -> None:
+    witness = Controller(tmp_path / "state", roles=["witness"], witness_name=name)
+    assert "witness_name" in witness.attestd("init", status=64).stderr
+    assert not (tmp_path / "state" / "controller" / "witness.json").exists()
+
+
 def test_a_witness_without_logs_or_name(tmp_path: Path) -> None:
     nameless = Controller(tmp_path / "nameless", roles=["witness"])
     assert "witness_name ''" in nameless.attestd("init", status=64).stderr

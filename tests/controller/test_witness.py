@@ -344,6 +344,33 @@ def test_extension_lines_are_cosigned_with_the_rest(witness: Witness) -> None:
         verify_cosignature(note, key)
 
 
+def test_a_checkpoint_without_room_for_cosignatures(witness: Witness) -> None:
+    """It is refused alone: others that wait for the same transaction are none the worse."""
+    log, other = witness.log(), witness.log()
+    log.grow(2)
+    other.grow(200)
+    text = log.text(1, extensions="".join(f"{'x' * 60} {n}\n" for n in range(960)))
+    large = format_add_checkpoint(AddCheckpoint(0, (), format_note(text, [log.line(text)])))
+    found: list[int] = []
+    stop = threading.Event()
+
+    def grow() -> None:
+        size = 0
+        while not stop.is_set() and size < 200:
+            found.append(witness.add(other.request(size, size + 1)).status)
+            size += 1
+
+    thread = threading.Thread(target=grow)
+    thread.start()
+    for _ in range(20):
+        assert "no room" in witness.add(large).problem(400)
+    stop.set()
+    thread.join()
+    assert set(found) == {200}
+    # Sixteen signatures of one key are kept as one.
+    cosigned(witness, log, witness.add(log.request(0, 2, *[log.line(log.text(2))] * 15)), 2)
+
+
 def test_many_at_the_same_time(witness: Witness) -> None:
     """'checking the old size against the latest checkpoint and persisting the new checkpoint must be performed
     atomically': of requests from the same size one is cosigned, the others are told what is."""

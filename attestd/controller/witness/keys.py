@@ -18,6 +18,7 @@ __all__ = ["create_keys", "load_cosigners"]
 
 _MAX_BYTES: Final = 4096
 _SEED: Final = 32
+_MAX_NAME_BYTES: Final = 255  # tlog-cosignature, ML-DSA-44 signed message
 
 _Seed = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 
@@ -81,6 +82,8 @@ def load_cosigners(path: Path, name: str, *, mldsa: bool) -> tuple[Cosigner, ...
 
 
 def _cosigners(file: _File, *, mldsa: bool) -> tuple[Cosigner, ...]:
+    if len(file.name.encode()) > _MAX_NAME_BYTES:
+        raise UsageError(f"witness_name: over {_MAX_NAME_BYTES} bytes")
     try:
         ed25519 = cosigner(file.name, Ed25519PrivateKey.from_private_bytes(bytes.fromhex(file.ed25519)))
     except MalformedError as error:

@@ -84,7 +84,8 @@ class _ListedLog:
             raise VerificationError("no signature by a key that is trusted for this origin")
         for line in known:
             by_id[line.name, line.key_id].verify(line.payload, note.text)
-        return tuple(known)
+        # One of each key is kept: a log that signs sixteen times leaves no room for cosignatures.
+        return tuple({(line.name, line.key_id): line for line in known}.values())
 
 
 class KnownLogs:

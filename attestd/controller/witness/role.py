@@ -171,7 +171,7 @@ class Witness:
             return Answer(f"{outcome.size}\n".encode(), SIZE, RefusalStatus.CONFLICT)
         if isinstance(outcome, Refusal):
             if outcome.status is RefusalStatus.UNPROCESSABLE:
-                # Signed by the log, and no continuation of what it signed before: it may be showing two histories.
+                # Signed by the log, and not shown to continue what was cosigned: it may be another history.
                 self._log.error(
                     event(
                         "witness.inconsistent", origin=submission.head.origin, size=submission.head.size,

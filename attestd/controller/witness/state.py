@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from attestd.controller.store.engine import Store
 from attestd.controller.store.schema import witness_logs
 from attestd.controller.witness.anchor import Anchor
-from attestd.errors import RollbackError
+from attestd.errors import RollbackError, UsageError
 from attestd.tlog.checkpoint import TreeHead
 from attestd.tlog.cosignature import Cosigner
 from attestd.tlog.note import NoteSignature, UntrustedNote, format_note
@@ -139,7 +139,13 @@ class State:
             return Refusal(
                 RefusalStatus.FORBIDDEN, f"host {submission.host} has {MAX_LOGS_OF_A_HOST} logs here"
             ), None
-        lines = tuple(cosigner.cosign(submission.note.text, time=self._now()) for cosigner in self._cosigners)
+        try:
+            lines = tuple(
+                cosigner.cosign(submission.note.text, time=self._now()) for cosigner in self._cosigners
+            )
+            note = format_note(submission.note.text, (*submission.lines, *lines))
+        except UsageError as error:  # This one alone: others wait for the same transaction.
+            return Refusal(RefusalStatus.BAD_REQUEST, f"no room for cosignatures: {error}"), None
         latest[head.origin] = Latest(head.size, head.root)
         return Cosigned(lines), {
             "origin": head.origin,
@@ -147,7 +153,7 @@ class State:
             "host": submission.host,
             "size": head.size,
             "root": head.root,
-            "note": format_note(submission.note.text, (*submission.lines, *lines)),
+            "note": note,
         }
 
     def _latest(self, connection: Connection, origins: Iterable[str]) -> dict[str, Latest]:
