@@ -30,8 +30,9 @@ from attestd.audit.verify import LogReport, verify_log
 from attestd.authorization.issue import draft_statement, issue, resource
 from attestd.distribution.local import load_own_trust
 from attestd.distribution.signer import load_authority
+from attestd.governance.amend import amend_platform_policy
 from attestd.governance.edits import with_epoch
-from attestd.governance.issue import amend_platform_policy, approve_state
+from attestd.governance.issue import approve_state
 from attestd.governance.trust import Trust
 from attestd.lineage.checkpoint import LogKeys
 from attestd.lineage.entry import Entry, EntryType, parse_entry

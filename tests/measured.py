@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from attestd.appraisal.boot_rules import parse_boot_rules
-from attestd.governance.issue import amend_platform_rules
+from attestd.governance.amend import amend_platform_rules
 from attestd.governance.platform import ImaReference
 from attestd.strict import canonical
 from attestd.tcg.algorithms import HASH_SIZES

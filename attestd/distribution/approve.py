@@ -14,8 +14,8 @@ import msgspec
 from attestd.distribution.repository import Repository
 from attestd.distribution.signer import Authority
 from attestd.errors import MalformedError, UsageError
+from attestd.governance.amend import amend_platform_policy
 from attestd.governance.issue import (
-    amend_platform_policy,
     approve_platform_key,
     approve_state,
     draft_platform_policy,

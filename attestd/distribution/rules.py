@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from attestd.appraisal.boot_rules import BootRules
 from attestd.distribution.repository import Repository
 from attestd.errors import UsageError
-from attestd.governance.issue import amend_platform_rules
+from attestd.governance.amend import amend_platform_rules
 from attestd.governance.platform import ImaReference, PlatformPolicy
 
 __all__ = ["Rules", "stage_rules"]

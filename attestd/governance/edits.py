@@ -9,6 +9,7 @@ import msgspec
 
 from attestd.authorization.dsse import PublicKey
 from attestd.errors import UsageError
+from attestd.governance.amend import windows_of
 from attestd.governance.authorities import (
     MAX_AUTHORITIES_BYTES,
     Authorities,
@@ -283,8 +284,9 @@ def with_states(
             signed = True
     data = None
     if signed:
-        amended = {**msgspec.to_builtins(file), "version": file.version + 1, "approvals": approvals}
-        data = canonical(amended)
+        lifecycle = msgspec.structs.replace(file.lifecycle, windows=windows_of(file, kept))
+        amended = msgspec.structs.replace(file, version=file.version + 1, lifecycle=lifecycle)
+        data = canonical({**msgspec.to_builtins(amended), "approvals": approvals})
     return Reapproved(data, tuple(kept), tuple(ended))
 
 

@@ -21,6 +21,7 @@ from attestd.authorization.dsse import (
     parse_envelope,
 )
 from attestd.errors import UsageError
+from attestd.governance.amend import windows_of
 from attestd.governance.authorities import (
     MAX_AUTHORITIES_BYTES,
     Authorities,
@@ -30,7 +31,7 @@ from attestd.governance.authorities import (
 )
 from attestd.governance.edits import without_bump
 from attestd.governance.host import HOST_RECORD_TYPE, MAX_HOST_RECORD_BYTES, HostRecord
-from attestd.governance.issue import Sign, approve_digest, approve_platform_key, windows_of
+from attestd.governance.issue import Sign, approve_digest, approve_platform_key
 from attestd.governance.platform import MAX_PLATFORM_BYTES, PlatformFile
 from attestd.strict import canonical, format_time, parse_canonical, parse_time
 from attestd.tcg.pcr import PcrSelection

@@ -24,7 +24,7 @@ from attestd.governance.edits import (
     without_team,
 )
 from attestd.governance.issue import Sign
-from attestd.strict import canonical
+from attestd.strict import canonical, format_time
 from tests.world import NOW, SELECTION, World, ed25519_key, key_id, p256, signer, spki
 
 
@@ -175,6 +175,26 @@ def test_states_over_an_epoch(world: World) -> None:
         bump(10, first)
     with pytest.raises(UsageError, match="the root did not approve platform key"):
         bump(2, first, sign=signer(p256("another")))
+
+
+def test_windows_of_states_that_end_go_with_them(world: World) -> None:
+    """A window of no approved state would make the policy none."""
+    file = world.platform_file(max_epoch=9)
+    other = world.platform_file(values={pcr: bytes(32) for pcr in world.values}, max_epoch=9)
+    file["approvals"] += other["approvals"]
+    first, second = (item["pcr_digest"] for item in file["approvals"])
+    file["lifecycle"]["windows"] = [
+        {"pcr_digest": state, "not_after": format_time(NOW)} for state in (first, second)
+    ]
+    world.platforms["local"] = file
+    trust = world.trust()
+    found = with_states(
+        canonical(file), authorities=trust.authorities, revocations=trust.revocations, epoch=2,
+        keep=lambda digest: digest == first, sign=signer(world.platform_key),
+    )  # fmt: skip
+    assert found.data is not None
+    world.platforms["local"] = json.loads(found.data)
+    assert world.trust().platforms["local"].windows == {bytes.fromhex(first): NOW}
 
 
 def test_states_by_a_revoked_key(world: World) -> None:

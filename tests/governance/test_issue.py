@@ -7,10 +7,9 @@ import pytest
 
 from attestd.appraisal.boot_rules import parse_boot_rules
 from attestd.errors import MalformedError, UsageError
+from attestd.governance.amend import amend_platform_policy, amend_platform_rules
 from attestd.governance.authorities import Authorities, parse_authorities
 from attestd.governance.issue import (
-    amend_platform_policy,
-    amend_platform_rules,
     approve_platform_key,
     approve_state,
     draft_authorities,
