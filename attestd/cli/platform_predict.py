@@ -12,7 +12,7 @@ from attestd.agent.boot_view import BootView, parse_boot_view
 from attestd.agent.state_file import State
 from attestd.appraisal.boot_rules import BootRules
 from attestd.appraisal.inspect import best_bank
-from attestd.appraisal.predict import Change, Prediction, Running, predict
+from attestd.appraisal.predict import PREDICTED, Change, Prediction, Running, predict
 from attestd.appraisal.reference import derive_boot_rules, join_boot_rules
 from attestd.cli.approving import Signing, approve, platform_name, platform_option, signing_options
 from attestd.cli.base import Command, json_option, read_input, state_dir_option, write_output
@@ -149,7 +149,8 @@ def predict_command(
 
     With --approve the predicted state is signed before the reboot, beside the present one: an update window.
 
-    Exit status: 0 all PCRs are predicted; 1 some cannot be, or it is refused; 65 a file is not what it should be.
+    Exit status: 0 all PCRs of the platform policy are predicted (without one: all); 1 some cannot be, or it is refused; 65
+    a file is not what it should be.
     """
     if not is_approving and (until, expires) != (None, None):
         raise click.UsageError("--until and --expires go with --approve")
@@ -166,7 +167,7 @@ def predict_command(
         _approve(found, boot, signing, output)
         return 0
     _show(found, boot.view, output)
-    return EXIT_INCOMPLETE if found.unknown else 0
+    return EXIT_INCOMPLETE if _selected(boot) & found.unknown.keys() else 0
 
 
 def _change(files: Mapping[str, Any]) -> Change:
@@ -281,6 +282,13 @@ def _json(found: Prediction) -> dict[str, Any]:
         "changes": [change_json(change) for change in found.changes],
         "assumptions": list(found.assumptions),
     }
+
+
+def _selected(boot: _Boot) -> frozenset[int]:
+    """The PCRs that matter: those of the platform policy, or all."""
+    if boot.trust is None or boot.policy is None:
+        return frozenset(PREDICTED)
+    return frozenset(boot.trust.platforms[boot.policy].selection.pcrs)
 
 
 def _rules(found: Prediction, boot: _Boot) -> BootRules:

@@ -1,11 +1,24 @@
 """Targets: the files that the next boot will measure, and logs of boots to predict from."""
 
+import json
+from base64 import b64encode
+from typing import Any
+
+from attestd.agent.state_file import parse_state
+from attestd.appraisal.boot import appraise_boot
 from attestd.appraisal.predict import PREDICTED, Change, Running, predict
+from attestd.appraisal.reference import derive_boot_rules, join_boot_rules
+from attestd.appraisal.selection import derive_pcrs
 from attestd.errors import AttestdError, MalformedError, UsageError, VerificationError
+from attestd.strict import canonical
+from attestd.tcg.eventlog.meaning import read_events
 from attestd.tcg.eventlog.parse import parse_event_log
+from attestd.tcg.eventlog.replay import initial_value, replay, verify_events
 from attestd.tcg.pe import parse_pe
 from attestd.tcg.uki import parse_uki
 from tests.appraisal.predict.build import SIGNED, Grub, image, keys, options, section, started
+from tests.fuzz import valid
+from tests.fuzz.formats import TRUST, WORLD
 from tests.fuzz.target import target
 from tests.tcg.build_pe import SIGNED as BY_SBSIGN
 from tests.tcg.build_pe import STUB, pe, uki
@@ -70,3 +83,53 @@ def log_to_predict_from(data: bytes) -> None:
         assert {*found.values, *found.unknown} >= set(PREDICTED)
     if len(refusals) == len(CHANGES):
         raise refusals[0]
+
+
+@target(
+    MalformedError,
+    VerificationError,
+    UsageError,
+    seeds=lambda: [RECORDED["uki-sb"][0], *(data for data, _ in RECORDED.values())],
+)
+def log_to_derive_from(data: bytes) -> None:
+    """A boot keeps the rules that are derived from it, and PCRs that are derived hold its command line."""
+    parsed = parse_event_log(data)
+    rules, notes = derive_boot_rules(parsed, command_lines=["quiet"])
+    assert join_boot_rules(rules, rules) == rules
+    bank = rules.bank
+    replayed = replay(parsed, bank)
+    values = {pcr: replayed.get(pcr, initial_value(bank, pcr, locality=parsed.locality)) for pcr in range(16)}
+    found = appraise_boot(verify_events(parsed, bank=bank, values=values), rules=rules).findings
+    assert all(finding.rule == "data" for finding in found), (found, notes)
+    derive_pcrs(read_events(parsed.events, bank=bank))
+
+
+def _evidence(**members: Any) -> bytes:
+    evidence = {
+        "v": 1,
+        "quote": json.loads(valid.quote_document()),
+        "eventlog": b64encode(RECORDED["uki-sb"][0]).decode(),
+        "userspace": "",
+        "command_line": "quiet",
+    }
+    return canonical({"evidence": {**evidence, **members}})
+
+
+@target(
+    MalformedError,
+    VerificationError,
+    seeds=lambda: [
+        _evidence(),
+        _evidence(eventlog=None, command_line=None),
+        valid.quote_document(),
+        canonical({"pcrs": {"sha256": {"0": "00" * 32}}}),
+        canonical({"pcrs": {"0": {"now": "00" * 32}}, "bank": "sha256"}),
+    ],
+    is_json=True,
+)
+def platform_state(data: bytes) -> None:
+    """Values that are said to be attested are those that were quoted."""
+    found = parse_state(data, trust=TRUST)
+    assert not found.attested or found.values == WORLD.values
+    if found.boot is not None:
+        found.boot.unexplained()
