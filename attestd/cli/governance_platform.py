@@ -5,13 +5,16 @@ from typing import get_args
 
 import click
 
+from attestd.appraisal.selection import require_sound_pcrs
 from attestd.cli.base import Command, confirm, json_option, read_input
 from attestd.cli.governance import open_repository, repository_option, say_staged
 from attestd.cli.keys import open_key, passphrase_option
 from attestd.cli.output import Output, say
 from attestd.cli.params import FILE
 from attestd.distribution.approve import MAX_VALUES_BYTES, first_policy, parse_pcr_values
+from attestd.errors import UsageError
 from attestd.governance.platform import TIERS, Userspace
+from attestd.tcg.pcr import selection_from_text
 
 __all__ = ["platform_command"]
 
@@ -30,8 +33,9 @@ attestd governance platform --repository governance prod --values pcrs.txt --yes
     type=FILE,
     required=True,
     metavar="FILE",
-    help="PCR values: of tpm2_pcrread sha256:..., or of attestd platform show --json.",
+    help="PCR values: of tpm2_pcrread sha256:..., or of attestd platform show, measure or predict --json.",
 )
+@click.option("--pcrs", metavar="LIST", help="Which of them, for example 0,2,4,7,11,12 (default: all).")
 @click.option("--root-key", required=True, metavar="URI", help="The TPM root: approves the platform key.")
 @click.option("--key", required=True, metavar="URI", help="The platform key: approves the state.")
 @click.option("--min-tier", type=click.Choice(TIERS), default="hardware", show_default=True)
@@ -45,6 +49,7 @@ attestd governance platform --repository governance prod --values pcrs.txt --yes
 def platform_command(
     *,
     file: Path,
+    pcrs: str | None,
     root_key: str,
     key: str,
     min_tier: str,
@@ -62,6 +67,12 @@ def platform_command(
     """
     repository = open_repository(directory, state_dir)
     values = parse_pcr_values(read_input(file, max_bytes=MAX_VALUES_BYTES))
+    if pcrs is not None:
+        chosen = selection_from_text(pcrs).pcrs
+        if missing := [pcr for pcr in chosen if pcr not in values]:
+            raise UsageError(f"{file}: no value of PCR {missing[0]}")
+        values = {pcr: values[pcr] for pcr in chosen}
+    require_sound_pcrs(tuple(values))
     for index, value in values.items():
         say(f"  {index:>2}  {value.hex()}", prefix="")
     confirm(f"Approve this state, as the first of platform policy {name!r}?", yes=yes)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from attestd.distribution.standalone import open_local_repository
 from attestd.paths import KERNEL_LOGS
 from tests.cli.conftest import Cli, cli_of
 from tests.host import Host, wait_for
@@ -323,3 +324,21 @@ def test_rules_for_an_update(booted: MeasuredHost, booted_cli: Cli) -> None:
     assert cli.ok("platform", "diff", "now", "policy").stdout.startswith("✓")
     quiet = cli.ok("platform", "predict", "--uki", "new.efi", "--approve", "--yes", "--expires", "7d")
     assert "deny this state" not in quiet.stderr
+
+
+def test_the_first_policy_of_predicted_values(booted: MeasuredHost, booted_cli: Cli) -> None:
+    cli, authority = booted_cli, booted.layout.authority
+    Path("new.efi").write_bytes(next_boots()["new.efi"])
+    Path("next.json").write_text(cli.ok("platform", "predict", "--uki", "new.efi", "--json").stdout)
+    make = ("governance", "platform", "lab", "--values", "next.json", "--yes", "--state-dir", booted.state)
+    keys = ("--root-key", authority / "root.pem", "--key", authority / "platform.pem")
+    cli.ok(*make, *keys, "--pcrs", "0,2,4,7,11,12")
+    policy = open_local_repository(authority).validate().trust.platforms["lab"]
+    assert str(policy.selection) == "sha256:0,2,4,7,11,12"
+    cli.ok("governance", "stage", "--reset", "--state-dir", booted.state)
+    for wrong, words in (("0,16", "no value of PCR 16"), ("0,10", "no value of PCR 10")):
+        result = cli(*make, *keys, "--pcrs", wrong)
+        assert (result.status, words in result.stderr) == (64, True)
+    Path("next.json").write_text(json.dumps({"pcrs": {"sha256": {"10": "00" * 32}}}))
+    result = cli(*make, *keys)
+    assert (result.status, "PCR 10 changes" in result.stderr) == (64, True)
