@@ -1,10 +1,15 @@
 """What the command line asks a running agent."""
 
+import asyncio
 import json
 import os
 from base64 import b64decode, b64encode
+from typing import cast
 
+from attestd.agent.core import Core
+from attestd.agent.operations import serve_operation
 from attestd.lineage.entry import EntryType
+from attestd.strict import canonical
 from attestd.tcg.binding import Purpose, extra_data
 from attestd.tcg.quote import verify_quote
 from tests.agent.test_exec import denied
@@ -94,3 +99,19 @@ def test_artifacts_for_all_users(shared: Host) -> None:
 def test_log_is_sound_after_all_this(shared: Host) -> None:
     shared.wait_settled()
     shared.require_sound()
+
+
+def test_what_was_measured_is_for_root_and_the_agents_user() -> None:
+    """The kernel gives event log and IMA list to root alone; the agent does not give them to others."""
+    for request in ({"op": "boots"}, {"op": "boot_log", "boot": "now", "log": "ima"}):
+        answer = asyncio.run(serve_operation(canonical(request), 65534, cast("Core", None)))
+        assert answer["error"]["kind"] == "forbidden"
+
+
+def test_offsets_into_logs(shared: Host) -> None:
+    for offset in (-1, 0.5, "0", True):
+        request = {"op": "boot_log", "boot": "now", "log": "eventlog", "offset": offset}
+        answer = asyncio.run(serve_operation(json.dumps(request).encode(), os.geteuid(), cast("Core", None)))
+        assert answer["error"]["kind"] in ("usage", "malformed")
+    assert shared.ask("boot_log", boot="now", log="eventlog")["error"]["kind"] == "usage"
+    assert shared.ask("boots")["ok"]["boots"] == []
