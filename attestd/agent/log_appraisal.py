@@ -23,7 +23,7 @@ from attestd.tcg.eventlog.parse import parse_event_log
 from attestd.tcg.eventlog.userspace import parse_userspace_log
 from attestd.tcg.ima.replay import IMA_PCR
 
-__all__ = ["LogAppraiser"]
+__all__ = ["LogAppraiser", "kept_state"]
 
 # Appraisals that are remembered: one a platform policy and state is in use, and states change seldom.
 MAX_REMEMBERED: Final = 64
@@ -125,7 +125,7 @@ class LogAppraiser:
             found = self._remembered.get(key)
             if not isinstance(found, tuple):
                 found = state_changes(
-                    _kept_state(before), _state(logs, policy, values), pcrs=policy.selection.pcrs
+                    kept_state(before), _state(logs, policy, values), pcrs=policy.selection.pcrs
                 )
                 self._remember(key, found)
         except (StoreError, MalformedError):
@@ -190,7 +190,12 @@ def _state(logs: BootLogs, policy: PlatformPolicy, values: Mapping[int, bytes]) 
     return BootState(logs.log, logs.events, logs.command_line, policy.selection.bank, values)
 
 
-def _kept_state(boot: Boot) -> BootState:
+def kept_state(boot: Boot) -> BootState:
+    """A kept boot, to compare with.
+
+    Raises:
+        MalformedError: Its logs do not parse.
+    """
     firmware = parse_event_log(boot.eventlog)
     events = parse_userspace_log(boot.userspace, first=len(firmware.events))
     return BootState(firmware, events, boot.command_line, boot.bank, boot.pcrs)

@@ -2,10 +2,14 @@
 
 import json
 import os
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from attestd.agent.boots import Boot, parse_boot
 from attestd.agent.keystore import load_keys, save_keys
+from attestd.agent.log_appraisal import kept_state
+from attestd.appraisal.state import state_changes
 from attestd.audit.offline import verify_stored
 from attestd.distribution.signer import generate, load_authority
 from attestd.errors import (
@@ -24,10 +28,22 @@ from tests.fuzz import valid
 from tests.fuzz.target import target
 from tests.fuzz.tpm import AUTH, BLOBS
 from tests.fuzz.valid import TRUST, WORLD
-from tests.world import SELECTION, Log
+from tests.tcg.eventlog.build import event, log, separators
+from tests.world import NOW, SELECTION, Log
 
 TOML = (
     b'# attestd\ntpm = "device:/dev/tpmrm0"\ntpm_deadline_s = 5\nevidence_interval_s = 30\nmax_batch = 128\n'
+)
+KEPT = Boot(
+    log(event(4, 1, b"x"), *separators()),
+    b"",
+    "quiet",
+    "6.1",
+    "sha256",
+    {4: bytes(32), 7: bytes(32)},
+    ("local",),
+    NOW,
+    NOW,
 )
 
 
@@ -50,6 +66,15 @@ def keys_file(data: bytes) -> None:
     path.touch(mode=0o600)
     path.write_bytes(data)
     assert load_keys(path)
+
+
+@target(MalformedError, seeds=lambda: [KEPT.to_bytes()], is_json=True)
+def kept_boot(data: bytes) -> None:
+    """Whoever has the disk can edit it: it explains another boot, or is none."""
+    boot = parse_boot(data)
+    state = kept_state(boot)
+    found = replace(state, values={**state.values, 4: b"\1" * 32})
+    assert state_changes(state, found, pcrs=(4,))
 
 
 @target(MalformedError, seeds=lambda: [canonical({"v": 1, "host": WORLD.host.id})], is_json=True)

@@ -8,7 +8,8 @@ from attestd.appraisal.boot_rules import BootRules, parse_boot_rules
 from attestd.appraisal.ima import ImaPolicy, appraise_ima, parse_ima_policy
 from attestd.appraisal.inspect import inspect_ima, inspect_log
 from attestd.appraisal.paths import parse_pattern
-from attestd.errors import MalformedError
+from attestd.appraisal.state import BootState, appraise_state, state_changes
+from attestd.errors import MalformedError, VerificationError
 from attestd.strict import canonical
 from attestd.tcg.eventlog.diff import diff_events
 from attestd.tcg.eventlog.efi import boot_option_name, image_path, parse_signature_lists, parse_variable
@@ -167,3 +168,35 @@ def path_pattern(data: bytes) -> None:
     pattern.matches(data)
     literal = "*" not in pattern.text
     assert not literal or pattern.matches(pattern.text.encode().replace(b" ", b"_"))
+
+
+def _recorded() -> list[bytes]:
+    return [RECORDED["uki-sb"][0], log(event(7, 1, b"x"), *separators())]
+
+
+APPROVED = BootState(
+    parse_event_log(RECORDED["uki-sb"][0]), (), "quiet", "sha256", RECORDED["uki-sb"][1]["sha256"]
+)
+
+
+@target(MalformedError, seeds=_recorded)
+def state_of_a_boot(data: bytes) -> None:
+    """Whatever log there is beside the values that were quoted: findings, and nothing but the true log explains."""
+    parsed = parse_event_log(data)
+    state = BootState(parsed, (), "quiet", "sha256", APPROVED.values)
+    found = appraise_state(state, rules=STRICT_RULES)
+    assert found.count, "these rules allow no boot that there is"
+    assert state_changes(APPROVED, state, pcrs=range(16)) == ()
+    if "sha256" in parsed.banks:
+        other = BootState(parsed, (), "quiet", "sha256", _held(parsed))
+        state_changes(APPROVED, other, pcrs=other.values)
+        appraise_state(
+            BootState(parsed, (), "", "sha256", dict.fromkeys(range(24), bytes(32))), rules=STRICT_RULES
+        )
+
+
+def _held(parsed: UntrustedEventLog) -> dict[int, bytes]:
+    try:
+        return replay(parsed, "sha256")
+    except VerificationError:
+        return {4: bytes(32)}
