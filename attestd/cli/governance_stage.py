@@ -41,7 +41,7 @@ def add_command(
     If hosts would accept it.
 
     NAME is authorities.json, revocations.json, platform/NAME.json, ima/NAME.json, hosts/HOST-ID.json,
-    policy/NAME.cedar, policy/entities.json, ek-roots/index.json, ek-roots/NAME.pem, ek-allow.json, or below
+    policy/NAME.cedar, policy/entities.json, ek-roots/index.json, ek-roots/NAME.pem, ek-allow.json, mesh.json, or below
     teams/TEAM/ authorities.json or policy/NAME.cedar.
     """
     repository = open_repository(directory, state_dir)

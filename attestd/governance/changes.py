@@ -24,6 +24,7 @@ from attestd.governance.facts import (
     text,
     texts,
 )
+from attestd.governance.mesh_facts import mesh_facts
 
 __all__ = ["Change", "Facts", "compare_facts", "describe_changes"]
 
@@ -32,8 +33,8 @@ __all__ = ["Change", "Facts", "compare_facts", "describe_changes"]
 _POLICY: Final = re.compile(r'\A(?:\s|@[A-Za-z_]+(?:\("[^"]*"\))?)*(?P<effect>permit|forbid)\b')
 _ID: Final = re.compile(r'@id\("([^"]*)"\)')
 # Subjects whose appearance, or disappearance, makes more possible.
-_LAXER: Final = ("authority ", "team ", "host ", "permit ", "statement ", "EK ")
-_STRICTER: Final = ("authority ", "forbid ", "statement ")
+_LAXER: Final = ("authority ", "team ", "host ", "permit ", "statement ", "EK ", "verifier ", "witness ")
+_STRICTER: Final = ("authority ", "forbid ", "statement ", "mesh quorum")
 _FLOORS: Final = ("threshold", "verifiers", "witnesses")
 _NUMBER: Final = re.compile(r"[0-9]{1,18}")
 _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\Z|\\)|//[^\n]*|;|[^";/]+|/', re.DOTALL)
@@ -166,6 +167,7 @@ def _order(name: str) -> tuple[int, str]:
         "policy/",
         "teams/",
         "ek-",
+        "mesh.json",
         "hosts/",
     )
     return next((place for place, prefix in enumerate(first) if name.startswith(prefix)), len(first)), name
@@ -319,6 +321,7 @@ _READERS: Final[Iterable[tuple[str, Callable[[str, bytes], Facts]]]] = (
     (r"ek-roots/index\.json", ek_index_facts),
     (r"ek-roots/[^/]+\.pem", ek_file_facts),
     (r"ek-allow\.json", ek_allow_facts),
+    (r"mesh\.json", mesh_facts),
     (r".*\.cedar", _policy),
     (r"policy/entities\.json", _entities),
 )

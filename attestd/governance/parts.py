@@ -10,6 +10,7 @@ from attestd.errors import AttestdError, MalformedError, VerificationError
 from attestd.governance.authorities import Authorities, AuthorityRule, parse_team, unusable_team
 from attestd.governance.ek_trust import EkFile, EkTrust, join_ek_trust, parse_ek_file
 from attestd.governance.host import VerifiedHost, parse_host_record
+from attestd.governance.mesh import NO_MESH, UNUSABLE_MESH, MeshTrust, parse_mesh
 from attestd.governance.metadata import Metadata
 from attestd.governance.platform import PlatformPolicy, parse_platform_policy
 from attestd.strict import canonical
@@ -19,7 +20,7 @@ __all__ = ["Memo", "Parts"]
 _POLICY_FILES: Final = ("schema.cedarschema", "entities.json")
 _EXPECTED: Final = (
     "authorities.json, revocations.json, platform/NAME.json, ima/NAME.json, hosts/HOST.json, policy/NAME.cedar,"
-    " ek-roots/NAME.pem, ek-roots/index.json, ek-allow.json, or the like below teams/TEAM/"
+    " ek-roots/NAME.pem, ek-roots/index.json, ek-allow.json, mesh.json, or the like below teams/TEAM/"
 )
 
 _T = TypeVar("_T")
@@ -71,6 +72,7 @@ class Parts:
         self.hosts: dict[str, VerifiedHost] = {}
         self.host_history: dict[str, dict[int, VerifiedHost]] = {}
         self.policy_files: dict[str, bytes] = {}
+        self.mesh: MeshTrust = NO_MESH
         self._ek_files: dict[str, EkFile] = {}
 
     @property
@@ -97,8 +99,8 @@ class Parts:
                     self.hosts[host.host] = host
             case ["platform" | "hosts" as kind, "history", file]:
                 self._add_history(name, kind, file, data)
-            case ["ek-allow.json"] | ["ek-roots", _]:
-                self._add_ek(name, data)
+            case ["mesh.json"] | ["ek-allow.json"] | ["ek-roots", _]:
+                self._add_of_controllers(name, data)
             case ["policy", file] if file in _POLICY_FILES or file.endswith(".cedar"):
                 self.policy_files[name] = data
             case ["teams", team, *rest]:
@@ -125,7 +127,11 @@ class Parts:
             else:
                 self.platforms[policy.name] = policy
 
-    def _add_ek(self, name: str, data: bytes) -> None:
+    def _add_of_controllers(self, name: str, data: bytes) -> None:
+        if name == "mesh.json":
+            parse = partial(parse_mesh, data, authorities=self._authorities, revoked_keys=self._revoked)
+            [self.mesh] = self._usable(name, parse) or (UNUSABLE_MESH,)
+            return
         for file in self._usable(name, partial(parse_ek_file, name, data)):
             self._ek_files[name] = file
 

@@ -25,6 +25,7 @@ from attestd.governance.authorities import (
 from attestd.governance.cedar import Policies, parse_policies
 from attestd.governance.ek_trust import EkTrust
 from attestd.governance.host import VerifiedHost
+from attestd.governance.mesh import MeshTrust
 from attestd.governance.metadata import Metadata, Versions, verify_target
 from attestd.governance.parts import Memo, Parts
 from attestd.governance.platform import PlatformPolicy
@@ -94,6 +95,7 @@ class Trust:
         host_history: Earlier records by host-id, the newest first: they verify what was sealed while they held.
         policies: Cedar policies.
         ek: Whose endorsement keys enrollers believe.
+        mesh: The controllers that hosts ask.
     """
 
     version: int
@@ -112,6 +114,7 @@ class Trust:
     revocations: Revocations
     policies: Policies
     ek: EkTrust
+    mesh: MeshTrust
     _memo: Memo = field(repr=False, compare=False)
 
     def platform_version(self, name: str, version: int) -> PlatformPolicy | None:
@@ -179,6 +182,7 @@ def parse_trust(files: Mapping[str, bytes], *, metadata: Metadata, previous: Tru
         revocations=revocations,
         policies=policies,
         ek=ek,
+        mesh=parts.mesh,
         _memo=memo,
     )
 

@@ -57,7 +57,7 @@ from attestd.tpm.keys import _STORAGE_TEMPLATE
 from attestd.where import SYSTEM_SOCKET
 from attestd.wire import Kind, encode_fields, encode_frame
 from tests.chains import delegate_key, under
-from tests.docs import enrolment_examples
+from tests.docs import enrolment_examples, evidence_examples
 from tests.governance.make_vectors import ENTITIES, POLICY, golden_world
 from tests.tcg.eventlog.build import BOOTS, RECORDED
 from tests.tcg.ima.build import data as template_data
@@ -799,7 +799,11 @@ def blocks() -> dict[str, str]:
         "ima-policy": lambda: _json(_ima_policy()),
         "ima-findings": ima_findings,
     }
-    found = {name: make() for name, make in named.items()} | enrolment_examples.blocks()
+    found = (
+        {name: make() for name, make in named.items()}
+        | enrolment_examples.blocks()
+        | evidence_examples.blocks()
+    )
     return found | {f"body-{type_.value.replace('.', '-')}": body_block(type_) for type_ in bodies()}
 
 

@@ -1,6 +1,7 @@
 """All targets."""
 
 from tests.fuzz import (
+    attestation,
     boots,
     controller,
     enrolment,
@@ -18,6 +19,7 @@ from tests.fuzz.target import TARGETS, Target
 __all__ = ["TARGETS", "Target"]
 
 MODULES = (
+    attestation,
     boots,
     controller,
     enrolment,

@@ -70,6 +70,7 @@ LIMITS = {
     "certificate-as-shipped": 64 * 1024,
     "ek-chain": 64 * 1024,
     "ek-public": 64 * 1024,
+    "mesh-file": 256 * 1024,
     "ek-index": 256 * 1024,
     "ek-roots-file": 1 << 20,
     "enrolment-request": 128 * 1024,

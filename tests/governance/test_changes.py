@@ -368,6 +368,7 @@ def test_entities_and_schema() -> None:
         "ek-roots/index.json",
         "ek-roots/x.pem",
         "ek-allow.json",
+        "mesh.json",
     ],
 )
 @pytest.mark.parametrize(

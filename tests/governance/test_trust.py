@@ -90,7 +90,7 @@ def test_exactly_the_files_that_are_signed(world: World) -> None:
         "platform/history/old/local-1.json",
         "hosts",
         "hosts/a/b.json",
-        "mesh.json",
+        "mesh/one.json",
         "policy/exec.json",
         "policy/a/exec.cedar",
         "policy/exec.txt",

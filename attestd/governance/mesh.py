@@ -1,0 +1,192 @@
+"""`mesh.json`: the controllers that a fleet asks: where they are, by which keys their answers are known, how many it takes."""
+
+import hashlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal
+
+import msgspec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from attestd.authorization.dsse import PublicKey
+from attestd.errors import MalformedError, VerificationError
+from attestd.governance.authorities import Authorities, Version
+from attestd.strict import Base64Bytes, Sha256Hex, Strict, decode_base64, parse_canonical
+from attestd.tlog.vkey import SignatureType, VerifierKey, parse_vkey
+
+__all__ = [
+    "NO_MESH",
+    "UNUSABLE_MESH",
+    "MeshEnroller",
+    "MeshTrust",
+    "MeshVerifier",
+    "MeshWitness",
+    "parse_mesh",
+]
+
+MAX_MESH_BYTES: Final = 256 * 1024
+_MAX_NODES: Final = 64
+_MAX_QUORUM: Final = 16
+# What signs attestation results: ES256 and EdDSA.
+_SPKI_BYTES: Final = {91, 44}
+
+_Quorum = Annotated[int, msgspec.Meta(ge=0, le=_MAX_QUORUM)]
+_Name = Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9][a-z0-9.-]{0,63}\Z")]
+# No user, no query, no fragment, no dot segment: nothing that two libraries could read in two ways.
+_Url = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"\Ahttps?://([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?(/[A-Za-z0-9_-]+)*\Z",
+        max_length=512,
+    ),
+]
+
+
+class _Enroller(Strict, frozen=True):
+    url: _Url
+    key_id: Sha256Hex
+
+
+class _Verifier(Strict, frozen=True):
+    url: _Url
+    key: Annotated[Base64Bytes, msgspec.Meta(max_length=256)]
+
+
+class _Witness(Strict, frozen=True):
+    url: _Url
+    vkey: Annotated[str, msgspec.Meta(max_length=4096)]
+
+
+class _Verifiers(Strict, frozen=True):
+    quorum: _Quorum
+    nodes: Annotated[dict[_Name, _Verifier], msgspec.Meta(max_length=_MAX_NODES)]
+
+
+class _Witnesses(Strict, frozen=True):
+    quorum: _Quorum
+    nodes: Annotated[dict[_Name, _Witness], msgspec.Meta(max_length=_MAX_NODES)]
+
+
+class MeshFile(Strict, frozen=True):
+    """The file's exact shape; `MeshTrust` is what it means once its keys are loaded."""
+
+    v: Literal[1]
+    version: Version
+    enrollers: Annotated[dict[_Name, _Enroller], msgspec.Meta(max_length=_MAX_NODES)]
+    verifiers: _Verifiers
+    witnesses: _Witnesses
+
+
+@dataclass(frozen=True)
+class MeshEnroller:
+    """One enroller: `key_id` names the key in `authorities.json` that it signs host records with."""
+
+    url: str
+    key_id: str
+
+
+@dataclass(frozen=True)
+class MeshVerifier:
+    """One verifier, and the key that signs its attestation results."""
+
+    url: str
+    key: PublicKey
+
+
+@dataclass(frozen=True)
+class MeshWitness:
+    """One witness, and the key that signs its cosignatures."""
+
+    url: str
+    key: VerifierKey
+
+
+@dataclass(frozen=True)
+class MeshTrust:
+    """The controllers of a fleet, by name; no two of a kind share a key, so that each counts once.
+
+    Attributes:
+        verifier_quorum: How many verifiers it takes at the least, whatever platform policies and artifacts say.
+        witness_quorum: Likewise of witnesses.
+    """
+
+    enrollers: Mapping[str, MeshEnroller]
+    verifiers: Mapping[str, MeshVerifier]
+    verifier_quorum: int
+    witnesses: Mapping[str, MeshWitness]
+    witness_quorum: int
+
+
+NO_MESH: Final = MeshTrust({}, {}, 0, {}, 0)
+# Stands for a file that cannot be used: what it asked for is not known, so nothing reaches it.
+UNUSABLE_MESH: Final = MeshTrust({}, {}, _MAX_QUORUM, {}, _MAX_QUORUM)
+
+
+def parse_mesh(data: bytes, *, authorities: Authorities, revoked_keys: Collection[str]) -> MeshTrust:
+    """Parses `mesh.json`; nodes whose keys are revoked are left out, and quorums stay what they are.
+
+    Raises:
+        MalformedError: Not that file, a key that is not what it must be, one key twice, or a quorum that nobody reaches.
+        VerificationError: An enroller that `authorities.json` does not name.
+    """
+    what = "mesh.json"
+    file = parse_canonical(data, MeshFile, max_bytes=MAX_MESH_BYTES, what=what)
+    known = {key.key_id for key in authorities.enroller_keys}
+    for name, enroller in file.enrollers.items():
+        if enroller.key_id not in known:
+            raise VerificationError(
+                f"{what}: enroller {name!r}: expected a key of authorities.json's enrollers, found {enroller.key_id}"
+            )
+    verifiers = {
+        name: _verifier(node, f"{what}: verifier {name!r}") for name, node in file.verifiers.nodes.items()
+    }
+    witnesses = {
+        name: _witness(node, f"{what}: witness {name!r}") for name, node in file.witnesses.nodes.items()
+    }
+    _require_distinct([node.key_id for node in file.enrollers.values()], f"{what}: enrollers")
+    _require_distinct(
+        [node.key.key_id for node in verifiers.values()], f"{what}: verifiers", file.verifiers.quorum
+    )
+    # By the key alone: a vkey's name would give one key as many votes as it has names.
+    keys = [node.key.body for node in witnesses.values()]
+    _require_distinct(keys, f"{what}: witnesses", file.witnesses.quorum)
+    return MeshTrust(
+        {
+            name: MeshEnroller(node.url, node.key_id)
+            for name, node in file.enrollers.items()
+            if node.key_id not in revoked_keys
+        },
+        {name: node for name, node in verifiers.items() if node.key.key_id not in revoked_keys},
+        file.verifiers.quorum,
+        {name: node for name, node in witnesses.items() if _key_id(node.key) not in revoked_keys},
+        file.witnesses.quorum,
+    )
+
+
+def _key_id(key: VerifierKey) -> str:
+    """As revocations name it."""
+    spki = key.public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(spki).hexdigest()
+
+
+def _verifier(node: _Verifier, what: str) -> MeshVerifier:
+    key = PublicKey(decode_base64(node.key, what=what))
+    if len(key.spki_der) not in _SPKI_BYTES:
+        raise MalformedError(f"{what}: expected an Ed25519 or P-256 key")
+    return MeshVerifier(node.url, key)
+
+
+def _witness(node: _Witness, what: str) -> MeshWitness:
+    key = parse_vkey(node.vkey)
+    if key.algorithm not in (SignatureType.COSIGNATURE, SignatureType.MLDSA_COSIGNATURE):
+        raise MalformedError(
+            f"{what}: expected a key of cosignatures (type 04 or 06), found {key.body[:1].hex()}"
+        )
+    return MeshWitness(node.url, key)
+
+
+def _require_distinct(keys: list[str] | list[bytes], what: str, quorum: int = 0) -> None:
+    if len(set(keys)) != len(keys):
+        raise MalformedError(f"{what}: the same key twice")
+    if quorum > len(keys):
+        raise MalformedError(f"{what}: a quorum of {quorum}, and {len(keys)} to reach it")
