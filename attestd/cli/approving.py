@@ -16,16 +16,25 @@ from attestd.cli.keys import ask_secret, key_options, open_key
 from attestd.cli.output import DIM, HEAD, WARN, Output, counted, mark, say
 from attestd.cli.params import DURATION
 from attestd.distribution.approve import Plan, stage_approval
+from attestd.distribution.local import load_own_trust
 from attestd.distribution.repository import Repository
 from attestd.distribution.standalone import open_local_repository, publish_local
-from attestd.errors import UsageError
+from attestd.errors import MalformedError, UsageError
 from attestd.governance.trust import Trust
 from attestd.paths import Layout
 from attestd.strict import format_time
 from attestd.tcg.eventlog.diff import Change, diff_events
 from attestd.tcg.eventlog.reading import Kind
 
-__all__ = ["Signing", "approve", "plan_json", "platform_name", "platform_option", "signing_options"]
+__all__ = [
+    "Signing",
+    "approve",
+    "governing",
+    "plan_json",
+    "platform_name",
+    "platform_option",
+    "signing_options",
+]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _BANK = "sha256"
@@ -88,6 +97,15 @@ def platform_name(trust: Trust, name: str | None) -> str:
     if name is None or name not in trust.platforms:
         raise UsageError(f"choose a platform policy with --platform: {', '.join(trust.platforms)}")
     return name
+
+
+def governing(layout: Layout, directory: Path | None) -> Trust:
+    """Whose governance an approval is about: a repository's, or what this host trusts.
+
+    Raises:
+        AttestdError: As `load_own_trust`, `Repository.validate`.
+    """
+    return load_own_trust(layout) if directory is None else Repository(directory).validate().trust
 
 
 def plan_json(plan: Plan, state: State) -> dict[str, Any]:
@@ -219,10 +237,15 @@ def _say_events(boot: BootView | None, pcr: int) -> None:
 
 def _say_rules(boot: BootView | None, plan: Plan) -> None:
     """An approval is no release where the rules deny."""
-    if boot is None or plan.policy.boot is None:
+    rules = plan.policy.boot
+    if boot is None or rules is None or _BANK not in boot.log.banks:
         return
-    known = with_replayed(boot, plan.policy.boot.pcrs)
-    for finding in appraise_view(known, plan.policy.boot):
+    try:
+        findings = appraise_view(with_replayed(boot, rules.pcrs), rules)
+    except MalformedError as error:
+        say(f"  not looked at: {error}", style=WARN, prefix="")
+        return
+    for finding in findings:
         say(f"  the policy's boot rules deny this state: {finding}", style=WARN, prefix="")
 
 

@@ -11,13 +11,12 @@ from attestd.agent.ask import AgentSocket
 from attestd.agent.boot_view import APPROVED, BootView, find_boot
 from attestd.agent.measured import measure
 from attestd.agent.state_file import MAX_STATE_BYTES, State, parse_state
-from attestd.cli.approving import Signing, approve, platform_name, platform_option, signing_options
+from attestd.cli.approving import Signing, approve, governing, platform_name, platform_option, signing_options
 from attestd.cli.base import Command, json_option, read_input, state_dir_option
 from attestd.cli.boots import present
 from attestd.cli.output import Output, say
 from attestd.cli.params import FILE
 from attestd.distribution.approve import plan_approval
-from attestd.distribution.local import load_own_trust
 from attestd.errors import AttestdError, MalformedError
 from attestd.governance.trust import Trust
 from attestd.paths import Layout, find_client_layout, load_configuration
@@ -68,7 +67,8 @@ def approve_command(
     What is approved is shown first: values, what was measured into them, and what changed since the last approved boot.
     """
     layout = find_client_layout(state_dir)
-    trust = load_own_trust(layout)
+    # Evidence is of any host: who approves it need not be one.
+    trust = governing(layout, None if evidence is None else directory)
     policy = platform_name(trust, name)
     if evidence is None:
         state = present_state(policy, trust, layout, state_dir)

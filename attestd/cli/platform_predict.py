@@ -14,14 +14,13 @@ from attestd.appraisal.boot_rules import BootRules
 from attestd.appraisal.inspect import best_bank
 from attestd.appraisal.predict import PREDICTED, Change, Prediction, Running, predict
 from attestd.appraisal.reference import derive_boot_rules, join_boot_rules
-from attestd.cli.approving import Signing, approve, platform_name, platform_option, signing_options
+from attestd.cli.approving import Signing, approve, governing, platform_name, platform_option, signing_options
 from attestd.cli.base import Command, json_option, read_input, state_dir_option, write_output
 from attestd.cli.boots import change_json, present, read_lines
 from attestd.cli.output import BAD, DIM, WARN, Output, mark, say, text
 from attestd.cli.params import DURATION, FILE, name_values
 from attestd.cli.platform_approve import present_state
 from attestd.distribution.approve import plan_approval
-from attestd.distribution.local import load_own_trust
 from attestd.errors import UsageError, VerificationError
 from attestd.governance.trust import Trust
 from attestd.paths import Layout, find_client_layout
@@ -155,7 +154,10 @@ def predict_command(
     if not is_approving and (until, expires) != (None, None):
         raise click.UsageError("--until and --expires go with --approve")
     change = _change(files)
-    boot = _boot(eventlog, userspace, running_cmdline, name=name, state_dir=state_dir)
+    layout = find_client_layout(state_dir)
+    place = directory if eventlog is not None else None
+    trust = governing(layout, place) if place or layout.configuration.exists() else None
+    boot = _boot(eventlog, userspace, running_cmdline, (layout, trust, name), state_dir)
     running = _running(boot.view, running_initrd, phases)
     found = predict(boot.view.log, bank=_bank(boot.view), change=change, running=running)
     output = Output(as_json=as_json)
@@ -195,13 +197,11 @@ def _boot(
     eventlog: Path | None,
     userspace: Path | None,
     line: Path | None,
-    *,
-    name: str | None,
+    governance: tuple[Layout, Trust | None, str | None],
     state_dir: str | None,
 ) -> _Boot:
     """The boot to start from; with present PCR values where it is this host's."""
-    layout = find_client_layout(state_dir)
-    trust = load_own_trust(layout) if layout.configuration.exists() else None
+    layout, trust, name = governance
     policy = None if trust is None else platform_name(trust, name)
     if eventlog is not None:
         logs = [

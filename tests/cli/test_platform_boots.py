@@ -342,3 +342,20 @@ def test_the_first_policy_of_predicted_values(booted: MeasuredHost, booted_cli: 
     Path("next.json").write_text(json.dumps({"pcrs": {"sha256": {"10": "00" * 32}}}))
     result = cli(*make, *keys)
     assert (result.status, "PCR 10 changes" in result.stderr) == (64, True)
+
+
+def test_approving_where_no_host_is(booted: MeasuredHost, booted_cli: Cli, nowhere: Cli) -> None:
+    """With the repository, a key and what the denied host wrote."""
+    authority = booted.layout.authority
+    document = booted_cli.ok("platform", "measure", "--json", "--state-dir", booted.state).stdout
+    Path("evidence.json").write_text(document)
+    place = ("--repository", authority / "governance", "--key", authority / "platform.pem", "--yes")
+    staged = nowhere.ok("platform", "approve", "--from-evidence", "evidence.json", *place, "--json")
+    assert (staged.json["attested"], staged.json["version"]) == (True, 3)
+    assert "staged in" in staged.stderr
+    nowhere.ok("governance", "stage", "--reset", "--repository", authority / "governance")
+    Path("new.efi").write_bytes(next_boots()["new.efi"])
+    ahead = ("platform", "predict", "--eventlog", UKI / EVENTS, "--running-cmdline", UKI / "cmdline")
+    predicted = nowhere.ok(*ahead, "--uki", "new.efi", "--approve", *place, "--json")
+    assert predicted.json["attested"] is False
+    assert predicted.json["pcr_digest"] != staged.json["pcr_digest"]
