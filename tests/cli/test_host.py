@@ -28,7 +28,9 @@ def test_init_then_again(nowhere: Cli) -> None:
     assert "software TPM" in first.stderr
     before = contents(nowhere.state)
     again = nowhere.ok("init", "--json")
-    assert again.json == {**first.json, "fresh": False}
+    *notes, chosen = first.json["notes"]
+    assert "PCRs 0,2,4,7,11,12: " in chosen
+    assert again.json == {**first.json, "fresh": False, "notes": notes}, "PCRs are chosen once"
     assert contents(nowhere.state) == before
     assert "nothing was changed" in nowhere.ok("init").stdout
     assert nowhere.ok("init", "--pcrs", "12,11,7,4,2,0").status == 0
