@@ -3,9 +3,10 @@
 SHELL := /bin/bash
 PYTHON ?= /usr/bin/python3
 BIN := .venv/bin
-# What an installed host needs, and what development needs besides.
+# What an installed host needs, what development needs besides, and what only tests do.
 NEEDED := python3-venv python3-dev gcc pkg-config libtss2-dev swtpm swtpm-tools
-PACKAGES := $(NEEDED) tpm2-tools sudo systemd softhsm2 postgresql curl
+PACKAGES := $(NEEDED) tpm2-tools sudo systemd
+TEST_PACKAGES := softhsm2 postgresql curl
 
 # $(call require,PACKAGES): installs what is missing of them.
 define require
@@ -21,7 +22,7 @@ endef
 demo: setup
 	@$(BIN)/python docs/demo.py
 
-test: setup lint types contracts unit
+test: setup .venv/.test-packages lint types contracts unit
 
 lint:
 	$(BIN)/ruff check .
@@ -63,6 +64,10 @@ setup: .venv/.packages .venv/.installed
 
 .venv/.packages: Makefile
 	@$(call require,$(PACKAGES))
+	@mkdir -p .venv && touch $@
+
+.venv/.test-packages: Makefile
+	@$(call require,$(TEST_PACKAGES))
 	@mkdir -p .venv && touch $@
 
 .venv/.installed: pyproject.toml .ci/constraints.txt systemd/entry.in .venv/.packages
