@@ -21,6 +21,7 @@ __all__ = [
     "MAX_SAFE_INTEGER",
     "Base64Bytes",
     "HostId",
+    "PcrName",
     "Sha256Hex",
     "Strict",
     "Utc",
@@ -40,6 +41,8 @@ _MAX_MESSAGE: Final = 400
 
 Sha256Hex = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 HostId = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+# A PCR as a member of an object: 0 to 23.
+PcrName = Annotated[str, msgspec.Meta(pattern=r"\A([0-9]|1[0-9]|2[0-3])\Z")]
 # [0-9], for \d would let the digits of every script through.
 _UTC_FORM: Final = r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{6})?Z\Z"
 Utc = Annotated[str, msgspec.Meta(pattern=_UTC_FORM)]

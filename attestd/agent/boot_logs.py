@@ -52,7 +52,15 @@ class _Kept(Strict, frozen=True):
     last_seen: Utc
 
 
-class _Present(Strict, frozen=True):
+class PresentBoot(Strict, frozen=True):
+    """This boot.
+
+    Attributes:
+        digest: SHA-256 of its event log; None: there is none.
+        ima: The file with the IMA list; None: there is none.
+        problem: Why the event log cannot be read, if so.
+    """
+
     digest: Sha256Hex | None
     command_line: str | None
     kernel: str | None
@@ -62,7 +70,7 @@ class _Present(Strict, frozen=True):
 
 class _Told(Strict, frozen=True):
     boots: Annotated[list[_Kept], msgspec.Meta(max_length=64)]
-    now: _Present
+    now: PresentBoot
 
 
 class _Part(Strict, frozen=True):
@@ -89,23 +97,6 @@ class KeptBoot:
     approved: tuple[str, ...]
     first_seen: datetime
     last_seen: datetime
-
-
-@dataclass(frozen=True)
-class PresentBoot:
-    """This boot.
-
-    Attributes:
-        digest: SHA-256 of its event log; None: there is none.
-        ima: The file with the IMA list; None: there is none.
-        problem: Why the event log cannot be read, if so.
-    """
-
-    digest: str | None
-    command_line: str | None
-    kernel: str | None
-    ima: str | None
-    problem: str | None
 
 
 def describe_logs(boots: Boots, reader: BootReader) -> dict[str, Any]:
@@ -212,8 +203,7 @@ def fetch_boots(agent: AgentSocket) -> tuple[tuple[KeptBoot, ...], PresentBoot]:
         )
         for boot in told.boots
     )
-    now = told.now
-    return kept, PresentBoot(now.digest, now.command_line, now.kernel, now.ima, now.problem)
+    return kept, told.now
 
 
 def fetch_log(agent: AgentSocket, boot: str, log: str) -> bytes:

@@ -17,6 +17,7 @@ from attestd.durable import make_directory, write_atomic
 from attestd.errors import MalformedError
 from attestd.strict import (
     Base64Bytes,
+    PcrName,
     Strict,
     Utc,
     canonical,
@@ -33,7 +34,6 @@ MAX_BOOTS: Final = 8
 # Two logs of 4 MiB in base64, a command line, and the rest.
 MAX_BOOT_BYTES: Final = 12 << 20
 _NAME: Final = re.compile(r"\A[0-9a-f]{64}\.json\Z")
-_PcrName = Annotated[str, msgspec.Meta(pattern=r"\A([0-9]|1[0-9]|2[0-3])\Z")]
 
 
 class _BootFile(Strict, frozen=True):
@@ -43,7 +43,7 @@ class _BootFile(Strict, frozen=True):
     command_line: str
     kernel: str
     bank: Literal["sha1", "sha256", "sha384"]
-    pcrs: dict[_PcrName, Annotated[str, msgspec.Meta(pattern=r"\A([0-9a-f]{2}){20,64}\Z")]]
+    pcrs: dict[PcrName, Annotated[str, msgspec.Meta(pattern=r"\A([0-9a-f]{2}){20,64}\Z")]]
     approved: list[str]
     first_seen: Utc
     last_seen: Utc

@@ -6,14 +6,13 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from attestd.errors import MalformedError
-from attestd.strict import Sha256Hex, Strict, parse_canonical
+from attestd.strict import PcrName, Sha256Hex, Strict, parse_canonical
 
 __all__ = ["MAX_RULES_BYTES", "BootRules", "parse_boot_rules", "require_sound_rules"]
 
 MAX_RULES_BYTES: Final = 1024 * 1024
 
 _Digest = Annotated[str, msgspec.Meta(pattern=r"\A([0-9a-f]{64}|[0-9a-f]{96}|[0-9a-f]{128})\Z")]
-_PcrName = Annotated[str, msgspec.Meta(pattern=r"\A([0-9]|1[0-9]|2[0-3])\Z")]
 _Line = Annotated[str, msgspec.Meta(min_length=1, max_length=65_536)]
 
 
@@ -52,7 +51,7 @@ class BootRules(Strict, frozen=True):
         Annotated[dict[str, Annotated[list[_Digest], msgspec.Meta(min_length=1)]], msgspec.Meta(min_length=1)]
         | None
     )
-    digests: Annotated[dict[_PcrName, list[_Digest]], msgspec.Meta(min_length=1)] | None
+    digests: Annotated[dict[PcrName, list[_Digest]], msgspec.Meta(min_length=1)] | None
 
     def is_set(self, rule: str) -> bool:
         """Whether a rule is to be evaluated."""

@@ -9,7 +9,7 @@ import msgspec
 from attestd.errors import MalformedError, UsageError, VerificationError
 from attestd.governance.host import VerifiedHost
 from attestd.governance.trust import Trust
-from attestd.strict import Base64Bytes, HostId, Strict, canonical, convert, decode_base64, parse_json
+from attestd.strict import Base64Bytes, HostId, PcrName, Strict, canonical, convert, decode_base64, parse_json
 from attestd.tcg.binding import Purpose, extra_data
 from attestd.tcg.pcr import PcrSelection
 from attestd.tcg.quote import VerifiedQuote, verify_quote
@@ -24,7 +24,6 @@ __all__ = [
 
 MAX_QUOTE_BYTES: Final = 64 * 1024
 
-_PcrName = Annotated[str, msgspec.Meta(pattern=r"\A([0-9]|1[0-9]|2[0-3])\Z")]
 _Value = Annotated[str, msgspec.Meta(pattern=r"\A([0-9a-f]{40}|[0-9a-f]{64}|[0-9a-f]{96})\Z")]
 
 
@@ -43,7 +42,7 @@ class UntrustedQuoteDocument(Strict, frozen=True):
     attest: Base64Bytes
     signature: Base64Bytes
     pcrs: Annotated[
-        dict[Literal["sha1", "sha256", "sha384"], dict[_PcrName, _Value]],
+        dict[Literal["sha1", "sha256", "sha384"], dict[PcrName, _Value]],
         msgspec.Meta(min_length=1, max_length=1),
     ]
 

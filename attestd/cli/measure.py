@@ -27,11 +27,11 @@ from attestd.paths import KERNEL_LOGS, find_client_layout, load_configuration
 from attestd.strict import canonical
 from attestd.tcg.eventlog.parse import MAX_EVENTLOG_BYTES
 from attestd.tcg.ima.ascii import binary_from_ascii, is_ascii_list
+from attestd.tcg.ima.replay import IMA_PCR
 
 __all__ = ["lines_option", "measure_command"]
 
 MAX_IMA_FILE_BYTES: Final = 256 * 1024 * 1024
-IMA_PCR: Final = 10
 
 lines_option = click.option(
     "--cmdline",

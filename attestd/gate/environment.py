@@ -46,7 +46,7 @@ def require_measured(appraisal: Appraisal, platform: PlatformPolicy) -> str:
         if boot.count:
             raise _untrusted(
                 f"the boot does not comply with the boot rules of platform policy {platform.name!r}: {_said(boot.findings, boot.count)}",
-                "boot what the rules allow, or have an authority change them (attestd governance platform --boot-rules)",
+                "boot what the rules allow, or have an authority change them (attestd platform rules --boot FILE)",
             )
         compared += f", {boot.looked_at} boot events comply"
     if platform.ima is not None:
@@ -54,8 +54,7 @@ def require_measured(appraisal: Appraisal, platform: PlatformPolicy) -> str:
         if ima.count:
             raise _untrusted(
                 f"something was measured that IMA policy {platform.ima.policy!r} does not allow: {_said(ima.findings, ima.count)}",
-                "find out who ran it; until the next boot only another IMA policy helps (attestd governance add"
-                f" {platform.ima.target})",
+                "find out who ran it; until the next boot only another IMA policy helps (attestd platform rules --ima FILE)",
             )
         compared += f", {ima.looked_at} IMA entries comply"
     return compared

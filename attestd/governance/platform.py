@@ -14,7 +14,17 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from attestd.appraisal.boot_rules import BootRules, require_sound_rules
 from attestd.errors import MalformedError, UsageError, VerificationError
 from attestd.governance.authorities import Authorities, TpmAuthority, Version
-from attestd.strict import Base64Bytes, Sha256Hex, Strict, Utc, decode_base64, parse_canonical, parse_time
+from attestd.strict import (
+    Base64Bytes,
+    PcrName,
+    Sha256Hex,
+    Strict,
+    Utc,
+    decode_base64,
+    parse_canonical,
+    parse_time,
+)
+from attestd.tcg.ima.replay import IMA_PCR
 from attestd.tcg.pcr import PcrSelection
 from attestd.tcg.policy import REF_PLATFORM, REF_ROOT, approval_message, platform_policy, root_policy
 
@@ -29,7 +39,6 @@ __all__ = [
 ]
 
 MAX_PLATFORM_BYTES = 2 << 20
-IMA_PCR: Final = 10
 # How the evidence is rooted. Weakest first: a policy's minimum admits itself and what stands right of it.
 Tier = Literal["software", "uncertified", "vtpm", "hardware"]
 TIERS: Final[tuple[str, ...]] = get_args(Tier)
@@ -39,7 +48,6 @@ Userspace = Literal["none", "encrypted-tpm", "ima-appraise", "verity"]
 _Epoch = Annotated[int, msgspec.Meta(ge=0)]
 _Quorum = Annotated[int, msgspec.Meta(ge=0, le=16)]
 _Pcr = Annotated[int, msgspec.Meta(ge=0, le=23)]
-_PcrName = Annotated[str, msgspec.Meta(pattern=r"\A([0-9]|1[0-9]|2[0-3])\Z")]
 _Values = Annotated[list[Sha256Hex], msgspec.Meta(min_length=1)]
 _Bank = Literal["sha256"]
 _Name = Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9][a-z0-9._-]{0,63}\Z")]
@@ -71,7 +79,7 @@ class _Reference(Strict, frozen=True):
     boot: BootRules | None
     ima: ImaReference | None
     min_tier: Tier
-    pcrs: dict[_Bank, dict[_PcrName, _Values]]
+    pcrs: dict[_Bank, dict[PcrName, _Values]]
     quorums: _Quorums
     userspace: Annotated[list[Userspace], msgspec.Meta(min_length=1)]
 
