@@ -57,7 +57,7 @@ def choose_pcrs(configuration: Configuration, *, pcrs: str | None) -> Choice:
         note = f"PCRs {numbers}: this boot's event log shows {derived.loader}"
         return Choice(selection_from_text(f"{BANK}:{numbers}"), boot, (note,))
     if configuration.tpm == EMBEDDED and boot is None:
-        note = f"PCRs {EMBEDDED_PCRS.partition(':')[2]}: an embedded software TPM measures no boot, they are all zero"
+        note = f"PCRs {EMBEDDED_PCRS.partition(':')[2]}: an embedded software TPM measures no boot, they say nothing of this machine"
         return Choice(selection_from_text(EMBEDDED_PCRS), None, (note,))
     why = problem or "the event log shows neither a unified kernel image nor GRUB"
     raise UsageError(
