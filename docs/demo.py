@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from attestd.gate.concealment import SALT_BYTES
 from attestd.lineage.receipt import parse_receipt
 from attestd.tlog.proof import TlogProof, format_proof
 from attestd.wire import FrameReader, Kind, encode_fields, send_frame
@@ -212,10 +213,22 @@ def chapter_runner(demo: Demo, command: Path) -> None:
     other = demo.home / "other"
     other.write_text("#!/bin/sh\necho pwned\n")
     other.chmod(0o755)
-    for claim, sent, executable, argument in (
-        ("a forged receipt is refused by the runner", forge(receipt), command, "evil"),
-        ("a true receipt with other bytes is refused by the runner", receipt, other, "prod"),
-        ("a true receipt, used again, is refused by the runner", receipt, command, "prod"),
+    for claim, code, sent, executable, argument in (
+        ("a forged receipt is refused by the runner", "evidence_invalid", forge(receipt), command, "evil"),
+        (
+            "a true receipt with other bytes is refused by the runner",
+            "identity_mismatch",
+            receipt,
+            other,
+            "prod",
+        ),
+        (
+            "a true receipt, used again, is refused by the runner",
+            "identity_mismatch",
+            receipt,
+            command,
+            "prod",
+        ),
     ):
         answer = lie_to_runner(demo, sent, executable, argument)
         print(f"  {paint('villain → runner', '1;35')}: execute {executable.name} {argument}")
@@ -223,7 +236,8 @@ def chapter_runner(demo: Demo, command: Path) -> None:
         words = ": ".join(item.decode() for item in fields[:2])
         for part in textwrap.wrap(words, WIDTH - 4):
             print(f"    {part}")
-        demo.expect(claim, fields[0].decode() if fields else "?", kind == Kind.REJECTED)
+        found = fields[0].decode() if fields else "?"
+        demo.expect(claim, found, kind == Kind.REJECTED and found == code)
 
 
 def forge(receipt: bytes) -> bytes:
@@ -249,7 +263,17 @@ def lie_to_runner(
     )
     opened = [os.open(name, os.O_RDONLY) for name in names]
     path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    fields = [receipt, artifact, b"", b"1", b"0", b"1", path.encode(), b"./deploy", argument.encode()]
+    sizes = (b"1", b"0", b"1")  # of interpreters, inputs, variables
+    fields = [
+        receipt,
+        artifact,
+        b"",
+        bytes(SALT_BYTES),
+        *sizes,
+        path.encode(),
+        b"./deploy",
+        argument.encode(),
+    ]
     try:
         return demo.ask_runner(Kind.EXECUTE, encode_fields(fields), [theirs.fileno(), *opened])
     finally:

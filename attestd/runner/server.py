@@ -193,6 +193,12 @@ class Server:
             return denied.denial
         except StoreError as error:
             return Denial(Code.AUDIT_UNAVAILABLE, str(error), "see the runner's journal and its disk")
+        except WireError as error:
+            self._log.warning(event("request.malformed", error=error))
+            sentence = f"the agent's request is of no form that this runner knows: {error}"
+            return Denial(
+                Code.INTERNAL_ERROR, sentence, "run agent and runner of one version: attestd doctor"
+            )
         except Exception:  # noqa: BLE001 - the edge of a request: it is refused, and said
             correlation = secrets.token_hex(4)
             self._log.exception(event("request.failed", incident=correlation))

@@ -103,7 +103,7 @@ def test_within_its_scope() -> None:
         assert decision.checks[2].detail.endswith(
             f"delegated by key {', then '.join(map(key_id, (TEAM, MEMBER)[: links - 1]))}"
         )
-        assert decision.checks[10].detail == f"delegated {links - 1} times, from {chain[0]}, no parent"
+        assert decision.checks[10].detail == f"delegated {links - 1} deep, from {chain[0]}, no parent"
         released = release(world, artifact, world.execution())
         assert released.artifact_id == chain[-1]
         assert released.above == tuple((link, 1) for link in chain[:-1])
