@@ -1,10 +1,14 @@
-"""Every command explains itself."""
+"""Every command explains itself, and what messages tell people to run is there."""
 
+import ast
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
 
+import attestd
 from attestd.cli import command_line
 from attestd.cli.base import NounGroup
 from tests.cli.conftest import Cli
@@ -31,6 +35,41 @@ def test_help_has_an_example(path: tuple[str, ...], nowhere: Cli, capfd: pytest.
     shown = nowhere.ok(*path, "--help").stdout + capfd.readouterr().out
     assert "Usage: attestd" in shown
     assert shown.partition("Example:\n")[2].strip().startswith("attestd "), shown
+
+
+PACKAGE = Path(attestd.__file__).parent
+COMMANDS = {" ".join(path): command for path, command in ALL if path not in {("exec",), ("check",)}}
+NAMED = re.compile(
+    rf"attestd ({'|'.join(sorted(COMMANDS, key=len, reverse=True))})((?: --[a-z-]+(?: [A-Z]+)?)+)"
+)
+
+
+def said(tree: ast.AST) -> Iterator[str]:
+    """The texts in a module, each on one line, without what is put into them at run time."""
+    for node in ast.walk(tree):
+        parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+        texts = [
+            part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)
+        ]
+        yield " ".join("".join(texts).split())
+
+
+def test_options_that_messages_name_are_there() -> None:
+    modules = sorted(PACKAGE.rglob("*.py"))
+    named = {
+        match.groups()
+        for path in modules
+        for text in said(ast.parse(path.read_text()))
+        for match in NAMED.finditer(text)
+    }
+    assert len(named) > 20
+    for name, options in sorted(named):
+        known = {
+            option
+            for parameter in COMMANDS[name].params
+            for option in (*parameter.opts, *parameter.secondary_opts)
+        }
+        assert set(re.findall("--[a-z-]+", options)) <= {"--help", *known}, f"attestd {name}{options}"
 
 
 def test_the_commands_are_those_of_the_specification() -> None:
