@@ -11,7 +11,7 @@ from attestd.agent.ask import AgentSocket
 from attestd.agent.findings import Examined, of_status, room
 from attestd.agent.governance import sealed_floor
 from attestd.agent.hidden import find_hidden_runs
-from attestd.agent.measured import quote_now
+from attestd.agent.platform_state import quote_now
 from attestd.agent.records import open_own_log
 from attestd.appraisal.quote import appraise_quote
 from attestd.audit.offline import log_keys

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from attestd.appraisal.ima import ImaPolicy, appraise_ima
-from attestd.appraisal.measured import MAX_TOLD, Measured, in_words
+from attestd.appraisal.logs import MAX_TOLD, LogAppraisal, in_words
 from attestd.codes import Code, Denial
 from attestd.errors import MalformedError, StoreError, VerificationError
 from attestd.tcg.ima.replay import IMA_PCR, ImaPosition, find_value, replay_rest, start_of_list, verify_list
@@ -59,12 +59,12 @@ class ImaWatch:
         self._forget()
 
     @property
-    def state(self) -> Measured | Denial:
+    def state(self) -> LogAppraisal | Denial:
         """What the list shows so far; or the denial that reading it came to."""
         if self._problem is not None:
             return self._problem
         unproved = () if self._unproved is None else (self._unproved,)
-        return Measured(
+        return LogAppraisal(
             self._seen.entries, (*unproved, *self._findings[:MAX_TOLD]), len(unproved) + self._count
         )
 

@@ -11,7 +11,7 @@ from attestd.agent.boots import Boot, Boots
 from attestd.agent.ima_watch import ImaWatch
 from attestd.agent.measured_logs import BootLogs, BootReader
 from attestd.appraisal.ima import ImaPolicy, parse_ima_policy
-from attestd.appraisal.measured import Measured
+from attestd.appraisal.logs import LogAppraisal
 from attestd.appraisal.quote import Appraisal
 from attestd.appraisal.state import BootState, appraise_state, state_changes
 from attestd.codes import Code, Denial, Denied
@@ -36,9 +36,9 @@ class LogAppraiser:
     def __init__(self, reader: BootReader, boots: Boots, *, log: logging.Logger) -> None:
         """Takes the logs of this boot and the boots that are kept."""
         self._reader, self._boots, self._log = reader, boots, log
-        self._remembered: dict[tuple[object, ...], Measured | tuple[str, ...]] = {}
+        self._remembered: dict[tuple[object, ...], LogAppraisal | tuple[str, ...]] = {}
         self._noted: dict[str, tuple[object, ...]] = {}
-        self._policies: dict[str, ImaPolicy | Denial] = {}
+        self._unusable: dict[str, str] = {}
         self._watches: dict[str, ImaWatch] = {}
 
     def close(self) -> None:
@@ -46,7 +46,7 @@ class LogAppraiser:
         for watch in self._watches.values():
             watch.close()
 
-    def boot(self, policy: PlatformPolicy, values: Mapping[int, bytes]) -> Measured | None:
+    def boot(self, policy: PlatformPolicy, values: Mapping[int, bytes]) -> LogAppraisal | None:
         """What the boot's log shows under the policy's boot rules; None: it has none.
 
         Raises:
@@ -70,7 +70,7 @@ class LogAppraiser:
         values = {pcr: values[pcr] for pcr in rules.pcrs}
         key = ("boot", logs.whole, policy.digest, *values.items())
         found = self._remembered.get(key)
-        if not isinstance(found, Measured):
+        if not isinstance(found, LogAppraisal):
             found = appraise_state(_state(logs, policy, values), rules=rules)
             self._remember(key, found)
         return found
@@ -93,6 +93,8 @@ class LogAppraiser:
         in_force = {item.ima.sha256 for item in trust.platforms.values() if item.ima is not None}
         for old in self._watches.keys() - in_force:
             self._watches.pop(old).close()
+        for old in self._unusable.keys() - in_force:
+            del self._unusable[old]
         if name not in self._watches:
             parsed = await asyncio.to_thread(self._parsed, policy.name, policy.ima, trust)
             self._watches.setdefault(name, ImaWatch(path, parsed, bank=policy.selection.bank))
@@ -162,25 +164,20 @@ class LogAppraiser:
             self._log.warning(event("boot.not_kept", error=error))
 
     def _parsed(self, platform: str, ima: ImaReference, trust: Trust) -> ImaPolicy:
-        """Megabytes, perhaps: it takes seconds, and is not tried again for the same file."""
+        """Megabytes, perhaps: it takes seconds, and a file that is no policy is not tried again."""
         name = ima.sha256
-        if name not in self._policies:
+        if name not in self._unusable:
             try:
-                self._policies = {name: parse_ima_policy(trust.ima[name])}
+                return parse_ima_policy(trust.ima[name])
             except MalformedError as error:
-                self._policies = {
-                    name: Denial(
-                        Code.GOVERNANCE_MISMATCH,
-                        f"platform policy {platform!r} goes by {ima.target}, which is unusable: {error}",
-                        "have a good version of it published (attestd governance add)",
-                    )
-                }
-        found = self._policies[name]
-        if isinstance(found, Denial):
-            raise Denied(found.code, found.sentence, found.hint)
-        return found
+                self._unusable[name] = str(error)
+        raise Denied(
+            Code.GOVERNANCE_MISMATCH,
+            f"platform policy {platform!r} goes by {ima.target}, which is unusable: {self._unusable[name]}",
+            "have a good one published (attestd platform rules --ima FILE)",
+        )
 
-    def _remember(self, key: tuple[object, ...], found: Measured | tuple[str, ...]) -> None:
+    def _remember(self, key: tuple[object, ...], found: LogAppraisal | tuple[str, ...]) -> None:
         if len(self._remembered) >= MAX_REMEMBERED:
             self._remembered.clear()
         self._remembered[key] = found

@@ -1,20 +1,19 @@
 """Platform states in files: a quote, what `attestd platform measure --json` writes, or PCR values that were predicted."""
 
 from base64 import b64encode
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import msgspec
 
 from attestd.agent.boot_view import BootView, parse_boot_view
+from attestd.agent.platform_state import PlatformState
 from attestd.appraisal.document import UntrustedQuoteDocument, verify_document
 from attestd.distribution.approve import MAX_VALUES_BYTES, parse_pcr_values
 from attestd.errors import MalformedError
 from attestd.governance.trust import Trust
 from attestd.strict import Base64Bytes, convert, decode_base64, parse_json
 
-__all__ = ["MAX_STATE_BYTES", "State", "evidence_json", "parse_state"]
+__all__ = ["MAX_STATE_BYTES", "evidence_json", "parse_state"]
 
 MAX_STATE_BYTES: Final = MAX_VALUES_BYTES
 _WHAT: Final = "evidence"
@@ -29,25 +28,6 @@ class _Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     command_line: str | None
 
 
-@dataclass(frozen=True)
-class State:
-    """A platform state.
-
-    Attributes:
-        values: PCR values of the bank SHA-256.
-        source: How they are known, in words.
-        attested: Whether a verified quote proves them.
-        boot: The logs; None: there are none.
-        assumptions: What has to hold for the values to be right, if they are predicted.
-    """
-
-    values: Mapping[int, bytes]
-    source: str
-    attested: bool
-    boot: BootView | None
-    assumptions: tuple[str, ...] = ()
-
-
 def evidence_json(quote: UntrustedQuoteDocument, boot: BootView | None) -> dict[str, Any]:
     """A quote, and what it is to be understood by: the member `evidence` of `attestd platform measure --json`."""
     return {
@@ -59,7 +39,7 @@ def evidence_json(quote: UntrustedQuoteDocument, boot: BootView | None) -> dict[
     }
 
 
-def parse_state(data: bytes, *, trust: Trust) -> State:
+def parse_state(data: bytes, *, trust: Trust) -> PlatformState:
     """Reads a state from a file; a quote in it is verified against its host's record.
 
     How old a quote is, nobody can tell here: its challenge was not chosen by who reads it.
@@ -79,7 +59,7 @@ def parse_state(data: bytes, *, trust: Trust) -> State:
             "evidence": {"v": 1, "quote": members, "eventlog": None, "userspace": "", "command_line": None}
         }
     if members.get("evidence") is None:
-        return State(parse_pcr_values(data), "values in a file", attested=False, boot=None)
+        return PlatformState(parse_pcr_values(data), "values in a file", attested=False)
     found = convert(members["evidence"], _Evidence, what=_WHAT)
     verified = verify_document(found.quote, trust=trust, challenge=None)
     if verified.selection.bank != _BANK:
@@ -89,4 +69,4 @@ def parse_state(data: bytes, *, trust: Trust) -> State:
         logs = [decode_base64(text, what=_WHAT) for text in (found.eventlog, found.userspace)]
         boot = parse_boot_view("that boot", *logs, command_line=found.command_line, pcrs=verified.values)
     source = f"a quote by the TPM of host {verified.host.host}, verified; how old it is, it does not say"
-    return State(verified.values, source, attested=True, boot=boot)
+    return PlatformState(verified.values, source, attested=True, boot=boot)

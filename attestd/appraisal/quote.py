@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from attestd.appraisal.measured import Measured
+from attestd.appraisal.logs import LogAppraisal
 from attestd.errors import UsageError
 from attestd.governance.platform import Approval, PlatformPolicy
 from attestd.tcg.attest import ClockInfo
@@ -34,8 +34,8 @@ class Appraisal:
     pcr_digest: bytes
     clock: ClockInfo
     at: datetime
-    boot: Measured | None = None
-    ima: Measured | None = None
+    boot: LogAppraisal | None = None
+    ima: LogAppraisal | None = None
 
     @property
     def all_findings(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from attestd.appraisal.boot import appraise_boot
 from attestd.appraisal.boot_rules import BootRules
-from attestd.appraisal.measured import Measured, in_words
+from attestd.appraisal.logs import LogAppraisal, in_words
 from attestd.errors import UsageError, VerificationError
 from attestd.tcg.eventlog.diff import diff_events
 from attestd.tcg.eventlog.meaning import Meaning, read_events
@@ -66,7 +66,7 @@ class BootState:
         return read_events(verified.events, bank=self.bank, command_lines=(self.command_line,))
 
 
-def appraise_state(state: BootState, *, rules: BootRules) -> Measured:
+def appraise_state(state: BootState, *, rules: BootRules) -> LogAppraisal:
     """Measures a boot against rules; that its log does not lead to the quoted values is a finding like others.
 
     Args:
@@ -76,12 +76,12 @@ def appraise_state(state: BootState, *, rules: BootRules) -> Measured:
     try:
         verified = state.verify(rules.pcrs)
     except UsageError as error:
-        return Measured.of(0, [error])
+        return LogAppraisal.of(0, [error])
     except VerificationError as error:
         hidden = [_unexplained(pcr) for pcr in sorted(rules.pcrs) if state.events(pcr) is None]
-        return Measured.of(0, hidden or [error])
+        return LogAppraisal.of(0, hidden or [error])
     found = appraise_boot(verified, rules=rules, command_lines=(state.command_line,))
-    return Measured.of(len(verified.events), found.findings)
+    return LogAppraisal.of(len(verified.events), found.findings)
 
 
 def state_changes(before: BootState, after: BootState, *, pcrs: Iterable[int]) -> tuple[str, ...]:

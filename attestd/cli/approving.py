@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from attestd.agent.boot_view import BootView, appraise_view, with_replayed
-from attestd.agent.state_file import State
+from attestd.agent.platform_state import PlatformState
 from attestd.cli.base import confirm
 from attestd.cli.boots import change_json
 from attestd.cli.keys import ask_secret, key_options, open_key
@@ -108,7 +108,7 @@ def governing(layout: Layout, directory: Path | None) -> Trust:
     return load_own_trust(layout) if directory is None else Repository(directory).validate().trust
 
 
-def plan_json(plan: Plan, state: State) -> dict[str, Any]:
+def plan_json(plan: Plan, state: PlatformState) -> dict[str, Any]:
     """A plan, for machines."""
     return {
         "platform": plan.policy.name,
@@ -131,7 +131,7 @@ def plan_json(plan: Plan, state: State) -> dict[str, Any]:
 
 def approve(
     plan: Plan,
-    state: State,
+    state: PlatformState,
     signing: Signing,
     *,
     approved: BootView | None,
@@ -200,7 +200,9 @@ def _changes(approved: BootView | None, boot: BootView | None, plan: Plan) -> tu
     return tuple(change for change in found if change.pcr in plan.values)
 
 
-def _say_plan(plan: Plan, state: State, changes: Sequence[Change] | None, approved: BootView | None) -> None:
+def _say_plan(
+    plan: Plan, state: PlatformState, changes: Sequence[Change] | None, approved: BootView | None
+) -> None:
     policy = plan.policy
     say(f"Platform {policy.name}, version {policy.version}, at epoch {plan.epoch}", style=HEAD, prefix="")
     say(f"  PCRs {policy.selection}, from {state.source}", prefix="")

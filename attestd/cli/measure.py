@@ -10,7 +10,7 @@ import click
 
 from attestd.agent.ask import AgentSocket
 from attestd.agent.boot_view import BootView, parse_boot_view
-from attestd.agent.measured import ask_quote
+from attestd.agent.platform_state import ask_quote
 from attestd.agent.state_file import evidence_json
 from attestd.appraisal.boot import BootFinding
 from attestd.appraisal.document import UntrustedQuoteDocument, verify_document

@@ -8,8 +8,7 @@ from pathlib import Path
 import click
 
 from attestd.agent.ask import AgentSocket
-from attestd.agent.measured import file_digest, measure
-from attestd.agent.state_file import State
+from attestd.agent.platform_state import file_digest, measure
 from attestd.cli.approving import plan_json, platform_name, platform_option
 from attestd.cli.base import NounGroup, json_option, state_dir_option
 from attestd.cli.measure import measure_command
@@ -64,7 +63,7 @@ def show_command(*, name: str | None, state_dir: str | None, as_json: bool) -> N
     plan = plan_approval(trust, name=chosen, values=measured.values, now=datetime.now(UTC))
     output = Output(as_json=as_json)
     if as_json:
-        output.json(plan_json(plan, State(measured.values, measured.source, measured.attested, None)))
+        output.json(plan_json(plan, measured))
         return
     policy = plan.policy
     state = (
@@ -76,7 +75,7 @@ def show_command(*, name: str | None, state_dir: str | None, as_json: bool) -> N
     output.line("  ", mark(plan.is_approved), state)
     output.facts(
         [
-            ("PCRs", f"{measured.selection}, from {measured.source}"),
+            ("PCRs", f"{policy.selection}, from {measured.source}"),
             ("composite", plan.pcr_digest.hex()),
             ("until", None if plan.ends is None else format_time(plan.ends)),
             ("approvals", f"{plan.kept} in force at epoch {plan.epoch}, {len(policy.approvals)} in all"),

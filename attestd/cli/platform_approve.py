@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,8 +10,8 @@ import click
 
 from attestd.agent.ask import AgentSocket
 from attestd.agent.boot_view import APPROVED, BootView, find_boot
-from attestd.agent.measured import measure
-from attestd.agent.state_file import MAX_STATE_BYTES, State, parse_state
+from attestd.agent.platform_state import PlatformState, measure
+from attestd.agent.state_file import MAX_STATE_BYTES, parse_state
 from attestd.cli.approving import Signing, approve, governing, platform_name, platform_option, signing_options
 from attestd.cli.base import Command, json_option, read_input, state_dir_option
 from attestd.cli.boots import present
@@ -92,7 +93,7 @@ def approve_command(
     )
 
 
-def present_state(policy: str, trust: Trust, layout: Layout, state_dir: str | None) -> State:
+def present_state(policy: str, trust: Trust, layout: Layout, state_dir: str | None) -> PlatformState:
     """This host's state, and this boot's logs if they can be read.
 
     Raises:
@@ -107,7 +108,7 @@ def present_state(policy: str, trust: Trust, layout: Layout, state_dir: str | No
     except AttestdError as error:
         boot = None
         say(f"the logs of this boot are not known: {error}")
-    return State(measured.values, measured.source, measured.attested, boot)
+    return replace(measured, boot=boot)
 
 
 def approved_boot(policy: str, state_dir: str | None) -> BootView | None:

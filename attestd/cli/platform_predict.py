@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 
 from attestd.agent.boot_view import BootView, parse_boot_view
-from attestd.agent.state_file import State
+from attestd.agent.platform_state import PlatformState
 from attestd.appraisal.boot_rules import BootRules
 from attestd.appraisal.inspect import best_bank
 from attestd.appraisal.predict import PREDICTED, Change, Prediction, Running, predict
@@ -317,5 +317,5 @@ def _approve(found: Prediction, boot: _Boot, signing: Signing, output: Output) -
     values = {pcr: found.values[pcr] for pcr in selection.pcrs}
     plan = plan_approval(boot.trust, name=policy, values=values, now=datetime.now(UTC))
     after = BootView("the next boot", b"", b"", found.log, found.command_line, values)
-    state = State(values, "a prediction", attested=False, boot=after, assumptions=found.assumptions)
+    state = PlatformState(values, "a prediction", attested=False, boot=after, assumptions=found.assumptions)
     approve(plan, state, signing, approved=boot.view, layout=boot.layout, output=output)

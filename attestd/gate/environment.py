@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from attestd.appraisal.measured import Measured
+from attestd.appraisal.logs import LogAppraisal
 from attestd.appraisal.quote import Appraisal
 from attestd.codes import Code, Denied
 from attestd.governance.platform import PlatformPolicy
@@ -74,7 +74,7 @@ def findings_body(appraisal: object) -> dict[str, Any]:
     return {"findings": {"count": count, "first": kept}}
 
 
-def _looked_at(measured: Measured | None, what: str) -> Measured:
+def _looked_at(measured: LogAppraisal | None, what: str) -> LogAppraisal:
     if measured is None:
         raise Denied(
             Code.EVIDENCE_INVALID,

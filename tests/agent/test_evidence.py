@@ -18,7 +18,7 @@ from attestd.agent.keystore import load_keys
 from attestd.agent.log_appraisal import LogAppraiser
 from attestd.agent.measured_logs import BootReader
 from attestd.agent.tpm_port import RawEvidence, TpmPort
-from attestd.appraisal.measured import Measured
+from attestd.appraisal.logs import LogAppraisal
 from attestd.appraisal.quote import Appraisal
 from attestd.appraisal.state import appraise_state
 from attestd.codes import Code, Denial
@@ -363,7 +363,7 @@ def test_appraised_once(measured: Bench, monkeypatch: pytest.MonkeyPatch) -> Non
     """The boot does not change: rules are evaluated again when values, log or policy do."""
     calls = 0
 
-    def counted(*arguments: Any, **keywords: Any) -> Measured:
+    def counted(*arguments: Any, **keywords: Any) -> LogAppraisal:
         nonlocal calls
         calls += 1
         return appraise_state(*arguments, **keywords)

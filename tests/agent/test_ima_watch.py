@@ -11,7 +11,7 @@ import pytest
 from attestd.agent import ima_watch
 from attestd.agent.ima_watch import INLINE_BYTES, ImaWatch
 from attestd.appraisal.ima import parse_ima_policy
-from attestd.appraisal.measured import Measured
+from attestd.appraisal.logs import LogAppraisal
 from attestd.codes import Code, Denial
 from attestd.strict import canonical
 from tests.tcg.ima.build import data, digest_of, entry, ima_list, pcr10
@@ -51,10 +51,10 @@ class Bench:
         other.write_bytes(content)
         other.rename(self.path)
 
-    async def measured(self) -> Measured:
+    async def measured(self) -> LogAppraisal:
         await self.watch.look()
         found = self.watch.state
-        assert isinstance(found, Measured), found
+        assert isinstance(found, LogAppraisal), found
         return found
 
     async def denial(self) -> Denial:
@@ -79,10 +79,10 @@ def on(tmp_path: Path, test: Callable[[Bench], Awaitable[None]]) -> None:
 
 def test_what_is_new_is_looked_at_and_proved_later(tmp_path: Path) -> None:
     async def test(bench: Bench) -> None:
-        assert await bench.measured() == Measured(0, (), 0)
+        assert await bench.measured() == LogAppraisal(0, (), 0)
         assert await bench.proves(value()) == value()
         bench.append(*GOOD[:2])
-        assert await bench.measured() == Measured(2, (), 0)
+        assert await bench.measured() == LogAppraisal(2, (), 0)
         assert await bench.proves(value(*GOOD[:2])) == value(*GOOD[:2])
         bench.append(GOOD[2], EVIL)
         found = await bench.measured()
@@ -119,7 +119,7 @@ def test_a_kernel_that_pads(tmp_path: Path) -> None:
         assert await bench.proves(value(*GOOD[:3], padded=True)) is not None
         bench.append(GOOD[3])
         assert await bench.proves(value(*GOOD[:4], padded=True)) is not None
-        assert await bench.measured() == Measured(4, (), 0)
+        assert await bench.measured() == LogAppraisal(4, (), 0)
 
     on(tmp_path, test)
 
@@ -163,7 +163,7 @@ def test_lists_that_lie(tmp_path: Path, list_: bytes) -> None:
         quoted = value(GOOD[0], GOOD[1], EVIL)
         assert await bench.proves(quoted) == quoted
         found = bench.watch.state
-        assert isinstance(found, Measured)
+        assert isinstance(found, LogAppraisal)
         assert found.count >= 1
         assert "does not tell" in found.findings[0]
 
@@ -192,7 +192,7 @@ def test_a_list_that_is_replaced(tmp_path: Path) -> None:
         await bench.proves(value(*GOOD[:3]))
         bench.replace(ima_list(*GOOD[:4]))
         assert await bench.proves(value(*GOOD[:4])) is not None
-        assert await bench.measured() == Measured(4, (), 0)
+        assert await bench.measured() == LogAppraisal(4, (), 0)
         bench.replace(ima_list(GOOD[0], GOOD[1], EVIL))
         assert await bench.proves(value(*GOOD[:4])) is not None
         assert (await bench.measured()).count == 2, (
@@ -217,7 +217,7 @@ def test_a_list_that_shrinks(tmp_path: Path, how: str) -> None:
         assert (found.looked_at, found.count) == (1, 1)
         bench.path.write_bytes(ima_list(*GOOD[:3]))
         assert await bench.proves(quoted) == quoted
-        assert await bench.measured() == Measured(3, (), 0)
+        assert await bench.measured() == LogAppraisal(3, (), 0)
 
     on(tmp_path, test)
 
@@ -236,7 +236,7 @@ def test_a_list_that_does_not_parse(tmp_path: Path, garbage: bytes) -> None:
         assert await bench.proves(value(GOOD[0]), read=bytes(32)) is None
         assert isinstance(bench.watch.state, Denial)
         bench.path.write_bytes(ima_list(*GOOD[:2]))
-        assert await bench.measured() == Measured(2, (), 0)
+        assert await bench.measured() == LogAppraisal(2, (), 0)
 
     on(tmp_path, test)
 
@@ -248,7 +248,7 @@ def test_no_list(tmp_path: Path) -> None:
         assert denial.code is Code.EVIDENCE_INVALID
         assert "No such file" in denial.sentence
         bench.append(GOOD[0])
-        assert await bench.measured() == Measured(1, (), 0)
+        assert await bench.measured() == LogAppraisal(1, (), 0)
 
     on(tmp_path, test)
 
@@ -260,7 +260,7 @@ def test_a_list_beyond_all_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         bench.append(*GOOD[:2])
         assert await bench.proves(value(*GOOD[:2])) is not None
         bench.append(*GOOD[2:4])
-        assert await bench.measured() == Measured(4, (), 0), "what is proved is not kept"
+        assert await bench.measured() == LogAppraisal(4, (), 0), "what is proved is not kept"
         assert await bench.proves(value(*GOOD[:4])) is not None
         bench.append(*GOOD[4:8])
         assert "bytes that no quote has proved" in (await bench.denial()).sentence

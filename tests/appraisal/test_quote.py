@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from attestd.appraisal.measured import Measured
+from attestd.appraisal.logs import LogAppraisal
 from attestd.appraisal.quote import Appraisal, appraise_quote
 from attestd.errors import MalformedError, UsageError
 from attestd.governance.platform import PlatformPolicy
@@ -104,7 +104,7 @@ def test_a_window_that_closed(world: World) -> None:
 
 
 def test_all_findings(world: World) -> None:
-    boot, ima = Measured.of(3, ["a"]), Measured.of(2, ["b", "c"])
+    boot, ima = LogAppraisal.of(3, ["a"]), LogAppraisal.of(2, ["b", "c"])
     assert appraise(world).all_findings == ()
     assert replace(appraise(world), boot=boot, ima=ima).all_findings == ("a", "b", "c")
 

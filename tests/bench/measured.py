@@ -22,7 +22,7 @@ from attestd.agent.log_appraisal import LogAppraiser
 from attestd.agent.measured_logs import BootReader
 from attestd.appraisal.boot_rules import parse_boot_rules
 from attestd.appraisal.ima import ImaAppraisal, ImaPolicy, appraise_ima, parse_ima_policy
-from attestd.appraisal.measured import Measured
+from attestd.appraisal.logs import LogAppraisal
 from attestd.paths import Configuration
 from attestd.strict import canonical
 from attestd.tcg.eventlog.parse import parse_event_log
@@ -99,7 +99,7 @@ def unchanged(results: Results) -> None:
         reader = BootReader(configuration.log_paths())
         appraiser = LogAppraiser(reader, Boots(Path(name) / "boots"), log=logging.getLogger("bench"))
 
-        def again() -> Measured | None:
+        def again() -> LogAppraisal | None:
             appraiser.note(policy, values, approved=True, now=NOW)
             return appraiser.boot(policy, values)
 
@@ -133,7 +133,7 @@ async def _looks(path: Path, policy: ImaPolicy) -> list[float]:
     watch = ImaWatch(path, policy, bank="sha256")
     await watch.look()
     found = watch.state
-    assert isinstance(found, Measured)
+    assert isinstance(found, LogAppraisal)
     assert (found.looked_at, found.count) == (ENTRIES, 0)
     times = []
     for _ in range(500):

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from attestd.appraisal.measured import Measured
+from attestd.appraisal.logs import LogAppraisal
 from attestd.authorization.artifact import parse_artifact
 from attestd.authorization.issue import resource
 from attestd.authorization.statement import parse_statement
@@ -550,10 +550,10 @@ def measured(world: World) -> None:
     reference |= {"boot": BOOT_RULES, "ima": {"policy": "fleet", "sha256": digest(data)}}
 
 
-GOOD = Measured(12, (), 0)
+GOOD = LogAppraisal(12, (), 0)
 
 
-def by_logs(world: World, **logs: Measured | None) -> Decision:
+def by_logs(world: World, **logs: LogAppraisal | None) -> Decision:
     found = replace(world.appraisal(), **{"boot": GOOD, "ima": GOOD, **logs})
     return decide(world.request(), world.context(appraisals={"local": found}))
 
@@ -576,7 +576,7 @@ def test_13_environment_logs_that_nobody_looked_at(world: World, log: str) -> No
 @pytest.mark.parametrize("log", ["boot", "ima"])
 def test_13_environment_logs_that_do_not_comply(world: World, log: str) -> None:
     measured(world)
-    found = Measured.of(300, [f"finding {n}" for n in range(200)])
+    found = LogAppraisal.of(300, [f"finding {n}" for n in range(200)])
     decision = by_logs(world, **{log: found})
     assert outcome(decision) == (Code.ENVIRONMENT_UNTRUSTED, 13)
     assert decision.denial is not None
@@ -590,7 +590,7 @@ def test_13_environment_logs_that_do_not_comply(world: World, log: str) -> None:
 
 def test_13_environment_rules_nobody_asked_for(world: World) -> None:
     """A policy without rules allows what is approved; an appraisal under another version is none."""
-    bad = Measured.of(1, ["bad"])
+    bad = LogAppraisal.of(1, ["bad"])
     assert outcome(by_logs(world, boot=bad, ima=bad)) == (None, None)
     old = replace(world.appraisal(), boot=GOOD, ima=GOOD)
     measured(world)
@@ -601,7 +601,7 @@ def test_13_environment_rules_nobody_asked_for(world: World) -> None:
 def test_13_environment_findings_that_would_fill_the_log(world: World) -> None:
     """A leaf has a limit: whoever executes files with long names does not keep a denial out of the log."""
     measured(world)
-    found = Measured.of(1, ["\u00e9" * 5000] * 100)
+    found = LogAppraisal.of(1, ["\u00e9" * 5000] * 100)
     recorded = by_logs(world, ima=found).body["findings"]
     assert recorded["count"] == 100
     assert 0 < len(recorded["first"]) < 10

@@ -6,14 +6,14 @@ from typing import Final, Self
 
 from attestd.plain import plain
 
-__all__ = ["Measured", "in_words"]
+__all__ = ["LogAppraisal", "in_words"]
 
 MAX_TOLD: Final = 100
 MAX_WORDS: Final = 1024
 
 
 @dataclass(frozen=True)
-class Measured:
+class LogAppraisal:
     """A log that a quote proves, measured against rules.
 
     Attributes:

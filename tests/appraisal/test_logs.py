@@ -1,15 +1,15 @@
 """Findings in words: bounded, and plain whatever others named their files."""
 
-from attestd.appraisal.measured import MAX_TOLD, MAX_WORDS, Measured, in_words
+from attestd.appraisal.logs import MAX_TOLD, MAX_WORDS, LogAppraisal, in_words
 
 
 def test_of_findings() -> None:
-    assert Measured.of(7, []) == Measured(7, (), 0)
-    assert Measured.of(7, [ValueError("a"), "b"]) == Measured(7, ("a", "b"), 2)
+    assert LogAppraisal.of(7, []) == LogAppraisal(7, (), 0)
+    assert LogAppraisal.of(7, [ValueError("a"), "b"]) == LogAppraisal(7, ("a", "b"), 2)
 
 
 def test_a_few_are_told_and_all_are_counted() -> None:
-    found = Measured.of(0, map(str, range(1000)))
+    found = LogAppraisal.of(0, map(str, range(1000)))
     assert (len(found.findings), found.count) == (MAX_TOLD, 1000)
 
 

@@ -10,6 +10,7 @@ from typing import Final
 
 from attestd.account import acting_as, agent_account
 from attestd.agent.ask import AgentSocket
+from attestd.agent.boot_view import BootView
 from attestd.agent.tpm_access import TpmAccess
 from attestd.appraisal.document import UntrustedQuoteDocument, VerifiedQuoteDocument, verify_document
 from attestd.errors import AgentError, StoreError
@@ -18,30 +19,34 @@ from attestd.paths import Configuration, Layout
 from attestd.strict import convert
 from attestd.tcg.pcr import PcrSelection
 
-__all__ = ["Measured", "ask_quote", "file_digest", "measure", "quote_now"]
+__all__ = ["PlatformState", "ask_quote", "file_digest", "measure", "quote_now"]
 
 _CHUNK: Final = 1 << 20
 
 
 @dataclass(frozen=True)
-class Measured:
-    """PCR values now.
+class PlatformState:
+    """A platform state: of this host now, of a file, or predicted.
 
     Attributes:
+        values: PCR values of the bank SHA-256.
         source: How they are known, in words.
         attested: Whether a verified quote proves them.
+        boot: The logs; None: there are none, or nobody looked.
+        assumptions: What has to hold for the values to be right, if they are predicted.
     """
 
-    selection: PcrSelection
     values: Mapping[int, bytes]
     source: str
     attested: bool
+    boot: BootView | None = None
+    assumptions: tuple[str, ...] = ()
 
 
 def measure(
     platform: str, *, trust: Trust, agent: AgentSocket, layout: Layout, configuration: Configuration
-) -> Measured:
-    """Reads the PCRs of a platform policy.
+) -> PlatformState:
+    """Reads the PCRs of a platform policy, without the logs.
 
     Args:
         platform: The policy's name.
@@ -59,8 +64,8 @@ def measure(
     except AgentError:
         selection = trust.platforms[platform].selection
         values = _read_directly(selection, layout, configuration)
-        return Measured(selection, values, "the TPM directly, for no agent answers", attested=False)
-    return Measured(verified.selection, verified.values, "a quote by the TPM, verified", attested=True)
+        return PlatformState(values, "the TPM directly, for no agent answers", attested=False)
+    return PlatformState(verified.values, "a quote by the TPM, verified", attested=True)
 
 
 def quote_now(platform: str, *, trust: Trust, agent: AgentSocket) -> VerifiedQuoteDocument:
