@@ -26,6 +26,7 @@ from attestd.strict import (
 )
 
 __all__ = [
+    "NOW",
     "KeptBoot",
     "PresentBoot",
     "describe_boots",

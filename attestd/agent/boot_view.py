@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from attestd.agent.ask import AgentSocket
-from attestd.agent.boot_logs import KeptBoot, fetch_boots, fetch_log
+from attestd.agent.boot_logs import NOW, KeptBoot, fetch_boots, fetch_log
 from attestd.agent.measured_logs import BootReader, read_part
 from attestd.appraisal.boot import BootFinding, appraise_boot
 from attestd.appraisal.boot_rules import BootRules
@@ -29,7 +29,6 @@ __all__ = [
     "with_replayed",
 ]
 
-NOW: Final = "now"
 APPROVED: Final = "approved"
 _BANK: Final = "sha256"
 _NO_LOG: Final = "no event log is configured (eventlog in attestd.toml)"

@@ -16,7 +16,7 @@ from attestd.tcg.eventlog.parse import (
 )
 from attestd.tcg.eventlog.userspace import parse_userspace_log
 
-__all__ = ["BootLogs", "BootReader", "read_part"]
+__all__ = ["MAX_LINE_BYTES", "BootLogs", "BootReader", "read_part"]
 
 MAX_LINE_BYTES: Final = 64 * 1024
 _CHUNK: Final = 1 << 20

@@ -188,12 +188,9 @@ def _appraisal(found: Appraisal | Denial) -> dict[str, Any]:
     if isinstance(found, Denial):
         return {"state": "no evidence", "findings": [found.sentence]}
     until = found.policy.windows.get(found.pcr_digest)
+    approved = COMPLIES_NOT if found.all_findings else "approved"
     return {
-        "state": "not approved"
-        if found.approval is None
-        else COMPLIES_NOT
-        if found.all_findings
-        else "approved",
+        "state": "not approved" if found.approval is None else approved,
         "findings": list(found.all_findings),
         "pcr_digest": found.pcr_digest.hex(),
         "at": format_time(found.at),

@@ -1,9 +1,8 @@
 """Appraises a boot: rules over the events that a quote proves, and what each finding expected and found.
 
-The rules (`attestd.appraisal.boot_rules`) look at digests and at content that a digest
-covers. An attacker who can extend PCRs after the boot, and write the log, must not be able to hide an event: by another
-type, another label, or by leaving its data out. So what a rule looks for it knows by its digest, or else everything in
-that PCR has to be readable.
+The rules (`attestd.appraisal.boot_rules`) look at digests and at content that a digest covers. An attacker who can extend
+PCRs after the boot, and write the log, must not be able to hide an event: by another type, another label, or by leaving
+its data out. So what a rule looks for it knows by its digest, or else everything in that PCR has to be readable.
 """
 
 import hashlib

@@ -15,7 +15,7 @@ MAX_RULES_BYTES: Final = 1024 * 1024
 _Digest = Annotated[str, msgspec.Meta(pattern=r"\A([0-9a-f]{64}|[0-9a-f]{96}|[0-9a-f]{128})\Z")]
 _Line = Annotated[str, msgspec.Meta(min_length=1, max_length=65_536)]
 
-
+# What each rule looks at.
 _PCRS: Final = {
     "secure_boot": frozenset({7}),
     "separators": frozenset(range(8)),

@@ -154,29 +154,27 @@ def approve(
     changes = _changes(approved, state.boot, plan)
     shown = {**plan_json(plan, state), "changes": [change_json(change) for change in changes or ()]}
     now = datetime.now(UTC).replace(microsecond=0)
-    ends = {
-        name: _after(now, seconds) for name, seconds in (("self", signing.expires), ("others", signing.until))
-    }
+    ends, others_end = _after(now, signing.expires), _after(now, signing.until)
     _say_plan(plan, state, changes, approved)
-    if plan.is_approved and ends == {"self": None, "others": None} and plan.ends is None:
+    if plan.is_approved and (ends, others_end, plan.ends) == (None, None, None):
         say("this state is approved already: nothing was changed")
         if output.as_json:
             output.json(shown)
         return
     authority = open_key(signing.key or str(layout.authority / "platform.pem"), public_key=signing.public_key)
-    _say_ends(ends["self"], ends["others"])
+    _say_ends(ends, others_end)
     confirm("Approve this state?", yes=signing.yes)
     directory = signing.directory
     repository = open_local_repository(layout.authority) if directory is None else Repository(directory)
     policy = stage_approval(
-        plan, repository=repository, key=authority, not_after=ends["self"], others_not_after=ends["others"]
+        plan, repository=repository, key=authority, not_after=ends, others_not_after=others_end
     )
     if directory is None:
         publish_local(repository, layout.authority, {}, ask=ask_secret)
     else:
         say(f"staged in {directory}; next: attestd governance diff, sign, publish")
     if output.as_json:
-        told = None if ends["self"] is None else format_time(ends["self"])
+        told = None if ends is None else format_time(ends)
         output.json({**shown, "version": policy.version, "approved": True, "ends": told})
     else:
         words = (
@@ -191,7 +189,7 @@ def _after(now: datetime, seconds: int | None) -> datetime | None:
 
 def _changes(approved: BootView | None, boot: BootView | None, plan: Plan) -> tuple[Change, ...] | None:
     """What the state's boot measured otherwise than the approved one; None: not both are known in this bank."""
-    if approved is None or boot is None or not {_BANK} <= {*approved.log.banks} & {*boot.log.banks}:
+    if approved is None or boot is None or any(_BANK not in view.log.banks for view in (approved, boot)):
         return None
     lines = (*approved.command_lines, *boot.command_lines)
     found = diff_events(

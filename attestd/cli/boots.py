@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from attestd.agent.ask import AgentSocket
-from attestd.agent.boot_view import BootView, present_boot
+from attestd.agent.boot_view import BootView, parse_boot_view, present_boot
+from attestd.agent.measured_logs import MAX_LINE_BYTES
 from attestd.cli.base import read_input
 from attestd.paths import Configuration, find_client_layout, load_configuration
 from attestd.tcg.eventlog.diff import Change
 from attestd.tcg.eventlog.meaning import Meaning
+from attestd.tcg.eventlog.parse import MAX_EVENTLOG_BYTES
 from attestd.tcg.eventlog.types import type_name
 
-__all__ = ["MAX_LINE_BYTES", "change_json", "event_json", "present", "read_lines"]
+__all__ = ["boot_in_files", "change_json", "event_json", "present", "read_lines"]
 
-MAX_LINE_BYTES: Final = 64 * 1024
 MACHINE: Final = "device:/dev/tpmrm0"
 
 
@@ -30,6 +31,19 @@ def present(state_dir: str | None, *, pcrs: Mapping[int, bytes]) -> BootView | N
         return present_boot(None, Configuration(tpm=MACHINE), pcrs=pcrs)
     configuration = load_configuration(layout.configuration, os.environ)
     return present_boot(AgentSocket.find(state_dir), configuration, pcrs=pcrs)
+
+
+def boot_in_files(eventlog: Path, userspace: Path | None) -> BootView:
+    """A boot by its logs alone: no PCR value of it is known.
+
+    Raises:
+        MalformedError: A log does not parse.
+    """
+    logs = [
+        b"" if path is None else read_input(path, max_bytes=MAX_EVENTLOG_BYTES)
+        for path in (eventlog, userspace)
+    ]
+    return parse_boot_view(str(eventlog), *logs, command_line=None, pcrs={})
 
 
 def read_lines(paths: Sequence[Path]) -> list[str]:

@@ -18,7 +18,7 @@ from attestd.appraisal.inspect import ImaInspection, Inspection, inspect_ima, in
 from attestd.appraisal.reference import derive_boot_rules, derive_ima_policy
 from attestd.cli.approving import platform_name, platform_option
 from attestd.cli.base import Command, json_option, read_input, state_dir_option, write_output
-from attestd.cli.boots import event_json, present, read_lines
+from attestd.cli.boots import boot_in_files, event_json, present, read_lines
 from attestd.cli.output import BAD, DIM, Output, counted, mark, say, text
 from attestd.cli.params import FILE
 from attestd.distribution.local import load_own_trust
@@ -157,11 +157,7 @@ def _boot(
 ) -> tuple[BootView, UntrustedQuoteDocument | None]:
     """The boot of files, or of this host with a quote, if its agent answers."""
     if eventlog is not None:
-        logs = [
-            b"" if path is None else read_input(path, max_bytes=MAX_EVENTLOG_BYTES)
-            for path in (eventlog, userspace)
-        ]
-        return parse_boot_view(str(eventlog), *logs, command_line=None, pcrs={}), None
+        return boot_in_files(eventlog, userspace), None
     quote, pcrs = _quote(name, state_dir)
     boot = present(state_dir, pcrs=pcrs)
     if boot is None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from attestd.agent.boot_view import BootView, parse_boot_view
+from attestd.agent.boot_view import BootView
 from attestd.agent.platform_state import PlatformState
 from attestd.appraisal.boot_rules import BootRules
 from attestd.appraisal.inspect import best_bank
@@ -16,7 +16,7 @@ from attestd.appraisal.predict import PREDICTED, Change, Prediction, Running, pr
 from attestd.appraisal.reference import derive_boot_rules, join_boot_rules
 from attestd.cli.approving import Signing, approve, governing, platform_name, platform_option, signing_options
 from attestd.cli.base import Command, json_option, read_input, state_dir_option, write_output
-from attestd.cli.boots import change_json, present, read_lines
+from attestd.cli.boots import boot_in_files, change_json, present, read_lines
 from attestd.cli.output import BAD, DIM, WARN, Output, mark, say, text
 from attestd.cli.params import DURATION, FILE, name_values
 from attestd.cli.platform_approve import present_state
@@ -25,7 +25,6 @@ from attestd.errors import UsageError, VerificationError
 from attestd.governance.trust import Trust
 from attestd.paths import Layout, find_client_layout
 from attestd.strict import canonical
-from attestd.tcg.eventlog.parse import MAX_EVENTLOG_BYTES
 from attestd.tcg.eventlog.reading import UKI_PCR, Kind
 from attestd.tcg.eventlog.replay import initial_value, replay
 from attestd.tcg.pe import MAX_PE_BYTES
@@ -204,11 +203,7 @@ def _boot(
     layout, trust, name = governance
     policy = None if trust is None else platform_name(trust, name)
     if eventlog is not None:
-        logs = [
-            b"" if path is None else read_input(path, max_bytes=MAX_EVENTLOG_BYTES)
-            for path in (eventlog, userspace)
-        ]
-        view = parse_boot_view(str(eventlog), *logs, command_line=None, pcrs={})
+        view = boot_in_files(eventlog, userspace)
     else:
         if userspace is not None:
             raise click.UsageError("--userspace goes with --eventlog")
@@ -223,8 +218,8 @@ def _boot(
             )
         view = known
     if line is not None:
-        [text_] = read_lines([line])
-        view = replace(view, command_line=text_)
+        [command_line] = read_lines([line])
+        view = replace(view, command_line=command_line)
     return _Boot(view, layout, trust, policy)
 
 

@@ -100,7 +100,8 @@ def rules_command(
         say_staged(repository, output)
         return
     _publish(repository, layout.authority, yes=yes)
-    _show(load_own_trust(layout).platforms[policy.name], load_own_trust(layout), output)
+    published = load_own_trust(layout)
+    _show(published.platforms[policy.name], published, output)
 
 
 def _publish(repository: Repository, authority: Path, *, yes: bool) -> None:

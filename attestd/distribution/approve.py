@@ -27,7 +27,6 @@ from attestd.tcg.pcr import PcrSelection, composite
 
 __all__ = ["Plan", "first_policy", "parse_pcr_values", "plan_approval", "stage_approval"]
 
-
 MAX_VALUES_BYTES: Final = 16 * 1024 * 1024
 _VALUES: Final = "PCR values"
 # The root lets a platform key approve states for this many epochs; a bump that revokes only approvals is usual.
