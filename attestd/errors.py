@@ -7,6 +7,7 @@ Caller misuse (`UsageError`) is a different family from hostile or damaged input
 __all__ = [
     "AgentError",
     "AttestdError",
+    "EvidenceIncompleteError",
     "ForbiddenError",
     "GovernanceRollbackError",
     "MalformedError",
@@ -34,6 +35,10 @@ class MalformedError(AttestdError):
 
 class VerificationError(AttestdError):
     """Input from outside parses but does not verify: a signature, a proof, a binding."""
+
+
+class EvidenceIncompleteError(VerificationError):
+    """Evidence goes on from what its verifier does not hold: it may be sent again, with the logs from their start."""
 
 
 class GovernanceRollbackError(VerificationError):

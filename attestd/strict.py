@@ -6,7 +6,7 @@ Types are msgspec structs: unknown members and wrong types are errors there. Eve
 import binascii
 import json
 import re
-from base64 import b64decode, b64encode
+from base64 import b64decode, b64encode, urlsafe_b64encode
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -20,6 +20,7 @@ from attestd.errors import MalformedError, UsageError
 __all__ = [
     "MAX_SAFE_INTEGER",
     "Base64Bytes",
+    "Base64UrlBytes",
     "HostId",
     "PcrName",
     "Sha256Hex",
@@ -28,6 +29,8 @@ __all__ = [
     "canonical",
     "convert",
     "decode_base64",
+    "decode_base64url",
+    "encode_base64url",
     "format_time",
     "format_time_us",
     "parse_canonical",
@@ -47,6 +50,7 @@ PcrName = Annotated[str, msgspec.Meta(pattern=r"\A([0-9]|1[0-9]|2[0-3])\Z")]
 _UTC_FORM: Final = r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{6})?Z\Z"
 Utc = Annotated[str, msgspec.Meta(pattern=_UTC_FORM)]
 Base64Bytes = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9+/]*={0,2}\Z")]
+Base64UrlBytes = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_-]*\Z")]
 
 _UTC_PATTERN: Final = re.compile(_UTC_FORM)
 _T = TypeVar("_T")
@@ -203,6 +207,26 @@ def decode_base64(text: str, *, what: str) -> bytes:
         raise MalformedError(f"{what}: not base64: {error}") from error
     if b64encode(data).decode() != text:
         raise MalformedError(f"{what}: not the canonical base64 of its bytes")
+    return data
+
+
+def encode_base64url(data: bytes) -> str:
+    """Base64 as URLs and JWTs have it (RFC 7515, section 2): without padding."""
+    return urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def decode_base64url(text: str, *, what: str) -> bytes:
+    """Decodes base64url without padding in its one canonical spelling.
+
+    Raises:
+        MalformedError: Another alphabet, padding, an impossible length, or bits set behind the last byte.
+    """
+    try:
+        data = b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise MalformedError(f"{what}: not base64url: {error}") from error
+    if encode_base64url(data) != text:
+        raise MalformedError(f"{what}: not the canonical base64url of its bytes")
     return data
 
 

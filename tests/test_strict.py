@@ -18,6 +18,8 @@ from attestd.strict import (
     canonical,
     convert,
     decode_base64,
+    decode_base64url,
+    encode_base64url,
     format_time,
     format_time_us,
     parse_canonical,
@@ -320,3 +322,21 @@ def test_a_naive_time_is_a_callers_mistake(write):
 def test_other_forms_of_time_are_malformed(text):
     with pytest.raises(MalformedError, match=r"^time "):
         parse_time(text)
+
+
+# --- base64url
+
+
+@given(st.binary(max_size=100))
+def test_base64url_has_one_spelling(data: bytes) -> None:
+    text = encode_base64url(data)
+    assert text == base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+    assert decode_base64url(text, what="thing") == data
+
+
+@pytest.mark.parametrize(
+    "text", ["A", "AAAAA", "AB", "AA==", "A+==", "++++", "a/a/", "A A", "\u00e9", "AAA\n"]
+)
+def test_no_base64url(text: str) -> None:
+    with pytest.raises(MalformedError, match="base64url"):
+        decode_base64url(text, what="thing")

@@ -9,16 +9,14 @@ from typing import Final
 from attestd.agent.ima_watch import ImaWatch
 from attestd.agent.log_appraisal import LogAppraiser
 from attestd.agent.tpm_port import RawEvidence, TpmPort
-from attestd.appraisal.quote import Appraisal, appraise_quote
+from attestd.appraisal.quote import Appraisal, appraise_evidence
 from attestd.codes import Code, Denial, Denied
 from attestd.errors import MalformedError, TpmError, UsageError, VerificationError
 from attestd.governance.platform import PlatformPolicy
 from attestd.governance.trust import Trust
 from attestd.tcg.attest import ClockInfo, QuoteInfo, UntrustedAttest, parse_attest
-from attestd.tcg.binding import Purpose, extra_data
 from attestd.tcg.ima.replay import IMA_PCR
 from attestd.tcg.pcr import PcrSelection, composite
-from attestd.tcg.quote import verify_quote
 
 __all__ = ["EvidenceKeeper"]
 
@@ -117,29 +115,23 @@ class EvidenceKeeper:
                 f"there is no host record for {self._port.host}",
                 "see attestd doctor",
             )
-        quote = verify_quote(
-            ak_public_key=host.ak,
+        found = appraise_evidence(
+            host=host,
+            challenge=raw.challenge,
             attest=raw.attest,
             signature=raw.signature,
-            extra_data=extra_data(Purpose.EVIDENCE, host_id=host.host, data=raw.challenge),
-            selection=policy.quoted,
             values=values,
-        )
-        if self._clock is not None and quote.clock.order < self._clock.order:
-            return Denial(
-                Code.EVIDENCE_STALE,
-                f"the TPM's clock went back from {self._clock.order} to {quote.clock.order}",
-                "the TPM's state was restored from a copy: keep it as evidence and enrol the host again",
-            )
-        self._clock = quote.clock
-        found = appraise_quote(
-            quote,
             policy=policy,
-            reference=policy.reference(),
-            values=values,
             epoch=trust.revocations.epoch,
             at=self._now(),
         )
+        if self._clock is not None and found.clock.order < self._clock.order:
+            return Denial(
+                Code.EVIDENCE_STALE,
+                f"the TPM's clock went back from {self._clock.order} to {found.clock.order}",
+                "the TPM's state was restored from a copy: keep it as evidence and enrol the host again",
+            )
+        self._clock = found.clock
         approved = found.approval is not None
         self._logs.note(policy, values, approved=approved, now=found.at)
         changes = () if approved else self._logs.explain(policy, values)

@@ -13,7 +13,7 @@ from attestd.agent.measured_logs import BootLogs, BootReader
 from attestd.appraisal.ima import ImaPolicy, parse_ima_policy
 from attestd.appraisal.logs import LogAppraisal
 from attestd.appraisal.quote import Appraisal
-from attestd.appraisal.state import BootState, appraise_state, state_changes
+from attestd.appraisal.state import BootAppraiser, BootState, state_changes
 from attestd.codes import Code, Denial, Denied
 from attestd.errors import AttestdError, MalformedError, StoreError
 from attestd.governance.platform import ImaReference, PlatformPolicy
@@ -36,7 +36,8 @@ class LogAppraiser:
     def __init__(self, reader: BootReader, boots: Boots, *, log: logging.Logger) -> None:
         """Takes the logs of this boot and the boots that are kept."""
         self._reader, self._boots, self._log = reader, boots, log
-        self._remembered: dict[tuple[object, ...], LogAppraisal | tuple[str, ...]] = {}
+        self._boot_appraiser = BootAppraiser(room=MAX_REMEMBERED)
+        self._remembered: dict[tuple[object, ...], tuple[str, ...]] = {}
         self._noted: dict[str, tuple[object, ...]] = {}
         self._unusable: dict[str, str] = {}
         self._watches: dict[str, ImaWatch] = {}
@@ -67,13 +68,13 @@ class LogAppraiser:
                 f"platform policy {policy.name!r} has boot rules, and this host has no event log configured (eventlog)",
                 _HINT,
             )
-        values = {pcr: values[pcr] for pcr in rules.pcrs}
-        key = ("boot", logs.whole, policy.digest, *values.items())
-        found = self._remembered.get(key)
-        if not isinstance(found, LogAppraisal):
-            found = appraise_state(_state(logs, policy, values), rules=rules)
-            self._remember(key, found)
-        return found
+        return self._boot_appraiser.appraise(
+            logs.whole,
+            policy=policy,
+            rules=rules,
+            values=values,
+            load=lambda values: _state(logs, policy, values),
+        )
 
     async def watch(self, policy: PlatformPolicy, trust: Trust) -> ImaWatch | None:
         """The IMA list under the policy's IMA policy; None: it has none.
@@ -123,9 +124,9 @@ class LogAppraiser:
             logs = self._reader.read()
             if before is None or logs is None or before.bank != policy.selection.bank:
                 return ()
-            key = ("changes", before.digest, logs.whole, policy.digest, *values.items())
+            key = (before.digest, logs.whole, policy.digest, *values.items())
             found = self._remembered.get(key)
-            if not isinstance(found, tuple):
+            if found is None:
                 found = state_changes(
                     kept_state(before), _state(logs, policy, values), pcrs=policy.selection.pcrs
                 )
@@ -177,7 +178,7 @@ class LogAppraiser:
             "have a good one published (attestd platform rules --ima FILE)",
         )
 
-    def _remember(self, key: tuple[object, ...], found: LogAppraisal | tuple[str, ...]) -> None:
+    def _remember(self, key: tuple[object, ...], found: tuple[str, ...]) -> None:
         if len(self._remembered) >= MAX_REMEMBERED:
             self._remembered.clear()
         self._remembered[key] = found

@@ -6,12 +6,14 @@ from datetime import datetime
 
 from attestd.appraisal.logs import LogAppraisal
 from attestd.errors import UsageError
+from attestd.governance.host import VerifiedHost
 from attestd.governance.platform import Approval, PlatformPolicy
 from attestd.tcg.attest import ClockInfo
+from attestd.tcg.binding import Purpose, extra_data
 from attestd.tcg.pcr import composite
-from attestd.tcg.quote import VerifiedQuote
+from attestd.tcg.quote import VerifiedQuote, verify_quote
 
-__all__ = ["Appraisal", "appraise_quote"]
+__all__ = ["Appraisal", "appraise_evidence", "appraise_quote"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,50 @@ class Appraisal:
             return self.findings
         logs = [measured.findings for measured in (self.boot, self.ima) if measured is not None]
         return self.findings + sum(logs, ())
+
+
+def appraise_evidence(
+    *,
+    host: VerifiedHost,
+    challenge: bytes,
+    attest: bytes,
+    signature: bytes,
+    values: Mapping[int, bytes],
+    policy: PlatformPolicy,
+    epoch: int,
+    at: datetime,
+) -> Appraisal:
+    """Verifies a host's quote and compares it with the approvals of a policy: what agent and remote verifier do alike.
+
+    Does not check the host record's validity in time, the TPM clock's order against earlier quotes, that the challenge is
+    fresh, and what the logs show.
+
+    Args:
+        host: Whose attestation key must have signed.
+        challenge: What the quote must be over, with the host and the purpose `evidence`.
+        attest: TPMS_ATTEST.
+        signature: TPMT_SIGNATURE.
+        values: The values of all that the policy has quoted.
+        policy: The platform policy.
+        epoch: Approvals below this epoch no longer hold.
+        at: When the quote was taken.
+
+    Raises:
+        MalformedError: Attestation, signature or values do not parse.
+        VerificationError: The quote is not this host's, over this challenge, these PCRs and these values.
+        UsageError: The challenge is empty.
+    """
+    quote = verify_quote(
+        ak_public_key=host.ak,
+        attest=attest,
+        signature=signature,
+        extra_data=extra_data(Purpose.EVIDENCE, host_id=host.host, data=challenge),
+        selection=policy.quoted,
+        values=values,
+    )
+    return appraise_quote(
+        quote, policy=policy, reference=policy.reference(), values=values, epoch=epoch, at=at
+    )
 
 
 def appraise_quote(

@@ -1,6 +1,6 @@
 """A boot's logs beside its PCR values: do they comply with rules, and what do they say that another boot did not."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -8,6 +8,7 @@ from attestd.appraisal.boot import appraise_boot
 from attestd.appraisal.boot_rules import BootRules
 from attestd.appraisal.logs import LogAppraisal, in_words
 from attestd.errors import UsageError, VerificationError
+from attestd.governance.platform import PlatformPolicy
 from attestd.tcg.eventlog.diff import diff_events
 from attestd.tcg.eventlog.meaning import Meaning, read_events
 from attestd.tcg.eventlog.parse import UntrustedEvent, UntrustedEventLog
@@ -15,7 +16,7 @@ from attestd.tcg.eventlog.reading import UKI_PCR
 from attestd.tcg.eventlog.replay import VerifiedEvents, verify_events
 from attestd.tcg.eventlog.userspace import known_phases, with_events, with_phases
 
-__all__ = ["BootState", "appraise_state", "state_changes"]
+__all__ = ["BootAppraiser", "BootState", "appraise_state", "state_changes"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,50 @@ def appraise_state(state: BootState, *, rules: BootRules) -> LogAppraisal:
         return LogAppraisal.of(0, hidden or [error])
     found = appraise_boot(verified, rules=rules, command_lines=(state.command_line,))
     return LogAppraisal.of(len(verified.events), found.findings)
+
+
+class BootAppraiser:
+    """Appraises boots, and remembers what came of it: for the same log, values and rules it is the same.
+
+    Not to be used from two threads at a time.
+    """
+
+    def __init__(self, *, room: int = 64) -> None:
+        """Remembers nothing yet.
+
+        Args:
+            room: How many appraisals are remembered: one for each platform policy and state in use is enough.
+        """
+        self._room = room
+        self._found: dict[tuple[object, ...], LogAppraisal] = {}
+
+    def appraise(
+        self,
+        log: str,
+        *,
+        policy: PlatformPolicy,
+        rules: BootRules,
+        values: Mapping[int, bytes],
+        load: Callable[[Mapping[int, bytes]], BootState],
+    ) -> LogAppraisal:
+        """Measures a boot against a policy's rules.
+
+        Args:
+            log: A digest of the boot's logs, and of all else that `load` reads.
+            policy: The policy.
+            rules: Its boot rules.
+            values: Quoted PCR values, with those that the rules look at.
+            load: Gives the boot with the values that the rules look at; called only where nothing is remembered.
+        """
+        looked_at = {pcr: values[pcr] for pcr in sorted(rules.pcrs)}
+        key = (log, policy.digest, *looked_at.items())
+        found = self._found.get(key)
+        if found is None:
+            found = appraise_state(load(looked_at), rules=rules)
+            if len(self._found) >= self._room:
+                del self._found[next(iter(self._found))]
+            self._found[key] = found
+        return found
 
 
 def state_changes(before: BootState, after: BootState, *, pcrs: Iterable[int]) -> tuple[str, ...]:

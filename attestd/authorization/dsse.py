@@ -106,6 +106,11 @@ class PublicKey:
         """SHA-256 of the SPKI DER, lower-case hex."""
         return hashlib.sha256(self.spki_der).hexdigest()
 
+    @property
+    def public_key(self) -> ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey:
+        """The key, loaded: for who verifies signatures of another form."""
+        return self._key
+
     def verify(self, message: bytes, signature: bytes) -> None:
         """Verifies one signature; ECDSA signatures are DER.
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from attestd.agent import log_appraisal
 from attestd.agent.boots import Boots
 from attestd.agent.evidence import EvidenceKeeper
 from attestd.agent.keystore import load_keys
 from attestd.agent.log_appraisal import LogAppraiser
 from attestd.agent.measured_logs import BootReader
 from attestd.agent.tpm_port import RawEvidence, TpmPort
+from attestd.appraisal import state
 from attestd.appraisal.logs import LogAppraisal
 from attestd.appraisal.quote import Appraisal
 from attestd.appraisal.state import appraise_state
@@ -368,7 +368,7 @@ def test_appraised_once(measured: Bench, monkeypatch: pytest.MonkeyPatch) -> Non
         calls += 1
         return appraise_state(*arguments, **keywords)
 
-    monkeypatch.setattr(log_appraisal, "appraise_state", counted)
+    monkeypatch.setattr(state, "appraise_state", counted)
 
     async def test() -> None:
         for _ in range(4):

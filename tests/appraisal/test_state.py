@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from attestd.appraisal.state import BootState, appraise_state, state_changes
+from attestd.appraisal.state import BootAppraiser, BootState, appraise_state, state_changes
 from attestd.tcg.eventlog.parse import parse_event_log
 from attestd.tcg.eventlog.userspace import parse_userspace_log
 from tests.appraisal.test_boot import rules
 from tests.tcg.eventlog.build import BOOTS, RECORDED, log
+from tests.world import World
 
 UKI = (0, 2, 4, 7, 11, 12)
 
@@ -128,3 +129,28 @@ def test_a_boot_before_that_explains_nothing(known: bool) -> None:
     (found,) = state_changes(before, after, pcrs=(4,))
     was = before.values[4].hex() if known else "not recorded"
     assert found == f"PCR 4: {after.values[4].hex()}, where it was {was}"
+
+
+def test_appraisals_that_are_remembered() -> None:
+    """By log, policy and the values that the rules look at; no more than there is room for."""
+    state, world = boot("uki-sb"), World()
+    policy = world.trust().platforms["local"]
+    checked, read = rules(secure_boot="required"), []
+
+    def load(values: Mapping[int, bytes]) -> BootState:
+        read.append(dict(values))
+        return replace(state, values=values)
+
+    boots = BootAppraiser(room=2)
+
+    def appraise(log_: str, *, values: Mapping[int, bytes] = state.values) -> int:
+        found = boots.appraise(log_, policy=policy, rules=checked, values=values, load=load)
+        return found.count
+
+    assert (appraise("a"), appraise("a"), len(read)) == (0, 0, 1)
+    assert read == [{7: state.values[7]}]
+    assert (appraise("a", values={**state.values, 4: bytes(32)}), len(read)) == (0, 1), "no rule looks at it"
+    assert (appraise("a", values={**state.values, 7: bytes(32)}), len(read)) == (1, 2)
+    appraise("b")
+    appraise("a")
+    assert len(read) == 4, "the oldest went for the third"
