@@ -8,6 +8,7 @@ from attestd.appraisal.logs import LogAppraisal
 from attestd.errors import UsageError
 from attestd.governance.host import VerifiedHost
 from attestd.governance.platform import Approval, PlatformPolicy
+from attestd.strict import format_time
 from attestd.tcg.attest import ClockInfo
 from attestd.tcg.binding import Purpose, extra_data
 from attestd.tcg.pcr import composite
@@ -137,7 +138,11 @@ def appraise_quote(
         until = policy.windows.get(state)
         finding = (
             f"{selection} hashes to {state.hex()}, which version {policy.version} of platform policy {policy.name!r}"
-            + (f" approved until {until}" if until and at >= until else f" does not approve at epoch {epoch}")
+            + (
+                f" approved until {format_time(until)}"
+                if until and at >= until
+                else f" does not approve at epoch {epoch}"
+            )
         )
         findings = (finding,)
     return Appraisal(

@@ -8,6 +8,7 @@ from attestd.appraisal.logs import LogAppraisal
 from attestd.appraisal.quote import Appraisal
 from attestd.codes import Code, Denied
 from attestd.governance.platform import PlatformPolicy
+from attestd.strict import format_time
 
 __all__ = ["findings_body", "require_measured", "require_state"]
 
@@ -28,7 +29,9 @@ def require_state(appraisal: Appraisal, platform: PlatformPolicy, *, now: dateti
         raise _untrusted(f"the platform is in no approved state: {said}", hint)
     until = platform.windows.get(appraisal.pcr_digest)
     if until is not None and now >= until:
-        raise _untrusted(f"the platform is in no approved state: this one was approved until {until}", hint)
+        raise _untrusted(
+            f"the platform is in no approved state: this one was approved until {format_time(until)}", hint
+        )
 
 
 def require_measured(appraisal: Appraisal, platform: PlatformPolicy) -> str:

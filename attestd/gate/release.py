@@ -28,7 +28,7 @@ from attestd.gate.requirements import (
 from attestd.governance.platform import Approval, PlatformPolicy
 from attestd.governance.trust import Trust
 from attestd.lineage.receipt import VerifiedReceipt, parse_receipt, verify_receipt
-from attestd.strict import canonical, parse_time
+from attestd.strict import canonical, format_time, parse_time
 
 __all__ = ["MAX_RECEIPT_AGE", "VerifiedRelease", "verify_release"]
 
@@ -226,7 +226,7 @@ def _require_approved(
 
 def _until(platform: PlatformPolicy, approval: Approval) -> str:
     window = platform.windows.get(approval.pcr_digest)
-    return "" if window is None else f": it was until {window}"
+    return "" if window is None else f": it was until {format_time(window)}"
 
 
 def _require_same(body: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

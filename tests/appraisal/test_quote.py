@@ -11,6 +11,7 @@ from attestd.appraisal.logs import LogAppraisal
 from attestd.appraisal.quote import Appraisal, appraise_quote
 from attestd.errors import MalformedError, UsageError
 from attestd.governance.platform import PlatformPolicy
+from attestd.strict import format_time
 from attestd.tcg.pcr import PcrSelection, composite
 from tests.world import CLOCK, NOW, SELECTION, World
 
@@ -100,7 +101,7 @@ def test_a_window_that_closed(world: World) -> None:
     assert appraise(world, policy=policy, at=NOW - timedelta(seconds=1)).approval is not None
     appraisal = appraise(world, policy=policy)
     assert appraisal.approval is None
-    assert f"approved until {NOW}" in appraisal.findings[0]
+    assert f"approved until {format_time(NOW)}" in appraisal.findings[0]
 
 
 def test_all_findings(world: World) -> None:

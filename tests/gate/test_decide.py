@@ -531,7 +531,7 @@ def test_13_environment_window(world: World) -> None:
     decision = world.decide()
     assert outcome(decision) == (Code.ENVIRONMENT_UNTRUSTED, 13)
     assert decision.denial is not None
-    assert f"approved until {NOW}" in decision.denial.sentence
+    assert f"approved until {format_time(NOW)}" in decision.denial.sentence
 
 
 def test_13_environment_window_that_closes_after_the_quote(world: World) -> None:
@@ -541,7 +541,7 @@ def test_13_environment_window_that_closes_after_the_quote(world: World) -> None
     decision = decide(world.request(), world.context(appraisals={"local": earlier}))
     assert outcome(decision) == (Code.ENVIRONMENT_UNTRUSTED, 13)
     assert decision.denial is not None
-    assert decision.denial.sentence.endswith(f"this one was approved until {NOW}")
+    assert decision.denial.sentence.endswith(f"this one was approved until {format_time(NOW)}")
 
 
 def measured(world: World) -> None:
