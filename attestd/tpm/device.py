@@ -255,7 +255,7 @@ class Tpm:
         """Signs with the release key, if the TPM finds the platform in the approved state.
 
         Architecture, "Release policy". A PCR extended while the policy runs (IMA does so at each exec) is no
-        refusal: up to 32 attempts, each with a fresh session.
+        refusal: it is tried again, each time with a fresh session, for 8 s.
 
         Args:
             digest: SHA-256 of the note text.

@@ -27,9 +27,9 @@ from swtpm.vm.tools import VmError, run, tool
 
 __all__ = ["Machine"]
 
-_BOOT_S: Final = 240.0
-_END_S: Final = 90.0
-_SOCKET_S: Final = 20.0
+_BOOT_S: Final = 600.0
+_END_S: Final = 300.0
+_SOCKET_S: Final = 60.0
 # The firmware, of an image that it does not start; it goes on to ask a person who is not there.
 _REFUSED: Final = "BdsDxe: failed to"
 
@@ -122,7 +122,7 @@ class Machine:
         return self._port.start(["/bin/bash", "-c", script], stdin=stdin, uid=uid)
 
     def run(
-        self, script: str, *, stdin: bytes = b"", uid: int = 0, status: int | None = 0, timeout_s: float = 120
+        self, script: str, *, stdin: bytes = b"", uid: int = 0, status: int | None = 0, timeout_s: float = 300
     ) -> Result:
         """Runs a script in it to its end, as root unless told.
 
@@ -140,7 +140,7 @@ class Machine:
         """A file's contents."""
         return self.run(f"cat {path}").stdout
 
-    def until(self, script: str, timeout_s: float = 60) -> None:
+    def until(self, script: str, timeout_s: float = 300) -> None:
         """Waits in the machine until a script succeeds."""
         self.run(f"until {script}; do sleep 0.2; done", timeout_s=timeout_s)
 
@@ -248,7 +248,7 @@ def _qemu(directory: Path, variables: Path) -> Iterator[str]:
         ("drive", f"if=pflash,format=qcow2,unit=1,file={variables}"),
         ("chardev", f"socket,id=tpm,path={directory}/tpm.sock"),
         ("tpmdev", "emulator,id=tpm0,chardev=tpm"),
-        ("device", "tpm-tis,tpmdev=tpm0"),
+        ("device", "tpm-crb,tpmdev=tpm0"),
         ("drive", f"if=none,id=esp,format=raw,readonly=on,file={directory}/esp.raw"),
         ("device", "virtio-blk-pci,drive=esp,bootindex=0"),
         ("drive", f"if=none,id=root,format=qcow2,discard=unmap,file={directory}/root.qcow2"),

@@ -30,7 +30,8 @@ _MASKED: Final = (
     "ldconfig.service", "systemd-sysusers.service", "systemd-update-done.service", "systemd-update-utmp.service",
     "modprobe@configfs.service", "modprobe@dm_mod.service", "modprobe@drm.service", "modprobe@fuse.service",
     "modprobe@loop.service", "dev-hugepages.mount", "dev-mqueue.mount", "sys-kernel-debug.mount",
-    "sys-kernel-tracing.mount", "proc-sys-fs-binfmt_misc.automount",
+    "sys-kernel-tracing.mount", "proc-sys-fs-binfmt_misc.automount", "systemd-logind.service", "dbus.service",
+    "dbus.socket", "systemd-random-seed.service",
 )  # fmt: skip
 _SIZE: Final = "2G"
 _KEPT_S: Final = 86400
@@ -125,6 +126,11 @@ def _configure(root: Path, here: Path) -> None:
     (etc / "machine-id").write_text("0123456789abcdef0123456789abcdef\n")
     (etc / "hostname").write_text("machine\n")
     (etc / "fstab").write_text("")
+    # It may be as slow as the host is busy.
+    (etc / "systemd" / "system.conf.d").mkdir()
+    (etc / "systemd" / "system.conf.d" / "patience.conf").write_text(
+        "[Manager]\nDefaultTimeoutStartSec=600s\n"
+    )
     for unit in _MASKED:
         (etc / "systemd" / "system" / unit).symlink_to("/dev/null")
     library = root / "usr" / "lib" / "attestd-vm"

@@ -1,4 +1,4 @@
-"""Records what a machine measures over several boots: `python -m tests.vm.record [DIRECTORY]` (docs/vm.md).
+"""Records what a machine measures over several boots: `python -m tests.vm.record [NAME...]` (docs/vm.md).
 
     sb             unified kernel image, Secure Boot
     sb-again       the same once more
@@ -62,11 +62,10 @@ def read_boot(machine: Machine, *, ima: bool) -> dict[str, bytes]:
 
 
 def main() -> int:
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else RECORDED
     with tempfile.TemporaryDirectory(prefix="vm-", dir="/tmp") as name, Machine.create(Path(name)) as machine:
-        for boot, what in BOOTS.items():
-            machine.boot(what)
-            directory = target / boot
+        for boot in sys.argv[1:] or BOOTS:
+            machine.boot(BOOTS[boot])
+            directory = RECORDED / boot
             directory.mkdir(parents=True, exist_ok=True)
             for file, content in read_boot(machine, ima=boot == "sb").items():
                 (directory / file).write_bytes(content)

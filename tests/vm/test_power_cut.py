@@ -3,9 +3,7 @@
 import base64
 import subprocess
 import sys
-import tarfile
 import time
-from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,7 @@ from attestd.lineage.receipt import parse_receipt, verify_receipt
 from swtpm.vm.machine import Machine
 from swtpm.vm.port import Command
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(1800)]
 
 CLIENTS = 3
 RECEIPTS = 15
@@ -48,8 +46,7 @@ def test_nothing_that_was_released_is_lost(machine: Machine, tmp_path: Path) -> 
     assert machine.run("cd /root; attestd exec -a id.auth.json -- id -un").out == "root\n"
     # And as an outsider sees it, with nothing but the files.
     archive = machine.run("attestd backup /root/backup.tar >&2; cat /root/backup.tar").stdout
-    with tarfile.open(fileobj=BytesIO(archive)) as tar:
-        tar.extractall(tmp_path, filter="data")
+    subprocess.run(["tar", "-x"], cwd=tmp_path, input=archive, check=True)
     verify = [Path(sys.executable).with_name("attestd"), "verify", "log", "log.db", "--trust", "trust"]
     subprocess.run(verify, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
     store, trust = LogStore.open(str(tmp_path / "log.db"), readonly=True), named_trust(tmp_path / "trust")

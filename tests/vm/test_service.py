@@ -7,7 +7,7 @@ import pytest
 from swtpm.vm.machine import Machine
 from tests.vm.prepared import ALICE, ISSUE
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(1800)]
 
 
 def test_agent_and_runner_are_healthy_with_the_tpm_device(machine: Machine) -> None:
