@@ -65,4 +65,4 @@ def replace_direct_initrd(draft: Draft, running: bytes, after: bytes) -> None:
         running: This boot's: what shows that the kernel's stub measures the file as it is.
         after: The next boot's.
     """
-    replace_initrd(draft, [draft.hash(running)], draft.hash(after))
+    replace_initrd(draft, draft.hash(running), draft.hash(after))

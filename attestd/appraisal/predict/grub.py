@@ -98,7 +98,7 @@ def _replace_initrd(draft: Draft, initrd: bytes) -> list[Meaning]:
         raise unpredictable("this boot's log has not exactly one initrd that GRUB loaded from one file")
     for item in files:
         draft.replace(item, draft.hash(initrd))
-    replace_initrd(draft, [files[0].digest], draft.hash(initrd))
+    replace_initrd(draft, files[0].digest, draft.hash(initrd))
     return files
 
 

@@ -51,17 +51,16 @@ def replace_options(draft: Draft, before: Iterable[str], after: Callable[[str], 
             draft.replace(item, draft.hash(content))
 
 
-def replace_initrd(draft: Draft, before: Iterable[bytes], after: bytes | None) -> None:
+def replace_initrd(draft: Draft, before: bytes, after: bytes) -> None:
     """Has the kernel's stub measure another initrd, if it measures one.
 
     Args:
         draft: The log.
-        before: Digests of what this boot's may be.
-        after: Digest of the next boot's; None: it is not known.
+        before: Digest of this boot's.
+        after: Digest of the next boot's.
     """
-    known = set(before)
     for item in draft.of(KERNEL_PCR, Kind.INITRD):
-        if item.digest in known and after is not None:
+        if item.digest == before:
             draft.replace(item, after)
         else:
             draft.cannot(

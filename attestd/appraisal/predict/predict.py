@@ -22,13 +22,14 @@ from attestd.tcg.eventlog.parse import UntrustedEventLog
 from attestd.tcg.eventlog.reading import UKI_PCR, Kind
 from attestd.tcg.eventlog.replay import initial_value, replay
 from attestd.tcg.eventlog.userspace import with_phases
+from attestd.tcg.ima.replay import IMA_PCR
 from attestd.tcg.pe import parse_pe
 from attestd.tcg.uki import parse_uki
 
 __all__ = ["PREDICTED", "Change", "Prediction", "Running", "predict"]
 
 # IMA's is not one value, and those behind are for debugging and dynamic launches.
-PREDICTED: Final = tuple(pcr for pcr in range(16) if pcr != 10)
+PREDICTED: Final = tuple(pcr for pcr in range(16) if pcr != IMA_PCR)
 _MOK_PCR: Final = 14
 
 

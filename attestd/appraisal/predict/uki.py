@@ -74,7 +74,7 @@ def _replace_kernel_view(
     if (had is None) != (initrd is None):
         draft.cannot(KERNEL_PCR, "one of the UKIs has an initrd in it, the other has none")
     elif had is not None and initrd is not None and draft.hash(initrd) != had.digest:
-        replace_initrd(draft, [had.digest], draft.hash(initrd))
+        replace_initrd(draft, had.digest, draft.hash(initrd))
 
 
 def _content_of(draft: Draft, running: Sequence[str], item: Meaning) -> Iterator[str]:
