@@ -42,12 +42,15 @@ class EvidenceKeeper:
     async def ensure(self, policy: PlatformPolicy, *, trust: Trust, max_age_s: int) -> None:
         """Takes evidence if there is none, or it is too old, or it was appraised under another policy version.
 
-        And looks at what IMA measured since, whatever age the evidence has.
+        And looks at what IMA measured since, whatever age the evidence has: a list that is no longer that of the quote
+        needs another one.
         """
-        if not self.is_fresh(policy, trust, max_age_s):
-            async with self._lock:
-                if not self.is_fresh(policy, trust, max_age_s):
-                    self._latest[policy.name] = await self._take(policy, trust)
+        await self._logs.look(policy)
+        if self.is_fresh(policy, trust, max_age_s):
+            return
+        async with self._lock:
+            if not self.is_fresh(policy, trust, max_age_s):
+                self._latest[policy.name] = await self._take(policy, trust)
         await self._logs.look(policy)
 
     async def look(self, policy: PlatformPolicy) -> None:
@@ -76,6 +79,8 @@ class EvidenceKeeper:
         """Whether there is evidence that will do: appraised under this policy version, and not too old."""
         found = self._latest.get(policy.name)
         if not isinstance(found, Appraisal) or found.policy.digest != policy.digest:
+            return False
+        if not self._logs.is_quoted(policy):
             return False
         now = self._now()
         still = policy.approval_for(found.pcr_digest, epoch=trust.revocations.epoch, at=now)

@@ -191,8 +191,9 @@ async def _refresh_evidence(candidate: _Candidate, execution: Execution, core: C
     """Takes evidence that is as fresh as the artifact asks. One that nobody signed makes the TPM do nothing."""
     if candidate.artifact is None:
         return
+    # Looked at first: a list that was replaced needs another quote.
+    await core.look(candidate.artifact.statement)
     if core.has_evidence(candidate.artifact.statement):
-        await core.look(candidate.artifact.statement)
         return
     trust = core.trust()
     try:

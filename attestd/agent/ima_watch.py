@@ -53,10 +53,16 @@ class ImaWatch:
         self._count = 0
         self._problem: Denial | None = None
         self._unproved: str | None = None
+        self._is_quoted = False
 
     def close(self) -> None:
         """Closes the list."""
         self._forget()
+
+    @property
+    def is_quoted(self) -> bool:
+        """Whether a quote was held against this list since it was read from its start: until then it is only a claim."""
+        return self._is_quoted and self._problem is None
 
     @property
     def state(self) -> LogAppraisal | Denial:
@@ -108,13 +114,14 @@ class ImaWatch:
                 await self._look()
                 found = await self._run(lambda: self._prove(value, matches))
             if found is None and matches(value):
+                self._is_quoted = True
                 self._unproved = (
                     f"PCR {IMA_PCR}: extended by something that the IMA list does not tell: it holds {value.hex()}, and none"
                     f" of the list's {self._seen.entries} entries leads there"
                 )
                 return value
             if found is not None:
-                self._unproved = None
+                self._unproved, self._is_quoted = None, True
             return found
 
     async def _run(self, call: Callable[[], bytes | None]) -> bytes | None:

@@ -115,7 +115,22 @@ class LogAppraiser:
         if watch is None:
             return found
         state = watch.state
-        return state if isinstance(state, Denial) else replace(found, ima=state)
+        if isinstance(state, Denial):
+            return state
+        if not watch.is_quoted:
+            return Denial(
+                Code.EVIDENCE_INVALID,
+                "the IMA list is another one than before, or was read anew, and no quote of PCR 10 has proved it yet",
+                "try again; if it persists, find out what replaces the list",
+            )
+        return replace(found, ima=state)
+
+    def is_quoted(self, policy: PlatformPolicy) -> bool:
+        """Whether what the policy's IMA policy looks at was held against a quote: else the quote that is there is not enough."""
+        if policy.ima is None:
+            return True
+        watch = self._watches.get(policy.ima.sha256)
+        return watch is not None and watch.is_quoted
 
     def explain(self, policy: PlatformPolicy, values: Mapping[int, bytes]) -> tuple[str, ...]:
         """What changed since the last boot that the policy approved, in words; nothing, if no log can tell."""

@@ -412,3 +412,50 @@ def test_ima_policies_that_are_no_longer_in_force_are_let_go(measured: Bench) ->
         assert old not in measured.logs._watches.values()
 
     run(test())
+
+
+def _replace_list(bench: Bench, content: bytes) -> None:
+    assert isinstance(bench.host, MeasuredHost)
+    other = bench.host.ima_list.with_suffix(".new")
+    other.write_bytes(content)
+    other.rename(bench.host.ima_list)
+
+
+def test_a_finding_does_not_go_with_a_clean_list_in_the_place_of_the_true_one(measured: Bench) -> None:
+    """The quote is fresh, but it is not this list's: nothing is allowed by a list that no quote proved."""
+
+    async def test() -> None:
+        execute(measured)
+        await measured.ensure()
+        execute(measured, content=b"evil")
+        found = await measured.ensure()
+        assert isinstance(found, Appraisal)
+        assert found.ima is not None
+        assert found.ima.count == 1
+        _replace_list(measured, ima_list(data(b"/bin/a", b"x")))
+        for _ in range(2):
+            found = await measured.ensure()
+            assert isinstance(found, Appraisal)
+            assert found.ima is not None
+            assert "does not tell" in found.ima.findings[0]
+
+    run(test())
+
+
+def test_a_list_that_nobody_can_read_at_the_quote_is_not_believed_after_it(measured: Bench) -> None:
+    async def test() -> None:
+        assert isinstance(measured.host, MeasuredHost)
+        execute(measured, content=b"evil")
+        measured.host.ima_list.write_bytes(b"no list")
+        assert isinstance(await measured.ensure(), Denial)
+        _replace_list(measured, ima_list(data(b"/bin/a", b"x")))
+        await measured.keeper.look(measured.policy)
+        found = measured.keeper.latest()["local"]
+        assert isinstance(found, Denial)
+        assert found.code is Code.EVIDENCE_INVALID
+        found = await measured.ensure()
+        assert isinstance(found, Appraisal)
+        assert found.ima is not None
+        assert "does not tell" in found.ima.findings[0]
+
+    run(test())
