@@ -83,7 +83,7 @@ class BootView:
 
 
 def appraise_view(view: BootView, rules: BootRules | None) -> tuple[BootFinding, ...]:
-    """What boot rules find wrong with a boot; a PCR whose value the logs do not explain counts as not quoted.
+    """What boot rules find wrong with a boot; a PCR whose value the logs do not explain is a finding.
 
     Raises:
         MalformedError: The rules are of another bank than the values.
@@ -94,12 +94,14 @@ def appraise_view(view: BootView, rules: BootRules | None) -> tuple[BootFinding,
         raise MalformedError(f"boot rules of bank {rules.bank}: known are values of bank {_BANK}")
     unexplained = view.unexplained()
     values = {pcr: value for pcr, value in view.pcrs.items() if pcr in rules.pcrs and pcr not in unexplained}
+    hidden = tuple(
+        BootFinding("events", None, f"PCR {pcr}", "a value that the logs explain", "none")
+        for pcr in unexplained
+        if pcr in rules.pcrs
+    )
     if not values:
-        return tuple(
-            BootFinding("events", None, f"PCR {pcr}", "a value that the logs explain", "none")
-            for pcr in unexplained
-        )
-    return appraise_boot(verify_events(view.log, bank=_BANK, values=values), rules=rules).findings
+        return hidden
+    return hidden + appraise_boot(verify_events(view.log, bank=_BANK, values=values), rules=rules).findings
 
 
 def with_replayed(view: BootView, pcrs: Iterable[int]) -> BootView:

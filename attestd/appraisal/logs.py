@@ -6,7 +6,7 @@ from typing import Final, Self
 
 from attestd.plain import plain
 
-__all__ = ["LogAppraisal", "in_words"]
+__all__ = ["MAX_TOLD", "LogAppraisal", "in_words"]
 
 MAX_TOLD: Final = 100
 MAX_WORDS: Final = 1024

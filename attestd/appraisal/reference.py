@@ -167,7 +167,12 @@ def derive_ima_policy(
             path = entry.path.decode("utf-8", "backslashreplace")
             if any(pattern.matches(entry.path) for pattern in patterns) or path == "boot_aggregate":
                 continue
-            if entry.violation:
+            if entry.violation and "*" in path:
+                # Whoever may create files chooses their names: this one would exclude others as well.
+                notes.append(
+                    f"{path}: written while it was measured; its name would be a pattern: it is not excluded"
+                )
+            elif entry.violation:
                 excluded[path] = None
                 notes.append(f"{path}: written while it was measured: it is excluded")
             elif entry.digest_type == "ima":

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from attestd.appraisal.boot import appraise_boot
 from attestd.appraisal.boot_rules import BootRules
-from attestd.appraisal.logs import LogAppraisal, in_words
+from attestd.appraisal.logs import MAX_TOLD, LogAppraisal, in_words
 from attestd.errors import UsageError, VerificationError
 from attestd.governance.platform import PlatformPolicy
 from attestd.tcg.eventlog.diff import diff_events
@@ -130,14 +130,17 @@ class BootAppraiser:
 
 
 def state_changes(before: BootState, after: BootState, *, pcrs: Iterable[int]) -> tuple[str, ...]:
-    """What is different in a boot, in words, by those PCRs whose values differ.
+    """What is different in a boot, in words, by those PCRs whose values differ; the first 100 differences.
 
     Args:
         before: The boot to compare with.
         after: The boot that differs.
         pcrs: Those that count, each with a value in `after`.
     """
-    return tuple(in_words(change) for pcr in pcrs for change in _changes(before, after, pcr))
+    changes = [change for pcr in pcrs for change in _changes(before, after, pcr)]
+    more = len(changes) - MAX_TOLD
+    # Each decision takes them along, and a log may differ in 32,768 events.
+    return tuple(map(in_words, changes[:MAX_TOLD])) + ((f"and {more} more differences",) if more > 0 else ())
 
 
 def _changes(before: BootState, after: BootState, pcr: int) -> Iterator[object]:

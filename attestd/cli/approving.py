@@ -152,7 +152,11 @@ def approve(
         AttestdError: As `open_key`, `stage_approval`, `publish_local`.
     """
     changes = _changes(approved, state.boot, plan)
-    shown = {**plan_json(plan, state), "changes": [change_json(change) for change in changes or ()]}
+    shown = {
+        **plan_json(plan, state),
+        "changes": [change_json(change) for change in changes or ()],
+        "unexplained": list(_unproved(state.boot, plan)),
+    }
     now = datetime.now(UTC).replace(microsecond=0)
     ends, others_end = _after(now, signing.expires), _after(now, signing.until)
     _say_plan(plan, state, changes, approved)
@@ -195,7 +199,13 @@ def _changes(approved: BootView | None, boot: BootView | None, plan: Plan) -> tu
     found = diff_events(
         approved.meanings(_BANK, command_lines=lines), boot.meanings(_BANK, command_lines=lines)
     )
-    return tuple(change for change in found if change.pcr in plan.values)
+    unproved = _unproved(boot, plan)
+    return tuple(change for change in found if change.pcr in plan.values and change.pcr not in unproved)
+
+
+def _unproved(boot: BootView | None, plan: Plan) -> tuple[int, ...]:
+    """PCRs of which nobody knows what was measured: the log that came with the values does not lead to them."""
+    return () if boot is None else tuple(pcr for pcr in boot.unexplained() if pcr in plan.values)
 
 
 def _say_plan(
@@ -212,8 +222,9 @@ def _say_plan(
     say(f"  composite {plan.pcr_digest.hex()}", prefix="")
     if changes is not None and approved is not None:
         say(f"  measured otherwise than {approved.title}, approved:", prefix="")
-        for change in changes or ("nothing",):
-            say(f"    {change}", style=WARN if changes else "", prefix="")
+        unknown = [f"PCR {pcr}: not known: no log explains its value" for pcr in _unproved(state.boot, plan)]
+        for line in (*changes, *unknown) or ("nothing",):
+            say(f"    {line}", style=WARN if changes or unknown else "", prefix="")
     stays = "stays" if plan.kept == 1 else "stay"
     say(f"  beside {counted(plan.kept, 'approval')} that {stays} in force", prefix="")
     if not state.attested:

@@ -1,6 +1,6 @@
 """`attestd platform boots` and `attestd platform diff`: boots that are kept, and what they measured otherwise."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +23,7 @@ from attestd.errors import UsageError
 from attestd.governance.platform import PlatformPolicy
 from attestd.paths import find_client_layout
 from attestd.strict import format_time
-from attestd.tcg.eventlog.diff import Change, diff_events
+from attestd.tcg.eventlog.diff import diff_events
 
 __all__ = ["boots_command", "diff_command"]
 
@@ -117,7 +117,7 @@ def diff_command(
     bank = best_bank(common)
     known = [*views[0].command_lines, *views[1].command_lines, *lines]
     changes = diff_events(*(view.meanings(bank, command_lines=known) for view in views))
-    silent = _silent(views[0], views[1], changes)
+    silent = _silent(views[0], views[1])
     if as_json:
         output.json(
             {
@@ -150,13 +150,12 @@ def _find(boot: str, name: str | None, state_dir: str | None) -> BootView:
     return find_boot(boot, agent=AgentSocket.find(state_dir), present=view, platform=name)
 
 
-def _silent(before: BootView, after: BootView, changes: Sequence[Change]) -> Mapping[int, str]:
-    """PCRs that differ, where the logs do not say why."""
-    told = {change.pcr for change in changes}
+def _silent(before: BootView, after: BootView) -> Mapping[int, str]:
+    """PCRs that differ, where the logs do not say why, or not all of it."""
     return {
         pcr: f"PCR {pcr}: extended after the boot, by nothing that a log tells"
         for pcr in after.unexplained()
-        if pcr not in told and before.pcrs.get(pcr) != after.pcrs[pcr]
+        if before.pcrs.get(pcr) != after.pcrs[pcr]
     }
 
 

@@ -139,10 +139,12 @@ def _parse(data: bytes, what: str) -> PeImage:
     if length and at != end:
         raise MalformedError(f"{what}: certificates at byte {at}, expected them at the end, at byte {end}")
     fixed = (optional + _CHECKSUM, table, headers)
+    # First, for it refuses overlaps: 96 sections, each of the whole file, would be copied before.
+    hashed = tuple(_hashed(memoryview(data)[:end], fixed, sections, what))
     return PeImage(
         sections=tuple(_sections(data, sections)),
         signatures=tuple(_signatures(data[end:], what)),
-        hashed=tuple(_hashed(memoryview(data)[:end], fixed, sections, what)),
+        hashed=hashed,
     )
 
 

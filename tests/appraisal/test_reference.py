@@ -127,3 +127,14 @@ def test_what_cannot_be_allowed_is_told():
     assert any("/x" in note and "no rule covers this path" in note for note in notes)
     with pytest.raises(MalformedError, match="names no digests"):
         derive_ima_policy(entry(data(b"boot_aggregate")), exclude=[], max_bytes=LIMIT)
+
+
+@pytest.mark.parametrize("name", [b"/usr/**", b"/usr/bin/*", b"/home/u/a**b"])
+def test_a_name_that_would_be_a_pattern_excludes_nothing(name):
+    """Whoever may create a file, and write it while it is executed, chooses it."""
+    list_ = entry(data(b"boot_aggregate")) + entry(data(b"/bin/x")) + entry(data(name), violation=True)
+    policy, notes = derive_ima_policy(list_, exclude=[], max_bytes=LIMIT)
+    found = parse_ima_policy(policy)
+    assert found.excluded == ()
+    assert not found.excludes(b"/usr/bin/evil")
+    assert any("it is not excluded" in note for note in notes)

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from attestd.appraisal.state import BootAppraiser, BootState, appraise_state, state_changes
-from attestd.tcg.eventlog.parse import parse_event_log
+from attestd.tcg.eventlog.parse import UntrustedEvent, parse_event_log
+from attestd.tcg.eventlog.replay import replay
 from attestd.tcg.eventlog.userspace import parse_userspace_log
 from tests.appraisal.test_boot import rules
 from tests.tcg.eventlog.build import BOOTS, RECORDED, log
@@ -154,3 +155,15 @@ def test_appraisals_that_are_remembered() -> None:
     appraise("b")
     appraise("a")
     assert len(read) == 4, "the oldest went for the third"
+
+
+def test_a_boot_that_differs_in_everything() -> None:
+    """As many events as a log may have: the first differences are told."""
+    before = boot("uki-sb")
+    digests = [hashlib.sha256(b"%d" % n).digest() for n in range(1000)]
+    events = tuple(UntrustedEvent(n, 4, 13, {"sha256": digest}, b"") for n, digest in enumerate(digests))
+    log = replace(before.firmware, banks=("sha256",), events=events)
+    after = replace(before, firmware=log, values={4: replay(log, "sha256")[4]})
+    found = state_changes(before, after, pcrs=(4,))
+    assert len(found) == 101
+    assert found[-1].endswith(" more differences")

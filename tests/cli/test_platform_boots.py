@@ -2,6 +2,7 @@
 
 import io
 import json
+from base64 import b64encode
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -135,6 +136,24 @@ def test_breaking_glass(booted: MeasuredHost, booted_cli: Cli) -> None:
     assert f"a quote by the TPM of host {booted.id}, verified" in approved.stderr
     assert f"kernel command line in section .cmdline: {LINE}" in approved.stderr
     assert booted.run("/usr/bin/id", "-u").status == 0
+
+
+def test_a_log_that_the_quote_does_not_prove_explains_nothing(booted: MeasuredHost, booted_cli: Cli) -> None:
+    """Whoever wants a state approved writes the log of the approved one beside its quote."""
+    document = json.loads(booted_cli.ok("platform", "measure", "--json").stdout)
+    lie = b64encode((BOOTS / CHANGED / EVENTS).read_bytes()).decode()
+    document["evidence"] |= {"eventlog": lie, "command_line": CHANGED_LINE}
+    Path("edited.json").write_text(json.dumps(document))
+    shown = booted_cli("platform", "approve", "--from-evidence", "edited.json", "--yes", "--json")
+    assert "PCR 11: not known: no log explains its value\n" in shown.stderr
+    assert "    nothing\n" not in shown.stderr
+    assert CHANGED_LINE not in shown.stderr
+    assert (shown.json["changes"], shown.json["unexplained"]) == ([], [4, 11])
+    # And this host's own, where it tells of a change that was not.
+    booted.eventlog.write_bytes((GRUB / EVENTS).read_bytes())
+    found = booted_cli("platform", "diff", "approved", "now", "--json").json
+    assert {4, 7} <= {change["pcr"] for change in found["changes"]}
+    assert {4, 7} & {item["pcr"] for item in found["unexplained"]}
 
 
 def test_a_quote_alone_is_evidence(booted: MeasuredHost, booted_cli: Cli) -> None:

@@ -1,6 +1,8 @@
 """PE images: the hash that firmware measures, sections, certificates."""
 
 import hashlib
+import struct
+import tracemalloc
 import warnings
 
 import pytest
@@ -110,3 +112,18 @@ def test_limit(monkeypatch):
     monkeypatch.setattr(module, "MAX_PE_BYTES", 100)
     with pytest.raises(MalformedError, match="the limit is 100"):
         parse_pe(pe(SECTIONS))
+
+
+def test_sections_that_are_all_the_file_take_no_room():
+    """They overlap, and are refused before anybody copies them."""
+    size, table = 4 << 20, 0x80 + 24 + 112 + 16 * 8
+    data = bytearray(pe({f".{n}": b"" for n in range(96)}) + bytes(size))
+    for n in range(96):
+        struct.pack_into("<8sIIII", data, table + 40 * n, b".x", size, 0, size, len(data) - size)
+    hostile = bytes(data)
+    tracemalloc.start()
+    with pytest.raises(MalformedError, match="expected it at byte"):
+        parse_pe(hostile)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < size
