@@ -26,7 +26,6 @@ from attestd.gate.execution import Execution, File, plan_environment
 from attestd.gate.model import Decision, Request
 from attestd.gate.script import FIRST_BYTES, Shebang, is_script, parse_shebang
 from attestd.journal import event
-from attestd.lineage.entry import EntryType
 from attestd.lineage.receipt import VerifiedReceipt, parse_receipt, verify_receipt
 from attestd.observe import Observed, observe_directory, observe_file, read_start
 from attestd.strict import canonical
@@ -400,14 +399,14 @@ async def _seal(decided: _Decided, core: Core, uid: int) -> Receipt | None:
         if not core.denials.admit(uid):
             core.denials.aggregate(uid, decision.denial.code.value)
             return None
-        receipt = await core.seal(Pending(EntryType.DECISION_DENY, decision.body))
+        receipt = await core.seal(Pending(decision.entry_type, decision.body))
         log_denial(core.log, decision.denial, uid=uid, seq=receipt.sealed.seq)
         return receipt
     if decision.artifact is None or decision.platform is None:
         raise StoreError("an allowed decision without artifact or platform policy")
     *above, own = ((link.id, link.statement.predicate.validity.max_uses) for link in decision.artifact.links)
     pending = Pending(
-        EntryType.DECISION_ALLOW,
+        decision.entry_type,
         decision.body,
         charge=Charge(*own, tuple(above)),
         to_denial=lambda denial: as_denied(decision.body, denial),

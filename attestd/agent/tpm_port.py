@@ -21,6 +21,8 @@ __all__ = ["RawEvidence", "TpmPort", "release_approval"]
 
 _T = TypeVar("_T")
 _ATTEMPTS: Final = 8
+# Of the deadline, for a release in a storm of extends: behind the deadline the TPM would count as one that hangs.
+_PATIENCE: Final = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,8 @@ class TpmPort:
             raise TpmRefusedError("no approved state was named for this batch")
         release = release_approval(approval)
         digest = hashlib.sha256(text).digest()
-        return self._seal(lambda tpm: tpm.sign_release(digest, release))
+        patience_s = self._deadline_s * _PATIENCE
+        return self._seal(lambda tpm: tpm.sign_release(digest, release, patience_s=patience_s))
 
     def quote(self, extra_data: bytes) -> QuoteEvidence:
         """A quote of the batch's PCRs."""

@@ -33,6 +33,7 @@ __all__ = ["Tpm"]
 
 _MAX_ARMED: Final = 8
 _PCR_READ_ATTEMPTS: Final = 8
+_PATIENCE_S: Final = 8.0
 _SCHEME_NULL: Final = u16(0x0010)
 _FULL_TEST, _STATE_CLEAR = b"\x01", u16(0x0000)
 
@@ -251,16 +252,19 @@ class Tpm:
 
     # Release
 
-    def sign_release(self, digest: bytes, approval: ReleaseApproval) -> bytes:
+    def sign_release(
+        self, digest: bytes, approval: ReleaseApproval, *, patience_s: float = _PATIENCE_S
+    ) -> bytes:
         """Signs with the release key, if the TPM finds the platform in the approved state.
 
         Architecture, "Release policy". A PCR extended while the policy runs (IMA does so at each exec) is no
-        refusal: it is tried again, each time with a fresh session, for 8 s.
+        refusal: it is tried again, each time with a fresh session.
 
         Args:
             digest: SHA-256 of the note text.
             approval: The state, and the authorities' signatures. Verified by the TPM at its first use; epoch and
                 PCRs are compared each time.
+            patience_s: For how long it is tried again.
 
         Returns:
             The DER ECDSA signature.
@@ -275,7 +279,7 @@ class Tpm:
             if len(self._armed) >= _MAX_ARMED:
                 del self._armed[next(iter(self._armed))]
             self._armed[approval] = armed
-        return sign_release(self._channel, armed, key, digest)
+        return sign_release(self._channel, armed, key, digest, patience_s=patience_s)
 
     # NV: epoch and log counter
 

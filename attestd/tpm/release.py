@@ -21,8 +21,6 @@ from attestd.tpm.keys import LoadedKey, read_ecdsa
 
 __all__ = ["Armed", "ReleaseApproval", "arm", "ecdsa_signature", "sign_release", "verify_approval"]
 
-# In a storm of extends, below what a command may take (`tpm_deadline_s`): behind that nobody waits any more.
-_PATIENCE_S: Final = 8.0
 _MAX_DOUBLINGS: Final = 5
 _PAUSE_S: Final = 0.001
 _SIGN_TAIL: Final = bytes.fromhex("00108024400000070000")  # scheme NULL; NULL ticket: key is unrestricted
@@ -135,11 +133,13 @@ def ecdsa_signature(der: bytes) -> bytes:
     return b"\x00\x18\x00\x0b" + sized(r) + sized(s)
 
 
-def sign_release(channel: Channel, armed: Armed, key: LoadedKey, digest: bytes) -> bytes:
+def sign_release(
+    channel: Channel, armed: Armed, key: LoadedKey, digest: bytes, *, patience_s: float
+) -> bytes:
     """Signs a digest with the release key. See `Tpm.sign_release`."""
     if len(digest) != 32:
         raise UsageError(f"a digest of {len(digest)} bytes, expected SHA-256")
-    patience = time.monotonic() + _PATIENCE_S
+    until = time.monotonic() + patience_s
     for attempt in itertools.count():
         if attempt:
             # Whoever extends PCRs in a rhythm (IMA, at each exec) must not meet us in the same rhythm.
@@ -149,7 +149,7 @@ def sign_release(channel: Channel, armed: Armed, key: LoadedKey, digest: bytes) 
             code, signature = _sign(channel, session, key, digest)
         if not code:
             return signature
-        if base(code) != Rc.PCR_CHANGED or time.monotonic() > patience:
+        if base(code) != Rc.PCR_CHANGED or time.monotonic() > until:
             break
     raise error_of(code, "release refused: TPM2_Sign")
 

@@ -239,16 +239,13 @@ def test_a_pcr_extended_during_the_policy_is_no_refusal(watched: Provisioned, be
     assert len(open_handles(watched.tpm)) == 2
 
 
-def test_a_storm_without_end_is_a_refusal_in_time(
-    watched: Provisioned, between: Between, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("attestd.tpm.release._PATIENCE_S", 1.0)
+def test_a_storm_without_end_is_a_refusal_in_time(watched: Provisioned, between: Between) -> None:
     approval = watched.approval()
     watched.tpm.sign_release(DIGEST, approval)
     between.seen.clear()
     between.before = lambda code: _extend_before(between, code, iter([True]))
     with pytest.raises(TpmRefusedError, match="PCRs were extended during every attempt"):
-        watched.tpm.sign_release(DIGEST, approval)
+        watched.tpm.sign_release(DIGEST, approval, patience_s=1.0)
     assert between.seen.count(Cc.SIGN) > 32
     assert len(open_handles(watched.tpm)) == 2
 
