@@ -12,7 +12,7 @@ from attestd.agent.identity import is_record_of, selection_of
 from attestd.agent.joining import join
 from attestd.agent.keystore import load_keys
 from attestd.agent.provision_steps import HostSteps, make_directories, migrate_log, opened_tpm
-from attestd.agent.selection import choose_pcrs, differences
+from attestd.agent.selection import choose_pcrs, differences, require_log_of_this_boot
 from attestd.agent.standalone import LocalAuthorities
 from attestd.agent.tpm_access import EMBEDDED
 from attestd.audit.store import LogStore
@@ -91,7 +91,8 @@ def provision_standalone(
         labels: For the host record.
 
     Raises:
-        UsageError: As `choose_pcrs`; other PCRs are approved already; a socket path is too long.
+        UsageError: As `choose_pcrs` and `require_log_of_this_boot`; other PCRs are approved already; a socket path is too
+            long.
         TpmError: The TPM is not usable, or holds another installation's indices.
         StoreError: Files cannot be written.
     """
@@ -111,12 +112,13 @@ def provision_standalone(
     make_directories(layout, account)
     with opened_tpm(layout, configuration) as owner:
         host_steps = HostSteps(layout, configuration, owner)
+        values = host_steps.tpm(lambda tpm: tpm.read_pcrs(choice.selection))
+        require_log_of_this_boot(choice, values)
         _Standalone(layout, configuration, host_steps).run(choice.selection, labels)
-        differing = differences(choice, host_steps.tpm(lambda tpm: tpm.read_pcrs(choice.selection)))
     trust = load_trust(layout.trust_source(configuration))
     host, log_origin, _ = _log_facts(layout, account)
     found = _provisioned(trust, host, log_origin, fresh=fresh)
-    return replace(found, notes=(*found.notes, *choice.notes, *differing))
+    return replace(found, notes=(*found.notes, *choice.notes, *differences(choice, values)))
 
 
 def provision_joining(

@@ -10,9 +10,10 @@ from attestd.agent.tpm_access import EMBEDDED
 from attestd.appraisal.selection import derive_pcrs, require_command_line, require_sound_pcrs
 from attestd.errors import MalformedError, StoreError, UsageError
 from attestd.paths import Configuration
+from attestd.tcg.eventlog.reading import Kind
 from attestd.tcg.pcr import PcrSelection, selection_from_text
 
-__all__ = ["Choice", "choose_pcrs", "differences"]
+__all__ = ["Choice", "choose_pcrs", "differences", "require_log_of_this_boot"]
 
 BANK: Final = "sha256"
 EMBEDDED_PCRS: Final = "sha256:0,2,4,7,11,12"
@@ -72,17 +73,45 @@ def differences(choice: Choice, values: Mapping[int, bytes]) -> tuple[str, ...]:
         choice: From `choose_pcrs`.
         values: PCR values now.
     """
+    return tuple(
+        f"PCR {pcr} holds {values[pcr].hex()}, which the event log does not replay to: it is approved as it is, and"
+        " changes of it cannot be told in words"
+        for pcr in _unexplained(choice, values)
+    )
+
+
+def require_log_of_this_boot(choice: Choice, values: Mapping[int, bytes]) -> None:
+    """A log that says where the kernel command line is has to lead to the TPM's value there.
+
+    Else whoever writes the log chooses PCRs that do not hold it.
+
+    Args:
+        choice: From `choose_pcrs`.
+        values: PCR values now.
+
+    Raises:
+        UsageError: It leads to another value in each PCR that it names for it.
+    """
+    if choice.boot is None or choice.selection.bank != BANK:
+        return
+    events = choice.boot.meanings(BANK)
+    held = {item.event.pcr for item in events if item.kind == Kind.COMMAND_LINE} & set(choice.selection.pcrs)
+    if held <= set(_unexplained(choice, values)):
+        where = ", ".join(map(str, sorted(held)))
+        raise UsageError(
+            f"the event log has the kernel command line in PCR {where}, and does not replay to what the TPM holds there: it"
+            ' is no log of this boot. Reboot and try again; if that does not help, choose with --pcrs, and eventlog = ""'
+        )
+
+
+def _unexplained(choice: Choice, values: Mapping[int, bytes]) -> tuple[int, ...]:
     if choice.boot is None or choice.selection.bank != BANK:
         return ()
     boot = choice.boot
     known = parse_boot_view(
         boot.title, boot.eventlog, boot.userspace, command_line=boot.command_line, pcrs=values
     )
-    return tuple(
-        f"PCR {pcr} holds {values[pcr].hex()}, which the event log does not replay to: it is approved as it is, and"
-        " changes of it cannot be told in words"
-        for pcr in known.unexplained()
-    )
+    return known.unexplained()
 
 
 def _boot(configuration: Configuration) -> tuple[BootView | None, str | None]:

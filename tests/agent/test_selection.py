@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from attestd.agent.provision import provision_standalone
-from attestd.agent.selection import choose_pcrs, differences
+from attestd.agent.selection import choose_pcrs, differences, require_log_of_this_boot
 from attestd.distribution.local import load_own_trust
 from attestd.errors import UsageError
 from attestd.paths import Configuration, Layout, find_layout, load_configuration
@@ -121,9 +121,26 @@ def test_init_says_where_the_log_is_not_the_tpms(layout: Layout) -> None:
     tpm = EmbeddedTpm(layout.tpm)
     tpm.start()
     extend_as_in(tpm, "uki-sb")
-    found = provision_standalone(layout, recorded("uki-sb-cmdline2"), pcrs=None, labels={})
+    with tpm.open() as opened:
+        opened.extend(4, {"sha256": bytes(32)})
+    found = provision_standalone(layout, recorded("uki-sb"), pcrs=None, labels={})
     differing = [note.partition(" holds")[0] for note in found.notes if "does not replay to" in note]
-    assert differing == ["PCR 4", "PCR 11"]
+    assert differing == ["PCR 4"]
     choice = choose_pcrs(recorded("uki-sb"), pcrs="sha1:0,11")
     assert differences(choice, {}) == ()
+    require_log_of_this_boot(choice, {})
     assert differences(replace(choice, boot=None), {}) == ()
+    require_log_of_this_boot(replace(choice, boot=None), {})
+
+
+def test_init_with_the_log_of_another_boot(layout: Layout) -> None:
+    """Who can put a log there must not choose which PCRs are looked at."""
+    tpm = EmbeddedTpm(layout.tpm)
+    tpm.start()
+    extend_as_in(tpm, "uki-sb")
+    for other, pcr in (("uki-sb-cmdline2", 11), ("shim-grub-ms-sb", 8)):
+        with pytest.raises(UsageError, match=f"command line in PCR {pcr}, and does not replay"):
+            provision_standalone(layout, recorded(other), pcrs=None, labels={})
+        assert not layout.log.exists()
+        assert not layout.trust.exists() or not any(layout.trust.iterdir())
+    assert provision_standalone(layout, recorded("uki-sb"), pcrs=None, labels={}).fresh is True
