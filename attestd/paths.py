@@ -129,6 +129,11 @@ class Layout:
         return self.trust.parent / "host-request.json"
 
     @property
+    def host_record(self) -> Path:
+        """The host record that enrollers signed, for whoever publishes it."""
+        return self.trust.parent / "host-record.json"
+
+    @property
     def mirror(self) -> Path:
         """Where the agent keeps what it downloads of a repository that others share."""
         return self.agent / "governance"

@@ -25,7 +25,7 @@ from tests.host import Host, wait_for
 from tests.world import ed25519_key, key_id
 
 PERSONS = ("alice", "bob")
-KEYS = (*PERSONS, "root", "online", "enroller", "tpm root", "tpm platform", "tpm epoch")
+KEYS = (*PERSONS, "root", "online", "enroller", "enroller two", "tpm root", "tpm platform", "tpm epoch")
 # How often hosts look by themselves, in seconds.
 INTERVAL_S = 1
 
@@ -88,7 +88,8 @@ class Member(Host):
 class Fleet:
     """The office, and its hosts. A context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, enrollers: Sequence[str] = ("enroller",)) -> None:
+        self.enrollers = enrollers
         self.top = Path(tempfile.mkdtemp(prefix="f-", dir="/tmp"))
         self.office = self.top / "o"
         self.office.mkdir()
@@ -179,7 +180,8 @@ class Fleet:
             *("governance", "init", "governance", "--root", "root.pem", "--online", "online.pem"),
             *(word for name in PERSONS for word in ("--targets", f"{name}.pem")),
             *(word for name in PERSONS for word in ("--authorization", f"{name}.pem")),
-            *("--enroller", "enroller.pem", "--tpm-root", "tpm root.pem", "--publish-to", "web"),
+            *(word for name in self.enrollers for word in ("--enroller", f"{name}.pem")),
+            *("--tpm-root", "tpm root.pem", "--publish-to", "web"),
             *("--tpm-platform", "tpm platform.pem", "--tpm-epoch", "tpm epoch.pem"),
         )
         assert done.status == 0, done

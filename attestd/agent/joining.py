@@ -1,6 +1,6 @@
 """A host that joins a repository: it is given a root of trust, and asks the enrollers for its host record."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,9 +9,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from attestd.account import acting_as, agent_account
+from attestd.agent.enrolling import Asked, Enrolling
 from attestd.agent.governance import Updater, first_seen
 from attestd.agent.identity import is_record_of, selection_of
-from attestd.agent.provision_steps import HostSteps, make_directories, opened_tpm
+from attestd.agent.provision_steps import HostSteps, Signs, make_directories, opened_tpm
 from attestd.authorization.dsse import PublicKey
 from attestd.distribution.mirror import ROOT, read_anchor
 from attestd.distribution.signer import Authority
@@ -21,7 +22,7 @@ from attestd.governance.trust import Trust
 from attestd.paths import Configuration, Layout
 from attestd.tcg.public import host_id
 
-__all__ = ["Joined", "join"]
+__all__ = ["Controllers", "Joined", "join"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Joined:
         log_origin: Its log's.
         tier: What its evidence is rooted in.
         request: The host record that the enrollers are to sign; None: they did.
+        record: The host record that they signed, which waits to be published; None: it is, or is not signed.
     """
 
     trust: Trust
@@ -41,6 +43,22 @@ class Joined:
     log_origin: str
     tier: str
     request: Path | None
+    record: Path | None = None
+
+
+@dataclass(frozen=True)
+class Controllers:
+    """Enrollers that are asked over HTTP.
+
+    Attributes:
+        enrollers: Whom to ask.
+        wait_s: For how long to wait for what they decide.
+        say: Is told what is waited for.
+    """
+
+    enrollers: Sequence[Asked]
+    wait_s: float
+    say: Callable[[str], None]
 
 
 def join(
@@ -48,8 +66,9 @@ def join(
     configuration: Configuration,
     *,
     root: bytes,
-    epoch_key: Callable[[], Authority],
+    epoch_key: Callable[[], Authority] | None,
     labels: Mapping[str, str],
+    controllers: Controllers | None = None,
 ) -> Joined:
     """Provisions a host by what others publish. Done again, it finishes what is missing.
 
@@ -57,12 +76,15 @@ def join(
         layout: Where.
         configuration: Which TPM, and where governance is published.
         root: The root of trust: how it came here is what everything rests on.
-        epoch_key: Gives the epoch authority's key, which must sign once for each TPM; asked only then.
+        epoch_key: Gives the epoch authority's key, which must sign once for each TPM; asked only then. None: an enroller
+            that is asked has it.
         labels: For the host record.
+        controllers: The enrollers to ask; None: the record is left to be signed elsewhere.
 
     Raises:
         UsageError: The host has another root of trust; no platform policy is published; there is no epoch key.
         StoreError, VerificationError, MalformedError: What is published cannot be read or does not verify.
+        AgentError: Enrollers, or their operators, have not decided yet: done again, it goes on.
         TpmError: The TPM is not usable, or holds another installation's indices.
     """
     account = agent_account(layout)
@@ -90,20 +112,36 @@ def join(
         steps = HostSteps(layout, configuration, owner)
         ek = steps.tpm(lambda tpm: tpm.endorsement_key())
         blobs = steps.make_keys(_public(authorities.root.key))
-        epoch = max(1, trust.revocations.epoch)
-        steps.define_indices(epoch, _public(authorities.epoch.key), epoch_key)
         host = host_id(ek.public)
-        request = None
-        if not is_record_of(trust.hosts.get(host), blobs):
+        published = is_record_of(trust.hosts.get(host), blobs)
+        request = record = None
+        if controllers is not None:
+            enrolling = Enrolling(
+                steps, controllers.enrollers, authorities, ek=ek, blobs=blobs, labels=labels, now=now
+            )
+            if not published:
+                signed = enrolling.run(wait_s=controllers.wait_s, say=controllers.say)
+                record = layout.host_record
+                write_atomic(record, signed, mode=0o644)
+        elif not published:
             request = layout.host_request
             write_atomic(
                 request, steps.draft_request(authorities, ek, blobs, labels=labels, now=now), mode=0o644
             )
+        epoch = max(1, trust.revocations.epoch)
+        sign: Callable[[], Signs]
+        if epoch_key is not None:
+            sign = epoch_key
+        elif controllers is not None:
+            sign = enrolling.epoch_signer
+        else:
+            raise UsageError("the epoch authority's key is needed, or an enroller that has it")
+        steps.define_indices(epoch, _public(authorities.epoch.key), sign)
         steps.pin_host(host)
         log_origin = steps.make_log(host, blobs, selection_of(trust), seen=seen, now=now)
         tier = steps.tier()
     steps.write_configuration()
-    return Joined(trust, host, log_origin, tier, request)
+    return Joined(trust, host, log_origin, tier, request, record)
 
 
 def _public(key: ec.EllipticCurvePublicKey) -> PublicKey:

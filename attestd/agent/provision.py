@@ -9,7 +9,7 @@ from typing import Final
 from attestd.account import Account, acting_as, agent_account
 from attestd.agent.governance import first_seen
 from attestd.agent.identity import is_record_of, selection_of
-from attestd.agent.joining import join
+from attestd.agent.joining import Controllers, join
 from attestd.agent.keystore import load_keys
 from attestd.agent.provision_steps import HostSteps, make_directories, migrate_log, opened_tpm
 from attestd.agent.selection import choose_pcrs, differences, require_log_of_this_boot
@@ -55,6 +55,7 @@ class Provisioned:
         fresh: Whether this call made it.
         notes: What a person should read.
         request: The host record that the enrollers are to sign; None: this host has one.
+        record: The host record that they signed, to be published; None: it is, or is not signed.
     """
 
     fresh: bool
@@ -65,6 +66,7 @@ class Provisioned:
     selection: PcrSelection
     notes: tuple[str, ...]
     request: Path | None = None
+    record: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -126,13 +128,14 @@ def provision_joining(
     configuration: Configuration,
     *,
     root: bytes,
-    epoch_key: Callable[[], Authority],
+    epoch_key: Callable[[], Authority] | None,
     labels: Mapping[str, str],
+    controllers: Controllers | None = None,
 ) -> Provisioned:
     """Provisions a host that others govern; see `join`.
 
     Raises:
-        UsageError, TpmError, StoreError, VerificationError, MalformedError: As `join`.
+        UsageError, AgentError, TpmError, StoreError, VerificationError, MalformedError: As `join`.
     """
     layout.require_short_sockets()
     account = agent_account(layout)
@@ -140,7 +143,9 @@ def provision_joining(
     if (found := _find_provisioned(layout, configuration, account)) is not None:
         return found
     fresh = not layout.log.exists()
-    joined = join(layout, configuration, root=root, epoch_key=epoch_key, labels=labels)
+    joined = join(
+        layout, configuration, root=root, epoch_key=epoch_key, labels=labels, controllers=controllers
+    )
     platform = next(iter(joined.trust.platforms.values()))
     return Provisioned(
         fresh=fresh,
@@ -151,6 +156,7 @@ def provision_joining(
         selection=platform.selection,
         notes=_notes(joined.tier),
         request=joined.request,
+        record=joined.record,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
@@ -21,7 +21,6 @@ from attestd.audit.schema import create
 from attestd.audit.seal import Pending, Sealer
 from attestd.audit.store import LogStore
 from attestd.authorization.dsse import PublicKey
-from attestd.distribution.signer import Authority
 from attestd.durable import make_directory, write_atomic
 from attestd.errors import StoreError, UsageError
 from attestd.governance.authorities import Authorities
@@ -41,7 +40,7 @@ from attestd.tpm.endorsement import EndorsementKey
 from attestd.tpm.keys import AuthValues, KeyBlobs
 from attestd.tpm.owner import Priority, TpmOwner
 
-__all__ = ["HostSteps", "log_keys_of", "make_directories", "migrate_log", "opened_tpm", "tpm_public"]
+__all__ = ["HostSteps", "Signs", "log_keys_of", "make_directories", "migrate_log", "opened_tpm", "tpm_public"]
 
 _T = TypeVar("_T")
 
@@ -55,6 +54,13 @@ _WRITTEN: Final = (
     *("governance_url", "governance_ca"),
     *("eventlog", "ima_list", "userspace_log", "command_line"),
 )
+
+
+class Signs(Protocol):
+    """A key that signs here, or at somebody else's."""
+
+    def sign(self, message: bytes) -> tuple[PublicKey, bytes]:
+        """The key, and its signature."""
 
 
 class HostSteps:
@@ -87,13 +93,13 @@ class HostSteps:
         self.tpm(lambda tpm: tpm.load_keys(blobs, auth))
         return blobs
 
-    def define_indices(self, epoch: int, authority: PublicKey, sign: Callable[[], Authority]) -> None:
+    def define_indices(self, epoch: int, authority: PublicKey, sign: Callable[[], Signs]) -> None:
         """Epoch and log counter; see `define_epoch`."""
         _, auth = self._load_keys()
         self.define_epoch(epoch, authority, sign)
         self.tpm(lambda tpm: tpm.define_counter(auth.counter))
 
-    def define_epoch(self, epoch: int, authority: PublicKey, sign: Callable[[], Authority]) -> None:
+    def define_epoch(self, epoch: int, authority: PublicKey, sign: Callable[[], Signs]) -> None:
         """The epoch index.
 
         Args:
@@ -127,10 +133,20 @@ class HostSteps:
         *,
         labels: Mapping[str, str],
         now: datetime,
+        certify: tuple[bytes, bytes] | None = None,
+        tier: str | None = None,
     ) -> bytes:
-        """The host record that the enrollers are to sign."""
-        host = host_id(ek.public)
-        bound = extra_data(Purpose.ENROLL, host_id=host, data=parse_public(blobs.release_public).name)
+        """The host record that the enrollers are to sign.
+
+        Args:
+            authorities: They imply the NV Names.
+            ek: The endorsement key.
+            blobs: The other keys.
+            labels: What the host calls itself.
+            now: The time.
+            certify: The AK's word on the release key; None: it is asked for.
+            tier: What the enrollers take the host's evidence to be rooted in; None: what it would say itself.
+        """
         chain = hashlib.sha256(b"".join(ek.certificate_chain)).hexdigest() if ek.certificate_chain else None
         return draft_host_request(
             authorities,
@@ -138,13 +154,18 @@ class HostSteps:
             ek_chain_digest=chain,
             ak_public=blobs.ak_public,
             release_public=blobs.release_public,
-            certify=self.tpm(lambda tpm: tpm.certify_release_key(bound)),
-            tier=self.tier(),
+            certify=certify or self.certify(host_id(ek.public), blobs),
+            tier=tier or self.tier(),
             userspace="none",
             labels=labels,
             not_before=now - BACKDATE,
             not_after=now + RECORD_LIFETIME,
         )
+
+    def certify(self, host: str, blobs: KeyBlobs) -> tuple[bytes, bytes]:
+        """The AK's word that the release key is in this TPM: TPMS_ATTEST and TPMT_SIGNATURE."""
+        bound = extra_data(Purpose.ENROLL, host_id=host, data=parse_public(blobs.release_public).name)
+        return self.tpm(lambda tpm: tpm.certify_release_key(bound))
 
     def pin_host(self, host: str) -> None:
         """Tells the runner which host this is."""

@@ -8,20 +8,20 @@ from typing import Final
 
 import click
 
-from attestd.cli.base import Command, NounGroup, json_option, read_input, state_dir_option
+from attestd.cli.base import Command, LazyGroup, json_option, read_input, state_dir_option
 from attestd.cli.output import Output, say
 from attestd.errors import AttestdError, RollbackError, UsageError
 from attestd.governance.signed import MAX_BYTES
 from attestd.journal import event, is_journal, logging_to_stderr
 
-__all__ = ["controller_command"]
+__all__ = ["controller_command", "controller_module", "place_of", "system_option"]
 
 EXIT_USAGE: Final = 64
 EXIT_CANNOT_SERVE: Final = 69
 EXIT_ROLLBACK: Final = 1  # As what does not verify: to start again would not help, and the unit does not.
 
 
-def _controller(name: str) -> ModuleType:
+def controller_module(name: str) -> ModuleType:
     """A module of the controller, whose packages hosts do not have."""
     import importlib  # noqa: PLC0415 - as what it imports: only where it is needed
 
@@ -38,17 +38,18 @@ def _controller(name: str) -> ModuleType:
 
 @click.group(
     "controller",
-    cls=NounGroup,
+    cls=LazyGroup,
+    modules=dict.fromkeys(("hosts", "enroll", "approve", "revoke"), "attestd.cli.controller_hosts"),
     example="""
 attestd controller init --state-dir /tmp/mesh --role witness --witness-name witness.example/1 --witness-logs logs
 attestd controller serve --state-dir /tmp/mesh &
 """,
 )
 def controller_command() -> None:
-    """Witness hosts' logs, serve governance: the mesh controller."""
+    """Enrol and witness hosts: the mesh controller."""
 
 
-_system_option = click.option(
+system_option = click.option(
     "--system", is_flag=True, help="The service's places, whoever runs this (what its unit says)."
 )
 
@@ -62,7 +63,9 @@ attestd controller init --role governance --role witness --governance /srv/web -
 attestd controller init
 """,
 )
-@click.option("--role", "roles", multiple=True, metavar="ROLE", help="Switch a role on: witness, governance.")
+@click.option(
+    "--role", "roles", multiple=True, metavar="ROLE", help="Switch a role on: enroller, witness, governance."
+)
 @click.option("--listen", metavar="HOST:PORT", help="Where to listen (default: 127.0.0.1:8440).")
 @click.option(
     "--database", metavar="URL", help="postgresql+psycopg://... (default: SQLite in the state directory)."
@@ -74,12 +77,17 @@ attestd controller init
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="The root of trust of that governance, which you have by a way that you trust.",
 )
+@click.option("--enroller-key", metavar="URI", help="Signs host records: a file, or hsm:, awskms:, ...")
+@click.option("--enroller-passphrase-file", metavar="FILE", help="File with that key's passphrase or PIN.")
+@click.option(
+    "--epoch-key", metavar="URI", help="The epoch authority's key, for the first write in each TPM."
+)
 @click.option("--witness-name", metavar="NAME", help="The name in this witness's signatures.")
 @click.option("--witness-logs", metavar="FILE", help="Further logs to witness: a vkey a line.")
 @click.option(
     "--join", is_flag=True, help="Witness from here with a database that was used: it is the newest there is."
 )
-@_system_option
+@system_option
 @json_option
 @state_dir_option
 def init(
@@ -97,8 +105,8 @@ def init(
     With options it writes the configuration, which must not be there yet; without, it goes by the one that is there. What
     is there stays as it is: to run it again does no harm.
     """
-    configurations, service = _controller("configuration"), _controller("service")
-    layout = configurations.find_controller_layout(state_dir, system=_place(state_dir, system=system))
+    configurations, service = controller_module("configuration"), controller_module("service")
+    layout = configurations.find_controller_layout(state_dir, system=place_of(state_dir, system=system))
     values = {name: value for name, value in options.items() if value is not None}
     if roles or values:
         configurations.write_controller_configuration(layout.configuration, roles=roles, values=values)
@@ -131,7 +139,7 @@ attestd controller serve --state-dir /tmp/mesh &
 """,
 )
 @click.option("--verbose", is_flag=True, help="Also say what is of interest to developers only.")
-@_system_option
+@system_option
 @state_dir_option
 def serve(*, verbose: bool, system: bool, state_dir: str | None) -> int:
     """Run the controller, until SIGTERM or SIGINT.
@@ -139,8 +147,8 @@ def serve(*, verbose: bool, system: bool, state_dir: str | None) -> int:
     Exit status 69: it cannot serve, and says why; 64: its configuration is not usable; 1: the database is older than what
     the witness has cosigned, which is for a person to look at.
     """
-    configurations, service = _controller("configuration"), _controller("service")
-    layout = configurations.find_controller_layout(state_dir, system=_place(state_dir, system=system))
+    configurations, service = controller_module("configuration"), controller_module("service")
+    layout = configurations.find_controller_layout(state_dir, system=place_of(state_dir, system=system))
     with logging_to_stderr(verbose=verbose) as log:
         try:
             configuration = configurations.load_controller_configuration(layout.configuration, os.environ)
@@ -157,7 +165,12 @@ def serve(*, verbose: bool, system: bool, state_dir: str | None) -> int:
     return 0
 
 
-def _place(state_dir: str | None, *, system: bool) -> bool:
+def place_of(state_dir: str | None, *, system: bool) -> bool:
+    """Whether the service's places are meant.
+
+    Raises:
+        click.UsageError: Two places are.
+    """
     if system and state_dir:
         raise click.UsageError("--system and --state-dir are two different places")
     return system

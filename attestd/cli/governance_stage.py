@@ -116,7 +116,7 @@ def stage_command(
     cls=Command,
     example="attestd governance enroll --repository governance web1.request.json --key second.pem --yes",
 )
-@key_options("none: it must be named")
+@key_options("none: it must be named, unless enough enrollers signed")
 @click.option(
     "-o",
     "--output",
@@ -144,10 +144,11 @@ def enroll_command(
 
     Compare what is shown with what you know of that host: its host-id stands on its own screen (attestd init).
     """
-    if key is None:
-        raise UsageError("--key is needed: the enroller's")
     repository = open_repository(directory, state_dir)
-    data, earlier = _request(read_input(request, max_bytes=MAX_HOST_RECORD_BYTES))
+    given = read_input(request, max_bytes=MAX_HOST_RECORD_BYTES)
+    data, earlier = _request(given)
+    if key is None and not earlier:
+        raise UsageError("--key is needed: the enroller's")
     record = parse_canonical(data, HostRecord, max_bytes=MAX_HOST_RECORD_BYTES, what=str(request))
     labels = ", ".join(f"{name}={value}" for name, value in record.labels.items()) or "none"
     for name, value in (
@@ -158,8 +159,8 @@ def enroll_command(
     ):
         say(f"  {name:<7} {value}", prefix="")
     confirm("Admit this host?", yes=yes)
-    signers = [open_key(key, public_key=public_key).sign]
-    signed = _with(earlier, sign_host_request(data, signers=signers))
+    signers = [open_key(key, public_key=public_key).sign] if key is not None else []
+    signed = _with(earlier, sign_host_request(data, signers=signers)) if signers else given
     if path is not None:
         write_output(path, signed)
         say(f"signed; next: another enroller, attestd governance enroll {path}")

@@ -7,6 +7,8 @@ from pathlib import Path
 import click
 import msgspec
 
+from attestd.agent.enrollers import Enroller
+from attestd.agent.joining import Controllers
 from attestd.agent.provision import Provisioned, choose_tpm, provision_joining, provision_standalone
 from attestd.cli.base import Command, json_option, read_input, state_dir_option
 from attestd.cli.keys import open_key, passphrase_option
@@ -28,6 +30,7 @@ attestd init
 attestd init --tpm embedded --state-dir /tmp/attestd-demo
 attestd init --tpm device:/dev/tpmrm0 --pcrs 0,2,4,7,8,9 --label role=ci
 attestd init --governance https://governance.example/v1 --root 1.root.json --epoch-key epoch.pem
+attestd init --controller https://one.example:8440 --controller https://two.example:8440 --root 1.root.json
 """,
 )
 @click.option(
@@ -44,6 +47,22 @@ attestd init --governance https://governance.example/v1 --root 1.root.json --epo
     "--governance",
     metavar="URL",
     help="Join the repository that is published there: https://, http://, or an absolute directory.",
+)
+@click.option(
+    "--controller",
+    "controllers",
+    multiple=True,
+    metavar="URL",
+    help="Ask this enroller for the host record; once for each (governance: the first one's, unless named).",
+)
+@click.option(
+    "--wait",
+    "wait_s",
+    type=click.IntRange(0, 604_800),
+    default=600,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --controller: for how long to wait for operators' decisions.",
 )
 @click.option("--root", type=FILE, metavar="FILE", help="With --governance: the root of trust (N.root.json).")
 @click.option(
@@ -80,6 +99,8 @@ def init_command(
     governance: str | None,
     root: Path | None,
     governance_ca: Path | None,
+    controllers: tuple[str, ...],
+    wait_s: int,
     epoch_key: str | None,
     pcrs: str | None,
     labels: dict[str, str],
@@ -90,6 +111,8 @@ def init_command(
 
     Can be run again at any time: it finishes what is missing and changes nothing that is there.
     """
+    if controllers and governance is None:
+        governance = f"{controllers[0].rstrip('/')}/governance"
     if governance is not None and (standalone or pcrs is not None):
         raise UsageError(
             "a host that joins a repository is measured as that says: no --standalone, no --pcrs"
@@ -121,12 +144,19 @@ def init_command(
             layout,
             configuration,
             root=read_input(root, max_bytes=MAX_BYTES["root"]),
-            epoch_key=_epoch_key(epoch_key),
+            epoch_key=None if controllers and epoch_key is None else _epoch_key(epoch_key),
             labels=labels,
+            controllers=_asked(controllers, configuration.governance_ca, wait_s) if controllers else None,
         )
     for note in found.notes:
         say(note, style=WARN)
     _show(found, chosen.tpm, state_dir, Output(as_json=as_json))
+
+
+def _asked(urls: tuple[str, ...], ca: str, wait_s: int) -> Controllers:
+    if len(set(urls)) != len(urls):
+        raise UsageError("--controller: one of them is named twice")
+    return Controllers([Enroller(url, ca=ca) for url in urls], wait_s, say)
 
 
 def _epoch_key(uri: str | None) -> Callable[[], Authority]:
@@ -151,11 +181,19 @@ def _show(found: Provisioned, tpm: str, state_dir: str | None, output: Output) -
     }
     if output.as_json:
         request = None if found.request is None else str(found.request)
-        output.json({**facts, "request": request, "fresh": found.fresh, "notes": list(found.notes)})
+        record = None if found.record is None else str(found.record)
+        rest = {"request": request, "record": record, "fresh": found.fresh, "notes": list(found.notes)}
+        output.json({**facts, **rest})
         return
     output.title("Initialised" if found.fresh else "Initialised before: nothing was changed")
     output.facts(list(facts.items()))
-    if found.request is not None:
+    if found.record is not None:
+        say("", prefix="")
+        say(
+            "The enrollers signed this host's record. Next, have it published; then run the agent:", prefix=""
+        )
+        say(f"  attestd governance enroll {found.record}", prefix="")
+    elif found.request is not None:
         say("", prefix="")
         say("Next, have the enrollers sign this host's record and publish it; then run the agent:", prefix="")
         say(f"  attestd governance enroll {found.request}", prefix="")

@@ -5,7 +5,6 @@ A secret comes from a terminal or from a file, never from an argument or a varia
 
 import getpass
 import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -13,8 +12,9 @@ from typing import Any, Final, TypeVar
 import click
 
 from attestd.cli.params import FILE
+from attestd.distribution.secrets import read_secret
 from attestd.distribution.signer import Authority, load_authority
-from attestd.errors import StoreError, UsageError
+from attestd.errors import UsageError
 
 __all__ = ["ask_secret", "key_options", "new_passphrase", "open_key", "passphrase_option", "read_secret"]
 
@@ -22,7 +22,6 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 VARIABLE: Final = "ATTESTD_PASSPHRASE_FILE"
 _META: Final = "attestd.passphrase_file"
-_MAX_SECRET_BYTES: Final = 4096
 
 
 def passphrase_option(command: _F) -> _F:
@@ -117,27 +116,6 @@ def new_passphrase(what: str, *, file: Path | None = None, only_terminal: bool =
     if getpass.getpass("once more: ") != first:
         raise UsageError("the two passphrases differ: nothing was changed")
     return first
-
-
-def read_secret(path: Path) -> str:
-    """The first line of a file that only its owner can read.
-
-    Raises:
-        UsageError: Others can read it, it is empty, or over 4 KiB.
-        StoreError: It cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            data = file.read(_MAX_SECRET_BYTES + 1)
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from error
-    if stat.S_ISREG(status.st_mode) and status.st_mode & 0o077:
-        raise UsageError(f"{path}: others can read it: chmod 600 {path}")
-    line = data.partition(b"\n")[0].removesuffix(b"\r")
-    if not line or len(data) > _MAX_SECRET_BYTES:
-        raise UsageError(f"{path}: expected a secret in its first line, in a file of at most 4 KiB")
-    return line.decode("utf-8", "surrogateescape")
 
 
 def _named_file() -> Path | None:

@@ -38,7 +38,7 @@ class Role(StrEnum):
     LINEAGE = "lineage"
 
 
-BUILT: Final = frozenset({Role.WITNESS, Role.GOVERNANCE})
+BUILT: Final = frozenset({Role.ENROLLER, Role.WITNESS, Role.GOVERNANCE})
 """The roles that this version has; the others are refused at start."""
 
 _Seconds = Annotated[int, msgspec.Meta(ge=1, le=86_400)]
@@ -104,6 +104,12 @@ class ControllerConfiguration(Strict, frozen=True):
         witness_anchors: The directory where it is remembered how far the database had come; empty: in the state
             directory. On another disk than the database it also notices that the whole disk was restored.
         witness_mldsa: Whether to cosign with ML-DSA-44 as well.
+        enroller_key: The key that signs host records: a file, or a URI such as `hsm:2` or `awskms:ID`.
+        enroller_public_key: PEM file of its public half, for keys that are no files.
+        enroller_passphrase_file: A file with the passphrase, or the token's PIN, of the keys here.
+        enroller_max_days: For how many days it signs a host record at most.
+        epoch_key: The epoch authority's key, which signs the first write of each TPM's epoch; empty: hosts bring their own.
+        epoch_public_key: PEM file of its public half, for keys that are no files.
     """
 
     listen: str = "127.0.0.1:8440"
@@ -121,6 +127,12 @@ class ControllerConfiguration(Strict, frozen=True):
     witness_logs: str = ""
     witness_anchors: str = ""
     witness_mldsa: bool = True
+    enroller_key: str = ""
+    enroller_public_key: str = ""
+    enroller_passphrase_file: str = ""
+    enroller_max_days: Annotated[int, msgspec.Meta(ge=1, le=36_525)] = 3_651
+    epoch_key: str = ""
+    epoch_public_key: str = ""
 
     def __post_init__(self) -> None:
         """Refuses what contradicts itself.

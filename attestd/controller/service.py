@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +18,9 @@ from tuf.api.metadata import Root
 
 from attestd.account import account_named, acting_as, become
 from attestd.controller.configuration import ControllerConfiguration, ControllerLayout, Role
+from attestd.controller.enroller.keys import SECRET_FILE, create_secret, load_enroller_keys
+from attestd.controller.enroller.office import Office
+from attestd.controller.enroller.role import Enroller
 from attestd.controller.http.application import Application
 from attestd.controller.http.limits import RateLimit
 from attestd.controller.http.metrics import Metrics
@@ -83,6 +86,8 @@ def initialise(
     with acting_as(account):
         url = configuration.database_url(layout)
         migrated = migrate(url)
+        if Role.ENROLLER in configuration.roles:
+            create_secret(layout.state / SECRET_FILE)
         if Role.WITNESS not in configuration.roles:
             return Initialised(migrated, made_keys=False, witness_keys=())
         keys = layout.state / WITNESS_KEYS
@@ -218,28 +223,52 @@ class _Service:
             if not configuration.governance:
                 raise UsageError("governance: name the directory that was published, for the role governance")
             self._operations += governance_operations(Path(configuration.governance))
-        if Role.WITNESS in configuration.roles:
+        if Role.WITNESS in configuration.roles or Role.ENROLLER in configuration.roles:
             store = stack.enter_context(contextlib.closing(Store.open(configuration.database_url(layout))))
-            listed = load_log_list(Path(configuration.witness_logs)) if configuration.witness_logs else {}
-            if not listed and trust is None:
-                raise UsageError("the witness knows no log: name governance, witness_logs, or both")
-            witness = await stack.enter_async_context(
-                witness_running(
-                    store=store,
-                    anchors=configuration.anchors(layout),
-                    cosigners=load_cosigners(
-                        layout.state / WITNESS_KEYS,
-                        configuration.witness_name,
-                        mldsa=configuration.witness_mldsa,
-                    ),
-                    logs=KnownLogs(listed, trust=trust.current if trust is not None else None, now=_now),
-                    log=self._log,
-                    now=lambda: int(time.time()),
-                )
+            if Role.ENROLLER in configuration.roles:
+                self._start_enroller(store, trust)
+            if Role.WITNESS in configuration.roles:
+                await self._start_witness(stack, store, trust)
+
+    def _start_enroller(self, store: Store, trust: TrustWatch | None) -> None:
+        if trust is None:
+            raise UsageError("the enroller goes by governance: name the directory that was published")
+        enroller = Enroller(
+            trust=trust.current,
+            office=Office(store),
+            keys=load_enroller_keys(self._layout.state, self._configuration),
+            max_validity=timedelta(days=self._configuration.enroller_max_days),
+            log=self._log,
+            now=_now,
+        )
+        self._operations += enroller.operations()
+        self._troubles["enroller"] = enroller.trouble
+        self._metrics.add_source(enroller.gauges)
+
+    async def _start_witness(
+        self, stack: contextlib.AsyncExitStack, store: Store, trust: TrustWatch | None
+    ) -> None:
+        configuration, layout = self._configuration, self._layout
+        listed = load_log_list(Path(configuration.witness_logs)) if configuration.witness_logs else {}
+        if not listed and trust is None:
+            raise UsageError("the witness knows no log: name governance, witness_logs, or both")
+        witness = await stack.enter_async_context(
+            witness_running(
+                store=store,
+                anchors=configuration.anchors(layout),
+                cosigners=load_cosigners(
+                    layout.state / WITNESS_KEYS,
+                    configuration.witness_name,
+                    mldsa=configuration.witness_mldsa,
+                ),
+                logs=KnownLogs(listed, trust=trust.current if trust is not None else None, now=_now),
+                log=self._log,
+                now=lambda: int(time.time()),
             )
-            self._operations += witness.operations()
-            self._troubles["witness"] = witness.trouble
-            self._metrics.add_source(witness.gauges)
+        )
+        self._operations += witness.operations()
+        self._troubles["witness"] = witness.trouble
+        self._metrics.add_source(witness.gauges)
 
     async def _watch_trust(self, stack: contextlib.AsyncExitStack) -> TrustWatch | None:
         """Governance is read where a role goes by it; the role that hands it out need not understand it."""

@@ -38,6 +38,7 @@ from attestd.tcg.endorsement import require_endorsement_key
 from attestd.tcg.public import Public, host_id, parse_public
 
 __all__ = [
+    "BACKDATED",
     "ActivatedEnrolment",
     "KnownHosts",
     "Standing",
@@ -54,7 +55,7 @@ _SECRET: Final = b"attestd/enrolment-secret/v1\0"
 _NONCE_BYTES: Final = 16
 _MIN_KEY_BYTES: Final = 32
 # A record is drafted a little before it is signed, or backdated a little, for the clocks of a fleet differ.
-_BACKDATED: Final = timedelta(hours=1)
+BACKDATED: Final = timedelta(hours=1)
 _AHEAD: Final = timedelta(minutes=5)
 
 
@@ -237,6 +238,7 @@ def verify_activation(
     trust: EkTrust,
     max_validity: timedelta,
     now: datetime,
+    begun_within: timedelta = BACKDATED,
 ) -> ActivatedEnrolment:
     """Verifies that a host's EK and AK are in one TPM, and that the record it wants says what is so.
 
@@ -257,6 +259,8 @@ def verify_activation(
         trust: Likewise.
         max_validity: For how long this enroller signs records.
         now: The time.
+        begun_within: How long ago the record may begin: longer, where this very record was seen before and waited for a
+            person.
 
     Raises:
         MalformedError: The record, a key or a certificate does not parse.
@@ -274,10 +278,10 @@ def verify_activation(
     record = parse_canonical(data, HostRecord, max_bytes=MAX_HOST_RECORD_BYTES, what="host record")
     _require_own_words(record, data, enrolment, authorities)  # 4
     starts, ends = parse_time(record.not_before), parse_time(record.not_after)
-    if not now - _BACKDATED <= starts <= now + _AHEAD:  # 5
+    if not now - begun_within <= starts <= now + _AHEAD:  # 5
         raise VerificationError(
-            f"host record: it begins at {record.not_before}, expected within an hour before {format_time(now)}: is the"
-            " host's clock right?"
+            f"host record: it begins at {record.not_before}, expected from {format_time(now - begun_within)} to about"
+            f" {format_time(now)}: is the host's clock right?"
         )
     if not now < ends <= now + max_validity:
         raise VerificationError(

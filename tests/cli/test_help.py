@@ -86,6 +86,7 @@ def test_the_commands_are_those_of_the_specification() -> None:
         "governance enroll", "governance revoke", "governance delegate", "governance role", "governance rule", "governance sign",
         "governance publish", "governance platform", "governance refresh", "governance update",
         "governance replay", "controller init", "controller serve",
+        "controller hosts", "controller enroll", "controller approve", "controller revoke",
     }  # fmt: skip
     found = {" ".join(path) for path, command in ALL if path and not isinstance(command, NounGroup)}
     assert found == specified

@@ -13,6 +13,7 @@ from attestd.controller.witness.role import _EXAMPLE, _PATTERN
 from tests.controller.logs import Log
 from tests.controller.running import Controller
 from tests.controller.test_witness_hosts import write
+from tests.distribution.repositories import write_key
 from tests.world import World
 
 
@@ -22,8 +23,9 @@ def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controller]
     top = tmp_path_factory.mktemp("openapi")
     (top / "logs").write_text(f"{Log().vkey}\n")
     with Controller(
-        top / "state", roles=["witness", "governance"], governance=str(top / "state" / "web"),
+        top / "state", roles=["witness", "governance", "enroller"], governance=str(top / "state" / "web"),
         witness_name="witness.example/1", witness_logs=str(top / "logs"), witness_mldsa=False,
+        enroller_key=str(write_key(top, "openapi enroller")),
     ) as made:  # fmt: skip
         write(World("openapi", now=datetime.now(UTC).replace(microsecond=0)), made)
         yield made.init().start()

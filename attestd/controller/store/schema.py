@@ -2,9 +2,27 @@
 
 from typing import Final
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, Index, LargeBinary, MetaData, String, Table
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
 
-__all__ = ["METADATA", "witness_anchors", "witness_logs"]
+__all__ = [
+    "METADATA",
+    "enrolment_decisions",
+    "enrolment_keys",
+    "enrolments",
+    "witness_anchors",
+    "witness_logs",
+]
 
 METADATA: Final = MetaData()
 
@@ -33,3 +51,43 @@ witness_anchors = Table(
     CheckConstraint("generation >= 0", name="witness_anchors_generation"),
 )
 """How often each process has written: what stands in its anchor must not be ahead of this."""
+
+enrolments = Table(
+    "enrolments",
+    METADATA,
+    Column("host", String(64), primary_key=True),
+    # `waiting` for an operator, or `admitted`: at most one of each for a host, so that no host fills the table.
+    Column("state", String(8), primary_key=True),
+    # SHA-256 of the record.
+    Column("digest", String(64), nullable=False),
+    Column("record", LargeBinary, nullable=False),
+    # A JSON array of what there is to decide.
+    Column("reasons", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    CheckConstraint("state IN ('waiting', 'admitted')", name="enrolments_state"),
+    Index("enrolments_digest", "digest"),
+)
+"""Host records that wait, and those that this enroller signed last."""
+
+enrolment_keys = Table(
+    "enrolment_keys",
+    METADATA,
+    Column("name", String(160), primary_key=True),
+    Column("host", String(64), nullable=False),
+)
+"""Whose each key is that stood in a record signed here: a key is of one host, now and ever."""
+
+enrolment_decisions = Table(
+    "enrolment_decisions",
+    METADATA,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("host", String(64), nullable=False),
+    # Of the record that it is about; empty: of none yet.
+    Column("digest", String(64), nullable=False),
+    Column("decision", String(16), nullable=False),
+    Column("operator", String(255), nullable=False),
+    Column("words", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Index("enrolment_decisions_host", "host"),
+)
+"""What operators decided; nothing of it is ever changed, but that an expected host's decision gets its record's digest."""

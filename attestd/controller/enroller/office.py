@@ -1,0 +1,392 @@
+"""What the enroller remembers: records that wait for an operator, whose each key is, and what operators decided."""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from sqlalchemy import Connection, delete, insert, or_, select, text, update
+
+from attestd.controller.store.engine import Store
+from attestd.controller.store.schema import enrolment_decisions, enrolment_keys, enrolments
+from attestd.errors import UsageError, VerificationError
+from attestd.governance.admission import ActivatedEnrolment, Standing
+from attestd.governance.host import MAX_HOST_RECORD_BYTES, HostRecord
+from attestd.strict import format_time, parse_canonical
+
+__all__ = ["Decided", "Decision", "Kept", "KeptState", "Office"]
+
+# Any number, the same for all: whoever decides about a host holds this lock.
+_LOCK: Final = 0x656E726F6C6C
+_SHORTEST: Final = 8
+
+
+class KeptState(StrEnum):
+    """What a kept record is."""
+
+    WAITING = "waiting"
+    ADMITTED = "admitted"
+
+
+class Decision(StrEnum):
+    """What an operator decided.
+
+    Attributes:
+        APPROVED: One record may be signed.
+        REFUSED: It may not.
+        EXPECTED: The next record of a host may be signed, if it has these labels.
+        REVOKED: Nothing of this host is signed any more.
+    """
+
+    APPROVED = "approved"
+    REFUSED = "refused"
+    EXPECTED = "expected"
+    REVOKED = "revoked"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A record that waits, or was signed.
+
+    Attributes:
+        host: Whose.
+        state: Which of the two.
+        digest: SHA-256 of `data`.
+        data: The record's bytes: exactly what is signed.
+        reasons: What there is to decide, or was.
+        at: Since when.
+    """
+
+    host: str
+    state: KeptState
+    digest: str
+    data: bytes
+    reasons: tuple[str, ...]
+    at: datetime
+
+    @property
+    def record(self) -> HostRecord:
+        """Parsed."""
+        return parse_canonical(self.data, HostRecord, max_bytes=MAX_HOST_RECORD_BYTES, what="host record")
+
+
+@dataclass(frozen=True)
+class Decided:
+    """An operator's decision; `number` is its place in the table."""
+
+    host: str
+    digest: str
+    decision: Decision
+    operator: str
+    words: str
+    at: datetime
+    number: int = 0
+
+
+class Office:
+    """The enroller's part of the store. Any number of processes have one each."""
+
+    def __init__(self, store: Store) -> None:
+        """Takes the store."""
+        self._store = store
+
+    def knows(self, digest: str) -> bool:
+        """Whether a record was seen here before: it began about now when it was."""
+        with self._store.read() as connection:
+            kept = connection.execute(select(enrolments.c.host).where(enrolments.c.digest == digest)).first()
+        return kept is not None
+
+    def admit(
+        self,
+        activated: ActivatedEnrolment,
+        *,
+        standing: Standing,
+        reasons: Sequence[str],
+        now: datetime,
+    ) -> tuple[str, ...]:
+        """Decides whether a record is signed now; remembers it either way.
+
+        1. No operator revoked the host, or refused this record.
+        2. No key of it stood in another host's record that was signed here: governance may not have it yet.
+        3. It has other keys than the record that was signed here before: an operator's decision, as after a TPM's clear.
+        4. An operator approved this record, or expected the host with these labels: signed, whatever there was to decide.
+
+        Args:
+            activated: Verified.
+            standing: What governance knows of the host.
+            reasons: What there is to decide, by governance.
+            now: The time.
+
+        Returns:
+            What an operator has to decide first; empty: it is to be signed.
+
+        Raises:
+            VerificationError: It is refused.
+            StoreError: The database fails.
+        """
+        host, digest = activated.enrolment.ek.host, hashlib.sha256(activated.record).hexdigest()
+        names = _names(activated)
+        with self._deciding() as connection:
+            decided = _decided(connection, host)
+            _require_not_refused(decided, digest)  # 1
+            _require_own_keys(connection, names, host)  # 2
+            found = (*reasons, *_other_keys(connection, activated, standing))  # 3
+            approved = any(
+                item.decision is Decision.APPROVED and item.digest == digest for item in decided
+            ) or (bool(found) and _take_expected(connection, decided, activated, digest, now))  # 4
+            waits = () if approved else found
+            _keep(connection, activated, digest, waits, now)
+            if not waits:
+                known = set(
+                    connection.execute(
+                        select(enrolment_keys.c.name).where(enrolment_keys.c.name.in_(names))
+                    ).scalars()
+                )
+                if new := [{"name": name, "host": host} for name in names if name not in known]:
+                    connection.execute(insert(enrolment_keys), new)
+        return waits
+
+    def kept(self) -> list[Kept]:
+        """All records that wait or were signed; those that wait first."""
+        with self._store.read() as connection:
+            rows = connection.execute(
+                select(enrolments).order_by(enrolments.c.state.desc(), enrolments.c.at)
+            ).all()
+        return [_kept(row) for row in rows]
+
+    def decisions(self, host: str | None = None) -> list[Decided]:
+        """What operators decided, in its order; of one host, or of all."""
+        with self._store.read() as connection:
+            return _decided(connection, host)
+
+    def find_waiting(self, name: str) -> Kept:
+        """The waiting record of a host, by the beginning of its host-id or of the record's digest.
+
+        Raises:
+            UsageError: There is none, or several.
+        """
+        waiting = [kept for kept in self.kept() if kept.state is KeptState.WAITING]
+        found = [
+            kept
+            for kept in waiting
+            if len(name) >= _SHORTEST and (kept.host.startswith(name) or kept.digest.startswith(name))
+        ]
+        if len(found) != 1:
+            raise UsageError(
+                f"{name[:64]!r}: expected the first {_SHORTEST} characters or more of the host-id, or of the digest, of one"
+                f" record that waits; found {len(found)} of {len(waiting)}: attestd controller hosts"
+            )
+        return found[0]
+
+    def decide(self, kept: Kept, decision: Decision, *, operator: str, now: datetime) -> None:
+        """Records an operator's decision about a record that waits.
+
+        Raises:
+            UsageError: It does not wait any more: the host came with another one, or somebody else decided.
+        """
+        with self._deciding() as connection:
+            gone = connection.execute(
+                delete(enrolments).where(
+                    enrolments.c.host == kept.host,
+                    enrolments.c.state == KeptState.WAITING,
+                    enrolments.c.digest == kept.digest,
+                )
+            ).rowcount
+            if not gone:
+                raise UsageError(
+                    f"the record {kept.digest} of host {kept.host} does not wait any more: look again, attestd controller"
+                    " hosts"
+                )
+            if decision is Decision.APPROVED:
+                # It stays known, though it may be hours until the host asks for its signature.
+                connection.execute(
+                    delete(enrolments).where(
+                        enrolments.c.host == kept.host, enrolments.c.state == KeptState.ADMITTED
+                    )
+                )
+                connection.execute(insert(enrolments), [_row(kept, KeptState.ADMITTED)])
+            _record(
+                connection, Decided(kept.host, kept.digest, decision, operator, "; ".join(kept.reasons), now)
+            )
+
+    def expect(self, host: str, labels: Mapping[str, str], *, operator: str, now: datetime) -> None:
+        """Records that a host's next record may be signed, if it has these labels.
+
+        Raises:
+            UsageError: The host is revoked.
+        """
+        with self._deciding() as connection:
+            if any(item.decision is Decision.REVOKED for item in _decided(connection, host)):
+                raise UsageError(f"host {host} is revoked: what was revoked is not enrolled again")
+            _record(connection, Decided(host, "", Decision.EXPECTED, operator, _labels(labels), now))
+
+    def revoke(self, host: str, *, reason: str, operator: str, now: datetime) -> bool:
+        """Records that nothing of a host is signed any more; what waits is gone.
+
+        Returns:
+            Whether it was not revoked before.
+        """
+        with self._deciding() as connection:
+            if any(item.decision is Decision.REVOKED for item in _decided(connection, host)):
+                return False
+            connection.execute(
+                delete(enrolments).where(enrolments.c.host == host, enrolments.c.state == KeptState.WAITING)
+            )
+            _record(connection, Decided(host, "", Decision.REVOKED, operator, reason, now))
+        return True
+
+    @contextlib.contextmanager
+    def _deciding(self) -> Iterator[Connection]:
+        """A transaction; of all processes one is in here at a time."""
+        with self._store.write() as connection:
+            if not self._store.is_sqlite:  # whose transactions are one at a time
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+            yield connection
+
+
+def _names(activated: ActivatedEnrolment) -> tuple[str, ...]:
+    enrolment = activated.enrolment
+    identity = hashlib.sha256(repr(enrolment.ek.public.identity).encode()).hexdigest()
+    return f"ek:{identity}", enrolment.keys.ak.name.hex(), enrolment.keys.release_key.name.hex()
+
+
+def _require_not_refused(decided: Sequence[Decided], digest: str) -> None:
+    for item in decided:
+        if item.decision is Decision.REVOKED:
+            raise VerificationError(
+                f"host {item.host} was revoked here: what was revoked is not enrolled again"
+            )
+        if item.decision is Decision.REFUSED and item.digest == digest:
+            raise VerificationError(
+                f"an operator refused this record at {format_time(item.at)}: ask them, then begin with another"
+            )
+
+
+def _require_own_keys(connection: Connection, names: Sequence[str], host: str) -> None:
+    found = connection.execute(
+        select(enrolment_keys.c.host).where(enrolment_keys.c.name.in_(names), enrolment_keys.c.host != host)
+    ).scalar()
+    if found is not None:
+        raise VerificationError(
+            f"host {host} shows a key of host {found}, whose record was signed here: a key is of one host"
+        )
+
+
+def _other_keys(connection: Connection, activated: ActivatedEnrolment, standing: Standing) -> tuple[str, ...]:
+    """Governance says what is published; between signing and publishing this table alone knows."""
+    row = connection.execute(
+        select(enrolments).where(
+            enrolments.c.host == activated.enrolment.ek.host, enrolments.c.state == KeptState.ADMITTED
+        )
+    ).first()
+    if row is None or standing is not Standing.NEW:
+        return ()
+    before, request = _kept(row), activated.enrolment.request
+    record = before.record
+    if (record.ak.public, record.release_key.public) == (request.ak.public, request.release_key.public):
+        return ()
+    return (f"other keys than in the record that was signed here at {format_time(before.at)}",)
+
+
+def _take_expected(
+    connection: Connection,
+    decided: Sequence[Decided],
+    activated: ActivatedEnrolment,
+    digest: str,
+    now: datetime,
+) -> bool:
+    """An operator expected this host: once, with these labels, and a user space that claims nothing."""
+    if activated.userspace != "none":
+        return False
+    for item in decided:
+        if (item.decision, item.digest, item.words) != (Decision.EXPECTED, "", _labels(activated.labels)):
+            continue
+        connection.execute(
+            update(enrolment_decisions)
+            .where(enrolment_decisions.c.number == item.number)
+            .values(digest=digest)
+        )
+        words = f"expected, decision {item.number}"
+        _record(connection, Decided(item.host, digest, Decision.APPROVED, item.operator, words, now))
+        return True
+    return False
+
+
+def _keep(
+    connection: Connection,
+    activated: ActivatedEnrolment,
+    digest: str,
+    waits: tuple[str, ...],
+    now: datetime,
+) -> None:
+    host = activated.enrolment.ek.host
+    state = KeptState.WAITING if waits else KeptState.ADMITTED
+    kept = connection.execute(
+        select(enrolments).where(enrolments.c.host == host, enrolments.c.state == state)
+    ).first()
+    if kept is not None and kept.digest == digest and kept.reasons == _reasons(waits):
+        return
+    gone = enrolments.c.state == state
+    if not waits:
+        gone = or_(gone, enrolments.c.state == KeptState.WAITING)
+    connection.execute(delete(enrolments).where(enrolments.c.host == host, gone))
+    at = now.replace(microsecond=0)
+    connection.execute(
+        insert(enrolments), [_row(Kept(host, state, digest, activated.record, waits, at), state)]
+    )
+
+
+def _row(kept: Kept, state: KeptState) -> dict[str, Any]:
+    return {
+        "host": kept.host,
+        "state": state,
+        "digest": kept.digest,
+        "record": kept.data,
+        "reasons": _reasons(kept.reasons),
+        "at": int(kept.at.timestamp()),
+    }
+
+
+def _kept(row: Any) -> Kept:
+    reasons = tuple(map(str, json.loads(row.reasons)))
+    return Kept(row.host, KeptState(row.state), row.digest, bytes(row.record), reasons, _time(row.at))
+
+
+def _decided(connection: Connection, host: str | None) -> list[Decided]:
+    query = select(enrolment_decisions).order_by(enrolment_decisions.c.number)
+    if host is not None:
+        query = query.where(enrolment_decisions.c.host == host)
+    return [
+        Decided(
+            row.host, row.digest, Decision(row.decision), row.operator, row.words, _time(row.at), row.number
+        )
+        for row in connection.execute(query)
+    ]
+
+
+def _record(connection: Connection, decided: Decided) -> None:
+    row = {
+        "host": decided.host,
+        "digest": decided.digest,
+        "decision": decided.decision,
+        "operator": decided.operator[:255],
+        "words": decided.words,
+        "at": int(decided.at.timestamp()),
+    }
+    connection.execute(insert(enrolment_decisions), [row])
+
+
+def _reasons(reasons: Sequence[str]) -> str:
+    return json.dumps(list(reasons))
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    return json.dumps(dict(labels), sort_keys=True)
+
+
+def _time(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

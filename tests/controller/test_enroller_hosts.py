@@ -1,0 +1,153 @@
+"""A host with a TPM enrols with two controllers, both of which must sign, and runs what its fleet allows."""
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from attestd.agent.enrollers import Enroller
+from attestd.errors import StoreError, UsageError, VerificationError
+from attestd.paths import Configuration
+from attestd.strict import canonical
+from tests.cli.conftest import Result
+from tests.controller.running import Controller
+from tests.fleet import INTERVAL_S, Fleet, Member
+from tests.host import wait_for
+
+TRUE = "/usr/bin/true"
+
+
+class Mesh:
+    """A fleet whose host records two controllers sign."""
+
+    def __init__(self, fleet: Fleet, top: Path) -> None:
+        self.fleet = fleet
+        web, office = str(fleet.office / "web"), fleet.office
+        self.one = Controller(
+            top / "one", roles=["governance", "enroller"], governance=web,
+            enroller_key=str(office / "enroller.pem"), epoch_key=str(office / "tpm epoch.pem"),
+        )  # fmt: skip
+        self.two = Controller(
+            top / "two", roles=["enroller"], governance=web, enroller_key=str(office / "enroller two.pem")
+        )
+        for made in (self.one, self.two):
+            made.init("--root", str(fleet.anchor)).start()
+
+    def host(self) -> Member:
+        host = Member(Path(tempfile.mkdtemp(prefix="h-", dir="/tmp")))
+        host.office = self.fleet.office
+        self.fleet.hosts.append(host)
+        host.work.mkdir()
+        host.configuration = Configuration(governance_url=self.urls[0] + "/governance")
+        return host
+
+    @property
+    def urls(self) -> list[str]:
+        return [f"http://127.0.0.1:{made.port}" for made in (self.one, self.two)]
+
+    def init(self, host: Member, *options: str, urls: list[str] | None = None) -> Result:
+        named = [word for url in urls or self.urls for word in ("--controller", url)]
+        return host.attestd(
+            *("init", "--tpm", "embedded", *named, "--governance", f"{self.urls[0]}/governance"),
+            *("--root", self.fleet.anchor, "--json", "--wait", "0", *options),
+        )
+
+    def believe(self, *hosts: str) -> None:
+        version = self.fleet.add(
+            "ek-allow.json", canonical({"v": 1, "hosts": dict.fromkeys(hosts, "software")})
+        )
+        for made in (self.one, self.two):
+            made.wait_said(rf"governance.read version={version} ")
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> Iterator[Mesh]:
+    with Fleet(enrollers=("enroller", "enroller two")) as fleet:
+        mesh = Mesh(fleet, tmp_path)
+        try:
+            yield mesh
+        finally:
+            for made in (mesh.one, mesh.two):
+                made.kill()
+
+
+def test_a_host_joins(mesh: Mesh) -> None:
+    host = mesh.host()
+    label = ("--label", "role=ci")
+    # Nobody knows this TPM; its host-id is what somebody has to look at.
+    refused = mesh.init(host, *label)
+    assert refused.status == 1, refused
+    found = re.search(r"EK of host ([0-9a-f]{64}) ", refused.stderr)
+    assert found is not None, refused
+    mesh.believe(found[1])
+    # Its label is its own word: operators decide, each at their controller.
+    waiting = mesh.init(host, *label)
+    assert waiting.status == 69, waiting
+    assert "2 enrollers must sign, 0 did" in waiting.stderr
+    assert "labels role=ci, before none" in waiting.stderr
+    mesh.one.attestd("approve", found[1], "--yes")
+    waiting = mesh.init(host, *label)
+    assert waiting.status == 69, waiting
+    assert "2 enrollers must sign, 1 did" in waiting.stderr
+    mesh.two.attestd("approve", found[1], "--yes")
+    # An enroller that crashed: the host waits, and goes on.
+    mesh.two.kill()
+    cut = mesh.init(host, *label)
+    assert cut.status == 69, cut
+    port = mesh.two.port
+    mesh.two.configuration["listen"] = f"127.0.0.1:{port}"
+    mesh.two.start()
+    joined = mesh.init(host, *label)
+    assert joined.status == 0, joined
+    assert joined.json["host"] == found[1]
+    assert "not published" in mesh.one.attestd("hosts").stdout
+    mesh.fleet.governance("enroll", joined.json["record"], "--yes")
+    version = mesh.fleet.publish()
+    with host.layout.configuration.open("a") as file:
+        file.write(f"governance_interval_s = {INTERVAL_S}\n")
+    host.start()
+    host.wait_version(version)
+    assert host.exec(TRUE, authorization=host.authorize(TRUE)).status == 0
+    for made in (mesh.one, mesh.two):
+        wait_for("it is listed", lambda made=made: "enrolled" in made.attestd("hosts").stdout)
+    again = mesh.init(host, *label)
+    assert again.status == 0, again
+    assert again.json["fresh"] is False
+    assert again.json["record"] is None
+
+
+def test_enrollers_that_are_too_few(mesh: Mesh) -> None:
+    host = mesh.host()
+    done = mesh.init(host, urls=mesh.urls[:1])
+    assert done.status == 64, done
+    assert "2 enrollers must sign a host record, and 1 are named" in done.stderr
+    twice = mesh.init(host, urls=[mesh.urls[0], mesh.urls[0]])
+    assert "named twice" in twice.stderr
+    # The same enroller under two names: its key counts once.
+    shutil.rmtree(host.state)
+    other = mesh.urls[0].replace("127.0.0.1", "localhost")
+    found = re.search(r"EK of host ([0-9a-f]{64}) ", mesh.init(host).stderr)
+    assert found is not None
+    mesh.believe(found[1])
+    refused = mesh.init(host, urls=[mesh.urls[0], other])
+    assert refused.status == 1, refused
+    assert "a key counts once" in refused.stderr
+
+
+def test_addresses_that_are_none() -> None:
+    for url in ("", "ftp://x", "http://", "http://h/?q=1", "http://[", "/srv"):
+        with pytest.raises(UsageError, match="expected https://"):
+            Enroller(url)
+    with pytest.raises(UsageError, match="PEM file"):
+        Enroller("https://h", ca="/dev/null/none")
+
+
+def test_answers_that_are_none(mesh: Mesh) -> None:
+    enroller = Enroller("http://127.0.0.1:1")
+    with pytest.raises(StoreError, match=r"127\.0\.0\.1:1"):
+        enroller._post("/v1/enrollments", b"{}")
+    with pytest.raises(VerificationError, match="status 404"):
+        Enroller(mesh.urls[0] + "/nothing")._post("/v1/enrollments", b"{}")
