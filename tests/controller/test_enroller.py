@@ -348,7 +348,7 @@ def test_bodies(desk: Desk, believed: Asking) -> None:
         controller.post(path, b"{", HEADERS).problem(400)
         controller.post(path, b"{}", HEADERS).problem(422)
         controller.post(path, b"{}", {"content-type": "text/plain"}).problem(415)
-    believed.begin(controller, believed.request(ak_public=b"\0")).problem(422)
+    believed.begin(controller, believed.request(ak_public=b"\0")).problem(403)
 
 
 def test_two_processes_on_one_database(tmp_path: Path, pg: PostgreSQL) -> None:

@@ -1,5 +1,6 @@
 """The document against the service: by clients that are not ours."""
 
+import json
 import re
 import subprocess
 import sys
@@ -55,7 +56,9 @@ def test_curl_with_its_examples(controller: Controller) -> None:
                 continue
             command = ["curl", "-sS", "-X", method.upper(), "-w", "\n%{http_code} %{content_type}"]
             for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
-                command += ["-H", f"content-type: {media_type}", "--data-binary", content["example"]]
+                example = content["example"]
+                body = example if isinstance(example, str) else json.dumps(example)
+                command += ["-H", f"content-type: {media_type}", "--data-binary", body]
             done = subprocess.run(
                 [*command, f"http://127.0.0.1:{controller.port}{path}"],
                 capture_output=True, text=True, check=True, timeout=30,

@@ -148,9 +148,8 @@ class Enroller:
         async with self._slots:
             try:
                 return await asyncio.to_thread(function, *arguments)
-            except MalformedError as error:
-                raise Problem(422, str(error)) from error
-            except VerificationError as error:
+            except (MalformedError, VerificationError) as error:
+                # Its JSON has the right form: what it holds is not believed, whether it parses or not.
                 self._counted["refused"] += 1
                 raise Problem(403, str(error)) from error
 
