@@ -243,6 +243,9 @@ def test_evidence_for_an_artifact_that_nobody_signed() -> None:
         def has_evidence(self, _: object) -> bool:
             return False
 
+        async def look(self, _: object) -> None:
+            """At the IMA list, which asks no TPM."""
+
         def trust(self) -> Trust:
             return world.trust()
 

@@ -43,7 +43,7 @@ class Cli:
     def ok(self, *arguments: str | Path) -> Result:
         """A command that must succeed."""
         result = self(*arguments)
-        assert result.status == 0, result
+        assert result.status == 0, f"{result.status}\n{result.stdout}{result.stderr}"
         return result
 
 

@@ -230,4 +230,4 @@ def test_being_verified_is_healthy(running: Host) -> None:
 def test_accept_clock(cli: Cli, running: Host) -> None:
     result = cli.ok("doctor", "--accept-clock")
     assert "the clock is accepted" in result.stdout
-    assert running.entries()[-1].body["what"] == "clock accepted"
+    assert "clock accepted" in [entry.body.get("what") for entry in running.entries()]
