@@ -52,6 +52,8 @@ _MODULES: Final = {
         ("platform", "governance_platform"),
         ("delegate", "governance_roles"),
         ("rule", "governance_roles"),
+        ("mesh", "governance_mesh"),
+        ("allow", "governance_mesh"),
         ("role", "governance_roles"),
         ("sign", "governance_publish"),
         ("publish", "governance_publish"),

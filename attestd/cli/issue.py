@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -33,6 +33,7 @@ from attestd.paths import Layout, find_client_layout, read_pinned_host
 
 __all__ = ["delegate_command", "issue_command", "show_written", "signer", "signing_options"]
 
+_QUORUM: Final = click.IntRange(0, 16)
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -151,6 +152,20 @@ attestd authorization issue --arg '1={"prefix":"/srv/","charset":"name","max":20
     "--cwd", type=click.Path(path_type=Path), help="The working directory (default: the current one)."
 )
 @click.option("--platform", metavar="NAME", help="The platform policy (default: the only one).")
+@click.option(
+    "--verifiers",
+    type=_QUORUM,
+    default=0,
+    metavar="N",
+    help="How many verifiers it takes (default: as governance says).",
+)
+@click.option(
+    "--witnesses",
+    type=_QUORUM,
+    default=0,
+    metavar="N",
+    help="How many witnesses it takes (default: as governance says).",
+)
 @state_dir_option
 @json_option
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)

@@ -53,6 +53,7 @@ class Asked:
         ttl_s: How long it is valid, seconds.
         max_uses: How often; None: any number of times.
         max_evidence_age_s: How old evidence may be.
+        verifiers, witnesses: How many of each must vouch for the host, unless governance asks more.
         on_trust_loss: "kill" or "report".
         delegate_to: Key ids that may issue narrower artifacts under this one.
         max_depth: How many times in a row.
@@ -77,6 +78,8 @@ class Asked:
     reason: str = ""
     on_behalf_of: str | None = None
     max_evidence_age_s: int = 60
+    verifiers: int = 0
+    witnesses: int = 0
     on_trust_loss: str = "kill"
     delegate_to: Sequence[str] = ()
     max_depth: int = 0
@@ -197,6 +200,8 @@ def _draft(asked: Asked, trust: Trust, environ: Mapping[str, str], now: datetime
         env_set=asked.env_set,
         inputs=[_pin(path) for path in asked.inputs],
         max_evidence_age_s=asked.max_evidence_age_s,
+        verifiers=asked.verifiers,
+        witnesses=asked.witnesses,
         on_trust_loss=asked.on_trust_loss,
         delegate_to=asked.delegate_to,
         max_depth=asked.max_depth,

@@ -156,11 +156,12 @@ def verify_endorsement_key(
     if not certificates:
         raise VerificationError(
             f"the EK of host {host} has no certificate and does not stand in ek-allow.json: if you know this host, put it"
-            " there"
+            " there (attestd governance allow)"
         )
     if not trust.anchors.roots:
         raise VerificationError(
-            f"the EK of host {host} does not stand in ek-allow.json, and governance names no root in ek-roots/index.json"
+            f"the EK of host {host} does not stand in ek-allow.json (attestd governance allow), and governance names no"
+            " root in ek-roots/index.json"
         )
     chain = verify_ek_chain(certificates, ek=ek, anchors=trust.anchors, now=now)  # 3
     return VerifiedEk(host, ek, trust.tiers[chain.root], chain)

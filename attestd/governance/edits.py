@@ -17,6 +17,7 @@ from attestd.governance.authorities import (
     parse_authorities,
 )
 from attestd.governance.draft import RoleKeys
+from attestd.governance.ek_trust import MAX_ALLOW_BYTES, EkAllow
 from attestd.governance.issue import Sign, approve_digest
 from attestd.governance.platform import MAX_PLATFORM_BYTES, PlatformFile
 from attestd.governance.trust import REVOCABLE, Revocations, parse_revocations
@@ -27,6 +28,7 @@ from attestd.tcg.policy import REF_EPOCH_SET, approval_message, epoch_set_policy
 __all__ = [
     "Reapproved",
     "draft_shared_authorities",
+    "with_allowed_eks",
     "with_epoch",
     "with_revoked",
     "with_states",
@@ -307,6 +309,35 @@ def _require_root_approved(key_id: str, until: Mapping[str, int], *, epoch: int,
         raise UsageError(
             f"platform policy {name!r}: the root did not approve platform key {key_id} for epoch {epoch}"
         )
+
+
+def with_allowed_eks(allowed: bytes | None, hosts: Collection[str], *, tier: str | None) -> bytes:
+    """`ek-allow.json` with these hosts.
+
+    Args:
+        allowed: The present file; None: there is none.
+        hosts: Host-ids.
+        tier: What they are; None: they go.
+
+    Raises:
+        MalformedError: Not that file, or a host-id or tier that it cannot hold.
+        UsageError: One that goes and is not there.
+    """
+    value = _allowed(canonical({"v": 1, "hosts": {}}) if allowed is None else allowed)
+    for host in hosts:
+        if tier is not None:
+            value["hosts"][host] = tier
+        elif value["hosts"].pop(host, None) is None:
+            raise UsageError(f"host {host} does not stand in ek-allow.json")
+    data = canonical(value)
+    _allowed(data)
+    return data
+
+
+def _allowed(data: bytes) -> dict[str, Any]:
+    file = parse_canonical(data, EkAllow, max_bytes=MAX_ALLOW_BYTES, what="ek-allow.json")
+    value: dict[str, Any] = msgspec.to_builtins(file)
+    return value
 
 
 def _next(authorities: bytes) -> dict[str, Any]:

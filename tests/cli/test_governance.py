@@ -15,6 +15,7 @@ from attestd.distribution.repository import Repository
 from attestd.errors import MalformedError
 from attestd.governance.trust import Trust
 from attestd.strict import canonical
+from attestd.tlog.vkey import cosignature_vkey, format_vkey
 from tests.cli.conftest import Cli
 from tests.distribution.repositories import Reference, served, write_key
 from tests.softhsm import PIN
@@ -26,6 +27,9 @@ FLEET = (
     *("--tpm-platform", "tpm platform.pem", "--tpm-epoch", "tpm epoch.pem"),
 )
 NAMES = ("root", "alice", "bob", "carol", "online", "enroller", "tpm root", "tpm platform", "tpm epoch")
+MESH_WITNESS = format_vkey(
+    cosignature_vkey("one.example/1", ed25519_key("witness").public_key().public_bytes_raw())
+)
 FORBID = '@id("deny-nobody") forbid (principal == User::"65534", action, resource);\n'
 
 
@@ -354,6 +358,35 @@ def fleet_world() -> World:
     return world
 
 
+def test_a_mesh(repository: Cli) -> None:
+    run = in_repository(repository)
+    Path("vkeys").write_text(f"{MESH_WITNESS}\nanother\n")
+    run(
+        *(
+            "mesh",
+            "one",
+            "--url",
+            "https://one.example:8440",
+            "--enroller",
+            "enroller.pem",
+            "--verifier",
+            "carol.pem",
+        ),
+        *("--witness", "vkeys", "--verifiers", "1", "--witnesses", "1"),
+    )
+    run("allow", "8" * 64, "9" * 64, "--tier", "software")
+    run("allow", "9" * 64, "--remove")
+    found = trust()
+    assert found.mesh.verifiers["one"].key.key_id == key_id(ed25519_key("carol"))
+    assert found.mesh.witnesses["one"].url == "https://one.example:8440/witness"
+    assert (found.mesh.verifier_quorum, found.mesh.witness_quorum) == (1, 1)
+    assert found.ek.allowed == {"8" * 64: "software"}
+    shown = repository.ok("governance", "diff", "--repository", "governance").stdout
+    assert "mesh.json: " in shown
+    run("mesh", "one", "--remove", "--verifiers", "0", "--witnesses", "0")
+    assert trust().mesh.verifiers == {}
+
+
 def test_misuse(repository: Cli) -> None:
     for arguments, status, said in (
         (("init", "governance", "--root", "root.pem", "--targets", "alice.pem", "--online", "online.pem"), 64, "not empty"),
@@ -362,6 +395,17 @@ def test_misuse(repository: Cli) -> None:
         (("init", "x", "--root", "root.pem", "--root-threshold", "2", "--targets", "alice.pem", "--online", "online.pem"), 64, "expected 1 to 1"),
         (("sign",), 64, "--key is needed"),
         (("sign", "--key", "alice.pem", "--merge", "governance"), 64, "either --key or --merge"),
+        (("mesh",), 64, "nothing would change"),
+        (("mesh", "one"), 64, "NAME goes with"),
+        (("mesh", "--url", "http://a"), 64, "NAME goes with"),
+        (("mesh", "one", "--remove", "--url", "http://a"), 64, "--remove goes with no --url"),
+        (("mesh", "one", "--url", "http://a"), 64, "'one' is new"),
+        (("mesh", "one", "--url", "http://a", "--witness", "alice.pem"), 1, "expected <name>+<key id>"),
+        (("mesh", "one", "--url", "http://a", "--witness", "/dev/null"), 65, "found nothing"),
+        (("mesh", "one", "--url", "http://a", "--enroller", "alice.pem"), 1, "expected a key of authorities.json's enrollers"),
+        (("mesh", "--verifiers", "1"), 1, "a quorum of 1, and 0 to reach it"),
+        (("allow", "8" * 64), 64, "either --tier, or --remove"),
+        (("allow", "x", "--tier", "software"), 65, "ek-allow.json"),
         (("rule", "x"), 64, "--key and --path"),
         (("rule", "x", "--remove"), 64, "there is no rule"),
         (("rule", "all", "--threshold", "3"), 65, "asks for 3 of 2"),

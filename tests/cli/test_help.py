@@ -84,6 +84,7 @@ def test_the_commands_are_those_of_the_specification() -> None:
         "audit show", "audit confirm", "audit verify", "audit prove", "audit export", "audit rotate", "backup", "rekey", "deprovision",
         "governance init", "governance show", "governance diff", "governance add", "governance remove", "governance stage",
         "governance enroll", "governance revoke", "governance delegate", "governance role", "governance rule", "governance sign",
+        "governance mesh", "governance allow",
         "governance publish", "governance platform", "governance refresh", "governance update",
         "governance replay", "controller init", "controller serve",
         "controller hosts", "controller enroll", "controller approve", "controller revoke",

@@ -1,0 +1,140 @@
+"""`attestd governance mesh`, `allow`: a fleet's controllers, how many of them it takes, and TPMs that they believe."""
+
+from pathlib import Path
+from typing import Final
+
+import click
+
+from attestd.cli.base import Command, json_option, read_input
+from attestd.cli.governance import open_repository, public_key, repository_option, say_staged
+from attestd.cli.keys import passphrase_option
+from attestd.cli.output import Output
+from attestd.cli.params import FILE
+from attestd.errors import MalformedError, UsageError
+from attestd.governance.edits import with_allowed_eks
+from attestd.governance.mesh_edits import MeshNode, amend_mesh
+
+__all__ = ["allow_command", "mesh_command"]
+
+_MESH: Final = "mesh.json"
+_ALLOW: Final = "ek-allow.json"
+_MAX_VKEYS_BYTES: Final = 64 * 1024
+
+
+@click.command(
+    "mesh",
+    cls=Command,
+    example="""
+attestd governance mesh --repository governance one --url https://one.example:8440 --verifier second.pub --verifiers 1
+attestd governance mesh --repository governance --verifiers 0 --witnesses 0
+""",
+)
+@click.option("--url", metavar="URL", help="Where it is: https://HOST:PORT.")
+@click.option("--enroller", metavar="KEY", help="It enrols hosts: the key that signs host records.")
+@click.option("--verifier", metavar="KEY", help="It verifies: the key that signs attestation results.")
+@click.option(
+    "--witness",
+    type=FILE,
+    metavar="FILE",
+    help="It witnesses: its witness.vkeys; the first key in it counts.",
+)
+@click.option("--remove", is_flag=True, help="Remove it.")
+@click.option(
+    "--verifiers", "verifier_quorum", type=int, metavar="N", help="How many verifiers every decision takes."
+)
+@click.option(
+    "--witnesses", "witness_quorum", type=int, metavar="N", help="How many witnesses every decision takes."
+)
+@passphrase_option
+@repository_option
+@json_option
+@click.argument("name", required=False)
+def mesh_command(
+    *,
+    url: str | None,
+    enroller: str | None,
+    verifier: str | None,
+    witness: Path | None,
+    remove: bool,
+    verifier_quorum: int | None,
+    witness_quorum: int | None,
+    directory: Path | None,
+    state_dir: str | None,
+    as_json: bool,
+    name: str | None,
+) -> None:
+    """Say which controllers hosts ask, and how many it takes.
+
+    What is not named stays as it is. Authorizations and platform policies may ask for more of them, never for fewer.
+    """
+    node = MeshNode(
+        url=url,
+        enroller=None if enroller is None else public_key(enroller),
+        verifier=None if verifier is None else public_key(verifier),
+        witness=None if witness is None else _vkey(witness),
+    )
+    is_named = node != MeshNode()
+    if (name is None) != (not is_named and not remove):
+        raise UsageError("a controller's NAME goes with --url and its keys, or with --remove")
+    if is_named and remove:
+        raise UsageError("--remove goes with no --url and no key")
+    if name is None and verifier_quorum is None and witness_quorum is None:
+        raise UsageError("nothing would change: name a controller, --verifiers or --witnesses")
+    repository = open_repository(directory, state_dir)
+    changed = amend_mesh(
+        repository.plan().files.get(_MESH),
+        name=name,
+        node=None if remove else node,
+        verifier_quorum=verifier_quorum,
+        witness_quorum=witness_quorum,
+    )
+    repository.stage({_MESH: changed})
+    say_staged(repository, Output(as_json=as_json))
+
+
+@click.command(
+    "allow",
+    cls=Command,
+    example="""
+attestd governance allow --repository governance 81f0c3a2b4d581f0c3a2b4d581f0c3a2b4d581f0c3a2b4d581f0c3a2b4d581f0 --tier uncertified
+""",
+)
+@click.option(
+    "--tier",
+    type=click.Choice(["uncertified", "software"]),
+    help="What its evidence is rooted in from then on.",
+)
+@click.option("--remove", is_flag=True, help="Believe them no more.")
+@repository_option
+@json_option
+@click.argument("hosts", nargs=-1, required=True, metavar="HOST-ID...")
+def allow_command(
+    *,
+    tier: str | None,
+    remove: bool,
+    directory: Path | None,
+    state_dir: str | None,
+    as_json: bool,
+    hosts: tuple[str, ...],
+) -> None:
+    """Believe TPMs that no manufacturer vouches for, one by one.
+
+    HOST-ID stands on the host's own screen: attestd init says it, also where it is refused. Controllers then enrol the
+    host without a decision of an operator.
+    """
+    if (tier is None) != remove:
+        raise UsageError("either --tier, or --remove")
+    repository = open_repository(directory, state_dir)
+    present = repository.plan().files.get(_ALLOW)
+    repository.stage({_ALLOW: with_allowed_eks(present, hosts, tier=tier)})
+    say_staged(repository, Output(as_json=as_json))
+
+
+def _vkey(path: Path) -> str:
+    try:
+        lines = read_input(path, max_bytes=_MAX_VKEYS_BYTES).decode("utf-8").split()
+    except UnicodeDecodeError as error:
+        raise MalformedError(f"{path}: expected a vkey a line") from error
+    if not lines:
+        raise MalformedError(f"{path}: expected a vkey a line, found nothing")
+    return lines[0]

@@ -1,0 +1,99 @@
+"""What `attestd governance mesh` and `allow` write is what hosts read."""
+
+import pytest
+
+from attestd.authorization.dsse import PublicKey
+from attestd.errors import MalformedError, UsageError
+from attestd.governance.edits import with_allowed_eks
+from attestd.governance.ek_trust import EkAllow, parse_ek_file
+from attestd.governance.mesh import MeshTrust, parse_mesh
+from attestd.governance.mesh_edits import MeshNode, amend_mesh
+from attestd.tlog.vkey import cosignature_vkey, format_vkey
+from tests.world import World, ed25519_key, p256, spki
+
+WORLD = World()
+ENROLLER = PublicKey(spki(WORLD.enrollers[0]))
+VERIFIER, OTHER = PublicKey(spki(p256("verifier one"))), PublicKey(spki(p256("verifier two")))
+WITNESS = format_vkey(cosignature_vkey("one.example/1", ed25519_key("one").public_key().public_bytes_raw()))
+ONE = MeshNode("http://127.0.0.1:8441/", ENROLLER, VERIFIER, WITNESS)
+HOST = "8" * 64
+
+
+def parsed(data: bytes) -> MeshTrust:
+    return parse_mesh(data, authorities=WORLD.trust().authorities, revoked_keys=())
+
+
+def test_a_controller() -> None:
+    data = amend_mesh(None, name="one", node=ONE, verifier_quorum=1, witness_quorum=1)
+    found = parsed(data)
+    assert (found.verifier_quorum, found.witness_quorum) == (1, 1)
+    assert (found.enrollers["one"].url, found.enrollers["one"].key_id) == (
+        "http://127.0.0.1:8441",
+        ENROLLER.key_id,
+    )
+    assert (found.verifiers["one"].url, found.verifiers["one"].key) == ("http://127.0.0.1:8441", VERIFIER)
+    assert found.witnesses["one"].url == "http://127.0.0.1:8441/witness"
+    assert found.witnesses["one"].key.name == "one.example/1"
+    assert b'"version":1' in data
+    assert b'"version":2' in amend_mesh(data)
+
+
+def test_what_is_not_named_stays() -> None:
+    data = amend_mesh(None, name="one", node=ONE, verifier_quorum=1)
+    moved = parsed(amend_mesh(data, name="one", node=MeshNode("https://b")))
+    assert moved.enrollers["one"].url == moved.verifiers["one"].url == "https://b"
+    assert moved.witnesses["one"].url == "https://b/witness"
+    assert moved.verifier_quorum == 1
+    other = parsed(amend_mesh(data, name="one", node=MeshNode(verifier=OTHER)))
+    assert other.verifiers["one"].key == OTHER
+    assert other.witnesses["one"].url == "http://127.0.0.1:8441/witness"
+
+
+def test_a_role_more() -> None:
+    """Where the controller is already known it need not be said again."""
+    data = amend_mesh(None, name="one", node=MeshNode("http://a", witness=WITNESS))
+    found = parsed(amend_mesh(data, name="one", node=MeshNode(verifier=VERIFIER)))
+    assert found.verifiers["one"].url == "http://a"
+    assert found.witnesses["one"].url == "http://a/witness"
+    assert found.enrollers == {}
+
+
+def test_one_that_goes() -> None:
+    data = amend_mesh(None, name="one", node=ONE)
+    data = amend_mesh(data, name="two", node=MeshNode("http://b", verifier=OTHER))
+    found = parsed(amend_mesh(data, name="one"))
+    assert (set(found.enrollers), set(found.verifiers), set(found.witnesses)) == (set(), {"two"}, set())
+    with pytest.raises(UsageError, match="no controller 'three'; there are: one, two"):
+        amend_mesh(data, name="three")
+    with pytest.raises(UsageError, match="there are: none"):
+        amend_mesh(None, name="three")
+
+
+@pytest.mark.parametrize("node", [MeshNode("http://a"), MeshNode(verifier=VERIFIER)])
+def test_too_little_for_a_new_one(node: MeshNode) -> None:
+    with pytest.raises(UsageError, match="'one' is new: it needs --url, and a key"):
+        amend_mesh(None, name="one", node=node)
+
+
+def test_what_the_file_cannot_hold() -> None:
+    for name, node in (("One", ONE), ("one", MeshNode("http://a?b", ENROLLER))):
+        with pytest.raises(MalformedError, match=r"mesh\.json"):
+            amend_mesh(None, name=name, node=node)
+    with pytest.raises(MalformedError, match=r"mesh\.json"):
+        amend_mesh(None, verifier_quorum=17)
+    with pytest.raises(MalformedError, match=r"mesh\.json"):
+        amend_mesh(b"{}")
+
+
+def test_allowed_eks() -> None:
+    data = with_allowed_eks(None, [HOST], tier="software")
+    both = with_allowed_eks(data, ["9" * 64], tier="uncertified")
+    found = parse_ek_file("ek-allow.json", both)
+    assert isinstance(found, EkAllow)
+    assert found.hosts == {HOST: "software", "9" * 64: "uncertified"}
+    assert with_allowed_eks(both, ["9" * 64], tier=None) == data
+    with pytest.raises(UsageError, match="does not stand"):
+        with_allowed_eks(data, ["9" * 64], tier=None)
+    for host, tier in (("x", "software"), (HOST, "hardware")):
+        with pytest.raises(MalformedError, match=r"ek-allow\.json"):
+            with_allowed_eks(data, [host], tier=tier)
