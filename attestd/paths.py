@@ -246,6 +246,8 @@ class Configuration(Strict, frozen=True):
         governance_ca: A PEM file of the certificate authorities that may vouch for that server; empty: the system's.
         governance_interval_s: How often the agent looks there.
         governance_grace_s: For how long metadata may be used after it expired.
+        controller_ca: A PEM file of the certificate authorities that may vouch for controllers; empty: as `governance_ca`.
+        mesh_wait_s: How long a decision waits for verifiers.
         eventlog: The UEFI event log: a path; empty: none; `auto`: the kernel's, if the TPM is a device.
         ima_list: The IMA list, binary, likewise.
         userspace_log: What systemd measured, likewise.
@@ -264,10 +266,17 @@ class Configuration(Strict, frozen=True):
     governance_ca: str = ""
     governance_interval_s: Annotated[int, msgspec.Meta(ge=1, le=86_400)] = 60
     governance_grace_s: Annotated[int, msgspec.Meta(ge=0, le=31_536_000)] = 0
+    controller_ca: str = ""
+    mesh_wait_s: Annotated[int, msgspec.Meta(ge=1, le=60)] = 5
     eventlog: str = AUTO
     ima_list: str = AUTO
     userspace_log: str = AUTO
     command_line: str = "/proc/cmdline"
+
+    @property
+    def mesh_ca(self) -> str:
+        """Who may vouch for controllers; empty: the system's authorities."""
+        return self.controller_ca or self.governance_ca
 
     def log_paths(self) -> LogPaths:
         """Where what was measured is read: of a TPM that is not this machine's, the kernel knows nothing."""

@@ -51,7 +51,7 @@ BACKDATE: Final = timedelta(minutes=5)
 
 # What `init` was told, or found in the environment: the agent is to find it again.
 _WRITTEN: Final = (
-    *("governance_url", "governance_ca"),
+    *("governance_url", "governance_ca", "controller_ca"),
     *("eventlog", "ima_list", "userspace_log", "command_line"),
 )
 

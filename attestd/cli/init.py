@@ -146,7 +146,7 @@ def init_command(
             root=read_input(root, max_bytes=MAX_BYTES["root"]),
             epoch_key=None if controllers and epoch_key is None else _epoch_key(epoch_key),
             labels=labels,
-            controllers=_asked(controllers, configuration.governance_ca, wait_s) if controllers else None,
+            controllers=_asked(controllers, configuration.mesh_ca, wait_s) if controllers else None,
         )
     for note in found.notes:
         say(note, style=WARN)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from attestd.agent.enrollers import Enroller
-from attestd.errors import StoreError, UsageError, VerificationError
+from attestd.errors import StoreError, VerificationError
 from attestd.paths import Configuration
 from attestd.strict import canonical
 from tests.cli.conftest import Result
@@ -135,14 +135,6 @@ def test_enrollers_that_are_too_few(mesh: Mesh) -> None:
     refused = mesh.init(host, urls=[mesh.urls[0], other])
     assert refused.status == 1, refused
     assert "a key counts once" in refused.stderr
-
-
-def test_addresses_that_are_none() -> None:
-    for url in ("", "ftp://x", "http://", "http://h/?q=1", "http://[", "/srv"):
-        with pytest.raises(UsageError, match="expected https://"):
-            Enroller(url)
-    with pytest.raises(UsageError, match="PEM file"):
-        Enroller("https://h", ca="/dev/null/none")
 
 
 def test_answers_that_are_none(mesh: Mesh) -> None:

@@ -28,6 +28,10 @@ class Handler(BaseHTTPRequestHandler):
             else:
                 self.answer(b"not found", status=404)
 
+    def do_POST(self) -> None:
+        self.server.bodies.append(self.rfile.read(int(self.headers.get("Content-Length", "0"))))
+        self.do_GET()
+
     def answer(self, data: bytes, *, status: int = 200, length: int | None = None, **headers: str) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(data) if length is None else length))
@@ -41,7 +45,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Web(ThreadingHTTPServer):
-    """The server; `asked` are the names that were asked for."""
+    """The server; `asked` are the names that were asked for, `bodies` what came with them."""
 
     daemon_threads = True
     block_on_close = False
@@ -51,6 +55,7 @@ class Web(ThreadingHTTPServer):
         self.files, self.prefix = files, prefix
         self.behaviours: dict[str, Behaviour] = {}
         self.asked: list[str] = []
+        self.bodies: list[bytes] = []
         self.url = f"http://127.0.0.1:{self.server_address[1]}{prefix}"
 
     def handle_error(self, *_: object) -> None:
