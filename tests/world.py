@@ -73,10 +73,11 @@ from attestd.tcg.public import (
 from attestd.tcg.quote import VerifiedQuote, join_quote, verify_quote
 from attestd.tcg.signature import ecdsa_from_der
 from attestd.tlog.checkpoint import Batch, BatchMode, Checkpoint, origin
-from attestd.tlog.note import NoteSignature, format_note
-from attestd.tlog.proof import TlogProof, format_proof
+from attestd.tlog.cosignature import Cosigner, cosigner
+from attestd.tlog.note import NoteSignature, format_note, parse_note
+from attestd.tlog.proof import TlogProof, format_proof, parse_proof
 from attestd.tlog.tree import Frontier, inclusion_proof, leaf_hash
-from attestd.tlog.vkey import ecdsa_vkey, tpm_quote_vkey
+from attestd.tlog.vkey import ecdsa_vkey, format_vkey, tpm_quote_vkey
 from tests.repository import LIFETIME, Repository
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -297,6 +298,38 @@ class Log:
         return format_proof(
             TlogProof(extra=self.entries[seq], index=seq, proof=tuple(proof), checkpoint=checkpoint)
         )
+
+
+# --- witnesses ---------------------------------------------------------------------------------------------------
+
+
+@lru_cache
+def witness(name: str) -> Cosigner:
+    """The witness of that name, with an Ed25519 key."""
+    return cosigner(name, ed25519_key(f"witness {name}"))
+
+
+def mesh_file(witnesses: Iterable[Cosigner] = (), *, quorum: int = 0, **members: Any) -> bytes:
+    """`mesh.json` with these witnesses; `members` replace."""
+    nodes = {
+        f"n{number}": {"url": "http://127.0.0.1:9/witness", "vkey": format_vkey(found.key)}
+        for number, found in enumerate(witnesses)
+    }
+    nobody: dict[str, Any] = {"v": 1, "version": 1, "enrollers": {}, "verifiers": {"quorum": 0, "nodes": {}}}
+    return canonical({**nobody, "witnesses": {"quorum": quorum, "nodes": nodes}, **members})
+
+
+def with_lines(receipt: bytes, *lines: NoteSignature) -> bytes:
+    """The receipt with further lines under its checkpoint."""
+    proof = parse_proof(receipt)
+    note = parse_note(proof.checkpoint)
+    return format_proof(replace(proof, checkpoint=format_note(note.text, (*note.signatures, *lines))))
+
+
+def with_cosignatures(receipt: bytes, *witnesses: Cosigner, time: datetime = NOW) -> bytes:
+    """The receipt with its checkpoint cosigned."""
+    text = parse_note(parse_proof(receipt).checkpoint).text
+    return with_lines(receipt, *(found.cosign(text, time=int(time.timestamp())) for found in witnesses))
 
 
 def described(files: Mapping[str, bytes], **changes: Any) -> Metadata:
@@ -703,7 +736,7 @@ class World:
             now=self.now,
             grace=timedelta(0),
             appraisals={"local": self.appraisal()} if "appraisals" not in changes else {},
-            mesh=Mesh(verifiers=0, witnesses=0),
+            mesh=Mesh(verifiers=0),
             conditions=dict.fromkeys(CONDITIONS),
             uses=lambda _: 0,
         )

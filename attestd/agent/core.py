@@ -126,7 +126,7 @@ class Core:
             now=moment.now,
             grace=self.grace,
             appraisals=self.evidence.latest(),
-            mesh=Mesh(verifiers=0, witnesses=0),
+            mesh=Mesh(verifiers=0),
             conditions=self.conditions(),
             uses=self.store.uses,
         )

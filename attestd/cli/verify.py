@@ -24,6 +24,7 @@ from attestd.errors import MalformedError, RollbackError, VerificationError
 from attestd.gate.standing import verify_standing
 from attestd.governance.trust import Trust
 from attestd.lineage.receipt import VerifiedReceipt, parse_receipt, verify_receipt
+from attestd.strict import format_time
 from attestd.tlog.proof import MAX_PROOF_BYTES
 
 __all__ = ["named_trust", "verify_artifact_file", "verify_command"]
@@ -176,6 +177,7 @@ def receipt_command(*, trust: Path, as_json: bool, file: Path) -> int:
             "userspace": host.userspace,
             "released": verified.approval is not None,
             "checkpoint_size": verified.at.checkpoint.size,
+            "witnesses": _seen(verified),
             "body": verified.entry.body,
         }
 
@@ -198,8 +200,13 @@ def _show_receipt(output: Output, verified: VerifiedReceipt) -> None:
             ),
             ("TPM clock", f"{at.clock.clock} ms, reset {at.clock.reset_count}"),
             ("PCRs", f"{', '.join(map(str, at.selections))} = {at.pcr_digest.hex()}"),
+            *(("cosigned", f"by {name}, {time}") for name, time in _seen(verified).items()),
         ]
     )
+
+
+def _seen(verified: VerifiedReceipt) -> dict[str, str]:
+    return {name: format_time(datetime.fromtimestamp(time, UTC)) for name, time in verified.witnesses.items()}
 
 
 @verify_command.command(

@@ -25,6 +25,7 @@ from attestd.gate.requirements import (
     require_strength,
     require_unchangeable,
     require_validity,
+    required_quorums,
 )
 from attestd.governance.authorities import AuthorityRule
 from attestd.governance.platform import PlatformPolicy
@@ -205,10 +206,13 @@ def check_environment(
     return None, f"composite {appraisal.pcr_digest.hex()}, {strength}{measured}"
 
 
-def check_mesh(statement: Statement, platform: PlatformPolicy, context: Context) -> tuple[None, str]:
-    """Check 14."""
-    mesh = context.mesh
-    return None, require_quorums(statement, platform, verifiers=mesh.verifiers, witnesses=mesh.witnesses)
+def check_mesh(
+    statement: Statement, platform: PlatformPolicy, trust: Trust, context: Context
+) -> tuple[None, str]:
+    """Check 14. The cosignatures themselves are required once there is a checkpoint."""
+    needed = required_quorums(statement, platform, trust.mesh)
+    found = require_quorums(needed, verifiers=context.mesh.verifiers, witnesses=len(trust.mesh.witness_names))
+    return None, found
 
 
 def check_conditions(context: Context) -> tuple[None, str]:

@@ -12,7 +12,7 @@ from attestd.gate.concealment import Concealment
 from attestd.gate.environment import findings_body
 from attestd.gate.model import CHECKS, ENVIRONMENT, Check, Context, Decision, Outcome, Request
 from attestd.gate.policy import artifact_terms
-from attestd.gate.requirements import witness_quorum
+from attestd.gate.requirements import required_quorums
 from attestd.governance.platform import PlatformPolicy
 from attestd.lineage.receipt import VerifiedReceipt
 
@@ -67,7 +67,7 @@ def decide(request: Request, context: Context) -> Decision:
         `tpm_unavailable`).
     13. environment: the measured state is an approved one, the tier is strong enough; what the logs show complies with
         the policy's boot rules and IMA policy (`environment_untrusted`, `evidence_invalid` without logs).
-    14. mesh: as many verifiers and witnesses as are asked for vouch for it (`mesh_unavailable`).
+    14. mesh: as many verifiers as are asked for vouch for it, and there are as many witnesses (`mesh_unavailable`).
     15. conditions: log, TPM and runner are healthy (`audit_unavailable`, `tpm_unavailable`, `agent_unavailable`).
     16. uses: neither the artifact nor one above it is used up (`uses_exhausted`).
 
@@ -105,7 +105,7 @@ def decide(request: Request, context: Context) -> Decision:
         record.run(11, lambda: checks.check_lineage(verified, rule, request))
         appraisal = record.run(12, lambda: checks.check_evidence(statement, context))
         record.run(13, lambda: checks.check_environment(appraisal, platform, trust, context))
-        record.run(14, lambda: checks.check_mesh(statement, platform, context))
+        record.run(14, lambda: checks.check_mesh(statement, platform, trust, context))
         record.run(15, lambda: checks.check_conditions(context))
         record.run(16, lambda: checks.check_uses(verified, context))
         artifact = verified
@@ -147,7 +147,9 @@ def _body(
     terms: Mapping[str, Any] | None,
     concealment: Concealment,
 ) -> Mapping[str, Any]:
-    witnesses = 0 if untrusted is None or platform is None else witness_quorum(untrusted.statement, platform)
+    witnesses = 0
+    if untrusted is not None and platform is not None and not isinstance(context.trust, Denial):
+        witnesses = required_quorums(untrusted.statement, platform, context.trust.mesh).witnesses
     body: dict[str, Any] = {
         **decided_body(
             request.execution,

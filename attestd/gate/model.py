@@ -81,10 +81,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Mesh:
-    """How many distinct mesh nodes vouch for this host now: zero of each on a standalone host."""
+    """How many distinct verifiers vouch for this host now: none on a standalone host."""
 
     verifiers: int
-    witnesses: int
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from attestd.gate.requirements import (
     require_strength,
     require_unchangeable,
     require_validity,
-    witness_quorum,
+    required_quorums,
 )
 from attestd.governance.platform import Approval, PlatformPolicy
 from attestd.governance.trust import Trust
@@ -35,6 +35,9 @@ __all__ = ["MAX_RECEIPT_AGE", "VerifiedRelease", "verify_release"]
 MAX_RECEIPT_AGE: Final = timedelta(seconds=60)
 # The wall clock may lag behind the log's time by this much before a receipt seems to come from the future.
 CLOCK_TOLERANCE: Final = timedelta(seconds=5)
+
+# And behind a witness's, which is another machine's, by this much.
+WITNESS_TOLERANCE: Final = timedelta(minutes=10)
 
 _REQUEST_ID: Final = re.compile(r"\A[0-9a-f]{32}\Z")
 _ABSENT: Final = "(nothing)"
@@ -83,7 +86,8 @@ def verify_release(
     4. It is in force: nothing it is about is revoked, governance is what it asks for, it is valid now, each of its
        links follows from the one above, the policy permits it, and none forbids it.
     5. The state that the receipt shows is approved now, by the very platform policy that the artifact names; the
-       host is as strong, and as many others vouch for it, as that policy and the artifact ask.
+       host is as strong, as many others vouch for it, and as many witnesses cosigned the checkpoint, as that policy, the
+       artifact and `mesh.json` ask.
     6. What is about to run lies within the artifact.
     7. What is about to run is, member by member, what the leaf says, and so is the artifact.
 
@@ -130,7 +134,8 @@ def verify_release(
     )
     _require_approved(sealed_in, platform, body, trust, now=now)  # 5
     require_strength(platform, host)
-    require_quorums(statement, platform, verifiers=0, witnesses=0)  # nobody can vouch before there is a mesh
+    needed = required_quorums(statement, platform, trust.mesh)
+    require_quorums(needed, verifiers=0, witnesses=_cosigned(verified, now))
     require_binding(statement, execution, host=host_id, labels=host.labels)  # 6
     require_unchangeable(execution, platform)
     authorities = trust.authorities
@@ -141,7 +146,7 @@ def verify_release(
         untrusted=untrusted,
         authority=rule.name,
         terms=terms,
-        witness_quorum=witness_quorum(statement, platform),
+        witness_quorum=needed.witnesses,
         code=None,
         isolation=isolation,
         concealment=Concealment(rule.secrets, salt),
@@ -190,6 +195,12 @@ def _require_here_and_now(
             Code.EVIDENCE_STALE,
             f"a receipt may be {MAX_RECEIPT_AGE.total_seconds():.0f} s old, this one is {age.total_seconds():.0f} s old",
         )
+
+
+def _cosigned(verified: VerifiedReceipt, now: datetime) -> int:
+    """How many witnesses cosigned; one whose clock says that it will, does not count."""
+    latest = (now + WITNESS_TOLERANCE).timestamp()
+    return sum(time <= latest for time in verified.witnesses.values())
 
 
 def _artifact(data: bytes, body: Mapping[str, Any]) -> UntrustedArtifact:

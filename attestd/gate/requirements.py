@@ -5,6 +5,7 @@ both require of the execution stands in `gate.execution`. Each raises `Denied`; 
 """
 
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from attestd.authorization.artifact import ChainBrokenError, VerifiedArtifact, verify_chain
 from attestd.authorization.statement import Statement
@@ -13,11 +14,13 @@ from attestd.gate.execution import Execution
 from attestd.gate.policy import require_policy_file
 from attestd.governance.authorities import AuthorityRule
 from attestd.governance.host import VerifiedHost
+from attestd.governance.mesh import MeshTrust
 from attestd.governance.platform import PlatformPolicy
 from attestd.governance.trust import Trust
 from attestd.strict import parse_time
 
 __all__ = [
+    "Quorums",
     "require_chain",
     "require_governance",
     "require_not_revoked",
@@ -25,7 +28,7 @@ __all__ = [
     "require_strength",
     "require_unchangeable",
     "require_validity",
-    "witness_quorum",
+    "required_quorums",
 ]
 
 
@@ -188,16 +191,36 @@ def require_strength(platform: PlatformPolicy, host: VerifiedHost) -> str:
     return f"tier {host.tier}, user space {host.userspace}"
 
 
-def require_quorums(statement: Statement, platform: PlatformPolicy, *, verifiers: int, witnesses: int) -> str:
-    """As many verifiers and witnesses vouch for the host as artifact and platform policy ask, whichever asks more.
+class Quorums(NamedTuple):
+    """How many verifiers must vouch for a host, and how many witnesses cosign the checkpoint of a release."""
+
+    verifiers: int
+    witnesses: int
+
+
+def required_quorums(statement: Statement, platform: PlatformPolicy, mesh: MeshTrust) -> Quorums:
+    """What an execution needs: the greatest of what artifact, platform policy and `mesh.json` ask."""
+    environment = statement.predicate.environment
+    return Quorums(
+        max(environment.verifiers.quorum, platform.verifier_quorum, mesh.verifier_quorum),
+        max(environment.witnesses.quorum, platform.witness_quorum, mesh.witness_quorum),
+    )
+
+
+def require_quorums(needed: Quorums, *, verifiers: int, witnesses: int) -> str:
+    """As many verifiers and witnesses vouch for the host as are needed.
+
+    Args:
+        needed: By `required_quorums`.
+        verifiers: How many vouch for it now.
+        witnesses: How many cosigned the checkpoint; before there is one, how many there are.
 
     Raises:
         Denied: `mesh_unavailable`.
     """
-    needed = max(statement.predicate.environment.verifiers.quorum, platform.verifier_quorum)
     for what, quorum, found in (
-        ("verifiers", needed, verifiers),
-        ("witnesses", witness_quorum(statement, platform), witnesses),
+        ("verifiers", needed.verifiers, verifiers),
+        ("witnesses", needed.witnesses, witnesses),
     ):
         if found < quorum:
             raise Denied(
@@ -208,11 +231,6 @@ def require_quorums(statement: Statement, platform: PlatformPolicy, *, verifiers
     return (
         f"{verifiers} verifiers, {witnesses} witnesses" if verifiers or witnesses else "no mesh is asked for"
     )
-
-
-def witness_quorum(statement: Statement, platform: PlatformPolicy) -> int:
-    """How many witnesses must cosign the checkpoint: what a decision says, and its receipt must show."""
-    return max(statement.predicate.environment.witnesses.quorum, platform.witness_quorum)
 
 
 def _require_fresh(trust: Trust, *, now: datetime, grace: timedelta) -> None:

@@ -95,7 +95,7 @@ class MeshVerifier:
 
 @dataclass(frozen=True)
 class MeshWitness:
-    """One witness, and the key that signs its cosignatures."""
+    """One witness: `<url>/add-checkpoint` takes checkpoints, and the key signs its cosignatures."""
 
     url: str
     key: VerifierKey
@@ -104,6 +104,8 @@ class MeshWitness:
 @dataclass(frozen=True)
 class MeshTrust:
     """The controllers of a fleet, by name; no two of a kind share a key, so that each counts once.
+
+    A witness is the name of its keys: it may stand here once with a key of each kind, and counts once.
 
     Attributes:
         verifier_quorum: How many verifiers it takes at the least, whatever platform policies and artifacts say.
@@ -115,6 +117,11 @@ class MeshTrust:
     verifier_quorum: int
     witnesses: Mapping[str, MeshWitness]
     witness_quorum: int
+
+    @property
+    def witness_names(self) -> frozenset[str]:
+        """The witnesses, as their keys name them."""
+        return frozenset(node.key.name for node in self.witnesses.values())
 
 
 NO_MESH: Final = MeshTrust({}, {}, 0, {}, 0)
@@ -147,9 +154,11 @@ def parse_mesh(data: bytes, *, authorities: Authorities, revoked_keys: Collectio
     _require_distinct(
         [node.key.key_id for node in verifiers.values()], f"{what}: verifiers", file.verifiers.quorum
     )
-    # By the key alone: a vkey's name would give one key as many votes as it has names.
-    keys = [node.key.body for node in witnesses.values()]
-    _require_distinct(keys, f"{what}: witnesses", file.witnesses.quorum)
+    # By the key alone: a vkey's name would give one key as many votes as it has names. And by the name: two keys of one
+    # witness are one vote.
+    _require_distinct([node.key.body for node in witnesses.values()], f"{what}: witnesses")
+    names = list({node.key.name for node in witnesses.values()})
+    _require_distinct(names, f"{what}: witnesses", file.witnesses.quorum)
     return MeshTrust(
         {
             name: MeshEnroller(node.url, node.key_id)

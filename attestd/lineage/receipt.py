@@ -4,6 +4,7 @@ A receipt is a C2SP tlog-proof whose `extra` carries the entry's exact bytes. Fo
 "sealed for release"; that the command ran is the receipt of `execution.start`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -12,6 +13,7 @@ from attestd.governance.host import VerifiedHost
 from attestd.governance.platform import Approval
 from attestd.governance.trust import Trust
 from attestd.lineage.checkpoint import LogKeys, VerifiedCheckpoint
+from attestd.lineage.cosigned import cosigned_by
 from attestd.lineage.entry import Entry, EntryType, parse_entry
 from attestd.strict import parse_time
 from attestd.tlog.checkpoint import Checkpoint, parse_checkpoint, parse_origin
@@ -48,6 +50,7 @@ class VerifiedReceipt:
         leaf: The leaf hash, hex: the id of the decision.
         host: The host record whose keys sealed it: the present one, or an earlier one of the same host.
         approval: For a `decision.allow`, the approved state in which it was sealed.
+        witnesses: Who cosigned its checkpoint, and when they saw it, in seconds since the epoch.
     """
 
     entry: Entry
@@ -56,6 +59,7 @@ class VerifiedReceipt:
     at: VerifiedCheckpoint
     host: VerifiedHost
     approval: Approval | None
+    witnesses: Mapping[str, int]
 
 
 @lru_cache(maxsize=8)  # of at most 256 KiB each: the runner looks into one before it verifies it
@@ -119,9 +123,13 @@ def verify_receipt(receipt: UntrustedReceipt, *, trust: Trust) -> VerifiedReceip
     4. Batch rule: its leaf lies in the batch of this checkpoint, and the batch was sealed for release.
     5. The quote's selection and composite are an approval of the platform policy version that the entry names, and
        no window of that version had closed on it at the entry's time.
-    6. No witness quorum was asked for: there are no witness keys in local trust.
+    6. As many witnesses cosigned the checkpoint as the entry says must, by the keys of `mesh.json` in the trust directory:
+        one that governance names no more counts no more.
 
-    It does not check that the decision's artifact verifies, nor that the command ran: the caller does.
+    A cosignature by one of those keys that is wrong, or there twice, does not verify, whether it is needed or not.
+
+    It does not check that the decision's artifact verifies, nor that the command ran, nor that cosignatures are not of the
+    future: the caller does.
 
     Raises:
         MalformedError: The checkpoint or the quote line does not parse.
@@ -146,13 +154,20 @@ def verify_receipt(receipt: UntrustedReceipt, *, trust: Trust) -> VerifiedReceip
         raise VerificationError(f"receipt: at {entry.time} host {at.host} was not enrolled with these keys")
     if at.host in trust.revocations.hosts:
         raise VerificationError(f"receipt: host {at.host} is revoked")
-    approval = _require_released(entry, at, trust) if entry.type is EntryType.DECISION_ALLOW else None
+    witnesses = cosigned_by(receipt.note, trust.mesh)
+    released = entry.type is EntryType.DECISION_ALLOW
     return VerifiedReceipt(
-        entry=entry, entry_bytes=entry_bytes, leaf=leaf.hex(), at=at, host=host, approval=approval
+        entry=entry,
+        entry_bytes=entry_bytes,
+        leaf=leaf.hex(),
+        at=at,
+        host=host,
+        approval=_require_released(entry, at, trust, cosigned=len(witnesses)) if released else None,
+        witnesses=witnesses,
     )
 
 
-def _require_released(entry: Entry, at: VerifiedCheckpoint, trust: Trust) -> Approval:
+def _require_released(entry: Entry, at: VerifiedCheckpoint, trust: Trust, *, cosigned: int) -> Approval:
     batch = at.checkpoint.batch
     if not batch.first <= entry.seq < at.checkpoint.size or not at.released:  # 4
         raise VerificationError(
@@ -176,8 +191,11 @@ def _require_released(entry: Entry, at: VerifiedCheckpoint, trust: Trust) -> App
         raise VerificationError(
             f"receipt: the quoted platform state was no approved one of the policy it names at {entry.time}"
         )
-    if witnesses > 0:  # 6
-        raise VerificationError(f"receipt: {witnesses} witnesses must have cosigned; local trust knows none")
+    if cosigned < witnesses:  # 6
+        raise VerificationError(
+            f"receipt: {witnesses} witnesses must have cosigned its checkpoint, {cosigned} of mesh.json's"
+            f" {len(trust.mesh.witness_names)} have"
+        )
     return approval
 
 

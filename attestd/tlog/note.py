@@ -15,6 +15,7 @@ from attestd.tlog.vkey import KEY_ID_SIZE, SignatureType, VerifierKey, is_key_na
 
 __all__ = [
     "MAX_NOTE_BYTES",
+    "MAX_SIGNATURES",
     "NoteSignature",
     "UntrustedNote",
     "format_note",

@@ -24,7 +24,20 @@ from attestd.lineage.entry import Entry, EntryType, format_entry, parse_entry
 from attestd.lineage.receipt import parse_receipt, verify_receipt
 from attestd.strict import canonical, format_time, format_time_us
 from tests.governance.make_vectors import BOOT_RULES, IMA_POLICY
-from tests.world import BOOT, CLOCK, NOW, World, digest, ed25519_key, key_id, p256
+from tests.world import (
+    BOOT,
+    CLOCK,
+    NOW,
+    World,
+    b64,
+    digest,
+    ed25519_key,
+    key_id,
+    mesh_file,
+    p256,
+    spki,
+    witness,
+)
 
 HASH = "ab" * 32
 
@@ -632,27 +645,47 @@ def entry_of(decision: Decision) -> Entry:
 # 14
 
 
+def vouched(world: World, who: str, count: int, *, floor: int = 0, **artifact: int) -> Decision:
+    """Decided with so many verifiers that vouch for the host, or so many witnesses in mesh.json."""
+    if who == "verifiers":
+        nodes = {f"v{n}": {"url": "http://v", "key": b64(spki(p256(f"v{n}")))} for n in range(floor)}
+        world.extra["mesh.json"] = mesh_file(verifiers={"quorum": floor, "nodes": nodes})
+    else:
+        world.extra["mesh.json"] = mesh_file([witness(f"w{n}") for n in range(count)], quorum=floor)
+    mesh = Mesh(verifiers=count if who == "verifiers" else 0)
+    return decide(world.request(world.artifact(**artifact)), world.context(mesh=mesh))
+
+
 @pytest.mark.parametrize("who", ["verifiers", "witnesses"])
 def test_14_mesh(world: World, who: str) -> None:
-    artifact = world.artifact(**{who: 2})
-
-    def vouched(count: int) -> Decision:
-        mesh = Mesh(**{"verifiers": 0, "witnesses": 0, who: count})
-        return decide(world.request(artifact), world.context(mesh=mesh))
-
-    assert outcome(vouched(0)) == (Code.MESH_UNAVAILABLE, 14)
-    assert outcome(vouched(1)) == (Code.MESH_UNAVAILABLE, 14)
-    assert outcome(vouched(2)) == (None, None)
-    assert vouched(2).body["witness_quorum"] == (2 if who == "witnesses" else 0)
+    for count in (0, 1):
+        assert outcome(vouched(world, who, count, **{who: 2})) == (Code.MESH_UNAVAILABLE, 14)
+    decision = vouched(world, who, 2, **{who: 2})
+    assert outcome(decision) == (None, None)
+    assert decision.body["witness_quorum"] == (2 if who == "witnesses" else 0)
 
 
 @pytest.mark.parametrize("who", ["verifiers", "witnesses"])
 def test_14_mesh_platform_policy_asks_too(world: World, who: str) -> None:
     world.platforms["local"]["reference"]["quorums"][who] = 1
     assert outcome(world.decide()) == (Code.MESH_UNAVAILABLE, 14)
-    decision = decide(world.request(), world.context(mesh=Mesh(verifiers=1, witnesses=1)))
+    decision = vouched(world, who, 1)
     assert outcome(decision) == (None, None)
     assert decision.body["witness_quorum"] == (1 if who == "witnesses" else 0)
+
+
+@pytest.mark.parametrize("who", ["verifiers", "witnesses"])
+def test_14_mesh_json_asks_too(world: World, who: str) -> None:
+    if who == "verifiers":
+        assert outcome(vouched(world, who, 1, floor=2)) == (Code.MESH_UNAVAILABLE, 14)
+    decision = vouched(world, who, 2, floor=2)
+    assert outcome(decision) == (None, None)
+    assert decision.body["witness_quorum"] == (2 if who == "witnesses" else 0)
+
+
+def test_14_mesh_that_is_unusable_denies(world: World) -> None:
+    world.extra["mesh.json"] = mesh_file(v=2)
+    assert outcome(world.decide()) == (Code.MESH_UNAVAILABLE, 14)
 
 
 # 15

@@ -34,6 +34,9 @@ from tests.world import (
     dsse,
     ed25519_key,
     key_id,
+    mesh_file,
+    with_cosignatures,
+    witness,
 )
 
 PLAN = File("/srv/plan", digest(b"plan"))
@@ -455,6 +458,37 @@ def test_5_witness_quorum_is_not_the_agents_to_choose(world: World) -> None:
     for quorum, code in ((0, Code.MESH_UNAVAILABLE), (2, Code.EVIDENCE_INVALID)):
         receipt = world.receipt({**body, "witness_quorum": quorum})
         assert refused(world, good, artifact=artifact, receipt=receipt) is code
+
+
+W1, W2 = witness("one"), witness("two")
+
+
+@pytest.mark.parametrize("asked_by", ["artifact", "platform", "mesh"])
+def test_5_cosigned(world: World, asked_by: str) -> None:
+    """Whoever asks for two: an agent that releases without, or with fewer, is refused."""
+    world.extra["mesh.json"] = mesh_file([W1, W2], quorum=2 if asked_by == "mesh" else 0)
+    if asked_by == "platform":
+        world.platforms["local"]["reference"]["quorums"]["witnesses"] = 2
+    granted = world.grant(witnesses=2 if asked_by == "artifact" else 0)
+    assert granted.body["witness_quorum"] == 2
+    assert refused(world, granted) is Code.EVIDENCE_INVALID
+    assert refused(world, granted, receipt=with_cosignatures(granted.receipt, W1)) is Code.EVIDENCE_INVALID
+    cosigned = with_cosignatures(granted.receipt, W1, W2)
+    assert release(world, granted, receipt=cosigned).seq == 1
+    # The leaf asks for less than the three together.
+    lax = world.receipt({**granted.body, "witness_quorum": 0})
+    assert refused(world, granted, receipt=lax) is Code.MESH_UNAVAILABLE
+    lax = with_cosignatures(lax, W1, W2)
+    assert refused(world, granted, receipt=lax) is Code.IDENTITY_MISMATCH
+
+
+def test_5_cosigned_in_the_future(world: World) -> None:
+    world.extra["mesh.json"] = mesh_file([W1])
+    granted = world.grant(witnesses=1)
+    near = with_cosignatures(granted.receipt, W1, time=world.now + timedelta(minutes=9))
+    assert release(world, granted, receipt=near)
+    far = with_cosignatures(granted.receipt, W1, time=world.now + timedelta(minutes=11))
+    assert refused(world, granted, receipt=far) is Code.MESH_UNAVAILABLE
 
 
 # 6. within the artifact

@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from attestd.errors import MalformedError, VerificationError
 from attestd.governance.changes import describe_changes
 from attestd.governance.mesh import NO_MESH, UNUSABLE_MESH, MeshTrust, parse_mesh
 from attestd.strict import canonical
-from attestd.tlog.vkey import cosignature_vkey, ed25519_vkey, format_vkey
+from attestd.tlog.vkey import cosignature_vkey, ed25519_vkey, format_vkey, mldsa_vkey
 from tests.world import World, b64, ed25519_key, key_id, p256, spki
 
 
@@ -21,7 +22,7 @@ def raw(name: str) -> bytes:
 
 def witness(name: str, key: str | None = None) -> dict[str, str]:
     return {
-        "url": f"https://{name}:8443/v1",
+        "url": f"https://{name}:8443/witness",
         "vkey": format_vkey(cosignature_vkey(name, raw(key or name))),
     }
 
@@ -66,6 +67,18 @@ def test_a_mesh() -> None:
     assert found.verifiers["one"].key.spki_der == spki(p256("verifier one"))
     assert found.witnesses["two"].key.name == "two"
     assert (found.verifier_quorum, found.witness_quorum) == (1, 1)
+
+
+def test_a_witness_with_a_key_of_each_kind_counts_once() -> None:
+    key = MLDSA44PrivateKey.from_seed_bytes(bytes(32)).public_key().public_bytes_raw()
+    nodes = {
+        "one": witness("one"),
+        "one-pq": {"url": "https://one", "vkey": format_vkey(mldsa_vkey("one", key))},
+    }
+    found = parsed(World(), witnesses={"quorum": 1, "nodes": nodes})
+    assert (len(found.witnesses), found.witness_names) == (2, {"one"})
+    with pytest.raises(MalformedError, match="witnesses: a quorum of 2, and 1 to reach it"):
+        parsed(World(), witnesses={"quorum": 2, "nodes": nodes})
 
 
 def test_a_mesh_that_is_unusable_is_reached_by_nobody() -> None:
@@ -190,7 +203,7 @@ def test_what_changes_in_words() -> None:
             "  verifier two: removed",
             f"! witness one: +key {vkeys[1]}",
             f"  witness one: -key {vkeys[0]}",
-            "  witness one: url https://one:8443/v1 -> https://other:8443/v1",
+            "  witness one: url https://one:8443/witness -> https://other:8443/witness",
             "  mesh: version 1 -> 2",
             f"! verifier n0: added: key {b64(spki(p256('a')))}; url https://a",
         ]

@@ -1,11 +1,14 @@
 """Receipts: each numbered step of `verify_receipt` attacked, and every byte of a receipt changed."""
 
+import hashlib
 from base64 import b64encode
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec import structs
 
 from attestd.errors import MalformedError, VerificationError
@@ -16,6 +19,7 @@ from attestd.tcg.binding import Purpose, extra_data
 from attestd.tcg.pcr import PcrSelection
 from attestd.tcg.quote import join_quote
 from attestd.tlog.checkpoint import Batch, BatchMode, Checkpoint, parse_checkpoint
+from attestd.tlog.cosignature import Cosigner, cosigner
 from attestd.tlog.note import NoteSignature, UntrustedNote, format_note, parse_note
 from attestd.tlog.proof import format_proof, parse_proof
 from attestd.tlog.tree import leaf_hash
@@ -28,11 +32,16 @@ from tests.world import (
     Log,
     World,
     attest_certify,
+    ed25519_key,
     key_id,
+    mesh_file,
     p256,
     sign,
     spki,
     tpm_signature,
+    with_cosignatures,
+    with_lines,
+    witness,
 )
 
 WORLD = World()
@@ -432,6 +441,80 @@ def test_5_sealed_after_its_window(world: World, seconds: int, verifies: bool) -
 )
 def test_6_witness_quorum(world: World, quorum: int, message: str) -> None:
     assert message in refused(world.receipt({**world.grant().body, "witness_quorum": quorum}), world)
+
+
+W1, W2, PQ = (
+    witness("one"),
+    witness("two"),
+    cosigner("one", MLDSA44PrivateKey.from_seed_bytes(b"post-quantum".ljust(32))),
+)
+
+
+def asked_for(world: World, quorum: int, *witnesses: Cosigner) -> bytes:
+    """A receipt that so many of these witnesses must have cosigned."""
+    world.extra["mesh.json"] = mesh_file(witnesses)
+    return world.receipt({**world.grant().body, "witness_quorum": quorum})
+
+
+def test_6_cosigned(world: World) -> None:
+    receipt = asked_for(world, 2, W1, W2)
+    verified = verify(with_cosignatures(receipt, W1, W2), world)
+    assert dict(verified.witnesses) == dict.fromkeys(["one", "two"], int(NOW.timestamp()))
+    for some in ((), (W1,), (W2,)):
+        assert "2 witnesses must have cosigned its checkpoint" in refused(
+            with_cosignatures(receipt, *some), world
+        )
+    # Not asked for, shown all the same.
+    receipt = with_cosignatures(asked_for(world, 0, W1, W2), W2)
+    assert list(verify(receipt, world).witnesses) == ["two"]
+
+
+def test_6_one_witness_with_a_key_of_each_kind_counts_once(world: World) -> None:
+    receipt = asked_for(world, 1, W1, PQ)
+    for lines in ((W1,), (PQ,), (W1, PQ)):
+        assert list(verify(with_cosignatures(receipt, *lines), world).witnesses) == ["one"]
+    receipt = asked_for(world, 2, W1, PQ)
+    assert "1 of mesh.json's 1 have" in refused(with_cosignatures(receipt, W1, PQ), world)
+
+
+def test_6_cosignatures_that_count_for_nothing(world: World) -> None:
+    """By a witness that governance does not name, or names no more; they are not even looked at."""
+    receipt = asked_for(world, 1, W1)
+    stranger = cosigner("one", ed25519_key("a witness of the same name"))
+    for line in (W2, stranger):
+        assert "0 of mesh.json's 1 have" in refused(with_cosignatures(receipt, line), world)
+    cosigned = with_cosignatures(receipt, W1)
+    assert verify(cosigned, world)
+    world.revocations["keys"] = [
+        hashlib.sha256(
+            W1.key.public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        ).hexdigest()
+    ]
+    assert "0 of mesh.json's 0 have" in refused(cosigned, world)
+
+
+def test_6_cosignatures_that_are_none(world: World) -> None:
+    """Forged, of another size or origin, twice the same; needed or not."""
+    other = Log(world.host, log_id="log-9")
+    other.append({}, type_=EntryType.AGENT_START, time=NOW, boot=BOOT)
+    other_text = parse_note(other.seal(mode=BatchMode.RECORD, pcr_digest=bytes(32))).text
+    for quorum in (0, 1):
+        receipt = asked_for(world, quorum, W1)
+        text = parse_note(parse_proof(receipt).checkpoint).text
+        good = W1.cosign(text, time=1)
+        larger = structs.replace(parse_checkpoint(text), size=99).text()
+        for lines in (
+            (structs.replace(good, payload=W2.cosign(text, time=1).payload),),
+            (structs.replace(good, payload=good.payload[:8]),),
+            (structs.replace(good, payload=bytes(8) + good.payload[8:]),),
+            (W1.cosign(text, time=1 << 40),),
+            (W1.cosign(larger, time=1),),
+            (W1.cosign(other_text, time=1),),
+            (good, good),
+            (good, W1.cosign(text, time=2)),
+        ):
+            refused(with_lines(receipt, *lines), world)
+        assert verify(with_lines(receipt, good), world)
 
 
 @pytest.mark.parametrize("quorum", [None, -1, "0", True, False, [0]])
