@@ -1,11 +1,18 @@
-"""A checkpoint as the log holds it, verified."""
+"""Checkpoints as the log holds them, verified."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Final
 
 from attestd.audit.rows import StoredCheckpoint
 from attestd.errors import MalformedError, RollbackError, VerificationError
-from attestd.lineage.checkpoint import LogKeys, VerifiedCheckpoint
+from attestd.lineage.checkpoint import LogKeys, UntrustedCheckpoint, VerifiedCheckpoint
 from attestd.tlog.note import parse_note
 
-__all__ = ["verify_stored_checkpoint"]
+__all__ = ["verify_stored_checkpoint", "verify_stored_checkpoints"]
+
+# So many are parsed before their signatures are verified: neither pushes the other out of the processor's caches.
+_AT_A_TIME: Final = 64
 
 
 def verify_stored_checkpoint(keys: LogKeys, stored: StoredCheckpoint) -> VerifiedCheckpoint:
@@ -14,14 +21,43 @@ def verify_stored_checkpoint(keys: LogKeys, stored: StoredCheckpoint) -> Verifie
     Raises:
         RollbackError: It is not so.
     """
+    return _verify(_parse(keys, stored))
+
+
+def verify_stored_checkpoints(
+    keys: LogKeys, checkpoints: Iterable[StoredCheckpoint]
+) -> Iterator[tuple[StoredCheckpoint, VerifiedCheckpoint]]:
+    """Verifies stored checkpoints, each as `verify_stored_checkpoint` does, in less time than one by one.
+
+    Raises:
+        RollbackError: At the first that does not verify, of up to 64 that are looked at together.
+    """
+    rest = iter(checkpoints)
+    while some := list(islice(rest, _AT_A_TIME)):
+        parsed = [_parse(keys, stored) for stored in some]
+        yield from zip(some, list(map(_verify, parsed)), strict=True)
+
+
+def _parse(keys: LogKeys, stored: StoredCheckpoint) -> UntrustedCheckpoint:
     try:
-        verified = keys.verify(parse_note(stored.note))
+        parsed = keys.parse(parse_note(stored.note))
     except (MalformedError, VerificationError) as error:
-        raise RollbackError(f"the checkpoint of size {stored.size} does not verify: {error}") from error
-    signed = verified.checkpoint
+        raise _wrong(stored.size, error) from error
+    signed = parsed.checkpoint
     row = (stored.size, stored.first, stored.mode, stored.counter)
     if row != (signed.size, signed.batch.first, signed.batch.mode, signed.batch.counter):
         raise RollbackError(
             f"the checkpoint of size {stored.size} signs other values than its row has: {row}"
         )
-    return verified
+    return parsed
+
+
+def _verify(parsed: UntrustedCheckpoint) -> VerifiedCheckpoint:
+    try:
+        return parsed.verify()
+    except VerificationError as error:
+        raise _wrong(parsed.checkpoint.size, error) from error
+
+
+def _wrong(size: int, error: Exception) -> RollbackError:
+    return RollbackError(f"the checkpoint of size {size} does not verify: {error}")

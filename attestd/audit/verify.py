@@ -15,9 +15,9 @@ import msgspec
 
 from attestd.audit.rows import Carried
 from attestd.audit.store import LogStore, StoredCheckpoint, parse_stored
-from attestd.audit.stored import verify_stored_checkpoint
+from attestd.audit.stored import verify_stored_checkpoint, verify_stored_checkpoints
 from attestd.errors import MalformedError, RollbackError, UsageError
-from attestd.lineage.checkpoint import LogKeys
+from attestd.lineage.checkpoint import LogKeys, VerifiedCheckpoint
 from attestd.lineage.entry import EntryType
 from attestd.strict import parse_time
 from attestd.tlog.checkpoint import BatchMode
@@ -175,8 +175,8 @@ def _verify_segment(path: str, keys: LogKeys, start: int, stop: int) -> _Segment
     try:
         before = edge = _claimed_edge(store, keys, start)
         count, types = 0, Counter[EntryType]()
-        for stored in store.checkpoints(start, stop):
-            edge = _verify_batch(store, keys, edge, stored, types)
+        for stored, verified in verify_stored_checkpoints(keys, store.checkpoints(start, stop)):  # 1
+            edge = _verify_batch(store, edge, stored, verified, types)
             count += 1
         return _Segment(before, edge, count, types)
     finally:
@@ -198,10 +198,13 @@ def _claimed_edge(store: LogStore, keys: LogKeys, size: int) -> _Edge:
 
 
 def _verify_batch(
-    store: LogStore, keys: LogKeys, edge: _Edge, stored: StoredCheckpoint, types: Counter[EntryType]
+    store: LogStore,
+    edge: _Edge,
+    stored: StoredCheckpoint,
+    verified: VerifiedCheckpoint,
+    types: Counter[EntryType],
 ) -> _Edge:
     what = f"the checkpoint of size {stored.size}"
-    verified = verify_stored_checkpoint(keys, stored)  # 1
     clock, frontier, time = verified.clock.order, edge.frontier, edge.time
     if stored.first != frontier.size:  # 2
         raise RollbackError(

@@ -10,16 +10,16 @@ from attestd.errors import VerificationError
 from attestd.tcg.attest import ClockInfo
 from attestd.tcg.binding import Purpose, extra_data
 from attestd.tcg.pcr import PcrSelection
-from attestd.tcg.quote import split_quote, verify_quote_of_any_state
+from attestd.tcg.quote import UntrustedQuote, parse_quote, split_quote
 from attestd.tlog.checkpoint import BatchMode, Checkpoint, parse_checkpoint, parse_origin
-from attestd.tlog.note import UntrustedNote, verify_ecdsa
+from attestd.tlog.note import UntrustedNote
 from attestd.tlog.vkey import VerifierKey, ecdsa_vkey, tpm_quote_vkey
 
-__all__ = ["LogKeys", "VerifiedCheckpoint"]
+__all__ = ["LogKeys", "UntrustedCheckpoint", "VerifiedCheckpoint"]
 
 
 class VerifiedCheckpoint(msgspec.Struct, frozen=True, gc=False):
-    """A checkpoint whose signatures hold. Only `LogKeys.verify` makes one.
+    """A checkpoint whose signatures hold. Only `UntrustedCheckpoint.verify` makes one.
 
     Attributes:
         checkpoint: What was signed.
@@ -97,16 +97,49 @@ class LogKeys:
             MalformedError: Not a signed checkpoint.
             VerificationError: Another log's, or a signature is missing, repeated or does not verify.
         """
+        return self.parse(note).verify()
+
+    def parse(self, note: UntrustedNote) -> "UntrustedCheckpoint":
+        """All of `verify` but the signatures.
+
+        Raises:
+            MalformedError: Not a signed checkpoint.
+            VerificationError: Another log's, or a signature is missing or repeated, or over something else.
+        """
         checkpoint = parse_checkpoint(note.text)
         if checkpoint.origin != self.origin:  # 1
             raise VerificationError(f"a checkpoint of {checkpoint.origin}, expected {self.origin}")
-        if checkpoint.batch.mode is BatchMode.RELEASE:  # 2
-            verify_ecdsa(note, self.release)
-        attest, signature = split_quote(note.signature(self.origin, self.attestation.key_id))  # 3
-        quote = verify_quote_of_any_state(
-            ak_public_key=cast(EllipticCurvePublicKey, self.attestation.public_key),  # of a TPM_QUOTE vkey
+        releases = checkpoint.batch.mode is BatchMode.RELEASE
+        release = note.signature(self.origin, self.release.key_id) if releases else None
+        attest, signature = split_quote(note.signature(self.origin, self.attestation.key_id))
+        quote = parse_quote(
             attest=attest,
             signature=signature,
             extra_data=extra_data(Purpose.CHECKPOINT, host_id=self.host_id, data=note.text),
         )
-        return VerifiedCheckpoint(checkpoint, quote.clock, quote.selections, quote.pcr_digest)
+        return UntrustedCheckpoint(self, note.text, checkpoint, release, quote)
+
+
+class UntrustedCheckpoint(msgspec.Struct, frozen=True, gc=False):
+    """A checkpoint of this log, by what it says, whose signatures nobody has verified. Only `LogKeys.parse` makes one.
+
+    Who verifies many parses them first, and verifies after: see `attestd.tcg.quote.parse_quote`.
+    """
+
+    keys: LogKeys
+    text: bytes
+    checkpoint: Checkpoint
+    release: bytes | None
+    quote: UntrustedQuote
+
+    def verify(self) -> VerifiedCheckpoint:
+        """Verifies the signatures: checks 2 and 3 of `LogKeys.verify`.
+
+        Raises:
+            VerificationError: One does not verify.
+        """
+        if self.release is not None:  # 2
+            self.keys.release.verify(self.release, self.text)
+        ak_public_key = cast(EllipticCurvePublicKey, self.keys.attestation.public_key)  # of a TPM_QUOTE vkey
+        quote = self.quote.verify(ak_public_key)  # 3
+        return VerifiedCheckpoint(self.checkpoint, quote.clock, quote.selections, quote.pcr_digest)

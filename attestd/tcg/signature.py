@@ -1,7 +1,8 @@
 """Signatures made by TPMs (TPM 2.0 Part 2, 11.3.4 TPMT_SIGNATURE) and their verification."""
 
 import struct
-from typing import Final
+from functools import cache
+from typing import Final, TypeGuard
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -27,7 +28,7 @@ VerifyingKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 _HEAD: Final = struct.Struct(">HH")
 _HASHES: Final[dict[str, hashes.HashAlgorithm]] = {"sha256": hashes.SHA256(), "sha384": hashes.SHA384()}
 _ECDSA: Final = {name: ec.ECDSA(algorithm) for name, algorithm in _HASHES.items()}
-_CURVE_BYTES: Final = {"secp256r1": 32, "secp384r1": 48}
+_CURVE_BYTES: Final = {256: 32, 384: 48}
 _MAX_RSA_BYTES: Final = 512
 _MIN_RSA_BITS: Final = 2048
 
@@ -51,9 +52,9 @@ class EcdsaSignature(msgspec.Struct, frozen=True, gc=False):
         Raises:
             VerificationError: It does not verify, or the key is not ECC on P-256 or P-384.
         """
-        if not isinstance(public_key, ec.EllipticCurvePublicKey):
+        if not _is_ecc(public_key):
             raise VerificationError("an ECDSA signature, but the key is not an ECC key")
-        if max(len(self.r), len(self.s)) > _CURVE_BYTES.get(public_key.curve.name, 0):
+        if max(len(self.r), len(self.s)) > _CURVE_BYTES.get(public_key.key_size, 0):
             raise VerificationError(f"an ECDSA signature larger than a {public_key.curve.name} key can make")
         try:
             public_key.verify(self.der(), message, _ECDSA[self.hash_alg])
@@ -103,6 +104,15 @@ class RsaSignature(msgspec.Struct, frozen=True, gc=False):
 
 
 Signature = EcdsaSignature | RsaSignature
+
+
+def _is_ecc(key: VerifyingKey) -> TypeGuard[ec.EllipticCurvePublicKey]:
+    return _is_ecc_type(type(key))
+
+
+@cache  # asking the abstract class about an instance takes a microsecond each time
+def _is_ecc_type(kind: type[VerifyingKey]) -> bool:
+    return issubclass(kind, ec.EllipticCurvePublicKey)
 
 
 def parse_signature(data: bytes) -> Signature:

@@ -5,6 +5,7 @@ caller's keys, never by the note: until one of them verified, the text is hostil
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -126,17 +127,24 @@ def parse_signature_line(line: bytes) -> NoteSignature:
         MalformedError: Not em dash, key name and base64, or an empty signature.
     """
     parts = line.split(b" ")
-    try:
-        name = parts[1].decode("utf-8") if len(parts) == 3 and parts[0] == _DASH else ""
-    except UnicodeDecodeError as error:
-        raise MalformedError(f"note: not UTF-8: {error}") from error
-    if not is_key_name(name):
+    name = _key_name(parts[1]) if len(parts) == 3 and parts[0] == _DASH else ""
+    if not name:
         shown = line[:80].decode("utf-8", "backslashreplace")
         raise MalformedError(f"note: signature line {shown!r}: expected em dash, key name, base64")
     value = parse_base64(parts[2], what="note signature")
     if len(value) <= KEY_ID_SIZE:
         raise MalformedError(f"note: a signature by {name} is empty")
     return NoteSignature(name, value[:KEY_ID_SIZE], value[KEY_ID_SIZE:])
+
+
+@lru_cache(maxsize=64)  # who verifies a log meets the same few
+def _key_name(octets: bytes) -> str:
+    """The key name that these are; empty: none."""
+    try:
+        name = octets.decode("utf-8")
+    except UnicodeDecodeError:
+        return ""
+    return name if is_key_name(name) else ""
 
 
 def format_signature_line(line: NoteSignature) -> str:

@@ -27,7 +27,6 @@ __all__ = [
     "format_vkey",
     "mldsa_vkey",
     "parse_vkey",
-    "tpm_quote_key_id",
     "tpm_quote_vkey",
 ]
 
@@ -130,13 +129,11 @@ def ecdsa_vkey(name: str, spki: bytes) -> VerifierKey:
 
 
 def tpm_quote_vkey(name: str, spki: bytes) -> VerifierKey:
-    """An attestation key that quotes note texts, from its DER SubjectPublicKeyInfo."""
+    """An attestation key that quotes note texts, from its DER SubjectPublicKeyInfo.
+
+    Its key id is SHA-256(name ‖ 0x0A ‖ 0xff ‖ "attestd.tpm2-quote.v1" ‖ SPKI)[:4].
+    """
     return VerifierKey(name, bytes([SignatureType.TPM_QUOTE]) + TPM_QUOTE_TYPE + spki)
-
-
-def tpm_quote_key_id(name: str, spki: bytes) -> bytes:
-    """The key id of the quote line: SHA-256(name ‖ 0x0A ‖ 0xff ‖ "attestd.tpm2-quote.v1" ‖ SPKI)[:4]."""
-    return tpm_quote_vkey(name, spki).key_id
 
 
 def parse_vkey(text: str) -> VerifierKey:

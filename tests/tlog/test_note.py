@@ -142,7 +142,7 @@ def test_cosignature_of_a_real_witness_verifies():
         ("text\r\n\n— n AAAAAAA=\n".encode(), "control character"),
         ("text\x00\n\n— n AAAAAAA=\n".encode(), "control character"),
         (b"te\xffxt\n\n\xe2\x80\x94 n AAAAAAA=\n", "not UTF-8"),
-        (b"text\n\n\xe2\x80\x94 n\xff AAAAAAA=\n", "not UTF-8"),
+        (b"text\n\n\xe2\x80\x94 n\xff AAAAAAA=\n", "expected em dash"),
         (b"text\n\n\xed\xa0\x80 n AAAAAAA=\n", "em dash"),
         (b"text\n\n- n AAAAAAA=\n", "expected em dash"),
         ("text\n\n—  AAAAAAA=\n".encode(), "expected em dash"),
