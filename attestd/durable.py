@@ -1,13 +1,14 @@
 """Files and directories that are there after a power cut, and whole at every moment."""
 
 import contextlib
+import fcntl
 import os
 import secrets
 from pathlib import Path
 
 from attestd.errors import StoreError
 
-__all__ = ["make_directories", "make_directory", "sync_directory", "write_atomic"]
+__all__ = ["make_directories", "make_directory", "sync_directory", "try_lock", "write_atomic"]
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int) -> None:
@@ -78,3 +79,24 @@ def make_directories(path: Path, *, top: Path, mode: int) -> None:
     if path != top:
         make_directories(path.parent, top=top, mode=mode)
     make_directory(path, mode)
+
+
+def try_lock(path: Path) -> int | None:
+    """Takes a lock file, which the kernel gives back, at the latest with the process; made where there is none.
+
+    Returns:
+        The descriptor that holds it, to be closed; None: another process has it.
+
+    Raises:
+        StoreError: The file cannot be used.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor

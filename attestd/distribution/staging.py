@@ -1,7 +1,6 @@
 """What the next version of governance will hold: plain target files, and drafts of metadata with their signatures."""
 
 import contextlib
-import fcntl
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -12,7 +11,7 @@ from typing import Final
 from tuf.api.metadata import Targets
 
 from attestd.distribution.published import read_file
-from attestd.durable import make_directories, write_atomic
+from attestd.durable import make_directories, try_lock, write_atomic
 from attestd.errors import StoreError, UsageError
 
 __all__ = ["TEAM_PREFIX", "Staging", "require_name", "role_of", "role_of_draft", "team_role"]
@@ -110,18 +109,11 @@ class Staging:
             UsageError: Another process does.
             StoreError: It cannot be used.
         """
-        path = self.path / ".lock"
+        descriptor = try_lock(self.path / ".lock")
+        if descriptor is None:
+            raise UsageError(f"another process changes {self.path.parent} at this moment: try again")
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except OSError as error:
-            raise StoreError(f"{path}: {error.strerror}") from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
-        except BlockingIOError as error:
-            raise UsageError(
-                f"another process changes {self.path.parent} at this moment: try again"
-            ) from error
         finally:
             os.close(descriptor)
 

@@ -6,7 +6,6 @@ cosignature. So the row is never behind the file, but in a database that was tak
 cosigned since, it does not know, and a log could show it another history.
 """
 
-import fcntl
 import os
 import re
 import secrets
@@ -18,7 +17,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from attestd.controller.store.engine import Store
 from attestd.controller.store.schema import witness_anchors
-from attestd.durable import make_directory, write_atomic
+from attestd.durable import make_directory, try_lock, write_atomic
 from attestd.errors import MalformedError, RollbackError, StoreError, UsageError
 from attestd.strict import Strict, canonical, parse_canonical
 
@@ -147,7 +146,7 @@ def claim_anchor(directory: Path, store: Store) -> Anchor:
         if rows[name] is None or rows[name] < files[name]:  # type: ignore[operator]  # None is out
             raise _rolled_back(name, files[name], rows[name])
     for name in names:
-        lock = _try_lock(directory / f"{name}.lock")
+        lock = try_lock(directory / f"{name}.lock")
         if lock is not None:
             return Anchor(directory, name, rows[name] or 0, lock)
     return _claim_new(directory, store)
@@ -164,7 +163,7 @@ def mark_rolled_back(directory: Path, words: str) -> None:
 
 def _claim_new(directory: Path, store: Store) -> Anchor:
     name = _create(directory, store)
-    lock = _try_lock(directory / f"{name}.lock")
+    lock = try_lock(directory / f"{name}.lock")
     if lock is None:
         raise StoreError(f"{directory}: anchor {name} was taken by another process: start again")
     return Anchor(directory, name, 0, lock)
@@ -204,19 +203,6 @@ def _write(path: Path, name: str, generation: int) -> None:
 def _row(connection: Connection, name: str) -> int | None:
     statement = select(witness_anchors.c.generation).where(witness_anchors.c.anchor == name)
     return connection.execute(statement).scalar_one_or_none()
-
-
-def _try_lock(path: Path) -> int | None:
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
 
 
 def _rolled_back(name: str, anchored: int, found: int | None) -> RollbackError:
