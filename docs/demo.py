@@ -5,10 +5,8 @@ who edits the database, or who has broken into the agent), and then the villain'
 """
 
 import contextlib
-import json
 import os
 import shutil
-import signal
 import socket
 import sqlite3
 import subprocess
@@ -17,121 +15,30 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from telling import WIDTH, Result, Story, end, end_runner, paint, until
 
 from attestd.gate.concealment import SALT_BYTES
 from attestd.lineage.receipt import parse_receipt
 from attestd.tlog.proof import TlogProof, format_proof
 from attestd.wire import FrameReader, Kind, encode_fields, send_frame
 
-ATTESTD = Path(sys.executable).with_name("attestd")
-COLOUR = sys.stdout.isatty()
-WIDTH = 100
 
-
-def paint(text: str, code: str) -> str:
-    return f"\033[{code}m{text}\033[0m" if COLOUR else text
-
-
-@dataclass
-class Result:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def text(self) -> str:
-        return self.out + self.err
-
-
-@dataclass
-class Demo:
-    home: Path
-    started: float = field(default_factory=time.monotonic)
-    outcomes: list[tuple[str, str, bool]] = field(default_factory=list)
-    agent: subprocess.Popen[bytes] | None = None
-    runner_pid: int | None = None
-
-    @property
-    def state(self) -> Path:
-        return self.home / "state"
-
-    # -- telling ---------------------------------------------------------------------------------------------------
-
-    def chapter(self, title: str) -> None:
-        print(f"\n{paint(title, '1;36')}")
-
-    def show(self, command: str, result: Result, *, lines: int = 6) -> None:
-        print(f"  {paint('$ ' + command.replace(str(self.home), '~'), '1')}")
-        shown = result.text.replace(str(self.home), "~").rstrip().splitlines()
-        for line in shown[:lines]:
-            for part in textwrap.wrap(line, WIDTH - 4, drop_whitespace=False) or [""]:
-                print(f"    {part}")
-        if len(shown) > lines:
-            print(f"    {paint(f'… {len(shown) - lines} more lines', '2')}")
-
-    def expect(self, claim: str, found: str, ok: bool) -> None:
-        mark = paint("✓", "1;32") if ok else paint("✗", "1;31")
-        print(f"  {mark} {claim}")
-        self.outcomes.append((claim, found, ok))
-
-    # -- doing -----------------------------------------------------------------------------------------------------
-
-    def run(self, *arguments: str, quiet: bool = False, lines: int = 6) -> Result:
-        done = subprocess.run(
-            [ATTESTD, *arguments],
-            capture_output=True,
-            text=True,
-            cwd=self.home,
-            env=self.environment(),
-            timeout=60,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-        result = Result(done.returncode, done.stdout, done.stderr)
-        if not quiet:
-            self.show("attestd " + " ".join(arguments), result, lines=lines)
-        return result
-
-    def environment(self) -> dict[str, str]:
-        kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-        return {
-            **kept,
-            "ATTESTD_STATE_DIR": str(self.state),
-            "HOME": str(self.home),
-            "COLUMNS": str(WIDTH - 4),
-        }
-
-    def denied(self, claim: str, code: str, *command: str) -> Result:
-        result = self.run(*command)
-        ok = result.status == 77 and f"denied: {code}:" in result.err
-        self.expect(claim, code, ok)
-        return result
+class Demo(Story):
+    def __init__(self, home: Path) -> None:
+        self.state = home / "state"
+        super().__init__(home, {"ATTESTD_STATE_DIR": str(self.state)})
+        self.agent: subprocess.Popen[bytes] | None = None
 
     def start_agent(self) -> bool:
         """Starts the agent; whether it serves."""
-        with (self.home / "agent.log").open("ab") as log:
-            self.agent = subprocess.Popen(
-                [ATTESTD, "serve"], stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self.environment()
-            )
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline and self.agent.poll() is None:
-            if self.run("status", "--json", quiet=True).status == 0:
-                self.remember_runner()
-                return True
-            time.sleep(0.05)
-        return False
+        agent = self.agent = self.start("agent.log", "serve")
+        until(lambda: agent.poll() is not None or self.run("status", "--json", quiet=True).status == 0)
+        return agent.poll() is None
 
     def stop_agent(self) -> None:
-        if self.agent is not None and self.agent.poll() is None:
-            self.agent.send_signal(signal.SIGTERM)
-            self.agent.wait(timeout=20)
-
-    def remember_runner(self) -> None:
-        frame = self.ask_runner(Kind.INFO, b"", [])
-        if frame is not None:
-            self.runner_pid = int(json.loads(frame[1][0])["pid"])
+        end(self.agent)
 
     def ask_runner(
         self, kind: bytes, payload: bytes, descriptors: list[int]
@@ -148,9 +55,7 @@ class Demo:
 
     def clean_up(self) -> None:
         self.stop_agent()
-        if self.runner_pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.runner_pid, signal.SIGTERM)
+        end_runner(self.state)
 
 
 def hire_command(demo: Demo) -> Path:
@@ -371,13 +276,11 @@ def chapter_history(demo: Demo) -> None:
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     shutil.copy(log, newest)
     villain_edits(log)
-    print(
-        f"  {paint('villain', '1;35')}: lifts the triggers, changes one word in one old decision, puts the triggers back"
-    )
+    demo.villain("lifts the triggers, changes one word in one old decision, puts the triggers back")
     found = demo.run("audit", "verify")
     demo.expect("tampering is found", f"exit {found.status}", found.status == 1)
     replace_log(log, older)
-    print(f"  {paint('villain', '1;35')}: puts back the log of a minute ago, with its true signatures")
+    demo.villain("puts back the log of a minute ago, with its true signatures")
     refused = not demo.start_agent()
     last = (demo.home / "agent.log").read_text().splitlines()[-1]
     demo.show("attestd serve", Result(69, last, ""))
@@ -408,26 +311,6 @@ def replace_log(log: Path, copy: Path) -> None:
     shutil.copy(copy, log)
 
 
-def summary(demo: Demo) -> bool:
-    failed = [claim for claim, _, ok in demo.outcomes if not ok]
-    elapsed = time.monotonic() - demo.started
-    left = max(len(claim) for claim, _, _ in demo.outcomes)
-    right = max(len(found) for _, found, _ in demo.outcomes)
-    inner = left + right + 6
-    print("\n" + "┏" + "━" * inner + "┓")
-    print("┃" + paint("attestd: seal, then release".center(inner), "1") + "┃")
-    print("┣" + "━" * inner + "┫")
-    for claim, found, ok in demo.outcomes:
-        mark = paint("✓", "1;32") if ok else paint("✗", "1;31")
-        print(f"┃ {mark} {claim:<{left}}  {found:>{right}} ┃")
-    print("┣" + "━" * inner + "┫")
-    verdict = "all of it happened as told" if not failed else f"{len(failed)} did not happen as told"
-    line = f"{len(demo.outcomes) - len(failed)} of {len(demo.outcomes)}: {verdict} ({elapsed:.0f} s)"
-    print("┃" + line.center(inner) + "┃")
-    print("┗" + "━" * inner + "┛")
-    return not failed
-
-
 def main() -> int:
     with tempfile.TemporaryDirectory(prefix="attestd-demo-") as directory:
         demo = Demo(Path(directory))
@@ -448,7 +331,7 @@ def main() -> int:
                 chapter()
         finally:
             demo.clean_up()
-        return 0 if summary(demo) else 1
+        return 0 if demo.summary("attestd: seal, then release") else 1
 
 
 if __name__ == "__main__":
