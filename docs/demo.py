@@ -175,6 +175,7 @@ def lie_to_runner(
         b"",
         bytes(SALT_BYTES),
         *sizes,
+        b"",  # no attestation results
         path.encode(),
         b"./deploy",
         argument.encode(),

@@ -42,7 +42,7 @@ from attestd.authorization.secret import NOTHING_SECRET
 from attestd.gate.concealment import Concealment
 from attestd.gate.decide import decide
 from attestd.gate.execution import Execution, File
-from attestd.gate.model import Context, Decision, Mesh, Request
+from attestd.gate.model import Context, Decision, Request
 from attestd.governance.host import HOST_RECORD_TYPE
 from attestd.governance.metadata import Metadata, TargetFile, Versions, verify_metadata
 from attestd.governance.policy_schema import DEFAULT_POLICY, DEFAULT_POLICY_NAME, EMPTY_ENTITIES, SCHEMA
@@ -736,7 +736,7 @@ class World:
             now=self.now,
             grace=timedelta(0),
             appraisals={"local": self.appraisal()} if "appraisals" not in changes else {},
-            mesh=Mesh(verifiers=0),
+            results=(),
             conditions=dict.fromkeys(CONDITIONS),
             uses=lambda _: 0,
         )

@@ -31,7 +31,7 @@ from attestd.authorization.statement import Statement
 from attestd.codes import Code, Denial
 from attestd.distribution.local import TrustDirectory
 from attestd.errors import AttestdError, MalformedError, StoreError, VerificationError
-from attestd.gate.model import Context, Mesh
+from attestd.gate.model import Context
 from attestd.governance.floor import Floor, seen_body
 from attestd.governance.platform import PlatformPolicy
 from attestd.governance.trust import Trust
@@ -126,7 +126,7 @@ class Core:
             now=moment.now,
             grace=self.grace,
             appraisals=self.evidence.latest(),
-            mesh=Mesh(verifiers=0),
+            results=(),
             conditions=self.conditions(),
             uses=self.store.uses,
         )

@@ -35,6 +35,7 @@ class Execute:
 
     Attributes:
         salt: With which the leaf conceals what is secret.
+        tokens: Attestation results, where verifiers are needed.
         options: `tty0`, `tty1`, `tty2` where the client's stdio is a terminal.
         descriptors: The client's socket, stdin, stdout, stderr, cwd, executable, interpreters, inputs.
     """
@@ -48,13 +49,17 @@ class Execute:
     env: Sequence[tuple[str, str]]
     argv: Sequence[str]
     descriptors: Sequence[int]
+    tokens: Sequence[str] = ()
 
     def payload(self) -> bytes:
         """The fields of the frame."""
         env = [f"{name}={value}".encode() for name, value in self.env]
         counts = [str(count).encode() for count in (self.interpreters, self.inputs, len(env))]
         argv = [argument.encode() for argument in self.argv]
-        return encode_fields([self.receipt, self.artifact, self.options, self.salt, *counts, *env, *argv])
+        results = "\n".join(self.tokens).encode()
+        return encode_fields(
+            [self.receipt, self.artifact, self.options, self.salt, *counts, results, *env, *argv]
+        )
 
 
 class Spooled(Strict, frozen=True):

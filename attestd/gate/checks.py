@@ -21,12 +21,13 @@ from attestd.gate.requirements import (
     require_chain,
     require_governance,
     require_not_revoked,
-    require_quorums,
     require_strength,
     require_unchangeable,
     require_validity,
+    require_witnesses,
     required_quorums,
 )
+from attestd.gate.vouching import QuotedState, require_verifiers, vouched_for
 from attestd.governance.authorities import AuthorityRule
 from attestd.governance.platform import PlatformPolicy
 from attestd.governance.trust import Trust
@@ -207,12 +208,25 @@ def check_environment(
 
 
 def check_mesh(
-    statement: Statement, platform: PlatformPolicy, trust: Trust, context: Context
+    statement: Statement, appraisal: Appraisal, platform: PlatformPolicy, trust: Trust, context: Context
 ) -> tuple[None, str]:
     """Check 14. The cosignatures themselves are required once there is a checkpoint."""
     needed = required_quorums(statement, platform, trust.mesh)
-    found = require_quorums(needed, verifiers=context.mesh.verifiers, witnesses=len(trust.mesh.witness_names))
-    return None, found
+    if not any(needed):
+        return None, "no mesh is asked for"
+    vouched = vouched_for(
+        context.results,
+        host=context.host,
+        mesh=trust.mesh,
+        platform=platform,
+        state=QuotedState(appraisal.clock, appraisal.pcr_digest),
+        now=context.now,
+    )
+    found = (
+        require_verifiers(needed.verifiers, vouched),
+        require_witnesses(needed.witnesses, len(trust.mesh.witness_names)),
+    )
+    return None, "; ".join(filter(None, found))
 
 
 def check_conditions(context: Context) -> tuple[None, str]:

@@ -67,7 +67,8 @@ def decide(request: Request, context: Context) -> Decision:
         `tpm_unavailable`).
     13. environment: the measured state is an approved one, the tier is strong enough; what the logs show complies with
         the policy's boot rules and IMA policy (`environment_untrusted`, `evidence_invalid` without logs).
-    14. mesh: as many verifiers as are asked for vouch for it, and there are as many witnesses (`mesh_unavailable`).
+    14. mesh: as many verifiers as are asked for affirm the host in this very state (`environment_untrusted` if they found
+        something, `mesh_unavailable` if too few answered), and there are as many witnesses (`mesh_unavailable`).
     15. conditions: log, TPM and runner are healthy (`audit_unavailable`, `tpm_unavailable`, `agent_unavailable`).
     16. uses: neither the artifact nor one above it is used up (`uses_exhausted`).
 
@@ -105,7 +106,7 @@ def decide(request: Request, context: Context) -> Decision:
         record.run(11, lambda: checks.check_lineage(verified, rule, request))
         appraisal = record.run(12, lambda: checks.check_evidence(statement, context))
         record.run(13, lambda: checks.check_environment(appraisal, platform, trust, context))
-        record.run(14, lambda: checks.check_mesh(statement, platform, trust, context))
+        record.run(14, lambda: checks.check_mesh(statement, appraisal, platform, trust, context))
         record.run(15, lambda: checks.check_conditions(context))
         record.run(16, lambda: checks.check_uses(verified, context))
         artifact = verified

@@ -10,7 +10,7 @@ from attestd.codes import Code, Denied
 from attestd.governance.platform import PlatformPolicy
 from attestd.strict import format_time
 
-__all__ = ["findings_body", "require_measured", "require_state"]
+__all__ = ["findings_body", "require_measured", "require_state", "said"]
 
 # Of a denial's sentence; and of a leaf, in bytes of UTF-8: what request and artifact need fits beside them.
 MAX_SAID: Final = 8
@@ -25,8 +25,8 @@ def require_state(appraisal: Appraisal, platform: PlatformPolicy, *, now: dateti
     """
     hint = "boot the approved state, or have an authority approve this one (attestd platform approve)"
     if appraisal.approval is None:
-        said = _said(appraisal.findings, len(appraisal.findings))
-        raise _untrusted(f"the platform is in no approved state: {said}", hint)
+        found = said(appraisal.findings, len(appraisal.findings))
+        raise _untrusted(f"the platform is in no approved state: {found}", hint)
     until = platform.windows.get(appraisal.pcr_digest)
     if until is not None and now >= until:
         raise _untrusted(
@@ -48,7 +48,7 @@ def require_measured(appraisal: Appraisal, platform: PlatformPolicy) -> str:
         boot = _looked_at(appraisal.boot, "the boot rules")
         if boot.count:
             raise _untrusted(
-                f"the boot does not comply with the boot rules of platform policy {platform.name!r}: {_said(boot.findings, boot.count)}",
+                f"the boot does not comply with the boot rules of platform policy {platform.name!r}: {said(boot.findings, boot.count)}",
                 "boot what the rules allow, or have an authority change them (attestd platform rules --boot FILE)",
             )
         compared += f", {boot.looked_at} boot events comply"
@@ -56,7 +56,7 @@ def require_measured(appraisal: Appraisal, platform: PlatformPolicy) -> str:
         ima = _looked_at(appraisal.ima, "the IMA policy")
         if ima.count:
             raise _untrusted(
-                f"something was measured that IMA policy {platform.ima.policy!r} does not allow: {_said(ima.findings, ima.count)}",
+                f"something was measured that IMA policy {platform.ima.policy!r} does not allow: {said(ima.findings, ima.count)}",
                 "find out who ran it; until the next boot only another IMA policy helps (attestd platform rules --ima FILE)",
             )
         compared += f", {ima.looked_at} IMA entries comply"
@@ -77,6 +77,12 @@ def findings_body(appraisal: object) -> dict[str, Any]:
     return {"findings": {"count": count, "first": kept}}
 
 
+def said(findings: Sequence[str], count: int) -> str:
+    """The first findings of so many, in a sentence."""
+    more = count - min(len(findings), MAX_SAID)
+    return "; ".join(findings[:MAX_SAID]) + (f"; and {more} more" if more > 0 else "")
+
+
 def _looked_at(measured: LogAppraisal | None, what: str) -> LogAppraisal:
     if measured is None:
         raise Denied(
@@ -85,11 +91,6 @@ def _looked_at(measured: LogAppraisal | None, what: str) -> LogAppraisal:
             "see attestd doctor",
         )
     return measured
-
-
-def _said(findings: Sequence[str], count: int) -> str:
-    more = count - min(len(findings), MAX_SAID)
-    return "; ".join(findings[:MAX_SAID]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _untrusted(sentence: str, hint: str) -> Denied:

@@ -1,6 +1,6 @@
 """The values that the decision takes and gives."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from attestd.appraisal.quote import Appraisal
+from attestd.appraisal.result import AttestationResult
 from attestd.authorization.artifact import VerifiedArtifact
 from attestd.codes import Denial
 from attestd.gate.execution import Execution
@@ -17,7 +18,7 @@ from attestd.governance.trust import Trust
 from attestd.lineage.entry import EntryType
 from attestd.lineage.receipt import VerifiedReceipt
 
-__all__ = ["CHECKS", "ENVIRONMENT", "Check", "Context", "Decision", "Mesh", "Outcome", "Request"]
+__all__ = ["CHECKS", "ENVIRONMENT", "Check", "Context", "Decision", "Outcome", "Request"]
 
 CHECKS: Final = (
     "authorization_present",
@@ -80,13 +81,6 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Mesh:
-    """How many distinct verifiers vouch for this host now: none on a standalone host."""
-
-    verifiers: int
-
-
-@dataclass(frozen=True)
 class Context:
     """What the decision is taken against; all of it values.
 
@@ -98,7 +92,7 @@ class Context:
         now: Trusted time.
         grace: For how long governance metadata may be used after it expired.
         appraisals: By platform policy: the latest appraisal, or the denial that taking evidence came to.
-        mesh: Results of the mesh.
+        results: What remote verifiers say of this host; whether that still holds the decision looks itself.
         conditions: Operational trust conditions by name (`clock`, `log`, `tpm`, `runner`): None when it holds.
         uses: Uses already charged, by artifact id.
     """
@@ -110,7 +104,7 @@ class Context:
     now: datetime
     grace: timedelta
     appraisals: Mapping[str, Appraisal | Denial]
-    mesh: Mesh
+    results: Sequence[AttestationResult]
     conditions: Mapping[str, Denial | None]
     uses: Callable[[str], int]
 

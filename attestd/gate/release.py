@@ -1,7 +1,7 @@
 """What the runner believes: a receipt, an artifact, and what it sees itself. Nothing that the agent says."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -19,12 +19,13 @@ from attestd.gate.requirements import (
     require_chain,
     require_governance,
     require_not_revoked,
-    require_quorums,
     require_strength,
     require_unchangeable,
     require_validity,
+    require_witnesses,
     required_quorums,
 )
+from attestd.gate.vouching import QuotedState, require_verifiers, verify_tokens, vouched_for
 from attestd.governance.platform import Approval, PlatformPolicy
 from attestd.governance.trust import Trust
 from attestd.lineage.receipt import VerifiedReceipt, parse_receipt, verify_receipt
@@ -76,6 +77,7 @@ def verify_release(
     grace: timedelta,
     isolation: str,
     salt: bytes,
+    tokens: Sequence[str] = (),
 ) -> VerifiedRelease:
     """Verifies that exactly this execution was decided, recorded and sealed for release, here and now.
 
@@ -105,6 +107,8 @@ def verify_release(
         grace: For how long governance metadata may be used after it expired.
         isolation: What this runner can do: `user` or `none`.
         salt: For the digests of what is secret, from the agent: another one gives other digests than the leaf's.
+        tokens: Attestation results, from the agent: those that do not verify, or are not about the state that the receipt
+            shows, count for nothing.
 
     Raises:
         Denied: One of the above does not hold.
@@ -135,7 +139,8 @@ def verify_release(
     _require_approved(sealed_in, platform, body, trust, now=now)  # 5
     require_strength(platform, host)
     needed = required_quorums(statement, platform, trust.mesh)
-    require_quorums(needed, verifiers=0, witnesses=_cosigned(verified, now))
+    _require_affirmed(needed.verifiers, tokens, verified, platform, trust, now=now)
+    require_witnesses(needed.witnesses, _cosigned(verified, now))
     require_binding(statement, execution, host=host_id, labels=host.labels)  # 6
     require_unchangeable(execution, platform)
     authorities = trust.authorities
@@ -195,6 +200,29 @@ def _require_here_and_now(
             Code.EVIDENCE_STALE,
             f"a receipt may be {MAX_RECEIPT_AGE.total_seconds():.0f} s old, this one is {age.total_seconds():.0f} s old",
         )
+
+
+def _require_affirmed(
+    quorum: int,
+    tokens: Sequence[str],
+    verified: VerifiedReceipt,
+    platform: PlatformPolicy,
+    trust: Trust,
+    *,
+    now: datetime,
+) -> None:
+    if not quorum:
+        return
+    results, wrong = verify_tokens(tokens, host=verified.host, mesh=trust.mesh, now=now)
+    vouched = vouched_for(
+        results,
+        host=verified.host.host,
+        mesh=trust.mesh,
+        platform=platform,
+        state=QuotedState(verified.at.clock, verified.at.pcr_digest),
+        now=now,
+    )
+    require_verifiers(quorum, vouched, wrong=wrong)
 
 
 def _cosigned(verified: VerifiedReceipt, now: datetime) -> int:

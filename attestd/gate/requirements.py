@@ -24,10 +24,10 @@ __all__ = [
     "require_chain",
     "require_governance",
     "require_not_revoked",
-    "require_quorums",
     "require_strength",
     "require_unchangeable",
     "require_validity",
+    "require_witnesses",
     "required_quorums",
 ]
 
@@ -207,30 +207,23 @@ def required_quorums(statement: Statement, platform: PlatformPolicy, mesh: MeshT
     )
 
 
-def require_quorums(needed: Quorums, *, verifiers: int, witnesses: int) -> str:
-    """As many verifiers and witnesses vouch for the host as are needed.
+def require_witnesses(quorum: int, witnesses: int) -> str:
+    """As many witnesses vouch for the host's log as are needed.
 
     Args:
-        needed: By `required_quorums`.
-        verifiers: How many vouch for it now.
+        quorum: By `required_quorums`.
         witnesses: How many cosigned the checkpoint; before there is one, how many there are.
 
     Raises:
         Denied: `mesh_unavailable`.
     """
-    for what, quorum, found in (
-        ("verifiers", needed.verifiers, verifiers),
-        ("witnesses", needed.witnesses, witnesses),
-    ):
-        if found < quorum:
-            raise Denied(
-                Code.MESH_UNAVAILABLE,
-                f"{quorum} {what} must vouch for this host, {found} do",
-                "connect this host to a controller, or ask for an authorization that needs none",
-            )
-    return (
-        f"{verifiers} verifiers, {witnesses} witnesses" if verifiers or witnesses else "no mesh is asked for"
-    )
+    if witnesses < quorum:
+        raise Denied(
+            Code.MESH_UNAVAILABLE,
+            f"{quorum} witnesses must vouch for this host, {witnesses} do",
+            "connect this host to a controller, or ask for an authorization that needs none",
+        )
+    return f"{witnesses} witnesses, {quorum} must cosign" if quorum else ""
 
 
 def _require_fresh(trust: Trust, *, now: datetime, grace: timedelta) -> None:

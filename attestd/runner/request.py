@@ -26,6 +26,9 @@ from attestd.wire import Credentials, Frame, WireError
 __all__ = ["Here", "Release", "peer_of", "verify_request"]
 
 MAX_FIELDS: Final = 65_536
+# No quorum is larger; each that does not verify costs a signature's verification.
+MAX_RESULTS: Final = 16
+_FIXED_FIELDS: Final = 8
 _UCRED: Final = struct.Struct("=iII")
 _SEE_AGENT: Final = "see the agent's journal"
 
@@ -71,6 +74,7 @@ class _Request:
     receipt: bytes
     artifact: bytes
     salt: bytes = field(repr=False)
+    tokens: tuple[str, ...]
     env: dict[str, str]
     argv: tuple[str, ...]
     client: int
@@ -139,6 +143,7 @@ def verify_request(frame: Frame, here: Here, *, descriptor_limit: tuple[int, int
             grace=here.grace,
             isolation=here.isolation,
             salt=request.salt,
+            tokens=request.tokens,
         )
         user = find_user(execution.uid)  # 5
         argv, keep = _arguments(execution, shebang, executable, inputs)  # 6
@@ -175,13 +180,16 @@ def peer_of(descriptor: int) -> Credentials:
 
 def _parse(frame: Frame) -> _Request:
     fields, descriptors = frame.fields(MAX_FIELDS), frame.descriptors
-    if len(fields) < 7:
-        raise WireError(f"execute: {len(fields)} fields, expected at least 7")
+    if len(fields) < _FIXED_FIELDS:
+        raise WireError(f"execute: {len(fields)} fields, expected at least {_FIXED_FIELDS}")
     receipt, artifact, _options, salt = fields[:4]
     if len(salt) != SALT_BYTES:
         raise WireError(f"execute: a salt of {len(salt)} bytes, expected {SALT_BYTES}")
     interpreters, inputs, variables = (_count(text) for text in fields[4:7])
-    texts = [_text(text) for text in fields[7:]]
+    tokens = tuple(_text(fields[7]).split("\n")) if fields[7] else ()
+    if len(tokens) > MAX_RESULTS:
+        raise WireError(f"execute: {len(tokens)} attestation results, the limit is {MAX_RESULTS}")
+    texts = [_text(text) for text in fields[_FIXED_FIELDS:]]
     if len(texts) <= variables:
         raise WireError("execute: no argv")
     if len(descriptors) != 6 + interpreters + inputs:
@@ -197,6 +205,7 @@ def _parse(frame: Frame) -> _Request:
         receipt=receipt,
         artifact=artifact,
         salt=salt,
+        tokens=tokens,
         env=env,
         argv=tuple(texts[variables:]),
         client=client,

@@ -14,11 +14,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from attestd.appraisal.jws import OneAlgorithm
 from attestd.appraisal.result import (
     MAX_RESULT_BYTES,
     AttestationResult,
     SigningKey,
-    _OneAlgorithm,
     draft_result,
     quorum_of,
     sign_result,
@@ -246,7 +246,7 @@ def test_the_public_key_as_a_secret(secret: bytes, named: str) -> None:
 def test_the_library_is_offered_one_algorithm(name: str) -> None:
     """The header was compared before; the library has no other to choose either."""
     with pytest.raises(VerificationError, match="expected ES256"):
-        _OneAlgorithm("ES256").get_alg(name)
+        OneAlgorithm("ES256").get_alg(name)
 
 
 def test_the_other_keys_algorithm() -> None:

@@ -51,7 +51,7 @@ from tests.fuzz import valid
 from tests.fuzz.formats import LIMIT
 from tests.fuzz.target import target
 from tests.fuzz.valid import GRANTED, TRUST, WORLD
-from tests.world import BOOT, NOW, b64
+from tests.world import BOOT, NOW, SALT, b64
 
 # --- frames --------------------------------------------------------------------------------------------------------
 
@@ -102,7 +102,16 @@ def _descriptors() -> tuple[int, ...]:
 def _execute(*, env: int = 1, receipt: bytes | None = None) -> bytes:
     variables = [b"PATH=/bin", b"A="][:env]
     counts = [b"0", b"0", str(env).encode()]
-    fields = [receipt or GRANTED.receipt, GRANTED.artifact, b"tty0", *counts, *variables, b"deploy"]
+    fields = [
+        receipt or GRANTED.receipt,
+        GRANTED.artifact,
+        b"tty0",
+        SALT,
+        *counts,
+        b"a.b.c\na",
+        *variables,
+        b"deploy",
+    ]
     return b"\0" + encode_fields(fields)
 
 

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from attestd.appraisal.logs import LogAppraisal
+from attestd.appraisal.result import AttestationResult
 from attestd.authorization.artifact import parse_artifact
 from attestd.authorization.issue import resource
 from attestd.authorization.statement import parse_statement
@@ -18,24 +19,23 @@ from attestd.gate import checks
 from attestd.gate.decide import decide
 from attestd.gate.execution import File, require_binding
 from attestd.gate.explain import explain
-from attestd.gate.model import CHECKS, Decision, Mesh, Outcome
+from attestd.gate.model import CHECKS, Decision, Outcome
 from attestd.governance.policy_schema import DEFAULT_POLICY
 from attestd.lineage.entry import Entry, EntryType, format_entry, parse_entry
 from attestd.lineage.receipt import parse_receipt, verify_receipt
 from attestd.strict import canonical, format_time, format_time_us
 from tests.governance.make_vectors import BOOT_RULES, IMA_POLICY
+from tests.results import LIFETIME, result, verifiers
 from tests.world import (
     BOOT,
     CLOCK,
     NOW,
     World,
-    b64,
     digest,
     ed25519_key,
     key_id,
     mesh_file,
     p256,
-    spki,
     witness,
 )
 
@@ -647,13 +647,14 @@ def entry_of(decision: Decision) -> Entry:
 
 def vouched(world: World, who: str, count: int, *, floor: int = 0, **artifact: int) -> Decision:
     """Decided with so many verifiers that vouch for the host, or so many witnesses in mesh.json."""
+    names = [f"v{number}" for number in range(max(count, floor))]
     if who == "verifiers":
-        nodes = {f"v{n}": {"url": "http://v", "key": b64(spki(p256(f"v{n}")))} for n in range(floor)}
-        world.extra["mesh.json"] = mesh_file(verifiers={"quorum": floor, "nodes": nodes})
+        world.extra["mesh.json"] = verifiers(*names, quorum=floor)
+        results = [result(world, name) for name in names[:count]]
     else:
-        world.extra["mesh.json"] = mesh_file([witness(f"w{n}") for n in range(count)], quorum=floor)
-    mesh = Mesh(verifiers=count if who == "verifiers" else 0)
-    return decide(world.request(world.artifact(**artifact)), world.context(mesh=mesh))
+        world.extra["mesh.json"] = mesh_file([witness(name) for name in names[:count]], quorum=floor)
+        results = []
+    return decide(world.request(world.artifact(**artifact)), world.context(results=results))
 
 
 @pytest.mark.parametrize("who", ["verifiers", "witnesses"])
@@ -663,6 +664,8 @@ def test_14_mesh(world: World, who: str) -> None:
     decision = vouched(world, who, 2, **{who: 2})
     assert outcome(decision) == (None, None)
     assert decision.body["witness_quorum"] == (2 if who == "witnesses" else 0)
+    said = "verifiers: v0, v1" if who == "verifiers" else "2 witnesses, 2 must cosign"
+    assert decision.checks[13].detail == said
 
 
 @pytest.mark.parametrize("who", ["verifiers", "witnesses"])
@@ -681,6 +684,65 @@ def test_14_mesh_json_asks_too(world: World, who: str) -> None:
     decision = vouched(world, who, 2, floor=2)
     assert outcome(decision) == (None, None)
     assert decision.body["witness_quorum"] == (2 if who == "witnesses" else 0)
+
+
+def decided_by(world: World, *results: AttestationResult, **changes: Any) -> Decision:
+    context = world.context(results=results, **changes)
+    return decide(world.request(world.artifact(verifiers=2)), context)
+
+
+def test_14_verifiers_that_find_something(world: World) -> None:
+    """Enough answered: then it is the platform, not the mesh; with too few answers nobody knows."""
+    world.extra["mesh.json"] = verifiers("one", "two", "three")
+    good, bad = result(world, "one"), result(world, "two", findings=("PCR 7: changed", "PCR 11: changed"))
+    decision = decided_by(world, good, bad)
+    assert outcome(decision) == (Code.ENVIRONMENT_UNTRUSTED, 14)
+    assert decision.denial is not None
+    assert decision.denial.sentence == (
+        "2 verifiers must affirm this host, 1 do; findings of two: PCR 7: changed; PCR 11: changed"
+    )
+    assert "findings" not in decision.body, "what the agent itself found is no reason"
+    assert outcome(decided_by(world, bad)) == (Code.MESH_UNAVAILABLE, 14)
+    assert outcome(decided_by(world, good, bad, result(world, "three"))) == (None, None)
+
+
+def test_14_a_key_counts_once_and_what_speaks_against_the_host_outweighs(world: World) -> None:
+    world.extra["mesh.json"] = verifiers("one", "two")
+    good, bad = result(world, "one"), result(world, "one", findings=("x",))
+    assert outcome(decided_by(world, good, good)) == (Code.MESH_UNAVAILABLE, 14)
+    for order in ((good, bad), (bad, good)):
+        decision = decided_by(world, *order, result(world, "two"))
+        assert outcome(decision) == (Code.ENVIRONMENT_UNTRUSTED, 14)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pcr_digest": bytes(32)},
+        {"clock": msgspec.structs.replace(CLOCK, reset_count=CLOCK.reset_count + 1)},
+        {"clock": msgspec.structs.replace(CLOCK, restart_count=CLOCK.restart_count + 1)},
+    ],
+)
+def test_14_results_of_another_state(world: World, changes: dict[str, Any]) -> None:
+    world.extra["mesh.json"] = verifiers("one", "two")
+    stale = result(world, "two", **changes)
+    assert outcome(decided_by(world, result(world, "one"), stale)) == (Code.MESH_UNAVAILABLE, 14)
+
+
+def test_14_results_that_are_over_or_of_others(world: World) -> None:
+    world.extra["mesh.json"] = verifiers("one", "two")
+    both = [result(world, name) for name in ("one", "two")]
+    assert outcome(decided_by(world, *both)) == (None, None)
+    late = world.now + LIFETIME
+    fresh = {"local": replace(world.appraisal(), at=late)}
+    assert outcome(decided_by(world, *both, now=late, appraisals=fresh)) == (Code.MESH_UNAVAILABLE, 14)
+    foreign = replace(both[1], host="00" * 32)
+    assert outcome(decided_by(world, both[0], foreign)) == (Code.MESH_UNAVAILABLE, 14)
+    world.revocations["keys"] = [key_id(p256("verifier two"))]
+    assert outcome(decided_by(world, *both)) == (Code.MESH_UNAVAILABLE, 14)
+    world.revocations["keys"] = []
+    world.platforms["local"]["lifecycle"]["valid_until"] = format_time(NOW + timedelta(days=1))
+    assert outcome(decided_by(world, *both)) == (Code.MESH_UNAVAILABLE, 14), "by another policy version"
 
 
 def test_14_mesh_that_is_unusable_denies(world: World) -> None:

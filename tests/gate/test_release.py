@@ -1,16 +1,18 @@
 """What the runner believes: every numbered step attacked by an agent that can have anything sealed."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from attestd.authorization.artifact import parse_artifact
 from attestd.authorization.issue import resource
 from attestd.codes import Code, Denied
+from attestd.gate.decide import decide
 from attestd.gate.execution import Execution, File, execution_body
 from attestd.gate.release import VerifiedRelease, verify_release
 from attestd.governance.host import HOST_RECORD_TYPE
@@ -21,8 +23,10 @@ from attestd.strict import canonical, format_time
 from attestd.tcg.pcr import PcrSelection
 from attestd.tlog.checkpoint import BatchMode
 from attestd.tlog.proof import format_proof, parse_proof
+from tests.results import LIFETIME, result, token, verifiers
 from tests.world import (
     BOOT,
+    CLOCK,
     NOTHING_CONCEALED,
     NOW,
     SALT,
@@ -35,6 +39,7 @@ from tests.world import (
     ed25519_key,
     key_id,
     mesh_file,
+    p256,
     with_cosignatures,
     witness,
 )
@@ -489,6 +494,104 @@ def test_5_cosigned_in_the_future(world: World) -> None:
     assert release(world, granted, receipt=near)
     far = with_cosignatures(granted.receipt, W1, time=world.now + timedelta(minutes=11))
     assert refused(world, granted, receipt=far) is Code.MESH_UNAVAILABLE
+
+
+def affirmed(world: World, *, asked_by: str = "artifact") -> Granted:
+    """What needs two of three verifiers."""
+    world.extra["mesh.json"] = verifiers("one", "two", "three", quorum=2 if asked_by == "mesh" else 0)
+    if asked_by == "platform":
+        world.platforms["local"]["reference"]["quorums"]["verifiers"] = 2
+    artifact = world.artifact(verifiers=2 if asked_by == "artifact" else 0)
+    results = [result(world, name) for name in ("one", "two")]
+    decision = decide(world.request(artifact), world.context(results=results))
+    assert decision.denial is None
+    return Granted(artifact, world.execution(), world.receipt(decision.body), decision.body)
+
+
+@pytest.mark.parametrize("asked_by", ["artifact", "platform", "mesh"])
+def test_5_verifiers(world: World, asked_by: str) -> None:
+    """Whoever asks for two: an agent that releases without, or with fewer, is refused."""
+    granted = affirmed(world, asked_by=asked_by)
+    one, two, three = (token(world, name) for name in ("one", "two", "three"))
+    assert refused(world, granted) is Code.MESH_UNAVAILABLE
+    assert refused(world, granted, tokens=[one]) is Code.MESH_UNAVAILABLE
+    for enough in ([one, two], [three, one], [two, three, one]):
+        assert release(world, granted, tokens=enough)
+
+
+TWO_LIES: dict[str, Callable[[World], str]] = {
+    "the same again": lambda world: token(world, "one"),
+    "the same key, signed anew": lambda world: token(world, "one", at=world.now + timedelta(seconds=1)),
+    "a key that claims another's name": lambda world: token(world, "two", key="one"),
+    "a key that nobody knows": lambda world: token(world, "two", key="stranger"),
+    "another host's": lambda world: token(_other_host(world), "two"),
+    "another state's": lambda world: token(world, "two", pcr_digest=bytes(32)),
+    "of before a reset": lambda world: token(
+        world, "two", clock=msgspec.structs.replace(CLOCK, reset_count=CLOCK.reset_count - 1)
+    ),
+    "of before a restart": lambda world: token(
+        world, "two", clock=msgspec.structs.replace(CLOCK, restart_count=CLOCK.restart_count + 1)
+    ),
+    "edited": lambda world: token(world, "two").replace(".", ".A", 1),
+    "an empty one": lambda _: "",
+    "of another policy version": lambda world: token(
+        world, "two", policy=replace(world.trust().platforms["local"], digest="00" * 32)
+    ),
+}
+
+
+def _other_host(world: World) -> World:
+    """A twin in the same state, with its own TPM."""
+    twin = World("twin", now=world.now)
+    twin.extra, twin.values = world.extra, world.values
+    return twin
+
+
+@pytest.mark.parametrize("lie", TWO_LIES)
+def test_5_verifiers_an_agent_that_lies(world: World, lie: str) -> None:
+    granted = affirmed(world)
+    tokens = [token(world, "one"), TWO_LIES[lie](world)]
+    assert refused(world, granted, tokens=tokens) is Code.MESH_UNAVAILABLE
+    assert release(world, granted, tokens=[*tokens, token(world, "three")]), (
+        "what is wrong counts for nothing"
+    )
+
+
+def test_5_verifiers_one_that_finds_something(world: World) -> None:
+    granted = affirmed(world)
+    tokens = [token(world, "one"), token(world, "two", findings=("PCR 7: changed",))]
+    with pytest.raises(Denied) as denied:
+        release(world, granted, tokens=tokens)
+    assert denied.value.denial.code is Code.ENVIRONMENT_UNTRUSTED
+    assert "findings of two: PCR 7: changed" in denied.value.denial.sentence
+    # What one key says against the host is not outvoted by what it said before.
+    again = [*tokens, token(world, "two")]
+    assert refused(world, granted, tokens=again) is Code.ENVIRONMENT_UNTRUSTED
+
+
+def test_5_verifiers_results_that_are_over(world: World) -> None:
+    granted = affirmed(world)
+    both = [token(world, name) for name in ("one", "two")]
+    assert release(world, granted, tokens=both, now=world.now + timedelta(seconds=59))
+    world.now -= LIFETIME
+    old = token(world, "two")
+    world.now += LIFETIME
+    assert refused(world, granted, tokens=[both[0], old]) is Code.MESH_UNAVAILABLE
+    world.now += timedelta(seconds=6)
+    early = token(world, "two")
+    world.now -= timedelta(seconds=6)
+    assert refused(world, granted, tokens=[both[0], early]) is Code.MESH_UNAVAILABLE
+
+
+def test_5_verifiers_a_key_revoked_meanwhile(world: World) -> None:
+    granted = affirmed(world)
+    both = [token(world, name) for name in ("one", "two")]
+    assert release(world, granted, tokens=both)
+    world.revocations["keys"] = [key_id(p256("verifier two"))]
+    with pytest.raises(Denied) as denied:
+        release(world, granted, tokens=both)
+    assert denied.value.denial.code is Code.MESH_UNAVAILABLE
+    assert "mesh.json names no verifier with key" in denied.value.denial.sentence
 
 
 # 6. within the artifact

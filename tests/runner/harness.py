@@ -228,6 +228,7 @@ class Bench:
         cwd: str | None = None,
         files: Sequence[Path | str] | None = None,
         client_end: int | None = None,
+        tokens: Sequence[str] = (),
     ) -> Submitted:
         """Hands an execution over as the agent does; keywords replace what is handed over."""
         run = granted.execution
@@ -249,6 +250,7 @@ class Bench:
             str(len(run.interpreters)).encode(),
             str(len(run.inputs)).encode(),
             str(len(environment)).encode(),
+            "\n".join(tokens).encode(),
             *(f"{name}={value}".encode() for name, value in environment.items()),
             *(argument.encode() for argument in (run.argv if argv is None else argv)),
         ]

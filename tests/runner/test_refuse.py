@@ -236,6 +236,7 @@ def fields_of(bench: Bench) -> list[bytes]:
         b"0",
         b"0",
         b"1",
+        b"",
         f"PATH={PATH}".encode(),
         b"/bin/true",
     ]
@@ -252,10 +253,12 @@ def fields_of(bench: Bench) -> list[bytes]:
         (5, b"9"),
         (6, b"2"),
         (6, b"999999"),
-        (7, b"PATH"),
-        (7, b"=x"),
-        (8, b"\xff"),
-        (8, b"a\0b"),
+        (7, b"\xff"),
+        (7, b"\n" * 16),
+        (8, b"PATH"),
+        (8, b"=x"),
+        (9, b"\xff"),
+        (9, b"a\0b"),
     ],
 )
 def test_a_request_that_does_not_parse_is_refused(bench: Bench, index: int, value: bytes) -> None:

@@ -1,0 +1,52 @@
+"""Verifiers of `tests.world`'s hosts, and what they say of one: real tokens, of whatever an attack needs."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from attestd.appraisal.host_state import HostState
+from attestd.appraisal.result import AttestationResult, ResultClaims, draft_result, sign_result, verify_result
+from attestd.appraisal.verifier import VerifiedEvidence
+from attestd.strict import encode_base64url
+from tests.world import World, b64, mesh_file, p256, spki
+
+LIFETIME = timedelta(minutes=5)
+
+
+def verifiers(*names: str, quorum: int = 0) -> bytes:
+    """`mesh.json` with these verifiers; the key of each is that of its name."""
+    nodes = {
+        name: {"url": "http://127.0.0.1:9", "key": b64(spki(p256(f"verifier {name}")))} for name in names
+    }
+    return mesh_file(verifiers={"quorum": quorum, "nodes": nodes})
+
+
+def claims(world: World, name: str, *, findings: Iterable[str] = (), **changes: Any) -> ResultClaims:
+    """What a verifier says of the world's host; `changes` are those of its appraisal."""
+    found = tuple(findings)
+    appraisal = replace(world.appraisal(), findings=found, **changes)
+    evidence = VerifiedEvidence(
+        host=world.trust().hosts[world.host.id],
+        appraisal=appraisal,
+        findings=found,
+        count=len(found),
+        challenge=encode_base64url(bytes(56)),
+        state=HostState.of(appraisal.clock, eventlog=None, ima={}),
+        logs=None,
+    )
+    return draft_result(
+        evidence, verifier=name, build="tests", governance=1, now=world.now, lifetime=LIFETIME
+    )
+
+
+def token(world: World, name: str, *, key: str | None = None, **given: Any) -> str:
+    """The same, signed; by `key` if it lies about whose it is."""
+    return sign_result(claims(world, name, **given), key=p256(f"verifier {key or name}"))
+
+
+def result(world: World, name: str, **given: Any) -> AttestationResult:
+    """The same, verified."""
+    trust = world.trust()
+    host = trust.hosts[world.host.id]
+    return verify_result(token(world, name, **given), mesh=trust.mesh, host=host, nonce=None, now=world.now)
