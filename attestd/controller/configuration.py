@@ -41,6 +41,9 @@ class Role(StrEnum):
 BUILT: Final = frozenset({Role.ENROLLER, Role.WITNESS, Role.GOVERNANCE})
 """The roles that this version has; the others are refused at start."""
 
+_PATHS: Final = frozenset(
+    {"governance", "witness_logs", "enroller_passphrase_file", "verifier_passphrase_file"}
+)
 _Seconds = Annotated[int, msgspec.Meta(ge=1, le=86_400)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
 
@@ -207,7 +210,7 @@ def write_controller_configuration(path: Path, *, roles: Sequence[str], values: 
     Args:
         path: Where.
         roles: The roles to switch on.
-        values: Other members; all of them text.
+        values: Other members; all of them text. Paths become absolute, for nobody knows where it will be started.
 
     Raises:
         UsageError: There is one already, or it would not be usable.
@@ -215,6 +218,7 @@ def write_controller_configuration(path: Path, *, roles: Sequence[str], values: 
     """
     if os.path.lexists(path):
         raise UsageError(f"{path} is there: edit it, then run this without options")
+    values = {name: _absolute(name, value) for name, value in values.items()}
     try:
         configuration = msgspec.convert(
             {"roles": list(roles), **values}, ControllerConfiguration, strict=True
@@ -226,6 +230,11 @@ def write_controller_configuration(path: Path, *, roles: Sequence[str], values: 
     lines += [f"{name} = {_quoted(value)}" for name, value in values.items()]
     make_directory(path.parent, 0o755)
     write_atomic(path, "".join(f"{line}\n" for line in lines).encode(), mode=0o644)
+
+
+def _absolute(name: str, value: str) -> str:
+    is_path = name in _PATHS or (name.endswith("_key") and ":" not in value)
+    return os.path.abspath(value) if is_path and value else value
 
 
 def _quoted(text: str) -> str:

@@ -84,6 +84,17 @@ def test_what_init_writes_is_read(tmp_path: Path) -> None:
     assert not (tmp_path / "other.toml").exists()
 
 
+def test_what_init_writes_holds_wherever_it_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = {"governance": "web", "enroller_key": "one.pem", "epoch_key": "hsm:2", "witness_logs": ""}
+    write_controller_configuration(tmp_path / "c.toml", roles=["governance"], values=values)
+    found = load_controller_configuration(tmp_path / "c.toml", {})
+    assert (found.governance, found.enroller_key) == (str(tmp_path / "web"), str(tmp_path / "one.pem"))
+    assert (found.epoch_key, found.witness_logs) == ("hsm:2", "")
+
+
 def test_layouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = find_controller_layout(str(tmp_path))
     assert (own.state, own.configuration) == (tmp_path / "controller", tmp_path / "controller.toml")
