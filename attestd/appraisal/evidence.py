@@ -30,12 +30,14 @@ __all__ = [
     "EvidenceIma",
     "EvidenceLog",
     "ImaOffset",
+    "PlatformName",
     "UntrustedEvidence",
     "draft_evidence",
     "log_digest",
     "make_boot_logs",
     "parse_evidence",
     "parse_evidence_challenge",
+    "require_own_logs",
 ]
 
 MAX_CHALLENGE_BYTES: Final = 4096
@@ -49,7 +51,7 @@ def _base64url_of(size: int) -> int:
     return -(-4 * size // 3)
 
 
-_PlatformName = Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9][a-z0-9._-]{0,63}\Z")]
+PlatformName = Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9][a-z0-9._-]{0,63}\Z")]
 _Challenge = Annotated[str, msgspec.Meta(pattern=CHALLENGE_PATTERN)]
 _PcrName = Annotated[str, msgspec.Meta(pattern=r"\A([0-9]|1[0-9]|2[0-3])\Z")]
 _Small = Annotated[Base64UrlBytes, msgspec.Meta(max_length=_MAX_SMALL)]
@@ -82,7 +84,7 @@ class EvidenceChallenge(Strict, frozen=True):
     challenge: _Challenge
     expires: Utc
     host: HostId
-    platform: _PlatformName
+    platform: PlatformName
     eventlog: Sha256Hex | None
     ima: ImaOffset | None
 
@@ -114,6 +116,12 @@ class EvidenceIma(Strict, frozen=True):
     entries: Annotated[Base64UrlBytes, msgspec.Meta(max_length=_base64url_of(MAX_IMA_BYTES))]
 
 
+class EvidencePcrs(Strict, frozen=True):
+    """Quoted values, by PCR, of the one bank that there is."""
+
+    sha256: Annotated[dict[_PcrName, Sha256Hex], msgspec.Meta(min_length=1)]
+
+
 class UntrustedEvidence(Strict, frozen=True):
     """The document's exact shape. Nothing in it is verified.
 
@@ -130,14 +138,11 @@ class UntrustedEvidence(Strict, frozen=True):
 
     v: Literal[1]
     host: HostId
-    platform: _PlatformName
+    platform: PlatformName
     challenge: _Challenge
     quote: _Small
     signature: _Small
-    pcrs: Annotated[
-        dict[Literal["sha256"], Annotated[dict[_PcrName, Sha256Hex], msgspec.Meta(min_length=1)]],
-        msgspec.Meta(min_length=1),
-    ]
+    pcrs: EvidencePcrs
     eventlog: EvidenceLog | None
     ima: EvidenceIma | None
     agent: Annotated[str, msgspec.Meta(pattern=r"\A[\x20-\x7e]{1,64}\Z")]
@@ -153,13 +158,23 @@ def parse_evidence(data: bytes) -> UntrustedEvidence:
     evidence = convert(
         parse_json(data, max_bytes=MAX_EVIDENCE_BYTES, what=what), UntrustedEvidence, what=what
     )
-    log = evidence.eventlog
-    if log is not None and log.log is not None:
-        _require_size(log.log)
-        found = log_digest(log.log)
-        if found != log.sha256:
-            raise MalformedError(f"{what}: the logs' digest is {found}, and {log.sha256} stands beside them")
+    require_own_logs(evidence)
     return evidence
+
+
+def require_own_logs(evidence: UntrustedEvidence) -> None:
+    """Checks what the shape of evidence does not say of its boot logs.
+
+    Raises:
+        MalformedError: They are over the limits, or not those of the digest that stands beside them.
+    """
+    log = evidence.eventlog
+    if log is None or log.log is None:
+        return
+    _require_size(log.log)
+    found = log_digest(log.log)
+    if found != log.sha256:
+        raise MalformedError(f"evidence: the logs' digest is {found}, and {log.sha256} stands beside them")
 
 
 def parse_evidence_challenge(data: bytes) -> EvidenceChallenge:
@@ -229,7 +244,7 @@ def draft_evidence(
             challenge=challenge.challenge,
             quote=encode_base64url(attest),
             signature=encode_base64url(signature),
-            pcrs={"sha256": {str(pcr): value.hex() for pcr, value in values.items()}},
+            pcrs=EvidencePcrs(sha256={str(pcr): value.hex() for pcr, value in values.items()}),
             eventlog=eventlog,
             ima=None if ima is None else EvidenceIma(offset=ima[0], entries=encode_base64url(ima[1])),
             agent=agent,

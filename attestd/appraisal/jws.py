@@ -1,16 +1,15 @@
-"""JSON Web Signatures in compact form, by one algorithm: that of the key."""
+"""Verifies JSON Web Signatures in compact form, by one algorithm: that of the key."""
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, OKPKey
-from joserfc.jws import JWSRegistry, deserialize_compact, serialize_compact
+from joserfc.jws import JWSRegistry, deserialize_compact
 
 from attestd.errors import VerificationError
 
-__all__ = ["OneAlgorithm", "sign_compact", "verify_compact"]
+__all__ = ["OneAlgorithm", "verify_compact"]
 
 _WHAT: Final = "attestation result"
 
@@ -28,16 +27,6 @@ class OneAlgorithm(JWSRegistry):
         if name != self._name:
             raise VerificationError(f"{_WHAT}: algorithm {name!r}, expected {self._name}, which is its key's")
         return self.algorithms[name]
-
-
-def sign_compact(
-    header: Mapping[str, str], payload: bytes, key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
-) -> str:
-    """Signs; `alg` in the header is the key's."""
-    jwk: ECKey | OKPKey = (
-        OKPKey.import_key(key) if isinstance(key, ed25519.Ed25519PrivateKey) else ECKey.import_key(key)
-    )
-    return serialize_compact(dict(header), payload, jwk, registry=OneAlgorithm(header["alg"]))
 
 
 def verify_compact(

@@ -3,7 +3,7 @@
 A result says what one verifier saw of one host, once. It holds until it expires, and only while the host is as it was then.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -11,6 +11,8 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from attestd.appraisal.challenge import CHALLENGE_PATTERN
@@ -41,6 +43,8 @@ __all__ = [
     "ResultClaims",
     "SigningKey",
     "draft_result",
+    "format_result",
+    "is_result_key",
     "quorum_of",
     "sign_result",
     "verify_result",
@@ -54,6 +58,7 @@ SKEW: Final = timedelta(seconds=5)
 
 _WHAT: Final = "attestation result"
 _TYPE: Final = "eat+jwt"
+_NUMBER_BYTES: Final = 32
 # RFC 9711, 4.2.1: a UEID of type RAND, which 256 bits of a hash are.
 _UEID_TYPE: Final = b"\x01"
 _MAX_HEADER: Final = 512
@@ -230,7 +235,8 @@ def draft_result(
         build: Its software's name and version.
         governance: Version of the trust that the evidence was appraised by.
         now: The time.
-        lifetime: For how long it holds: hosts attest again before.
+        lifetime: For how long it holds, unless the host's record, the platform policy, or its window for this state
+            ends before: hosts attest again before it is over.
 
     Raises:
         UsageError: A lifetime that no host accepts.
@@ -239,13 +245,14 @@ def draft_result(
         raise UsageError(f"a result for {lifetime}: expected 1 s to {MAX_LIFETIME}")
     host, found, policy = evidence.host, evidence.appraisal, evidence.appraisal.policy
     issued = int(now.timestamp())
+    ends = [now + lifetime, *(end for end in _ends(evidence) if end > now)]
     return ResultClaims(
         profile=PROFILE,
         iss=verifier,
         ueid=encode_base64url(_UEID_TYPE + bytes.fromhex(host.host)),
         nonce=evidence.challenge,
         iat=issued,
-        exp=issued + int(lifetime.total_seconds()),
+        exp=int(min(ends).timestamp()),
         cnf=_confirmation(host),
         verifier=_VerifierId(build=build, developer=_DEVELOPER),
         submods=_Submods(
@@ -272,18 +279,54 @@ def draft_result(
     )
 
 
+def _ends(evidence: VerifiedEvidence) -> Iterator[datetime]:
+    """When what was found would be something else, though nothing happened on the host."""
+    policy = evidence.appraisal.policy
+    yield evidence.host.not_after
+    if policy.valid_until is not None:
+        yield policy.valid_until
+    window = policy.windows.get(evidence.appraisal.pcr_digest)
+    if window is not None:
+        yield window
+
+
+def is_result_key(key: PublicKey) -> bool:
+    """Whether such a key signs results: Ed25519, or P-256."""
+    public = key.public_key
+    return isinstance(public, ed25519.Ed25519PublicKey) or public.curve.name == ec.SECP256R1.name
+
+
 def sign_result(claims: ResultClaims, *, key: SigningKey) -> str:
-    """Signs a result.
+    """Signs a result with a key that is here.
 
     Raises:
         UsageError: The key is neither Ed25519 nor on P-256.
     """
-    from attestd.appraisal.jws import sign_compact  # noqa: PLC0415 - as in `_signed`
+    public = PublicKey(key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        return format_result(claims, public=public, sign=key.sign)
+    return format_result(claims, public=public, sign=lambda message: key.sign(message, ec.ECDSA(SHA256())))
 
-    spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    public = PublicKey(spki)
-    header = {"alg": _algorithm(public), "kid": public.key_id, "typ": _TYPE}
-    return sign_compact(header, canonical(claims), key)
+
+def format_result(claims: ResultClaims, *, public: PublicKey, sign: Callable[[bytes], bytes]) -> str:
+    """Signs a result with a key wherever it is.
+
+    Args:
+        claims: What it says.
+        public: The key's public half.
+        sign: Signs a message: Ed25519, or ECDSA with SHA-256 in DER.
+
+    Raises:
+        UsageError: The key is neither Ed25519 nor on P-256.
+    """
+    name = _algorithm(public)
+    header = {"alg": name, "kid": public.key_id, "typ": _TYPE}
+    text = f"{encode_base64url(canonical(header))}.{encode_base64url(canonical(claims))}"
+    signature = sign(text.encode("ascii"))
+    if name == "ES256":  # RFC 7518, 3.4: both numbers in 32 bytes each, where all else here has DER
+        r, s = decode_dss_signature(signature)
+        signature = r.to_bytes(_NUMBER_BYTES, "big") + s.to_bytes(_NUMBER_BYTES, "big")
+    return f"{text}.{encode_base64url(signature)}"
 
 
 def verify_result(
@@ -383,12 +426,9 @@ def _signed(token: str, spki: bytes) -> ResultClaims:
 
 
 def _algorithm(key: PublicKey) -> str:
-    public = key.public_key
-    if isinstance(public, ed25519.Ed25519PublicKey):
-        return "EdDSA"
-    if public.curve.name != ec.SECP256R1.name:
-        raise UsageError(f"a verifier's key on curve {public.curve.name}: expected P-256, or Ed25519")
-    return "ES256"
+    if not is_result_key(key):
+        raise UsageError(f"a verifier's key {key.key_id}: expected one on P-256, or Ed25519")
+    return "EdDSA" if isinstance(key.public_key, ed25519.Ed25519PublicKey) else "ES256"
 
 
 def _require(what: str, found: object, expected: object) -> None:

@@ -1,8 +1,11 @@
 """A boot's logs beside its PCR values: do they comply with rules, and what do they say that another boot did not."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
+from typing import Final
 
 from attestd.appraisal.boot import appraise_boot
 from attestd.appraisal.boot_rules import BootRules
@@ -17,6 +20,9 @@ from attestd.tcg.eventlog.replay import VerifiedEvents, verify_events
 from attestd.tcg.eventlog.userspace import known_phases, with_events, with_phases
 
 __all__ = ["BootAppraiser", "BootState", "appraise_state", "state_changes"]
+
+_ROOM_BYTES: Final = 256
+_UNGUARDED: Final = contextlib.nullcontext()
 
 
 @dataclass(frozen=True)
@@ -86,19 +92,27 @@ def appraise_state(state: BootState, *, rules: BootRules) -> LogAppraisal:
 
 
 class BootAppraiser:
-    """Appraises boots, and remembers what came of it: for the same log, values and rules it is the same.
+    """Appraises boots, and remembers what came of it: for the same log, values and rules it is the same."""
 
-    Not to be used from two threads at a time.
-    """
-
-    def __init__(self, *, room: int = 64) -> None:
+    def __init__(
+        self, *, room: int = 64, guard: contextlib.AbstractContextManager[object] = _UNGUARDED
+    ) -> None:
         """Remembers nothing yet.
 
         Args:
-            room: How many appraisals are remembered: one for each platform policy and state in use is enough.
+            room: How many appraisals are remembered, of which one with many findings counts as several: one for each
+                platform policy and state in use is enough.
+            guard: A lock, where several threads appraise: held while what is remembered changes, not while a log is read.
         """
-        self._room = room
-        self._found: dict[tuple[object, ...], LogAppraisal] = {}
+        self._room, self._guard = room, guard
+        self._used = 0
+        self._found: dict[bytes, LogAppraisal] = {}
+
+    def remembers(
+        self, log: str, *, policy: PlatformPolicy, rules: BootRules, values: Mapping[int, bytes]
+    ) -> bool:
+        """Whether `appraise` would not have to look."""
+        return _key(log, policy, rules, values) in self._found
 
     def appraise(
         self,
@@ -118,15 +132,33 @@ class BootAppraiser:
             values: Quoted PCR values, with those that the rules look at.
             load: Gives the boot with the values that the rules look at; called only where nothing is remembered.
         """
-        looked_at = {pcr: values[pcr] for pcr in sorted(rules.pcrs)}
-        key = (log, policy.digest, *looked_at.items())
+        key = _key(log, policy, rules, values)
         found = self._found.get(key)
         if found is None:
+            looked_at = {pcr: values[pcr] for pcr in sorted(rules.pcrs)}
             found = appraise_state(load(looked_at), rules=rules)
-            if len(self._found) >= self._room:
-                del self._found[next(iter(self._found))]
-            self._found[key] = found
+            with self._guard:
+                self._remember(key, found)
         return found
+
+    def _remember(self, key: bytes, found: LogAppraisal) -> None:
+        if key in self._found:  # Another thread was as fast.
+            return
+        self._used += _weight(found)
+        while self._found and self._used > self._room:
+            self._used -= _weight(self._found.pop(next(iter(self._found))))
+        self._found[key] = found
+
+
+def _key(log: str, policy: PlatformPolicy, rules: BootRules, values: Mapping[int, bytes]) -> bytes:
+    """Short, for there may be one for each host of a fleet."""
+    named = "".join(f"{pcr}={values[pcr].hex()}," for pcr in sorted(rules.pcrs))
+    return sha256(f"{log},{policy.digest},{named}".encode()).digest()
+
+
+def _weight(found: LogAppraisal) -> int:
+    """In units of the room that a boot without findings takes."""
+    return 1 + sum(map(len, found.findings)) // _ROOM_BYTES
 
 
 def state_changes(before: BootState, after: BootState, *, pcrs: Iterable[int]) -> tuple[str, ...]:

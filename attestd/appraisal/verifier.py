@@ -30,11 +30,13 @@ from attestd.tcg.eventlog.parse import parse_event_log
 from attestd.tcg.eventlog.userspace import parse_userspace_log
 from attestd.tcg.ima.replay import IMA_PCR, start_of_list, verify_list
 
-__all__ = ["VerifiedEvidence", "Verifier", "ask_evidence", "parse_boot_logs"]
+__all__ = ["AuthenticEvidence", "VerifiedEvidence", "Verifier", "ask_evidence", "parse_boot_logs"]
 
 _WHAT: Final = "evidence"
 _BANK: Final = "sha256"
 MAX_LOGS_BYTES: Final = 8 << 20
+# Of base64url: some hundred entries of an IMA list.
+MAX_QUICK_ENTRIES: Final = 32 * 1024
 _WORDS: Final = {
     ClockMove.REPLAYED: "it is the very quote that was accepted last: a replay",
     ClockMove.BACK: "the TPM's clock went back: an older quote that came late, or a TPM whose state was restored from a copy",
@@ -43,6 +45,25 @@ _WORDS: Final = {
         " enrol it again"
     ),
 }
+
+
+@dataclass(frozen=True)
+class AuthenticEvidence:
+    """Evidence of the host that it names, for a challenge of this verifier. Only `Verifier.authenticate` makes one.
+
+    That it was not accepted before, and what it shows, is for `Verifier.appraise` to say.
+
+    Attributes:
+        sent: As it came.
+        host: The host's record.
+        quoted: What the quote alone shows.
+        values: The quoted PCRs.
+    """
+
+    sent: UntrustedEvidence
+    host: VerifiedHost
+    quoted: Appraisal
+    values: Mapping[int, bytes]
 
 
 @dataclass(frozen=True)
@@ -127,11 +148,62 @@ class Verifier:
     def verify(
         self, evidence: UntrustedEvidence, *, trust: Trust, state: HostState | None, now: datetime
     ) -> VerifiedEvidence:
-        """Verifies and appraises a host's evidence.
+        """Verifies and appraises a host's evidence: `authenticate`, then `appraise`.
+
+        Raises:
+            MalformedError, EvidenceIncompleteError, VerificationError: As those two.
+        """
+        return self.appraise(self.authenticate(evidence, trust=trust, now=now), trust=trust, state=state)
+
+    def authenticate(self, evidence: UntrustedEvidence, *, trust: Trust, now: datetime) -> AuthenticEvidence:
+        """Verifies whose evidence it is, and that it was asked for. It takes little time, whatever was sent.
 
         1. Governance holds; the host is enrolled, its record holds now, and it is not revoked.
         2. This verifier made the challenge, for this host and platform policy, and it is not over.
         3. The quote is by the host's attestation key, over that challenge and the PCRs and values that are to be quoted.
+
+        Args:
+            evidence: Parsed.
+            trust: Verified governance.
+            now: The time.
+
+        Raises:
+            MalformedError: A part does not parse.
+            VerificationError: One of the above does not hold.
+        """
+        host, policy = _named(evidence, trust, now)  # 1
+        challenge = verify_challenge(  # 2
+            evidence.challenge, host=host.host, platform=policy.name, key=self.key, now=now
+        )
+        values = {int(pcr): bytes.fromhex(value) for pcr, value in evidence.pcrs.sha256.items()}
+        found = appraise_evidence(  # 3
+            host=host,
+            challenge=challenge,
+            attest=decode_base64url(evidence.quote, what=_WHAT),
+            signature=decode_base64url(evidence.signature, what=_WHAT),
+            values=values,
+            policy=policy,
+            epoch=trust.revocations.epoch,
+            at=now,
+        )
+        return AuthenticEvidence(evidence, host, found, values)
+
+    def is_quick(self, evidence: AuthenticEvidence) -> bool:
+        """Whether `appraise` has no logs to read: none were sent, and what the boot's came to is remembered."""
+        policy, sent = evidence.quoted.policy, evidence.sent
+        if sent.ima is not None and len(sent.ima.entries) > MAX_QUICK_ENTRIES:
+            return False
+        if policy.boot is None or sent.eventlog is None:
+            return True
+        return self.boots.remembers(
+            sent.eventlog.sha256, policy=policy, rules=policy.boot, values=evidence.values
+        )
+
+    def appraise(
+        self, evidence: AuthenticEvidence, *, trust: Trust, state: HostState | None
+    ) -> VerifiedEvidence:
+        """Appraises what a host showed.
+
         4. The TPM's clock went on since the last quote that was accepted: nothing is accepted twice.
         5. The state is an approved one, or that is a finding.
         6. The boot's logs replay to the quoted values and comply with the boot rules, or that is a finding.
@@ -142,31 +214,17 @@ class Verifier:
         Whoever keeps `state` must replace it only if it is still what was given here: else one quote counts twice.
 
         Args:
-            evidence: Parsed.
-            trust: Verified governance.
+            evidence: Authentic.
+            trust: The governance that it was authenticated by.
             state: What is kept of this host; None: nothing was ever accepted.
-            now: The time.
 
         Raises:
-            MalformedError: A part does not parse.
+            MalformedError: A log does not parse.
             EvidenceIncompleteError: It goes on from what is not kept here: the host is to send its logs whole.
-            VerificationError: Checks 1 to 4 fail, logs are missing, or the IMA list is not that of the quote.
+            VerificationError: Check 4 fails, logs are missing, or the IMA list is not that of the quote.
         """
-        host, policy = _named(evidence, trust, now)  # 1
-        challenge = verify_challenge(  # 2
-            evidence.challenge, host=host.host, platform=policy.name, key=self.key, now=now
-        )
-        values = {int(pcr): bytes.fromhex(value) for pcr, value in evidence.pcrs["sha256"].items()}
-        found = appraise_evidence(  # 3, 5
-            host=host,
-            challenge=challenge,
-            attest=decode_base64url(evidence.quote, what=_WHAT),
-            signature=decode_base64url(evidence.signature, what=_WHAT),
-            values=values,
-            policy=policy,
-            epoch=trust.revocations.epoch,
-            at=now,
-        )
+        sent, host, found, values = evidence.sent, evidence.host, evidence.quoted, evidence.values
+        policy = found.policy
         # Logs are named by what they say and must replay to this quote: of which boot they were kept does not matter.
         eventlog: str | None = None if state is None else state.eventlog
         if state is not None:  # 4
@@ -177,16 +235,16 @@ class Verifier:
                 )
         logs: BootLogs | None = None
         if policy.boot is not None:  # 6
-            boot, sent = self._boot(evidence.eventlog, policy, policy.boot, values, eventlog)
-            found, eventlog, logs = replace(found, boot=boot), sent.sha256, sent.log
+            boot, named = self._boot(sent.eventlog, policy, policy.boot, values, eventlog)
+            found, eventlog, logs = replace(found, boot=boot), named.sha256, named.log
         known = state.ima if state is not None and state.is_boot_of(found.clock) else {}
         ima = {name: item for name, item in known.items() if name in trust.ima}
         if policy.ima is not None:  # 7
             name = policy.ima.sha256
-            measured, proved = self._ima(evidence.ima, name, values[IMA_PCR], ima.pop(name, None))
+            measured, proved = self._ima(sent.ima, name, values[IMA_PCR], ima.pop(name, None))
             found = replace(found, ima=measured)
             ima = {**dict(list(ima.items())[-(MAX_POLICIES - 1) :]), name: proved}
-        other = _unfit(host, policy, now)  # 8
+        other = _unfit(host, policy, found.at)  # 8
         more = sum(logs.count - len(logs.findings) for logs in (found.boot, found.ima) if logs is not None)
         findings = other + found.all_findings
         return VerifiedEvidence(
@@ -194,7 +252,7 @@ class Verifier:
             appraisal=found,
             findings=findings,
             count=len(findings) + more,
-            challenge=evidence.challenge,
+            challenge=sent.challenge,
             state=HostState.of(found.clock, eventlog=eventlog, ima=ima),
             logs=None if logs is None else canonical(logs),
         )

@@ -46,7 +46,7 @@ attestd controller serve --state-dir /tmp/mesh &
 """,
 )
 def controller_command() -> None:
-    """Enrol and witness hosts: the mesh controller."""
+    """Enrol, verify and witness hosts: the mesh controller."""
 
 
 system_option = click.option(
@@ -64,7 +64,11 @@ attestd controller init
 """,
 )
 @click.option(
-    "--role", "roles", multiple=True, metavar="ROLE", help="Switch a role on: enroller, witness, governance."
+    "--role",
+    "roles",
+    multiple=True,
+    metavar="ROLE",
+    help="Switch a role on: enroller, verifier, witness, governance.",
 )
 @click.option("--listen", metavar="HOST:PORT", help="Where to listen (default: 127.0.0.1:8440).")
 @click.option(
@@ -82,10 +86,20 @@ attestd controller init
 @click.option(
     "--epoch-key", metavar="URI", help="The epoch authority's key, for the first write in each TPM."
 )
+@click.option("--url", metavar="URL", help="Where hosts reach it, for mesh.json (default: where it listens).")
+@click.option("--verifier-name", metavar="NAME", help="The verifier's name in mesh.json.")
+@click.option(
+    "--verifier-key",
+    metavar="URI",
+    help="Signs attestation results: a file, hsm:, ... (default: it makes one).",
+)
+@click.option("--verifier-passphrase-file", metavar="FILE", help="File with that key's passphrase or PIN.")
 @click.option("--witness-name", metavar="NAME", help="The name in this witness's signatures.")
 @click.option("--witness-logs", metavar="FILE", help="Further logs to witness: a vkey a line.")
 @click.option(
-    "--join", is_flag=True, help="Witness from here with a database that was used: it is the newest there is."
+    "--join",
+    is_flag=True,
+    help="Others use this database: it is the newest there is, and their keys are here.",
 )
 @system_option
 @json_option
@@ -121,13 +135,22 @@ def init(
         "database": "made or changed" if done.migrated else "as it was",
     }
     if as_json:
-        output.json({**facts, "witness_keys": list(done.witness_keys)})
+        node = done.verifier
+        mesh = None if node is None else {node.name: {"url": node.url, "key": node.key}}
+        output.json({**facts, "witness_keys": list(done.witness_keys), "mesh_verifiers": mesh})
         return
     output.title("Controller")
     keys = str(layout.state / service.WITNESS_VKEYS) if done.witness_keys else None
     output.facts(
         [*facts.items(), ("witness keys", keys), ("Ed25519", done.witness_keys[0] if keys else None)]
     )
+    if (node := done.verifier) is not None:
+        output.title("For mesh.json")
+        output.facts([("verifier", node.name), ("url", node.url), ("key", node.key)])
+        public = layout.state / service.VERIFIER_PUBLIC
+        say(
+            f"next, at the governance: attestd governance mesh {node.name} --url {node.url} --verifier {public}"
+        )
 
 
 @controller_command.command(

@@ -38,7 +38,7 @@ class Role(StrEnum):
     LINEAGE = "lineage"
 
 
-BUILT: Final = frozenset({Role.ENROLLER, Role.WITNESS, Role.GOVERNANCE})
+BUILT: Final = frozenset({Role.ENROLLER, Role.VERIFIER, Role.WITNESS, Role.GOVERNANCE})
 """The roles that this version has; the others are refused at start."""
 
 _PATHS: Final = frozenset(
@@ -107,6 +107,14 @@ class ControllerConfiguration(Strict, frozen=True):
         witness_anchors: The directory where it is remembered how far the database had come; empty: in the state
             directory. On another disk than the database it also notices that the whole disk was restored.
         witness_mldsa: Whether to cosign with ML-DSA-44 as well.
+        url: Where hosts reach it, for `mesh.json`; empty: where it listens.
+        verifier_name: The verifier's name in `mesh.json`.
+        verifier_key: The key that signs attestation results: a file, or a URI such as `hsm:2` or `awskms:ID`; empty:
+            `verifier.pem` in the state directory.
+        verifier_public_key: PEM file of its public half, for keys that are no files.
+        verifier_passphrase_file: A file with its passphrase, or the token's PIN.
+        verifier_result_s: For how many seconds a result holds: hosts attest again at about half of them.
+        verifier_logs_mb: How many megabytes of boots' logs the database keeps; hosts send others whole each time.
         enroller_key: The key that signs host records: a file, or a URI such as `hsm:2` or `awskms:ID`.
         enroller_public_key: PEM file of its public half, for keys that are no files.
         enroller_passphrase_file: A file with the passphrase, or the token's PIN, of the keys here.
@@ -130,6 +138,13 @@ class ControllerConfiguration(Strict, frozen=True):
     witness_logs: str = ""
     witness_anchors: str = ""
     witness_mldsa: bool = True
+    url: str = ""
+    verifier_name: Annotated[str, msgspec.Meta(pattern=r"\A([a-z0-9][a-z0-9.-]{0,63})?\Z")] = ""
+    verifier_key: str = ""
+    verifier_public_key: str = ""
+    verifier_passphrase_file: str = ""
+    verifier_result_s: Annotated[int, msgspec.Meta(ge=10, le=86_400)] = 300
+    verifier_logs_mb: _Count = 4_096
     enroller_key: str = ""
     enroller_public_key: str = ""
     enroller_passphrase_file: str = ""

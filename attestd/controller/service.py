@@ -8,17 +8,19 @@ import os
 import signal
 import socket
 import time
+from base64 import b64encode
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tuf.api.metadata import Root
 
 from attestd.account import account_named, acting_as, become
 from attestd.controller.configuration import ControllerConfiguration, ControllerLayout, Role
-from attestd.controller.enroller.keys import SECRET_FILE, create_secret, load_enroller_keys
+from attestd.controller.enroller.keys import SECRET_FILE, load_enroller_keys
 from attestd.controller.enroller.office import Office
 from attestd.controller.enroller.role import Enroller
 from attestd.controller.http.application import Application
@@ -27,10 +29,14 @@ from attestd.controller.http.metrics import Metrics
 from attestd.controller.http.operation import Operation
 from attestd.controller.http.server import bind, serving
 from attestd.controller.http.tls import Certificate
+from attestd.controller.keys import create_secret
 from attestd.controller.published import governance_operations
 from attestd.controller.service_operations import service_operations
 from attestd.controller.store.engine import Store, migrate
 from attestd.controller.trust import TrustWatch
+from attestd.controller.verifier.keys import create_verifier_keys, load_verifier_keys
+from attestd.controller.verifier.role import verifier_running
+from attestd.controller.verifier.rows import Rows
 from attestd.controller.witness.anchor import create_anchor, has_anchors, has_history
 from attestd.controller.witness.keys import create_keys, load_cosigners
 from attestd.controller.witness.logs import KnownLogs, load_log_list
@@ -44,10 +50,24 @@ from attestd.paths import TrustSource
 from attestd.service_manager import notify, watchdog_interval_s
 from attestd.tlog.vkey import format_vkey
 
-__all__ = ["Initialised", "initialise", "install_root", "serve"]
+__all__ = ["Initialised", "MeshEntry", "initialise", "install_root", "serve"]
 
+VERIFIER_PUBLIC: Final = "verifier.pub"
 WITNESS_KEYS: Final = "witness.json"
 WITNESS_VKEYS: Final = "witness.vkeys"
+
+
+@dataclass(frozen=True)
+class MeshEntry:
+    """A controller in `mesh.json`.
+
+    Attributes:
+        key: SPKI DER, base64.
+    """
+
+    name: str
+    url: str
+    key: str
 
 
 @dataclass(frozen=True)
@@ -58,11 +78,13 @@ class Initialised:
         migrated: Whether the database's schema was made, or changed.
         made_keys: Whether the witness's keys were made.
         witness_keys: The witness's keys for others' policies, as vkeys; also in the file `witness.vkeys`.
+        verifier: What `mesh.json` is to say of the verifier; None: it is none. Its key is also in `verifier.pub`.
     """
 
     migrated: bool
     made_keys: bool
-    witness_keys: tuple[str, ...]
+    witness_keys: tuple[str, ...] = ()
+    verifier: MeshEntry | None = None
 
 
 def initialise(
@@ -88,24 +110,54 @@ def initialise(
         migrated = migrate(url)
         if Role.ENROLLER in configuration.roles:
             create_secret(layout.state / SECRET_FILE)
-        if Role.WITNESS not in configuration.roles:
-            return Initialised(migrated, made_keys=False, witness_keys=())
-        keys = layout.state / WITNESS_KEYS
-        made_keys = create_keys(keys, configuration.witness_name)
-        with contextlib.closing(Store.open(url)) as store:
-            anchors = configuration.anchors(layout)
-            if has_history(store) and not has_anchors(anchors) and not join:
-                raise UsageError(
-                    f"{anchors}: no anchor of this database, which a witness has used: --join makes one, if you are sure"
-                    " that it is the newest there is"
-                )
-            create_anchor(anchors, store)
-        cosigners = load_cosigners(keys, configuration.witness_name, mldsa=configuration.witness_mldsa)
-        vkeys = tuple(format_vkey(cosigner.key) for cosigner in cosigners)
-        write_atomic(
-            layout.state / WITNESS_VKEYS, "".join(f"{vkey}\n" for vkey in vkeys).encode(), mode=0o644
-        )
-        return Initialised(migrated, made_keys, vkeys)
+        done = Initialised(migrated, made_keys=False)
+        if Role.VERIFIER in configuration.roles:
+            done = replace(done, verifier=_make_verifier(layout, configuration, url, join=join))
+        if Role.WITNESS in configuration.roles:
+            made_keys, vkeys = _make_witness(layout, configuration, url, join=join)
+            done = replace(done, made_keys=made_keys, witness_keys=vkeys)
+        return done
+
+
+def _make_verifier(
+    layout: ControllerLayout, configuration: ControllerConfiguration, url: str, *, join: bool
+) -> MeshEntry:
+    if not configuration.verifier_name:
+        raise UsageError("verifier_name: name the verifier, as mesh.json is to name it")
+    with contextlib.closing(Store.open(url)) as store:
+        join = join or bool(Rows(store, max_log_bytes=0).said(limit=1))
+    create_verifier_keys(layout.state, configuration, join=join)
+    public = load_verifier_keys(layout.state, configuration).signer.public
+    write_atomic(
+        layout.state / VERIFIER_PUBLIC,
+        public.public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
+        mode=0o644,
+    )
+    scheme = "https" if configuration.tls_certificate else "http"
+    return MeshEntry(
+        name=configuration.verifier_name,
+        url=configuration.url or f"{scheme}://{configuration.listen}",
+        key=b64encode(public.spki_der).decode(),
+    )
+
+
+def _make_witness(
+    layout: ControllerLayout, configuration: ControllerConfiguration, url: str, *, join: bool
+) -> tuple[bool, tuple[str, ...]]:
+    keys = layout.state / WITNESS_KEYS
+    made_keys = create_keys(keys, configuration.witness_name)
+    with contextlib.closing(Store.open(url)) as store:
+        anchors = configuration.anchors(layout)
+        if has_history(store) and not has_anchors(anchors) and not join:
+            raise UsageError(
+                f"{anchors}: no anchor of this database, which a witness has used: --join makes one, if you are sure"
+                " that it is the newest there is"
+            )
+        create_anchor(anchors, store)
+    cosigners = load_cosigners(keys, configuration.witness_name, mldsa=configuration.witness_mldsa)
+    vkeys = tuple(format_vkey(cosigner.key) for cosigner in cosigners)
+    write_atomic(layout.state / WITNESS_VKEYS, "".join(f"{vkey}\n" for vkey in vkeys).encode(), mode=0o644)
+    return made_keys, vkeys
 
 
 def install_root(layout: ControllerLayout, data: bytes) -> None:
@@ -223,10 +275,12 @@ class _Service:
             if not configuration.governance:
                 raise UsageError("governance: name the directory that was published, for the role governance")
             self._operations += governance_operations(Path(configuration.governance))
-        if Role.WITNESS in configuration.roles or Role.ENROLLER in configuration.roles:
+        if set(configuration.roles) - {Role.GOVERNANCE}:
             store = stack.enter_context(contextlib.closing(Store.open(configuration.database_url(layout))))
             if Role.ENROLLER in configuration.roles:
                 self._start_enroller(store, trust)
+            if Role.VERIFIER in configuration.roles:
+                await self._start_verifier(stack, store, trust)
             if Role.WITNESS in configuration.roles:
                 await self._start_witness(stack, store, trust)
 
@@ -244,6 +298,27 @@ class _Service:
         self._operations += enroller.operations()
         self._troubles["enroller"] = enroller.trouble
         self._metrics.add_source(enroller.gauges)
+
+    async def _start_verifier(
+        self, stack: contextlib.AsyncExitStack, store: Store, trust: TrustWatch | None
+    ) -> None:
+        configuration = self._configuration
+        if trust is None:
+            raise UsageError("the verifier goes by governance: name the directory that was published")
+        verifier = await stack.enter_async_context(
+            verifier_running(
+                name=configuration.verifier_name,
+                trust=trust.current,
+                rows=Rows(store, max_log_bytes=configuration.verifier_logs_mb << 20),
+                keys=load_verifier_keys(self._layout.state, configuration),
+                lifetime=timedelta(seconds=configuration.verifier_result_s),
+                log=self._log,
+                now=_now,
+            )
+        )
+        self._operations += verifier.operations()
+        self._troubles["verifier"] = verifier.trouble
+        self._metrics.add_source(verifier.gauges)
 
     async def _start_witness(
         self, stack: contextlib.AsyncExitStack, store: Store, trust: TrustWatch | None

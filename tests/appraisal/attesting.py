@@ -1,7 +1,7 @@
 """A host that attests and a verifier that asks it: the recorded boot of a machine, quoted by a host of `tests.world`."""
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
 
@@ -27,7 +27,7 @@ from tests.appraisal.test_boot import rules
 from tests.tcg.eventlog.build import BOOTS, RECORDED
 from tests.tcg.ima.build import data as template_data
 from tests.tcg.ima.build import digest_of, ima_list, pcr10
-from tests.world import CLOCK, SELECTION, Host, World, digest
+from tests.world import CLOCK, NOW, SELECTION, Host, World, digest
 
 KEY = bytes(range(32))
 BOOT = "uki-sb"
@@ -46,8 +46,10 @@ def ima_policy(*paths: str) -> bytes:
 class Attesting:
     """Attributes may be changed between questions: `values`, `items` (what IMA measured), `clock`, `now`, `world`."""
 
-    def __init__(self, *, boot: bool = True, ima: bool = True, name: str = "attesting") -> None:
-        self.world = World(name)
+    def __init__(
+        self, *, boot: bool = True, ima: bool = True, name: str = "attesting", now: datetime = NOW
+    ) -> None:
+        self.world = World(name, now=now)
         self.values = dict(RECORDED[BOOT][1]["sha256"])
         self.world.values = {pcr: self.values[pcr] for pcr in SELECTION.pcrs}
         self.line = (BOOTS / BOOT / "cmdline").read_text().rstrip("\n")

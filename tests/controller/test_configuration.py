@@ -110,7 +110,10 @@ def test_a_role_that_is_not_built_is_refused_with_words(tmp_path: Path, role: st
     controller = Controller(tmp_path / "state", roles=["governance", role])
     for command in ("init", "serve"):
         said = controller.attestd(command, status=64).stderr
-        assert f"roles: {role}: not in this version of attestd; it has enroller, governance, witness" in said
+        assert (
+            f"roles: {role}: not in this version of attestd; it has enroller, governance, verifier, witness"
+            in said
+        )
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,8 @@ def test_the_configuration(tmp_path: Path) -> None:
         "connections_per_peer",
         "database",
         "witness_mldsa",
+        "verifier_result_s",
+        "verifier_logs_mb",
     ):
         assert named[name] == getattr(defaults, name), name
 

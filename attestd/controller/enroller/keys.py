@@ -1,20 +1,17 @@
 """The enroller's keys: what makes its challenges, and what signs host records."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from attestd.controller.configuration import ControllerConfiguration
-from attestd.distribution.secrets import read_secret
-from attestd.distribution.signer import Authority, load_authority
-from attestd.durable import write_atomic
-from attestd.errors import StoreError, UsageError
+from attestd.controller.keys import load_secret, open_key
+from attestd.distribution.signer import Authority
+from attestd.errors import UsageError
 
-__all__ = ["SECRET_FILE", "EnrollerKeys", "create_secret", "load_enroller_keys"]
+__all__ = ["SECRET_FILE", "EnrollerKeys", "load_enroller_keys"]
 
 SECRET_FILE: Final = "enroller.secret"  # noqa: S105 - its name
-_SECRET_BYTES: Final = 32
 
 
 @dataclass(frozen=True)
@@ -32,21 +29,6 @@ class EnrollerKeys:
     epoch: Authority | None
 
 
-def create_secret(path: Path) -> bool:
-    """Makes the secret, unless it is there.
-
-    Returns:
-        Whether it was made.
-
-    Raises:
-        StoreError: It cannot be written.
-    """
-    if os.path.lexists(path):
-        return False
-    write_atomic(path, os.urandom(_SECRET_BYTES), mode=0o600)
-    return True
-
-
 def load_enroller_keys(state: Path, configuration: ControllerConfiguration) -> EnrollerKeys:
     """Opens the keys.
 
@@ -58,27 +40,15 @@ def load_enroller_keys(state: Path, configuration: ControllerConfiguration) -> E
         UsageError: No key is named; a wrong passphrase; others can read a file.
         StoreError, MalformedError: One cannot be read.
     """
-    path = state / SECRET_FILE
-    try:
-        secret = path.read_bytes()
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}: attestd controller init makes it") from error
-    if len(secret) != _SECRET_BYTES:
-        raise UsageError(f"{path}: {len(secret)} bytes, expected {_SECRET_BYTES}: is it cut off?")
     if not configuration.enroller_key:
         raise UsageError("enroller_key: name the key that signs host records, a file or hsm:, awskms:, ...")
-
-    def ask(what: str) -> str:
-        if not configuration.enroller_passphrase_file:
-            raise UsageError(f"enroller_passphrase_file: the {what} is needed: name the file that has it")
-        return read_secret(Path(configuration.enroller_passphrase_file))
-
-    def open_key(uri: str, public: str) -> Authority:
-        return load_authority(uri, public_key=Path(public) if public else None, ask=ask)
-
-    epoch = configuration.epoch_key
+    passphrase, epoch = configuration.enroller_passphrase_file, configuration.epoch_key
     return EnrollerKeys(
-        secret=secret,
-        signer=open_key(configuration.enroller_key, configuration.enroller_public_key),
-        epoch=open_key(epoch, configuration.epoch_public_key) if epoch else None,
+        secret=load_secret(state / SECRET_FILE),
+        signer=open_key(
+            configuration.enroller_key, public=configuration.enroller_public_key, passphrase_file=passphrase
+        ),
+        epoch=open_key(epoch, public=configuration.epoch_public_key, passphrase_file=passphrase)
+        if epoch
+        else None,
     )

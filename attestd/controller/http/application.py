@@ -14,7 +14,7 @@ from starlette.routing import Route, Router
 from starlette.types import Message, Receive, Scope, Send
 
 from attestd.controller.http import problem as problems
-from attestd.controller.http.endpoint import ANSWER_S, Endpoint, Gone, Seen, send_answer, too_many
+from attestd.controller.http.endpoint import ANSWER_S, Endpoint, Gone, Resource, Seen, send_answer, too_many
 from attestd.controller.http.limits import RateLimit
 from attestd.controller.http.metrics import Metrics
 from attestd.controller.http.openapi import PATH, format_document
@@ -56,13 +56,13 @@ class Application:
         self._metrics, self._log, self._rate = metrics, log, rate
         self._at_a_time = 0
         everything = [*operations, _document(operations)]
+        paths: dict[str, dict[str, Endpoint]] = {}
+        for operation in everything:
+            paths.setdefault(operation.path, {})[operation.method] = Endpoint(
+                operation, rate, answer_s=answer_s
+            )
         self._router = Router(
-            [
-                Route(
-                    operation.path, Endpoint(operation, rate, answer_s=answer_s), methods=[operation.method]
-                )
-                for operation in everything
-            ],
+            [Route(path, Resource(methods), methods=list(methods)) for path, methods in paths.items()],
             redirect_slashes=False,
         )
 

@@ -4,22 +4,27 @@ import asyncio
 import contextlib
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import parse_qsl
 
+import msgspec
 from starlette.types import Receive, Scope, Send
 
 from attestd.controller.http.limits import RateLimit
 from attestd.controller.http.operation import Answer, Body, Call, Operation
 from attestd.controller.http.problem import Problem
 
-__all__ = ["ANSWER_S", "Endpoint", "Gone", "Seen", "send_answer", "too_many"]
+__all__ = ["ANSWER_S", "Endpoint", "Gone", "Resource", "Seen", "send_answer", "too_many"]
 
 BODY_S: Final = 20.0
 ANSWER_S: Final = 30.0
 # For a large file, however slowly it is read: who reads nothing at all is cut off before.
 SEND_S: Final = 600.0
 _NOT_MODIFIED: Final = 304
+_MAX_QUERY: Final = 16
+_MAX_WORDS: Final = 400
 _PIECE: Final = 256 * 1024
 
 
@@ -70,8 +75,11 @@ class Endpoint:
         # Before the body: who may not ask need not send it.
         if operation.operators_only and seen.operator is None:
             raise Problem(403, "only for operators: present a client certificate that operator_ca issued")
+        query = _query(scope["query_string"], operation.query)
         value = await self._value(operation.body, headers, receive, seen)
-        call = Call(value, scope["path_params"], headers, seen.peer, seen.operator, seen.correlation_id)
+        call = Call(
+            value, scope["path_params"], headers, seen.peer, seen.operator, seen.correlation_id, query
+        )
         async with asyncio.timeout(self._answer_s):
             answer = await operation.handler(call)
         async with asyncio.timeout(SEND_S):
@@ -88,7 +96,43 @@ class Endpoint:
         except TimeoutError as error:
             raise Problem(408, f"the body did not come within {BODY_S:.0f} s") from error
         seen.unread = False
-        return body.parse(data, headers.get("content-type", ""))
+        return body.take(data, headers.get("content-type", ""))
+
+
+class Resource:
+    """What is at one path: an operation for each method."""
+
+    def __init__(self, methods: Mapping[str, Endpoint]) -> None:
+        """Takes them, by method."""
+        self._methods = methods
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI's entry; the router lets no other method through."""
+        method = scope["method"]
+        await self._methods["GET" if method == "HEAD" else method](scope, receive, send)
+
+
+def _query(text: bytes, schema: type[msgspec.Struct] | None) -> Any:
+    """The parameters of a query: exactly those of the type, each at most once."""
+    if schema is None:
+        return None
+    try:
+        pairs = parse_qsl(
+            text.decode("ascii"),
+            keep_blank_values=True,
+            strict_parsing=bool(text),
+            errors="strict",
+            max_num_fields=_MAX_QUERY,
+        )
+    except ValueError as error:  # also what is no UTF-8
+        raise Problem(400, "the query does not parse") from error
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise Problem(400, "the query: a parameter stands there twice")
+    try:
+        return msgspec.convert(found, schema, strict=False)
+    except msgspec.ValidationError as error:
+        raise Problem(400, f"the query: {str(error)[:_MAX_WORDS]}") from error
 
 
 async def _read(max_bytes: int, announced: str | None, receive: Receive) -> bytes:

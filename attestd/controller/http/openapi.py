@@ -82,16 +82,26 @@ def _operation(operation: Operation) -> dict[str, Any]:
         "summary": operation.summary,
         "responses": dict(sorted((errors | own).items())),
     }
-    if operation.parameters:
-        document["parameters"] = [
-            {"name": name, "in": "path", "required": True, "description": words, "schema": {"type": "string"}}
-            for name, words in operation.parameters.items()
-        ]
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, "description": words, "schema": {"type": "string"}}
+        for name, words in operation.parameters.items()
+    ]
+    if operation.query is not None:
+        parameters += _query(operation.query)
+    if parameters:
+        document["parameters"] = parameters
     if operation.body is not None:
         document["requestBody"] = {"required": True, "content": _content(operation.body)}
     if operation.operators_only:
         document["security"] = [{"operator": []}]
     return document
+
+
+def _query(schema: type[msgspec.Struct]) -> Iterable[dict[str, Any]]:
+    _, components = msgspec.json.schema_components([schema], ref_template=_REF)
+    found = components[schema.__name__]
+    for name, value in found["properties"].items():
+        yield {"name": name, "in": "query", "required": name in found.get("required", ()), "schema": value}
 
 
 def _content(body: Body) -> Mapping[str, Any]:

@@ -45,6 +45,7 @@ class Body:
         max_bytes: More is refused before it is read.
         example: A body that the operation accepts, for the document.
         schema: What its JSON has to be; None: these are bytes, of any media type, that the handler parses.
+        parsed: Whether the handler gets it parsed; otherwise it parses JSON itself, in a thread, where it may be large.
         words: What it is, where it is not JSON.
         pattern: A regular expression (ECMA 262) for it, where it is not JSON.
     """
@@ -54,17 +55,26 @@ class Body:
     schema: type[msgspec.Struct] | None = None
     words: str = ""
     pattern: str = ""
+    parsed: bool = True
 
-    def parse(self, data: bytes, media_type: str) -> Any:
-        """The value of a JSON body, or the bytes.
+    def take(self, data: bytes, media_type: str) -> Any:
+        """What the handler gets: the value, or the bytes.
 
         Raises:
             Problem: Of another media type (415), not JSON (400), or not of the type (422).
         """
+        if self.schema is not None and media_type.partition(";")[0].strip().lower() != JSON:
+            raise Problem(_UNSUPPORTED, f"content-type {media_type[:80]!r}: expected {JSON}")
+        return self.parse(data) if self.parsed else data
+
+    def parse(self, data: bytes) -> Any:
+        """The value of a JSON body; bytes stay what they are.
+
+        Raises:
+            Problem: Not JSON (400), or not of the type (422).
+        """
         if self.schema is None:
             return data
-        if media_type.partition(";")[0].strip().lower() != JSON:
-            raise Problem(_UNSUPPORTED, f"content-type {media_type[:80]!r}: expected {JSON}")
         try:
             value = parse_json(data, max_bytes=self.max_bytes, what="request")
         except MalformedError as error:
@@ -99,6 +109,7 @@ class Call:
     Attributes:
         value: The body: of the operation's type, or bytes.
         parameters: What stands in the path, by name.
+        query: What stands in the query, of the operation's type.
         headers: By lower-case name; of several the last.
         peer: Who asks, as an address.
         operator: Who asks, by a client certificate that the configuration's authority issued: its SHA-256. None: nobody.
@@ -111,6 +122,7 @@ class Call:
     peer: str
     operator: str | None
     correlation_id: str
+    query: Any = None
 
 
 Handler = Callable[[Call], Awaitable[Answer]]
@@ -129,6 +141,7 @@ class Operation:
         responses: What it answers, by status; errors of every operation need not be named.
         body: What it takes; None: nothing.
         parameters: What the path's parameters are, by name.
+        query: What the query's parameters are: the handler gets them as its fields; None: it is not looked at.
         operators_only: Whether only operators may ask.
         exempt: Whether the limits on rate do not count it: what watches the service.
     """
@@ -141,6 +154,7 @@ class Operation:
     responses: Mapping[int, Response]
     body: Body | None = None
     parameters: Mapping[str, str] = field(default_factory=dict)
+    query: type[msgspec.Struct] | None = None
     operators_only: bool = False
     exempt: bool = False
 

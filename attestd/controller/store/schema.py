@@ -20,6 +20,8 @@ __all__ = [
     "enrolment_decisions",
     "enrolment_keys",
     "enrolments",
+    "verifier_hosts",
+    "verifier_logs",
     "witness_anchors",
     "witness_logs",
 ]
@@ -91,3 +93,36 @@ enrolment_decisions = Table(
     Index("enrolment_decisions_host", "host"),
 )
 """What operators decided; nothing of it is ever changed, but that an expected host's decision gets its record's digest."""
+
+verifier_hosts = Table(
+    "verifier_hosts",
+    METADATA,
+    Column("host", String(64), primary_key=True),
+    # The Name of the attestation key whose clock it is: another key's, after an enrolment anew, begins anew.
+    Column("ak", String(68), nullable=False),
+    # `HostState`, and its SHA-256: a row is replaced only if it is still the one that was read.
+    Column("state", LargeBinary, nullable=False),
+    Column("digest", String(64), nullable=False),
+    # Which logs it names.
+    Column("eventlog", String(64), nullable=True),
+    # What was said of it last, and when: for people. No answer is made from it.
+    Column("at", BigInteger, nullable=False),
+    Column("platform", String(64), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("findings", BigInteger, nullable=False),
+    Column("reset_count", BigInteger, nullable=False),
+    Column("restart_count", BigInteger, nullable=False),
+    Column("agent", String(64), nullable=False),
+    Index("verifier_hosts_eventlog", "eventlog"),
+)
+"""Of each host that attested: where its clock and its logs had got to."""
+
+verifier_logs = Table(
+    "verifier_logs",
+    METADATA,
+    Column("digest", String(64), primary_key=True),
+    # Compressed.
+    Column("data", LargeBinary, nullable=False),
+    Column("size", BigInteger, nullable=False),
+)
+"""Boots' logs, as long as a host's row names them."""

@@ -9,13 +9,13 @@ from typing import Final
 
 from sqlalchemy import select
 
+from attestd.controller.batch import Batches
 from attestd.controller.http.metrics import Gauge
 from attestd.controller.http.operation import Answer, Body, Call, Operation, Response
 from attestd.controller.http.problem import Problem
 from attestd.controller.store.engine import Store
 from attestd.controller.store.schema import witness_logs
 from attestd.controller.witness.anchor import claim_anchor, mark_rolled_back
-from attestd.controller.witness.batch import Batches
 from attestd.controller.witness.logs import KnownLogs, UntrustedLogError
 from attestd.controller.witness.state import Conflict, Outcome, State, Submission
 from attestd.errors import MalformedError, RollbackError, VerificationError
@@ -264,7 +264,9 @@ async def witness_running(
     """
     anchor = claim_anchor(anchors, store)
     try:
-        batches = Batches[Submission, Outcome](State(store, anchor, cosigners, now=now).decide)
+        batches = Batches[Submission, Outcome](
+            State(store, anchor, cosigners, now=now).decide, name="witness"
+        )
         async with batches.running():
             yield Witness(
                 logs=logs, cosigners=cosigners, batches=batches, store=store, anchors=anchors, log=log

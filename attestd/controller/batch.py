@@ -20,9 +20,9 @@ _Out = TypeVar("_Out")
 class Batches(Generic[_In, _Out]):
     """Gives what many ask to one function in one thread, as many at a time as wait."""
 
-    def __init__(self, decide: Callable[[Sequence[_In]], Sequence[_Out]]) -> None:
-        """Takes the function; use `running`."""
-        self._decide = decide
+    def __init__(self, decide: Callable[[Sequence[_In]], Sequence[_Out]], *, name: str) -> None:
+        """Takes the function, and the name of its thread; use `running`."""
+        self._decide, self._name = decide, name
         self._waiting: list[tuple[_In, asyncio.Future[_Out]]] = []
         self._some = asyncio.Event()
 
@@ -48,7 +48,7 @@ class Batches(Generic[_In, _Out]):
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Answers as long as the context lasts."""
-        with ThreadPoolExecutor(1, thread_name_prefix="witness") as thread:
+        with ThreadPoolExecutor(1, thread_name_prefix=self._name) as thread:
             task = asyncio.create_task(self._run(thread))
             try:
                 yield
