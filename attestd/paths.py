@@ -134,6 +134,16 @@ class Layout:
         return self.trust.parent / "host-record.json"
 
     @property
+    def host_record_ended(self) -> Path:
+        """The end of the host record before it, where there was one, as enrollers signed it."""
+        return self.trust.parent / "host-record.ended.json"
+
+    @property
+    def ak_certificates(self) -> Path:
+        """The attestation key's X.509 certificates, one from each enroller that issues any."""
+        return self.trust.parent / "ak.pem"
+
+    @property
     def mirror(self) -> Path:
         """Where the agent keeps what it downloads of a repository that others share."""
         return self.agent / "governance"

@@ -15,7 +15,7 @@ from attestd.agent.epoch import EpochKeeper
 from attestd.agent.evidence import EvidenceKeeper
 from attestd.agent.governance import Updater, sealed_floor
 from attestd.agent.health import Health
-from attestd.agent.identity import selection_of
+from attestd.agent.identity import is_record_of, selection_of
 from attestd.agent.installed import InstalledArtifacts
 from attestd.agent.keystore import load_keys
 from attestd.agent.log_appraisal import LogAppraiser
@@ -41,6 +41,7 @@ from attestd.strict import parse_time
 from attestd.system import boot_id
 from attestd.tcg.attest import parse_attest
 from attestd.tpm.device import Tpm
+from attestd.tpm.keys import KeyBlobs
 from attestd.tpm.owner import TpmOwner
 
 __all__ = ["Assembled", "assembled"]
@@ -126,7 +127,8 @@ async def _opened(
         stack.callback(reader.close)
         source, floor = layout.trust_source(configuration), sealed_floor(store)
         updater = Updater(source, configuration, log=log)
-        trust = await _first_trust(source, updater, floor, host=store.host_id)
+        blobs, _ = load_keys(layout.keys)
+        trust = await _first_trust(source, updater, floor, host=store.host_id, blobs=blobs)
         host = trust.hosts[store.host_id]
         port = TpmPort(
             owner,
@@ -191,7 +193,9 @@ async def _opened(
         yield Assembled(core, recovery)
 
 
-async def _first_trust(source: TrustSource, updater: Updater, floor: Floor | None, *, host: str) -> Trust:
+async def _first_trust(
+    source: TrustSource, updater: Updater, floor: Floor | None, *, host: str, blobs: KeyBlobs
+) -> Trust:
     """Whose log this is, by governance that may be older than the log tells: what is decided by is looked at later.
 
     So an agent starts on restored older metadata: it denies everything, records that, and can be asked why.
@@ -202,14 +206,17 @@ async def _first_trust(source: TrustSource, updater: Updater, floor: Floor | Non
         if not updater.url:
             raise
         trust = None
-    if updater.url and (trust is None or host not in trust.hosts):
+    if updater.url and (trust is None or not is_record_of(trust.hosts.get(host), blobs)):
         await asyncio.to_thread(updater.update, floor)  # It may have been enrolled since it was initialised.
         trust = load_trust(source)
-    if trust is None or host not in trust.hosts:
+    record = None if trust is None else trust.hosts.get(host)
+    if trust is None or not is_record_of(record, blobs):
         reason = "" if trust is None else trust.unusable.get(f"hosts/{host}.json", "")
+        if record is not None:
+            reason = "the one there is of other keys than this host has now"
         raise StoreError(
             f"governance at {source.mirror} has no record of host {host}, whose log this is{reason and f': {reason}'};"
-            " have it enrolled: attestd governance enroll, with the request that attestd init wrote"
+            " have it enrolled: attestd governance enroll, with the file that attestd init wrote"
         )
     return trust
 

@@ -18,6 +18,7 @@ from attestd.agent.provision_steps import HostSteps
 from attestd.authorization.dsse import PublicKey, parse_envelope, verify_threshold
 from attestd.durable import write_atomic
 from attestd.errors import AgentError, MalformedError, StoreError, UsageError, VerificationError
+from attestd.governance.ak_certificate import parse_ak_certificate
 from attestd.governance.authorities import Authorities
 from attestd.governance.enrolment import (
     Activation,
@@ -30,12 +31,13 @@ from attestd.governance.enrolment import (
     nonce_of_epoch_message,
 )
 from attestd.governance.host import HOST_RECORD_TYPE, MAX_HOST_RECORD_BYTES, HostRecord, parse_host_record
+from attestd.paths import Layout
 from attestd.strict import decode_base64, parse_canonical, parse_time
-from attestd.tcg.public import host_id
+from attestd.tcg.public import host_id, parse_public
 from attestd.tpm.endorsement import EndorsementKey
 from attestd.tpm.keys import KeyBlobs
 
-__all__ = ["Asked", "Enrolling"]
+__all__ = ["Asked", "Enrolled", "Enrolling"]
 
 FIRST_WAIT_S: Final = 2.0
 LONGEST_WAIT_S: Final = 30.0
@@ -63,6 +65,37 @@ class _Activated:
     challenge: Challenge
     activation: Activation
     envelope: bytes
+    ended: bytes | None
+    ak_certificate: str | None
+
+
+@dataclass(frozen=True)
+class Enrolled:
+    """What enough enrollers signed.
+
+    Attributes:
+        record: The host record, which verifies.
+        ended: The end of the record that the host had before, which verifies; None: it had none.
+        ak_certificates: The attestation key's certificates in PEM, of those enrollers that issue any.
+    """
+
+    record: bytes
+    ended: bytes | None
+    ak_certificates: tuple[str, ...]
+
+    def write(self, layout: Layout) -> None:
+        """Puts them where people find them; what an earlier enrolment left goes.
+
+        Raises:
+            StoreError: They cannot be written.
+        """
+        write_atomic(layout.host_record, self.record, mode=0o644)
+        certificates = "".join(self.ak_certificates).encode() or None
+        for path, data in ((layout.host_record_ended, self.ended), (layout.ak_certificates, certificates)):
+            if data is None:
+                path.unlink(missing_ok=True)
+            else:
+                write_atomic(path, data, mode=0o644)
 
 
 class Enrolling:
@@ -109,7 +142,7 @@ class Enrolling:
 
     def run(
         self, *, wait_s: float, say: Callable[[str], None], sleep: Callable[[float], None] = time.sleep
-    ) -> bytes:
+    ) -> Enrolled:
         """Asks until enough of them signed.
 
         Args:
@@ -118,10 +151,10 @@ class Enrolling:
             sleep: Waits.
 
         Returns:
-            The host record, which verifies.
+            What they signed.
 
         Raises:
-            AgentError: The time is over; to begin again goes on where this stopped.
+            AgentError: The time is over, or they read different governance; to begin again goes on where this stopped.
             VerificationError: So many refused that the others are too few.
             UsageError: Fewer enrollers were named than must sign.
         """
@@ -199,7 +232,13 @@ class Enrolling:
             return
         envelope = decode_base64(outcome.record, what=enroller.url)
         key_id = self._signer_of(enroller, envelope, record)
-        self._signed[key_id] = _Activated(enroller, challenge, activation, envelope)
+        ended = None if outcome.ended is None else decode_base64(outcome.ended, what=enroller.url)
+        if outcome.ak_certificate is not None:
+            ak = parse_public(self._blobs.ak_public).public_key()
+            parse_ak_certificate(outcome.ak_certificate, ak=ak, host=challenge.host)
+        self._signed[key_id] = _Activated(
+            enroller, challenge, activation, envelope, ended, outcome.ak_certificate
+        )
 
     def _record_for(self, enroller: Asked, challenge: Challenge) -> bytes:
         """The record, which is drafted when the first enroller says of which tier the host is."""
@@ -240,9 +279,25 @@ class Enrolling:
             )
         return key_id
 
-    def _joined(self) -> bytes:
-        joined = join_host_records([item.envelope for item in self._signed.values()])
+    def _joined(self) -> Enrolled:
+        signed = list(self._signed.values())
+        joined = join_host_records([item.envelope for item in signed])
         parse_host_record(joined, authorities=self._authorities, revoked_keys=frozenset())
+        certificates = tuple(item.ak_certificate for item in signed if item.ak_certificate is not None)
+        return Enrolled(joined, self._ended(signed), certificates)
+
+    def _ended(self, signed: Sequence[_Activated]) -> bytes | None:
+        found = [item.ended for item in signed if item.ended is not None]
+        if not found:
+            return None
+        try:
+            joined = join_host_records(found)
+            parse_host_record(joined, authorities=self._authorities, revoked_keys=frozenset())
+        except (UsageError, VerificationError) as error:
+            raise AgentError(
+                f"the enrollers do not agree on which record of this host ends; one of them reads older governance: {error}:"
+                " run this again, it goes on where it stopped"
+            ) from error
         return joined
 
     def _kept(self) -> bytes | None:

@@ -13,7 +13,7 @@ from attestd.durable import write_atomic
 from attestd.governance.authorities import parse_authorities
 from attestd.governance.host import HOST_RECORD_TYPE, MAX_HOST_RECORD_BYTES, HostRecord
 from attestd.governance.issue import sign_host_request
-from attestd.governance.rotation import replace_host_record
+from attestd.governance.succession import replace_host_record
 from attestd.governance.trust import Trust
 from attestd.paths import Layout
 from attestd.strict import parse_canonical

@@ -20,7 +20,7 @@ from attestd.durable import write_atomic
 from attestd.errors import AttestdError, UsageError
 from attestd.governance.trust import Trust
 from attestd.paths import Configuration, Layout
-from attestd.tcg.public import host_id
+from attestd.tcg.public import host_id, parse_public
 
 __all__ = ["Controllers", "Joined", "join"]
 
@@ -36,6 +36,7 @@ class Joined:
         tier: What its evidence is rooted in.
         request: The host record that the enrollers are to sign; None: they did.
         record: The host record that they signed, which waits to be published; None: it is, or is not signed.
+        ended: The end of the record before, which is published with it; None: there was none.
     """
 
     trust: Trust
@@ -44,6 +45,7 @@ class Joined:
     tier: str
     request: Path | None
     record: Path | None = None
+    ended: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -114,15 +116,15 @@ def join(
         blobs = steps.make_keys(_public(authorities.root.key))
         host = host_id(ek.public)
         published = is_record_of(trust.hosts.get(host), blobs)
-        request = record = None
+        request = record = ended = None
         if controllers is not None:
             enrolling = Enrolling(
                 steps, controllers.enrollers, authorities, ek=ek, blobs=blobs, labels=labels, now=now
             )
             if not published:
-                signed = enrolling.run(wait_s=controllers.wait_s, say=controllers.say)
+                enrolling.run(wait_s=controllers.wait_s, say=controllers.say).write(layout)
                 record = layout.host_record
-                write_atomic(record, signed, mode=0o644)
+                ended = layout.host_record_ended if layout.host_record_ended.exists() else None
         elif not published:
             request = layout.host_request
             write_atomic(
@@ -136,12 +138,17 @@ def join(
             sign = enrolling.epoch_signer
         else:
             raise UsageError("the epoch authority's key is needed, or an enroller that has it")
-        steps.define_indices(epoch, _public(authorities.epoch.key), sign)
+        before = [past for past in trust.records(host) if past.ak_name != parse_public(blobs.ak_public).name]
+        steps.define_epoch(epoch, _public(authorities.epoch.key), sign)
+        # The counter of the keys before answers to nobody any more; the enrollers admitted the new ones.
+        steps.define_counter(replaces=bool(before) and controllers is not None)
         steps.pin_host(host)
-        log_origin = steps.make_log(host, blobs, selection_of(trust), seen=seen, now=now)
+        log_origin = steps.make_log(
+            host, blobs, selection_of(trust), seen=seen, now=now, reenrolled=bool(before)
+        )
         tier = steps.tier()
     steps.write_configuration()
-    return Joined(trust, host, log_origin, tier, request, record)
+    return Joined(trust, host, log_origin, tier, request, record, ended)
 
 
 def _public(key: ec.EllipticCurvePublicKey) -> PublicKey:

@@ -160,7 +160,7 @@ def _verified(core: Core) -> dict[str, Any]:
 
 
 def _governance(trust: Trust, core: Core) -> dict[str, Any]:
-    record = trust.hosts.get(core.host)
+    record, certificates = trust.hosts.get(core.host), core.layout.ak_certificates
     return {
         "version": trust.version,
         "digest": trust.digest,
@@ -181,6 +181,7 @@ def _governance(trust: Trust, core: Core) -> dict[str, Any]:
         "tier": record.tier if record else None,
         "userspace": record.userspace if record else None,
         "host_record_until": format_time(record.not_after) if record else None,
+        "ak_certificates": str(certificates) if certificates.exists() else None,
     }
 
 

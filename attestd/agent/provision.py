@@ -31,7 +31,7 @@ from attestd.governance.issue import (
     sign_host_request,
 )
 from attestd.governance.policy_schema import DEFAULT_POLICY, EMPTY_ENTITIES, SCHEMA
-from attestd.governance.rotation import replace_host_record
+from attestd.governance.succession import replace_host_record
 from attestd.governance.trust import Trust
 from attestd.paths import Configuration, Layout, load_configuration
 from attestd.tcg.pcr import PcrSelection, selection_from_text
@@ -67,6 +67,7 @@ class Provisioned:
     notes: tuple[str, ...]
     request: Path | None = None
     record: Path | None = None
+    ended: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,7 @@ def provision_joining(
         notes=_notes(joined.tier),
         request=joined.request,
         record=joined.record,
+        ended=joined.ended,
     )
 
 
@@ -254,7 +256,8 @@ class _Standalone:
         known = parse_authorities({**files, **present}["authorities.json"])
         ek = steps.tpm(lambda tpm: tpm.endorsement_key())
         blobs = steps.make_keys(local["root"].public)
-        steps.define_indices(FIRST_EPOCH, local["epoch"].public, lambda: local["epoch"])
+        steps.define_epoch(FIRST_EPOCH, local["epoch"].public, lambda: local["epoch"])
+        steps.define_counter()
         host = host_id(ek.public)
         if not is_record_of(_record(present.get(f"hosts/{host}.json"), known), blobs):
             request = steps.draft_request(known, ek, blobs, labels=labels, now=self._now)

@@ -22,16 +22,17 @@ from attestd.audit.seal import Pending, Sealer
 from attestd.audit.store import LogStore
 from attestd.authorization.dsse import PublicKey
 from attestd.durable import make_directory, write_atomic
-from attestd.errors import StoreError, UsageError
+from attestd.errors import StoreError, TpmRefusedError, UsageError
 from attestd.governance.authorities import Authorities
 from attestd.governance.issue import draft_host_request
+from attestd.governance.succession import HANDOVER
 from attestd.lineage.checkpoint import LogKeys
 from attestd.lineage.entry import EntryType
 from attestd.paths import Configuration, Layout
 from attestd.strict import canonical, format_time
 from attestd.system import boot_id
 from attestd.tcg.binding import Purpose, extra_data
-from attestd.tcg.nv import EPOCH_INDEX, epoch_public, nv_name
+from attestd.tcg.nv import COUNTER_INDEX, EPOCH_INDEX, epoch_public, nv_name
 from attestd.tcg.pcr import PcrSelection
 from attestd.tcg.public import authority_public, host_id, parse_public
 from attestd.tlog.checkpoint import origin
@@ -40,14 +41,21 @@ from attestd.tpm.endorsement import EndorsementKey
 from attestd.tpm.keys import AuthValues, KeyBlobs
 from attestd.tpm.owner import Priority, TpmOwner
 
-__all__ = ["HostSteps", "Signs", "log_keys_of", "make_directories", "migrate_log", "opened_tpm", "tpm_public"]
+__all__ = [
+    "HostSteps",
+    "Signs",
+    "log_keys_of",
+    "make_directories",
+    "migrate_log",
+    "opened_tpm",
+    "reenrolment",
+    "replace_counter",
+    "tpm_public",
+]
 
 _T = TypeVar("_T")
 
 RECORD_LIFETIME: Final = timedelta(days=3650)
-# A host record is valid from a little before now, for the clocks of a fleet differ.
-BACKDATE: Final = timedelta(minutes=5)
-
 
 # What `init` was told, or found in the environment: the agent is to find it again.
 _WRITTEN: Final = (
@@ -93,11 +101,15 @@ class HostSteps:
         self.tpm(lambda tpm: tpm.load_keys(blobs, auth))
         return blobs
 
-    def define_indices(self, epoch: int, authority: PublicKey, sign: Callable[[], Signs]) -> None:
-        """Epoch and log counter; see `define_epoch`."""
+    def define_counter(self, *, replaces: bool = False) -> None:
+        """The log counter.
+
+        Args:
+            replaces: One that answers to other keys makes room.
+        """
         _, auth = self._load_keys()
-        self.define_epoch(epoch, authority, sign)
-        self.tpm(lambda tpm: tpm.define_counter(auth.counter))
+        define = replace_counter if replaces else Tpm.define_counter
+        self.tpm(lambda tpm: define(tpm, auth.counter))
 
     def define_epoch(self, epoch: int, authority: PublicKey, sign: Callable[[], Signs]) -> None:
         """The epoch index.
@@ -158,7 +170,7 @@ class HostSteps:
             tier=tier or self.tier(),
             userspace="none",
             labels=labels,
-            not_before=now - BACKDATE,
+            not_before=now - HANDOVER,
             not_after=now + RECORD_LIFETIME,
         )
 
@@ -180,8 +192,18 @@ class HostSteps:
         *,
         seen: Mapping[str, object],
         now: datetime,
+        reenrolled: bool = False,
     ) -> str:
-        """The log with its first entry, which tells what governance was seen; returns its origin."""
+        """The log with its first entry, which tells what governance was seen; returns its origin.
+
+        Args:
+            host: Whose.
+            blobs: The keys that seal it.
+            selection: The PCRs that they are quoted with.
+            seen: What of governance was seen.
+            now: The time.
+            reenrolled: The host had other keys before, whose log is not here: the second entry says so.
+        """
         with acting_as(self.account):
             path = str(self.layout.log)
             if not self.layout.log.exists():
@@ -196,7 +218,7 @@ class HostSteps:
             store = LogStore.open(path)
             try:
                 if store.size == 0:
-                    self._seal_first(store, blobs, selection, seen)
+                    self._seal_first(store, blobs, selection, seen, reenrolled=reenrolled)
                 return store.origin
             finally:
                 store.close()
@@ -216,13 +238,22 @@ class HostSteps:
             return load_keys(self.layout.keys)
 
     def _seal_first(
-        self, store: LogStore, blobs: KeyBlobs, selection: PcrSelection, seen: Mapping[str, object]
+        self,
+        store: LogStore,
+        blobs: KeyBlobs,
+        selection: PcrSelection,
+        seen: Mapping[str, object],
+        *,
+        reenrolled: bool,
     ) -> None:
         port = TpmPort(self._owner, host=store.host_id, selection=selection, deadline_s=self._deadline_s)
         keys = log_keys_of(store, blobs)
         sealer = Sealer(store, port, keys, counter=port.read_counter())
         body = {"governance": dict(seen), "host": store.host_id, "log": store.log_id, "previous": None}
-        sealer.seal([Pending(EntryType.LOG_START, body)], now=datetime.now(UTC), boot=boot_id())
+        entries = [Pending(EntryType.LOG_START, body)]
+        if reenrolled:
+            entries.append(Pending(EntryType.HOST_REENROLL, reenrolment(store.host_id, blobs)))
+        sealer.seal(entries, now=datetime.now(UTC), boot=boot_id())
 
 
 @contextmanager
@@ -240,6 +271,22 @@ def opened_tpm(layout: Layout, configuration: Configuration) -> Iterator[TpmOwne
             owner.close()
             if access.embedded and started:
                 access.embedded.stop()
+
+
+def reenrolment(host: str, blobs: KeyBlobs) -> dict[str, object]:
+    """The body of `host.reenroll`: which keys the host has from here on."""
+    names = (("ak", blobs.ak_public), ("release_key", blobs.release_public))
+    return {"host": host, **{name: parse_public(public).name.hex() for name, public in names}}
+
+
+def replace_counter(tpm: Tpm, auth_value: bytes) -> None:
+    """A counter that answers to the new auth value. Redefined, it goes on above the old one's last value."""
+    try:
+        tpm.define_counter(auth_value)
+        tpm.read_counter()
+    except TpmRefusedError:
+        tpm.undefine(COUNTER_INDEX)
+        tpm.define_counter(auth_value)
 
 
 def tpm_public(key: PublicKey) -> bytes:

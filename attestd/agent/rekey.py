@@ -27,7 +27,7 @@ from attestd.agent.exclusive import exclusive
 from attestd.agent.governance import Updater, first_seen, sealed_floor
 from attestd.agent.identity import is_record_of, selection_of
 from attestd.agent.keystore import load_keys, save_keys
-from attestd.agent.provision_steps import HostSteps, log_keys_of, opened_tpm
+from attestd.agent.provision_steps import HostSteps, log_keys_of, opened_tpm, reenrolment, replace_counter
 from attestd.agent.rotate import require_settled, seal_first_leaf
 from attestd.agent.tpm_port import TpmPort
 from attestd.audit.rotate import finish_rotation
@@ -37,15 +37,15 @@ from attestd.authorization.dsse import PublicKey
 from attestd.distribution.local import load_trust
 from attestd.distribution.signer import Authority
 from attestd.durable import sync_directory
-from attestd.errors import StoreError, TpmRefusedError, UsageError
+from attestd.errors import StoreError, UsageError
 from attestd.governance.authorities import Authorities
 from attestd.governance.floor import Floor
 from attestd.lineage.entry import EntryType, parse_entry
 from attestd.paths import Configuration, Layout
 from attestd.strict import parse_time
 from attestd.system import boot_id
-from attestd.tcg.nv import COUNTER_INDEX, EPOCH_INDEX, epoch_public, nv_name
-from attestd.tcg.public import host_id, parse_public
+from attestd.tcg.nv import EPOCH_INDEX, epoch_public, nv_name
+from attestd.tcg.public import host_id
 from attestd.tlog.note import parse_note
 from attestd.tpm.device import Tpm
 from attestd.tpm.keys import AuthValues, KeyBlobs
@@ -157,11 +157,7 @@ class _Rekey:
         """The last leaf of the old log names the new keys: whoever holds it knows what comes."""
         if self._lost or self._is_new or not self._has_log:
             return
-        body = {
-            "host": self.host,
-            "ak": parse_public(self._keys[0].ak_public).name.hex(),
-            "release_key": parse_public(self._keys[0].release_public).name.hex(),
-        }
+        body = reenrolment(self.host, self._keys[0])
         account = self._steps.account
         with acting_as(account), _opened(self._layout.log) as store:
             last = parse_entry(store.entry(store.size - 1))
@@ -207,7 +203,7 @@ class _Rekey:
         epoch, key_id = max(1, self._trust.revocations.epoch), authorities.epoch.key_id
         self._steps.define_epoch(epoch, public, lambda: self._epoch_key(key_id))
         if not self._is_new:
-            self._steps.tpm(lambda tpm: _define_counter(tpm, auth.counter))
+            self._steps.tpm(lambda tpm: replace_counter(tpm, auth.counter))
 
     def continue_log(self) -> None:
         blobs, account = self._keys[0], self._steps.account
@@ -294,16 +290,6 @@ def _free_epoch(tpm: Tpm, authorities: Authorities) -> None:
     }
     if found in former:
         tpm.undefine(EPOCH_INDEX)
-
-
-def _define_counter(tpm: Tpm, auth_value: bytes) -> None:
-    """A counter that answers to the new auth value. Redefined, it goes on above the old one's last value."""
-    try:
-        tpm.define_counter(auth_value)
-        tpm.read_counter()
-    except TpmRefusedError:
-        tpm.undefine(COUNTER_INDEX)
-        tpm.define_counter(auth_value)
 
 
 def _moment(log: LogStore) -> datetime:

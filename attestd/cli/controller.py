@@ -86,6 +86,11 @@ attestd controller init
 @click.option(
     "--epoch-key", metavar="URI", help="The epoch authority's key, for the first write in each TPM."
 )
+@click.option(
+    "--ak-trust-domain",
+    metavar="DOMAIN",
+    help="Issue certificates of hosts' attestation keys, named spiffe://DOMAIN/host/HOST-ID.",
+)
 @click.option("--url", metavar="URL", help="Where hosts reach it, for mesh.json (default: where it listens).")
 @click.option("--verifier-name", metavar="NAME", help="The verifier's name in mesh.json.")
 @click.option(
@@ -129,6 +134,7 @@ def init(
         service.install_root(layout, read_input(root, max_bytes=MAX_BYTES["root"]))
     done = service.initialise(layout, configuration, join=join)
     output = Output(as_json=as_json)
+    ak_authority = None if done.ak_authority is None else str(done.ak_authority)
     facts = {
         "configuration": str(layout.configuration),
         "state": str(layout.state),
@@ -137,12 +143,18 @@ def init(
     if as_json:
         node = done.verifier
         mesh = None if node is None else {node.name: {"url": node.url, "key": node.key}}
-        output.json({**facts, "witness_keys": list(done.witness_keys), "mesh_verifiers": mesh})
+        rest = {"witness_keys": list(done.witness_keys), "mesh_verifiers": mesh, "ak_authority": ak_authority}
+        output.json({**facts, **rest})
         return
     output.title("Controller")
     keys = str(layout.state / service.WITNESS_VKEYS) if done.witness_keys else None
     output.facts(
-        [*facts.items(), ("witness keys", keys), ("Ed25519", done.witness_keys[0] if keys else None)]
+        [
+            *facts.items(),
+            ("witness keys", keys),
+            ("Ed25519", done.witness_keys[0] if keys else None),
+            ("AK authority", ak_authority),
+        ]
     )
     if (node := done.verifier) is not None:
         output.title("For mesh.json")

@@ -47,7 +47,7 @@ _MODULES: Final = {
         ("add", "governance_stage"),
         ("remove", "governance_stage"),
         ("stage", "governance_stage"),
-        ("enroll", "governance_stage"),
+        ("enroll", "governance_enroll"),
         ("revoke", "governance_revoke"),
         ("platform", "governance_platform"),
         ("delegate", "governance_roles"),

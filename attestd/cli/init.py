@@ -182,7 +182,14 @@ def _show(found: Provisioned, tpm: str, state_dir: str | None, output: Output) -
     if output.as_json:
         request = None if found.request is None else str(found.request)
         record = None if found.record is None else str(found.record)
-        rest = {"request": request, "record": record, "fresh": found.fresh, "notes": list(found.notes)}
+        ended = None if found.ended is None else str(found.ended)
+        rest = {
+            "request": request,
+            "record": record,
+            "ended": ended,
+            "fresh": found.fresh,
+            "notes": list(found.notes),
+        }
         output.json({**facts, **rest})
         return
     output.title("Initialised" if found.fresh else "Initialised before: nothing was changed")
@@ -192,7 +199,8 @@ def _show(found: Provisioned, tpm: str, state_dir: str | None, output: Output) -
         say(
             "The enrollers signed this host's record. Next, have it published; then run the agent:", prefix=""
         )
-        say(f"  attestd governance enroll {found.record}", prefix="")
+        ended = "" if found.ended is None else f" --ended {found.ended}"
+        say(f"  attestd governance enroll {found.record}{ended}", prefix="")
     elif found.request is not None:
         say("", prefix="")
         say("Next, have the enrollers sign this host's record and publish it; then run the agent:", prefix="")

@@ -9,8 +9,9 @@ import click
 from attestd.agent.ask import AgentSocket
 from attestd.appraisal.document import UntrustedQuoteDocument
 from attestd.cli.base import Command, state_dir_option, write_output
-from attestd.cli.output import Output
+from attestd.cli.output import Output, say
 from attestd.cli.params import HEX
+from attestd.paths import find_client_layout
 from attestd.strict import convert
 
 __all__ = ["quote_command"]
@@ -43,6 +44,9 @@ def quote_command(
     chosen = secrets.token_bytes(32) if challenge is None else challenge
     named = {} if platform is None else {"platform": platform}
     answer = AgentSocket.find(state_dir).ask("quote", challenge=b64encode(chosen).decode(), **named)
+    certificates = find_client_layout(state_dir).ak_certificates
+    if certificates.exists():
+        say(f"the attestation key's X.509 certificates: {certificates}")
     document = convert(answer, UntrustedQuoteDocument, what="the agent's quote").to_bytes()
     if output is None:
         Output().raw(document.decode("ascii"))

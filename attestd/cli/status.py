@@ -74,6 +74,7 @@ def _show_platform(output: Output, status: Mapping[str, Any]) -> None:
             *_updates(status["governance_update"]),
             ("tier", f"{governance['tier']}, user space {governance['userspace']}"),
             ("enrolled until", governance["host_record_until"]),
+            ("AK certificates", governance["ak_certificates"]),
         ]
     )
     if status["measured"]["problem"]:

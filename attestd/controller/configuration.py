@@ -121,6 +121,9 @@ class ControllerConfiguration(Strict, frozen=True):
         enroller_max_days: For how many days it signs a host record at most.
         epoch_key: The epoch authority's key, which signs the first write of each TPM's epoch; empty: hosts bring their own.
         epoch_public_key: PEM file of its public half, for keys that are no files.
+        ak_trust_domain: The SPIFFE trust domain in certificates of attestation keys; empty: none are issued.
+        ak_ca_key: PEM file of the key that issues them; empty: one in the state directory.
+        ak_ca_certificate: PEM file of its certificate; empty: one in the state directory, signed by the key itself.
     """
 
     listen: str = "127.0.0.1:8440"
@@ -151,6 +154,9 @@ class ControllerConfiguration(Strict, frozen=True):
     enroller_max_days: Annotated[int, msgspec.Meta(ge=1, le=36_525)] = 3_651
     epoch_key: str = ""
     epoch_public_key: str = ""
+    ak_trust_domain: str = ""
+    ak_ca_key: str = ""
+    ak_ca_certificate: str = ""
 
     def __post_init__(self) -> None:
         """Refuses what contradicts itself.
@@ -166,6 +172,10 @@ class ControllerConfiguration(Strict, frozen=True):
             )
         if len(set(self.roles)) != len(self.roles):
             raise ValueError("roles: one stands there twice")
+        if (self.ak_ca_key or self.ak_ca_certificate) and not self.ak_trust_domain:
+            raise ValueError("ak_trust_domain: name whose hosts the AK authority's certificates are of")
+        if self.ak_ca_certificate and not self.ak_ca_key:
+            raise ValueError("ak_ca_certificate: name ak_ca_key too")
         if self.requests_per_s and not self.burst:
             raise ValueError("burst: 0 lets nobody ask")
 

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Final
 
 from attestd.distribution.secrets import read_secret
-from attestd.distribution.signer import Authority, load_authority
+from attestd.distribution.signer import Ask, Authority, load_authority
 from attestd.durable import write_atomic
 from attestd.errors import StoreError, UsageError
 
-__all__ = ["create_secret", "load_secret", "open_key"]
+__all__ = ["asking", "create_secret", "load_secret", "open_key"]
 
 _BYTES: Final = 32
 
@@ -61,10 +61,15 @@ def open_key(uri: str, *, public: str, passphrase_file: str) -> Authority:
         UsageError: A wrong passphrase, or none; others can read a file.
         StoreError, MalformedError: It cannot be read.
     """
+    return load_authority(uri, public_key=Path(public) if public else None, ask=asking(passphrase_file))
+
+
+def asking(passphrase_file: str) -> Ask:
+    """Answers with what stands in a file that the configuration names; empty: it names none."""
 
     def ask(what: str) -> str:
         if not passphrase_file:
             raise UsageError(f"the {what} is needed: name a passphrase_file that has it")
         return read_secret(Path(passphrase_file))
 
-    return load_authority(uri, public_key=Path(public) if public else None, ask=ask)
+    return ask

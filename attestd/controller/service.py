@@ -20,7 +20,7 @@ from tuf.api.metadata import Root
 
 from attestd.account import account_named, acting_as, become
 from attestd.controller.configuration import ControllerConfiguration, ControllerLayout, Role
-from attestd.controller.enroller.keys import SECRET_FILE, load_enroller_keys
+from attestd.controller.enroller.keys import create_enroller_files, load_enroller_keys
 from attestd.controller.enroller.office import Office
 from attestd.controller.enroller.role import Enroller
 from attestd.controller.http.application import Application
@@ -29,7 +29,6 @@ from attestd.controller.http.metrics import Metrics
 from attestd.controller.http.operation import Operation
 from attestd.controller.http.server import bind, serving
 from attestd.controller.http.tls import Certificate
-from attestd.controller.keys import create_secret
 from attestd.controller.published import governance_operations
 from attestd.controller.service_operations import service_operations
 from attestd.controller.store.engine import Store, migrate
@@ -79,12 +78,14 @@ class Initialised:
         made_keys: Whether the witness's keys were made.
         witness_keys: The witness's keys for others' policies, as vkeys; also in the file `witness.vkeys`.
         verifier: What `mesh.json` is to say of the verifier; None: it is none. Its key is also in `verifier.pub`.
+        ak_authority: The certificate of the authority for attestation keys, for relying parties; None: there is none.
     """
 
     migrated: bool
     made_keys: bool
     witness_keys: tuple[str, ...] = ()
     verifier: MeshEntry | None = None
+    ak_authority: Path | None = None
 
 
 def initialise(
@@ -107,10 +108,10 @@ def initialise(
         os.chown(layout.state, account.uid, account.gid)
     with acting_as(account):
         url = configuration.database_url(layout)
-        migrated = migrate(url)
+        migrated, ak_authority = migrate(url), None
         if Role.ENROLLER in configuration.roles:
-            create_secret(layout.state / SECRET_FILE)
-        done = Initialised(migrated, made_keys=False)
+            ak_authority = create_enroller_files(layout.state, configuration)
+        done = Initialised(migrated, made_keys=False, ak_authority=ak_authority)
         if Role.VERIFIER in configuration.roles:
             done = replace(done, verifier=_make_verifier(layout, configuration, url, join=join))
         if Role.WITNESS in configuration.roles:
@@ -289,6 +290,7 @@ class _Service:
             raise UsageError("the enroller goes by governance: name the directory that was published")
         enroller = Enroller(
             trust=trust.current,
+            published=trust.target,
             office=Office(store),
             keys=load_enroller_keys(self._layout.state, self._configuration),
             max_validity=timedelta(days=self._configuration.enroller_max_days),

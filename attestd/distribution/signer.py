@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -39,6 +40,7 @@ __all__ = [
     "import_from_token",
     "is_encrypted_file",
     "load_authority",
+    "load_private_key",
     "load_public",
     "protect",
     "read_key_file",
@@ -210,7 +212,17 @@ def load_public(path: Path) -> PublicKey:
     return PublicKey.from_pem(read_key_file(path))
 
 
-def _load_signer(path: Path, ask: Ask | None) -> CryptoSigner:
+def load_private_key(path: Path, *, ask: Ask | None = None) -> PrivateKeyTypes:
+    """Reads a private key from its PEM file, for those who need more of it than a signature.
+
+    Args:
+        path: The file.
+        ask: For its passphrase; None: a key that has one is refused.
+
+    Raises:
+        UsageError: A public key, others can read the file, a wrong passphrase, or nobody to ask for it.
+        StoreError, MalformedError: It cannot be read, or is no key.
+    """
     data = read_key_file(path)
     if b"PUBLIC KEY-----" in data:
         raise UsageError(f"key {path}: a public key, expected the private one, which signs")
@@ -219,10 +231,17 @@ def _load_signer(path: Path, ask: Ask | None) -> CryptoSigner:
     encrypted = is_encrypted(data)
     passphrase = _bytes((ask or _nobody)(f"passphrase of key {path}")) if encrypted else None
     try:
-        return CryptoSigner(load_pem_private_key(data, password=passphrase))
-    except (ValueError, TypeError, UnsupportedAlgorithm, SecureSystemsLibError) as error:
+        return load_pem_private_key(data, password=passphrase)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         if encrypted:
             raise UsageError(f"key {path}: wrong passphrase, or not a key of a supported kind") from error
+        raise MalformedError(f"key {path}: not a PEM private key of a supported kind") from error
+
+
+def _load_signer(path: Path, ask: Ask | None) -> CryptoSigner:
+    try:
+        return CryptoSigner(load_private_key(path, ask=ask))
+    except (ValueError, SecureSystemsLibError) as error:
         raise MalformedError(f"key {path}: not a PEM private key of a supported kind") from error
 
 

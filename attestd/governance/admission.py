@@ -102,13 +102,15 @@ class ActivatedEnrolment:
         record: The host record's canonical bytes: what `issue.sign_host_request` signs.
         labels: What the host calls itself; nobody has verified that.
         userspace: How it says that its user space is protected; nobody has verified that.
-        not_after: When the record ends.
+        not_before: When the record begins.
+        not_after: When it ends.
     """
 
     enrolment: VerifiedEnrolment
     record: bytes
     labels: Mapping[str, str]
     userspace: str
+    not_before: datetime
     not_after: datetime
 
 
@@ -288,7 +290,7 @@ def verify_activation(
         raise VerificationError(
             f"host record: it ends at {record.not_after}, expected by {format_time(now + max_validity)}"
         )
-    return ActivatedEnrolment(enrolment, data, record.labels, record.userspace, ends)
+    return ActivatedEnrolment(enrolment, data, record.labels, record.userspace, starts, ends)
 
 
 class KnownHosts:

@@ -9,13 +9,22 @@ from datetime import datetime
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from attestd.errors import MalformedError, UsageError
+from attestd.errors import MalformedError, UsageError, VerificationError
 
-__all__ = ["IssuerKey", "host_uri", "issue_ak_authority", "issue_ak_certificate", "require_issuer"]
+__all__ = [
+    "IssuerKey",
+    "host_uri",
+    "issue_ak_authority",
+    "issue_ak_certificate",
+    "parse_ak_certificate",
+    "require_issuer",
+]
 
 IssuerKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
@@ -115,6 +124,30 @@ def issue_ak_certificate(
         (x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), False),
     ]
     return _sign(builder, extensions, key)
+
+
+def parse_ak_certificate(pem: str, *, ak: PublicKeyTypes, host: str) -> x509.Certificate:
+    """Reads a certificate that an enroller sent: of this attestation key, in the name of this host.
+
+    Does not verify its signature: whether to believe its authority is for relying parties.
+
+    Raises:
+        MalformedError: It is no certificate.
+        VerificationError: It is of another key or another host.
+    """
+    what = "certificate of the attestation key"
+    try:
+        certificate = x509.load_pem_x509_certificate(pem.encode("ascii"))
+        key = certificate.public_key()
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.ExtensionNotFound) as error:
+        raise MalformedError(f"{what}: {error}") from error
+    if key != ak:
+        raise VerificationError(f"{what}: it is of another key than this host's")
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    if len(uris) != 1 or not (uris[0].startswith("spiffe://") and uris[0].endswith(f"/host/{host}")):
+        raise VerificationError(f"{what}: it names {', '.join(uris) or 'nobody'}, this is host {host}")
+    return certificate
 
 
 def require_issuer(authority: x509.Certificate, key: IssuerKey) -> None:

@@ -126,12 +126,14 @@ class Signed(Strict, frozen=True, tag_field="state", tag="signed"):
 
     Attributes:
         record: The host record in its envelope, as signed by this enroller alone; base64.
+        ended: The host's record before, as it ends (`succession.draft_ended_record`), signed likewise; null where there is none.
         ak_certificate: Of the attestation key, in PEM; null where the enroller issues none.
         epoch: If a nonce was sent, and this enroller has the epoch authority's key.
     """
 
     v: Literal[1]
     record: Annotated[Base64Bytes, msgspec.Meta(max_length=4 * -(-MAX_HOST_RECORD_BYTES // 3))]
+    ended: Annotated[Base64Bytes, msgspec.Meta(max_length=4 * -(-MAX_HOST_RECORD_BYTES // 3))] | None
     ak_certificate: Annotated[str, msgspec.Meta(max_length=16384)] | None
     epoch: EpochSignature | None
 

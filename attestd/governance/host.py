@@ -135,6 +135,11 @@ class HostKeys:
     ak: Public
     release_key: Public
 
+    @property
+    def ak_key(self) -> ec.EllipticCurvePublicKey:
+        """The attestation key itself."""
+        return _ec_key(self.ak)
+
 
 def parse_host_record(
     data: bytes, *, authorities: Authorities, revoked_keys: Collection[str]

@@ -30,13 +30,14 @@ from attestd.governance.authorities import (
     parse_authorities,
 )
 from attestd.governance.edits import without_bump
-from attestd.governance.host import HOST_RECORD_TYPE, MAX_HOST_RECORD_BYTES, HostRecord
+from attestd.governance.host import HOST_RECORD_TYPE, MAX_HOST_RECORD_BYTES
 from attestd.governance.issue import Sign, approve_digest, approve_platform_key
 from attestd.governance.platform import MAX_PLATFORM_BYTES, PlatformFile
-from attestd.strict import canonical, format_time, parse_canonical, parse_time
+from attestd.governance.succession import past_name, retire_host_record
+from attestd.strict import canonical, parse_canonical
 from attestd.tcg.pcr import PcrSelection
 
-__all__ = ["ROLES", "Rotation", "replace_host_record", "replace_key", "retire_host_record"]
+__all__ = ["ROLES", "Rotation", "replace_key"]
 
 AUTHORITIES: Final = "authorities.json"
 ROLES: Final = ("authorizations", "enrollers", "platform", "root", "epoch")
@@ -124,42 +125,6 @@ def replace_key(
     if "authorizations" in swap.replaced:
         notes.append("what the old key alone authorized is denied from now on: issue it anew")
     return Rotation({**changed, **again}, tuple(swap.places), tuple(sorted(again)), tuple(notes))
-
-
-def replace_host_record(
-    files: Mapping[str, bytes], record: bytes, *, host: str, now: datetime, signers: Sequence[Sign]
-) -> dict[str, bytes]:
-    """A host's new record; the one before ends now, and goes to the history.
-
-    Args:
-        files: The targets as they are.
-        record: The new record, signed.
-        host: Whose it is.
-        now: The moment.
-        signers: Enrollers, as many as the threshold asks for.
-
-    Returns:
-        The targets that change.
-    """
-    name = f"hosts/{host}.json"
-    if name not in files:
-        return {name: record}
-    retired = retire_host_record(files[name], not_after=now, signers=signers)
-    return {name: record, _past_name(files, host): retired}
-
-
-def retire_host_record(data: bytes, *, not_after: datetime, signers: Sequence[Sign]) -> bytes:
-    """A host record that ended: what was sealed before goes on verifying.
-
-    Args:
-        data: The record, verified.
-        not_after: Its end; an earlier one that it has stays.
-        signers: Enrollers, as many as the threshold asks for.
-    """
-    payload = parse_envelope(data, payload_type=HOST_RECORD_TYPE, max_bytes=MAX_HOST_RECORD_BYTES).payload
-    record = parse_canonical(payload, HostRecord, max_bytes=MAX_HOST_RECORD_BYTES, what="host record")
-    end = min(parse_time(record.not_after), not_after)
-    return _record_envelope(canonical(msgspec.structs.replace(record, not_after=format_time(end))), signers)
 
 
 class _Swap:
@@ -279,16 +244,9 @@ def _end_host_records(
                 " here"
             )
         enrollers = [signers[key_id] for key_id in here[: authorities.enroller_threshold]]
-        past = _past_name(files, parts[1].removesuffix(".json"))
+        past = past_name(files, parts[1].removesuffix(".json"))
         found |= {name: None, past: retire_host_record(data, not_after=now, signers=enrollers)}
     return found
-
-
-def _past_name(files: Mapping[str, bytes | None], host: str) -> str:
-    number = 1
-    while (past := f"hosts/history/{host}-{number}.json") in files:
-        number += 1
-    return past
 
 
 def _platform_policies(
@@ -350,13 +308,6 @@ def _platform_policies(
             }
         )
     return found
-
-
-def _record_envelope(payload: bytes, signers: Sequence[Sign]) -> bytes:
-    message = pae(HOST_RECORD_TYPE, payload)
-    signed = [sign(message) for sign in signers]
-    signatures = tuple(EnvelopeSignature(key.key_id, signature) for key, signature in signed)
-    return format_envelope(UntrustedEnvelope(HOST_RECORD_TYPE, payload, signatures))
 
 
 def _signer(signers: Mapping[str, Sign], key_id: str, why: str) -> Sign:

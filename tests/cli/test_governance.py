@@ -5,6 +5,7 @@ import json
 import shutil
 from base64 import b64encode
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from attestd.distribution.approve import parse_pcr_values
 from attestd.distribution.repository import Repository
 from attestd.errors import MalformedError
 from attestd.governance.trust import Trust
-from attestd.strict import canonical
+from attestd.strict import canonical, format_time
 from attestd.tlog.vkey import cosignature_vkey, format_vkey
 from tests.cli.conftest import Cli
 from tests.distribution.repositories import Reference, served, write_key
@@ -347,6 +348,28 @@ def test_two_enrollers(repository: Cli) -> None:
     repository.ok(*enroll, "half.json", "--key", "carol.pem")
     (host,) = trust().hosts.values()
     assert set(host.enrollers) == {trust_id("enroller"), trust_id("carol")}
+    for name in ("alice", "bob", "root"):
+        repository("governance", "sign", "--repository", "governance", "--key", f"{name}.pem", "--yes")
+    repository.ok("governance", "publish", "--repository", "governance")
+    # It comes again, with other labels: both sign the new record, and that the old one ends.
+    begins = world.now + timedelta(hours=1)
+    again = {**world.records[world.host.id], "labels": {"role": "new"}, "not_before": format_time(begins)}
+    Path("request.json").write_bytes(canonical(again))
+    one = ("request.json", "--key", "enroller.pem", "-o", "again.json")
+    assert repository(*enroll, *one).status == 64, "without --ended the next one does not get it"
+    assert not Path("again.json").exists()
+    repository.ok(*enroll, *one, "--ended", "ended.json")
+    assert repository(*enroll, "again.json", "--key", "carol.pem").status == 1
+    assert repository(*enroll, "again.json", "--key", "carol.pem", "--ended", "half.json").status == 64
+    repository.ok(*enroll, "again.json", "--key", "carol.pem", "--ended", "ended.json")
+    assert trust().hosts[host.host].labels == {"role": "new"}
+    [past] = trust().host_history[host.host]
+    assert (past.labels, past.not_after) == (host.labels, begins + timedelta(minutes=5))
+    # Or both keys are at one place.
+    repository.ok("governance", "stage", "--repository", "governance", "--reset")
+    assert repository(*enroll, "request.json", "--key", "carol.pem").status == 1
+    repository.ok(*enroll, "request.json", "--key", "carol.pem", "--key", "enroller.pem")
+    assert trust().host_history[host.host][0].not_after == past.not_after
 
 
 def fleet_world() -> World:

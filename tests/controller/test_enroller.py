@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -11,12 +12,16 @@ from typing import Any
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from sqlalchemy import update
 
+from attestd.controller.configuration import ControllerConfiguration
+from attestd.controller.enroller.keys import create_enroller_files
 from attestd.controller.enroller.office import Decision, Office
 from attestd.controller.store.engine import Store
 from attestd.controller.store.schema import enrolments
-from attestd.errors import UsageError
+from attestd.errors import MalformedError, StoreError, UsageError
 from attestd.governance.enrolment import (
     MAX_ACTIVATION_BYTES,
     MAX_ENROLMENT_BYTES,
@@ -29,6 +34,7 @@ from attestd.governance.enrolment import (
     parse_outcome,
 )
 from attestd.governance.host import parse_host_record
+from attestd.governance.succession import verify_ended_record
 from attestd.strict import canonical
 from tests.controller.running import Answered, Controller, PostgreSQL
 from tests.distribution.repositories import write_key
@@ -41,6 +47,7 @@ from tests.world import Host, World, b64
 
 BEGIN = "/v1/enrollments"
 HEADERS = {"content-type": "application/json"}
+PKCS8 = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 MAKER = Authority.root("maker")
 
 
@@ -155,12 +162,64 @@ def test_a_host_that_was_admitted_before(desk: Desk, believed: Asking) -> None:
     authorities = desk.world.trust().authorities
     record = parse_host_record(b64decode(found.record), authorities=authorities, revoked_keys=frozenset())
     assert (record.host, record.tier, dict(record.labels)) == (believed.host.id, "software", {})
-    assert (found.ak_certificate, found.epoch) == (None, None)
+    assert (found.ended, found.ak_certificate, found.epoch) == (None, None, None)
     again = signed(believed.enrol(controller))
     assert again.record == found.record
     health = controller.get("/healthz")
     assert health.json == {"healthy": True, "troubles": {}}
     assert 'attestd_enroller_requests{outcome="signed"} 2' in controller.get("/metrics").body.decode()
+
+
+def test_certificates_of_attestation_keys(tmp_path: Path) -> None:
+    """As OpenSSL judges them, against the authority that `init` made."""
+    desk = Desk(tmp_path, f"sqlite:///{tmp_path / 'controller.db'}")
+    host = Host("new", root=desk.world.root)
+    allow(desk.world, host)
+    with desk.controller(ak_trust_domain="example.com") as controller:
+        found = signed(Asking(desk.world, host).enrol(controller))
+    assert found.ak_certificate is not None
+    (tmp_path / "ak.pem").write_text(found.ak_certificate)
+    other = create_enroller_files(tmp_path, ControllerConfiguration(ak_trust_domain="example.com"))
+    for ca, verifies in ((controller.state / "controller" / "ak-ca.pem", True), (other, False)):
+        verified = openssl("verify", "-x509_strict", "-CAfile", ca, tmp_path / "ak.pem")
+        assert (verified.returncode == 0) is verifies, verified
+    shown = openssl("x509", "-in", tmp_path / "ak.pem", "-noout", "-text").stdout
+    assert f"URI:spiffe://example.com/host/{host.id}" in shown
+    assert "2.23.133.8.3" in shown
+
+
+def openssl(*arguments: Any) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        ["openssl", *map(str, arguments)], capture_output=True, text=True, check=False, timeout=20
+    )
+
+
+def test_an_authority_of_ones_own_for_attestation_keys(tmp_path: Path) -> None:
+    key, foreign = (str(write_key(tmp_path, name)) for name in ("ak", "foreign"))
+    (tmp_path / "ed448.pem").write_bytes(Ed448PrivateKey.generate().private_bytes(*PKCS8))
+    (tmp_path / "ed448.pem").chmod(0o600)
+
+    def create(**values: str) -> Path | None:
+        return create_enroller_files(tmp_path, ControllerConfiguration(**values))
+
+    assert create() is None
+    certificate = create(ak_trust_domain="example.com", ak_ca_key=key)
+    assert certificate == tmp_path / "ak-ca.pem"
+    for values, error, words in (
+        ({"ak_ca_key": foreign}, UsageError, "do not belong together"),
+        ({"ak_ca_key": str(tmp_path / "none")}, StoreError, "none"),
+        ({"ak_ca_key": str(tmp_path / "ed448.pem")}, UsageError, "expected a P-256"),
+        ({"ak_ca_key": key, "ak_ca_certificate": str(tmp_path / "none")}, StoreError, "none"),
+        ({"ak_ca_key": key, "ak_ca_certificate": key}, MalformedError, "expected a certificate in PEM"),
+    ):
+        with pytest.raises(error, match=words):
+            create(ak_trust_domain="example.com", **values)
+    certificate.unlink()
+    with pytest.raises(UsageError, match="trust domain"):
+        create(ak_trust_domain="Ex ample", ak_ca_key=key)
+    for values in ({"ak_ca_key": key}, {"ak_trust_domain": "example.com", "ak_ca_certificate": key}):
+        with pytest.raises(ValueError, match="name "):
+            create(**values)
 
 
 def test_killed_between_the_two_requests(desk: Desk, believed: Asking) -> None:
@@ -268,7 +327,18 @@ def test_a_host_that_comes_again_with_other_keys(desk: Desk, believed: Asking) -
     assert "other keys than before: its TPM was cleared or it was installed again" in waits.reasons
     shown = controller.attestd("approve", other.host.id, "--yes").stderr
     assert "before" in shown
-    signed(other.enrol(controller))
+    ended = signed(other.enrol(controller)).ended
+    # What it sealed with the keys before goes on verifying: that their record ends is signed as well.
+    assert ended is not None
+    trust = desk.world.trust()
+    past = verify_ended_record(
+        b64decode(ended),
+        previous=desk.world.files()[f"hosts/{other.host.id}.json"],
+        authorities=trust.authorities,
+        revoked_keys=frozenset(),
+    )
+    assert past.ak_name == trust.hosts[other.host.id].ak_name
+    assert past.not_after == desk.world.now
     [decided] = json.loads(controller.attestd("hosts", "--json").stdout)["decisions"]
     assert decided["decision"] == "approved"
     assert "other keys than before" in decided["words"]

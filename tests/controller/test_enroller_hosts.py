@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from attestd.agent.enrollers import Enroller
 from attestd.errors import StoreError, VerificationError
+from attestd.lineage.entry import EntryType
+from attestd.lineage.receipt import parse_receipt, verify_receipt
 from attestd.paths import Configuration
 from attestd.strict import canonical
 from tests.cli.conftest import Result
@@ -29,6 +32,7 @@ class Mesh:
         self.one = Controller(
             top / "one", roles=["governance", "enroller"], governance=web,
             enroller_key=str(office / "enroller.pem"), epoch_key=str(office / "tpm epoch.pem"),
+            ak_trust_domain="one.example",
         )  # fmt: skip
         self.two = Controller(
             top / "two", roles=["enroller"], governance=web, enroller_key=str(office / "enroller two.pem")
@@ -117,6 +121,49 @@ def test_a_host_joins(mesh: Mesh) -> None:
     assert again.status == 0, again
     assert again.json["fresh"] is False
     assert again.json["record"] is None
+    comes_again(mesh, host, label)
+
+
+def comes_again(mesh: Mesh, host: Member, label: tuple[str, ...]) -> None:
+    """Its disk is lost, not its TPM: other keys, which operators admit, each at their controller; nobody else's key is needed."""
+    receipt = host.receipt(host.entries(EntryType.DECISION_ALLOW)[0].seq)
+    certificates = host.layout.ak_certificates
+    assert host.status()["governance"]["ak_certificates"] == str(certificates)
+    before, id_ = x509.load_pem_x509_certificate(certificates.read_bytes()), host.id
+    assert host.stop() == 0
+    for path in (host.layout.agent, host.layout.runner, host.layout.trust):
+        shutil.rmtree(path)
+    waiting = mesh.init(host, *label)
+    assert waiting.status == 69, waiting
+    assert "other keys than before" in waiting.stderr
+    for made in (mesh.one, mesh.two):
+        made.attestd("approve", id_, "--yes")
+    back = mesh.init(host, *label)
+    assert back.status == 0, back
+    assert x509.load_pem_x509_certificate(certificates.read_bytes()).public_key() != before.public_key()
+    enroll = (
+        "governance",
+        "enroll",
+        "--repository",
+        mesh.fleet.office / "governance",
+        back.json["record"],
+        "--yes",
+    )
+    refused = host.attestd(*enroll)
+    assert refused.status == 1, refused
+    assert "name the file that the enrollers signed (--ended)" in refused.stderr
+    mesh.fleet.governance("enroll", back.json["record"], "--ended", back.json["ended"], "--yes")
+    version = mesh.fleet.publish()
+    host.start()
+    host.wait_version(version)
+    assert host.exec(TRUE, authorization=host.authorize(TRUE)).status == 0
+    [second] = [entry for entry in host.entries() if entry.type is EntryType.HOST_REENROLL]
+    present = mesh.fleet.trust.hosts[id_]
+    assert (second.seq, second.body) == (
+        1, {"host": id_, "ak": present.ak_name.hex(), "release_key": present.release_name.hex()},
+    )  # fmt: skip
+    # What it did before verifies, by the record that ended.
+    assert verify_receipt(parse_receipt(receipt), trust=mesh.fleet.trust).host.ak_name != present.ak_name
 
 
 def test_enrollers_that_are_too_few(mesh: Mesh) -> None:

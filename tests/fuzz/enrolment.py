@@ -206,6 +206,7 @@ def _answers() -> list[bytes]:
     signed = Signed(
         v=1,
         record=b64encode(record).decode(),
+        ended=None,
         ak_certificate="PEM",
         epoch=EpochSignature(epoch=1, sig="AAAA"),
     )

@@ -9,12 +9,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import crypto
 
-from attestd.errors import MalformedError, UsageError
+from attestd.errors import MalformedError, UsageError, VerificationError
 from attestd.governance.ak_certificate import (
     IssuerKey,
     host_uri,
     issue_ak_authority,
     issue_ak_certificate,
+    parse_ak_certificate,
     require_issuer,
 )
 from tests.tcg import build
@@ -135,3 +136,22 @@ def test_a_long_trust_domain() -> None:
     verify(
         issued(trust_domain=domain, authority=authority(trust_domain=domain)), authority(trust_domain=domain)
     )
+
+
+def text(certificate: x509.Certificate) -> str:
+    return certificate.public_bytes(Encoding.PEM).decode()
+
+
+def test_what_a_host_takes() -> None:
+    given = issued()
+    assert parse_ak_certificate(text(given), ak=AK, host=HOST) == given
+
+
+def test_what_a_host_does_not_take() -> None:
+    with pytest.raises(VerificationError, match="another key"):
+        parse_ak_certificate(text(issued()), ak=build.key(64).public_key(), host=HOST)
+    with pytest.raises(VerificationError, match="this is host cdcd"):
+        parse_ak_certificate(text(issued()), ak=AK, host="cd" * 32)
+    for data in ("", "PEM", "é", text(authority()), text(issued())[:-200]):
+        with pytest.raises((MalformedError, VerificationError)):
+            parse_ak_certificate(data, ak=AK, host=HOST)

@@ -35,7 +35,13 @@ allow(WORLD, WORLD.host)
 HOST = Enrolling(WORLD, WORLD.host, b"certificate", b"issuer")
 CHALLENGE = HOST.challenge()
 ACTIVATION = HOST.activation(CHALLENGE, epoch_nonce=b64(bytes(32)))
-SIGNED = Signed(v=1, record=b64(b"{}"), ak_certificate="PEM", epoch=EpochSignature(epoch=1, sig=b64(b"s")))
+SIGNED = Signed(
+    v=1,
+    record=b64(b"{}"),
+    ended=b64(b"{}"),
+    ak_certificate="PEM",
+    epoch=EpochSignature(epoch=1, sig=b64(b"s")),
+)
 PENDING = Pending(v=1, digest="00" * 32, reasons=("labels",))
 
 

@@ -9,7 +9,8 @@ import pytest
 from attestd.authorization.dsse import PublicKey
 from attestd.errors import UsageError, VerificationError
 from attestd.governance.metadata import verify_metadata
-from attestd.governance.rotation import ROLES, Rotation, replace_host_record, replace_key, retire_host_record
+from attestd.governance.rotation import ROLES, Rotation, replace_key
+from attestd.governance.succession import replace_host_record, retire_host_record
 from attestd.governance.trust import Trust, parse_trust
 from attestd.lineage.entry import EntryType
 from attestd.lineage.receipt import parse_receipt, sealed_by, verify_receipt

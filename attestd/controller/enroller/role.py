@@ -38,7 +38,9 @@ from attestd.governance.enrolment import (
     Signed,
     epoch_message,
 )
+from attestd.governance.host import parse_host_record
 from attestd.governance.issue import sign_host_request
+from attestd.governance.succession import draft_ended_record
 from attestd.governance.trust import Trust
 from attestd.journal import event
 from attestd.prometheus import Labels
@@ -63,6 +65,7 @@ class Enroller:
         self,
         *,
         trust: Callable[[], Trust],
+        published: Callable[[str], bytes | None],
         office: Office,
         keys: EnrollerKeys,
         max_validity: timedelta,
@@ -73,13 +76,14 @@ class Enroller:
 
         Args:
             trust: Gives what governance says now.
+            published: Gives a published file by its name.
             office: What is remembered.
             keys: Its keys.
             max_validity: For how long it signs records.
             log: The journal.
             now: The time.
         """
-        self._trust, self._office, self._keys = trust, office, keys
+        self._trust, self._published, self._office, self._keys = trust, published, office, keys
         self._max_validity, self._log, self._now = max_validity, log, now
         self._slots = asyncio.Semaphore(AT_A_TIME)
         self._known: tuple[str, KnownHosts] | None = None
@@ -135,7 +139,8 @@ class Enroller:
             self._require_enroller(self._trust())
         except StoreError as error:
             return str(error)
-        return None
+        certifier = self._keys.certifier
+        return None if certifier is None else certifier.trouble(self._now())
 
     def gauges(self) -> list[Gauge]:
         """For `/metrics`."""
@@ -190,9 +195,29 @@ class Enroller:
 
     def _sign(self, activated: ActivatedEnrolment, nonce: str | None, trust: Trust) -> Signed:
         record = sign_host_request(activated.record, signers=[self._keys.signer.sign])
+        certifier = self._keys.certifier
         return Signed(
-            v=1, record=b64encode(record).decode(), ak_certificate=None, epoch=self._epoch(nonce, trust)
+            v=1,
+            record=b64encode(record).decode(),
+            ended=self._ended(activated, trust),
+            ak_certificate=None if certifier is None else certifier.certify(activated),
+            epoch=self._epoch(nonce, trust),
         )
+
+    def _ended(self, activated: ActivatedEnrolment, trust: Trust) -> str | None:
+        """The end of the record that the host has, for what it sealed until now is to verify after that."""
+        host = activated.enrolment.ek.host
+        previous = self._published(f"hosts/{host}.json") if host in trust.hosts else None
+        if previous is None:
+            return None
+        try:
+            parse_host_record(previous, authorities=trust.authorities, revoked_keys=trust.revocations.keys)
+        except (VerificationError, MalformedError) as error:
+            raise StoreError(f"governance changed while host {host} was enrolled: {error}") from error
+        payload = draft_ended_record(previous, successor=activated.record)
+        if payload is None:
+            return None
+        return b64encode(sign_host_request(payload, signers=[self._keys.signer.sign])).decode()
 
     def _epoch(self, nonce: str | None, trust: Trust) -> EpochSignature | None:
         key, authorities = self._keys.epoch, trust.authorities

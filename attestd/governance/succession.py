@@ -1,0 +1,158 @@
+"""One host record after another: the one before ends when the new one begins, and goes to the history. Pure; keys come as values.
+
+When it ends follows from the new record alone, so that enrollers who know nothing of each other sign the same end.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+import msgspec
+
+from attestd.authorization.dsse import (
+    EnvelopeSignature,
+    UntrustedEnvelope,
+    format_envelope,
+    pae,
+    parse_envelope,
+)
+from attestd.errors import VerificationError
+from attestd.governance.authorities import Authorities
+from attestd.governance.host import (
+    HOST_RECORD_TYPE,
+    MAX_HOST_RECORD_BYTES,
+    HostRecord,
+    VerifiedHost,
+    parse_host_record,
+)
+from attestd.governance.issue import Sign
+from attestd.strict import canonical, format_time, parse_canonical, parse_time
+
+__all__ = [
+    "HANDOVER",
+    "draft_ended_record",
+    "past_name",
+    "place_host_record",
+    "replace_host_record",
+    "retire_host_record",
+    "verify_ended_record",
+]
+
+# A record begins that long before it is drafted, for the clocks of a fleet differ: what the keys before sealed until then is
+# theirs.
+HANDOVER: Final = timedelta(minutes=5)
+
+
+def draft_ended_record(previous: bytes, *, successor: bytes) -> bytes | None:
+    """What enrollers sign of the record before, when they sign a new one.
+
+    Args:
+        previous: The host's present record, in its envelope, verified.
+        successor: The new record's payload.
+
+    Returns:
+        The payload: the record before, which ends `HANDOVER` after the new one begins. None: it is the same record.
+
+    Raises:
+        MalformedError: One is no host record.
+    """
+    payload = _payload(previous)
+    if payload == successor:
+        return None
+    return _ending(payload, parse_time(_record(successor).not_before) + HANDOVER)
+
+
+def verify_ended_record(
+    data: bytes, *, previous: bytes, authorities: Authorities, revoked_keys: Collection[str]
+) -> VerifiedHost:
+    """Verifies what enrollers signed of the record before: it says the same, and ends.
+
+    Args:
+        data: In its envelope.
+        previous: The host's present record, in its envelope, verified.
+        authorities: Whose enrollers, and how many.
+        revoked_keys: Signatures by these count for nothing.
+
+    Raises:
+        MalformedError: Not a host record.
+        VerificationError: Too few enrollers signed it, or it is not the record before.
+    """
+    ended = parse_host_record(data, authorities=authorities, revoked_keys=revoked_keys)
+    if _ending(_payload(previous), ended.not_after) != _payload(data):
+        raise VerificationError(
+            f"host record: what ends is not the present record of host {ended.host}: expected that with an earlier"
+            " not_after, and nothing else changed"
+        )
+    return ended
+
+
+def place_host_record(
+    files: Mapping[str, bytes], record: bytes, *, host: str, ended: bytes | None
+) -> dict[str, bytes]:
+    """A host's new record in its place, and the one before in the history.
+
+    Args:
+        files: The targets as they are.
+        record: The new record, signed.
+        host: Whose it is.
+        ended: The one before, as enrollers ended it; None: there is none, or none that ever counted.
+
+    Returns:
+        The targets that change.
+    """
+    past = {} if ended is None else {past_name(files, host): ended}
+    return {f"hosts/{host}.json": record, **past}
+
+
+def replace_host_record(
+    files: Mapping[str, bytes], record: bytes, *, host: str, now: datetime, signers: Sequence[Sign]
+) -> dict[str, bytes]:
+    """As `place_host_record`, where the enrollers' keys are at hand: the record before ends now.
+
+    Args:
+        files: The targets as they are.
+        record: The new record, signed.
+        host: Whose it is.
+        now: The moment.
+        signers: Enrollers, as many as the threshold asks for.
+    """
+    present = files.get(f"hosts/{host}.json")
+    ended = None if present is None else retire_host_record(present, not_after=now, signers=signers)
+    return place_host_record(files, record, host=host, ended=ended)
+
+
+def retire_host_record(data: bytes, *, not_after: datetime, signers: Sequence[Sign]) -> bytes:
+    """A host record that ended: what was sealed before goes on verifying.
+
+    Args:
+        data: The record, verified.
+        not_after: Its end; an earlier one that it has stays.
+        signers: Enrollers, as many as the threshold asks for.
+    """
+    payload = _ending(_payload(data), not_after)
+    message = pae(HOST_RECORD_TYPE, payload)
+    signed = [sign(message) for sign in signers]
+    signatures = tuple(EnvelopeSignature(key.key_id, signature) for key, signature in signed)
+    return format_envelope(UntrustedEnvelope(HOST_RECORD_TYPE, payload, signatures))
+
+
+def past_name(files: Mapping[str, bytes | None], host: str) -> str:
+    """Where the next record of a host goes that ended."""
+    number = 1
+    while (past := f"hosts/history/{host}-{number}.json") in files:
+        number += 1
+    return past
+
+
+def _ending(payload: bytes, not_after: datetime) -> bytes:
+    record = _record(payload)
+    end = min(parse_time(record.not_after), not_after)
+    return canonical(msgspec.structs.replace(record, not_after=format_time(end)))
+
+
+def _payload(data: bytes) -> bytes:
+    return parse_envelope(data, payload_type=HOST_RECORD_TYPE, max_bytes=MAX_HOST_RECORD_BYTES).payload
+
+
+def _record(payload: bytes) -> HostRecord:
+    return parse_canonical(payload, HostRecord, max_bytes=MAX_HOST_RECORD_BYTES, what="host record")
