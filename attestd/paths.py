@@ -258,6 +258,8 @@ class Configuration(Strict, frozen=True):
         governance_grace_s: For how long metadata may be used after it expired.
         controller_ca: A PEM file of the certificate authorities that may vouch for controllers; empty: as `governance_ca`.
         mesh_wait_s: How long a decision waits for verifiers.
+        witness_wait_s: How long a release waits for witnesses; well below the age that a runner accepts of a receipt.
+        witness_interval_s: How often witnesses are sent the log's newest checkpoint, if no release waits for them.
         eventlog: The UEFI event log: a path; empty: none; `auto`: the kernel's, if the TPM is a device.
         ima_list: The IMA list, binary, likewise.
         userspace_log: What systemd measured, likewise.
@@ -278,6 +280,8 @@ class Configuration(Strict, frozen=True):
     governance_grace_s: Annotated[int, msgspec.Meta(ge=0, le=31_536_000)] = 0
     controller_ca: str = ""
     mesh_wait_s: Annotated[int, msgspec.Meta(ge=1, le=60)] = 5
+    witness_wait_s: Annotated[int, msgspec.Meta(ge=1, le=30)] = 5
+    witness_interval_s: Annotated[int, msgspec.Meta(ge=1, le=86_400)] = 60
     eventlog: str = AUTO
     ima_list: str = AUTO
     userspace_log: str = AUTO

@@ -11,6 +11,7 @@ from typing import Any
 from attestd.agent.boots import Boots
 from attestd.agent.clock import TrustedClock
 from attestd.agent.core import Core
+from attestd.agent.cosigning import Cosigning
 from attestd.agent.epoch import EpochKeeper
 from attestd.agent.evidence import EvidenceKeeper
 from attestd.agent.governance import Updater, sealed_floor
@@ -27,12 +28,14 @@ from attestd.agent.sealing import SealService
 from attestd.agent.tpm_access import TpmAccess
 from attestd.agent.tpm_port import TpmPort
 from attestd.agent.verification import LogVerification
+from attestd.audit.cosignatures import CosignedLog
 from attestd.audit.recover import Recovery, recover
 from attestd.audit.seal import Sealer, SealResult
 from attestd.audit.store import LogStore
 from attestd.distribution.local import TrustDirectory, load_trust
 from attestd.errors import MalformedError, StoreError, VerificationError
 from attestd.governance.floor import Floor
+from attestd.governance.mesh import MeshTrust
 from attestd.governance.trust import Trust
 from attestd.lineage.checkpoint import LogKeys
 from attestd.lineage.entry import parse_entry
@@ -123,7 +126,7 @@ async def _opened(
     async with contextlib.AsyncExitStack() as stack:
         store = LogStore.open(str(layout.log))
         stack.callback(store.close)
-        reader = LogStore.open(str(layout.log), readonly=True)
+        reader = CosignedLog.open(str(layout.log), readonly=True)
         stack.callback(reader.close)
         source, floor = layout.trust_source(configuration), sealed_floor(store)
         updater = Updater(source, configuration, log=log)
@@ -145,7 +148,10 @@ async def _opened(
         evidence = EvidenceKeeper(port, logs, now=lambda: clock.read().now)
         loop = asyncio.get_running_loop()
 
-        def on_sealed(result: SealResult) -> None:
+        trusted = TrustDirectory(source, floor=floor)
+
+        def on_sealed(result: SealResult, quorum: int) -> None:
+            _later(loop, cosigning.sealed, result.checkpoint.size, result.note, quorum)
             _later(loop, evidence.sealed, parse_attest(result.quote.attest))
             for seq in result.unreleased:
                 _later(loop, on_unreleased, seq)
@@ -159,14 +165,28 @@ async def _opened(
             on_sealed=on_sealed,
             metrics=metrics,
         )
+        cosigning = Cosigning(
+            CosignedLog.open(str(layout.log)),
+            reader,
+            mesh=lambda: _mesh(trusted),
+            round_over=seals.round_over,
+            now=lambda: clock.read().now,
+            ca=configuration.mesh_ca,
+            wait_s=float(configuration.witness_wait_s),
+            interval_s=float(configuration.witness_interval_s),
+            metrics=metrics,
+            log=log,
+        )
+        stack.push_async_callback(cosigning.stop)
         core = Core(
             layout=layout,
             host=store.host_id,
             boot=boot_id(),
-            trust_directory=TrustDirectory(source, floor=floor),
+            trust_directory=trusted,
             port=port,
             store=reader,
             seals=seals,
+            cosigning=cosigning,
             evidence=evidence,
             boots=boots,
             boot_reader=boot_reader,
@@ -191,6 +211,14 @@ async def _opened(
         seals.start()
         stack.push_async_callback(asyncio.to_thread, seals.stop)
         yield Assembled(core, recovery)
+
+
+def _mesh(trusted: TrustDirectory) -> MeshTrust | None:
+    """Whom governance names now; None: it does not verify, and nothing is released under it."""
+    try:
+        return trusted.current().mesh
+    except (StoreError, VerificationError, MalformedError):
+        return None
 
 
 async def _first_trust(

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from attestd.agent.boots import Boots
 from attestd.agent.clock import TrustedClock
+from attestd.agent.cosigning import Cosigning
 from attestd.agent.delivery import Delivery
 from attestd.agent.denials import DenialMeter
 from attestd.agent.epoch import EpochKeeper, Moved
@@ -79,6 +80,7 @@ class Core:
     port: TpmPort
     store: LogStore
     seals: SealService
+    cosigning: Cosigning
     evidence: EvidenceKeeper
     boots: Boots
     boot_reader: BootReader
@@ -176,9 +178,14 @@ class Core:
             await self.evidence.ensure(policy, trust=trust, max_age_s=environment.max_evidence_age_s)
 
     async def seal(
-        self, pending: Pending, *, platform: PlatformPolicy | None = None, lazy: bool = False
+        self,
+        pending: Pending,
+        *,
+        platform: PlatformPolicy | None = None,
+        witnesses: int = 0,
+        lazy: bool = False,
     ) -> Receipt:
-        """Seals one entry.
+        """Seals one entry; one that witnesses must cosign is not cosigned yet: see `cosign`.
 
         Raises:
             StoreError, TpmError, RollbackError: It is not sealed; nothing may be released.
@@ -187,8 +194,17 @@ class Core:
         if platform is not None:
             found = self.evidence.latest().get(platform.name)
             approval = found.approval if isinstance(found, Appraisal) else None
-        future = self.seals.submit(pending, platform=platform, approval=approval, lazy=lazy)
+        future = self.seals.submit(
+            pending, platform=platform, approval=approval, witnesses=witnesses, lazy=lazy
+        )
         return await self._receipts.wait(future)
+
+    async def cosign(self, receipt: Receipt, witnesses: int) -> Receipt | Denial:
+        """The receipt with what witnesses signed; or why there are too few, and then nothing may be released."""
+        if witnesses == 0:
+            return receipt
+        note = await self.cosigning.enough(receipt.size, witnesses)
+        return note if isinstance(note, Denial) else receipt.cosigned(note)
 
     async def void(self, seq: int, reason: str) -> None:
         """Burns a sealed allow at the runner, and records that nothing ran; unless something did."""

@@ -382,7 +382,16 @@ async def _seal_and_release(connection: Connection, asked: _Asked, decided: _Dec
         log_denial(core.log, denial, uid=asked.uid, seq=receipt.sealed.seq)
         await _answer(connection, asked, denial, as_denied(decision.body, denial), receipt)
         return
-    await _release(connection, asked, decided, receipt, core)
+    cosigned = await core.cosign(receipt, decision.body["witness_quorum"])
+    if isinstance(cosigned, Denial):
+        seq = receipt.sealed.seq
+        core.log.warning(event("decision.uncosigned", code=cosigned.code, uid=asked.uid, seq=seq))
+        try:
+            await _answer(connection, asked, cosigned, as_denied(decision.body, cosigned), receipt)
+        finally:  # Whether or not the client still listens: nothing ran.
+            await core.void(seq, f"{cosigned.code}: {cosigned.sentence}")
+        return
+    await _release(connection, asked, decided, cosigned, core)
 
 
 def _as_told(denial: Denial | None, receipt: Receipt | None) -> Denial | None:
@@ -411,7 +420,7 @@ async def _seal(decided: _Decided, core: Core, uid: int) -> Receipt | None:
         charge=Charge(*own, tuple(above)),
         to_denial=lambda denial: as_denied(decision.body, denial),
     )
-    return await core.seal(pending, platform=decision.platform)
+    return await core.seal(pending, platform=decision.platform, witnesses=decision.body["witness_quorum"])
 
 
 async def _release(

@@ -62,6 +62,16 @@ def format_metrics(core: Core) -> str:
                 for name, found in core.evidence.latest().items()
             },
         ),
+        (
+            "attestd_witness_cosigned_entries",
+            "Up to which size a witness has cosigned the log.",
+            {(("witness", found.name),): float(found.cosigned) for found in core.cosigning.witnesses},
+        ),
+        (
+            "attestd_witness_up",
+            "Whether a witness cosigned what it was asked last.",
+            {(("witness", found.name),): float(found.error is None) for found in core.cosigning.witnesses},
+        ),
         ("attestd_denials_waiting", "Aggregated denials not sealed yet.", {(): core.denials.waiting}),
     ]
     if core.verification.last is not None:

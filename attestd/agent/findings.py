@@ -50,6 +50,7 @@ def of_status(status: Mapping[str, Any], *, now: datetime) -> Iterator[Examined]
     yield from tpm
     yield from _governance(status["governance"], now)
     yield from _measured(status["platforms"], status["measured"], now)
+    yield from map(_witness, status["witnesses"])
     yield from _updates(status["governance"], status["governance_update"], status["runner"])
     yield from _epoch(status["tpm"], status["governance"], status["epoch"]["problem"])
     yield _log(status["log"])
@@ -211,6 +212,29 @@ def _measured(platforms: Mapping[str, Any], measured: Mapping[str, Any], now: da
     elif measured["eventlog"] is not None:
         ima = f"; IMA list {measured['ima_list']}" if measured["ima_list"] else ""
         yield Examined("logs", f"the event log is readable, of {measured['boots']} boots it is kept{ima}")
+
+
+def _witness(witness: Mapping[str, Any]) -> Examined:
+    area, found = f"witness {witness['node']}", f"has cosigned this log up to {witness['cosigned']} entries"
+    if witness["forked"]:
+        return Examined(
+            area,
+            f"refuses this log: {witness['problem']}",
+            "keep the directory as evidence: docs/operations.md, A witness refuses this log",
+        )
+    if witness["rolled_back"]:
+        return Examined(
+            area,
+            witness["problem"],
+            "whoever runs it restores its newer database, or retires it; its cosignatures of then still count",
+        )
+    if witness["problem"]:
+        return Examined(
+            area,
+            f"{found}, and does not go on: {witness['problem']}",
+            "look at that controller; at its url and key in mesh.json, and controller_ca in the configuration",
+        )
+    return Examined(area, f"{found}, the last time {witness['at'] or 'before the agent started'}")
 
 
 def _freshness(governance: Mapping[str, Any], now: datetime) -> Examined:

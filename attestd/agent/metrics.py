@@ -20,17 +20,22 @@ _SEAL: Final = "attestd_seal_seconds"
 _BATCH: Final = "attestd_batch_entries"
 _FAILED: Final = "attestd_seal_failures_total"
 _COMMAND: Final = "attestd_tpm_command_seconds"
+_COSIGNED: Final = "attestd_cosigned_seconds"
+_UNCOSIGNED: Final = "attestd_uncosigned_total"
 
 _COUNTERS: Final = {
     _DECISIONS: "Decisions sealed as leaves of their own, by outcome and denial code.",
     _AGGREGATED: "Denials sealed in aggregated leaves, by code.",
     _ENTRIES: "Entries sealed, by type.",
     _FAILED: "Batches that could not be sealed.",
+    _UNCOSIGNED: "Releases that came to nothing because too few witnesses cosigned.",
 }
+_PLAIN: Final = frozenset({_FAILED, _UNCOSIGNED})  # without labels
 _HISTOGRAMS: Final = {
     _SEAL: ("Seconds that sealing a batch took, from signing to the counter's step.", SECONDS),
     _BATCH: ("Entries a batch.", _SIZES),
     _COMMAND: ("Seconds until the TPM answered, by command.", SECONDS),
+    _COSIGNED: ("Seconds from the sealing of a release until enough witnesses had cosigned it.", SECONDS),
 }
 
 
@@ -65,6 +70,16 @@ class Metrics:
         with self._lock:
             self._counters[_FAILED][()] += 1
 
+    def cosigned(self, seconds: float) -> None:
+        """Enough witnesses cosigned a release, and it took so long."""
+        with self._lock:
+            self._observe(_COSIGNED, (), seconds)
+
+    def uncosigned(self) -> None:
+        """Too few did."""
+        with self._lock:
+            self._counters[_UNCOSIGNED][()] += 1
+
     def tpm_command(self, name: str, seconds: float) -> None:
         """The TPM answered a command."""
         with self._lock:
@@ -76,7 +91,7 @@ class Metrics:
             lines: list[str] = []
             for name, words in _COUNTERS.items():
                 lines += format_head(name, words, "counter")
-                counted = sorted(self._counters[name].items()) or ([((), 0)] if name == _FAILED else [])
+                counted = sorted(self._counters[name].items()) or ([((), 0)] if name in _PLAIN else [])
                 lines += [format_sample(name, labels, value) for labels, value in counted]
             for name, (words, _) in _HISTOGRAMS.items():
                 lines += format_head(name, words, "histogram")

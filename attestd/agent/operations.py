@@ -132,6 +132,7 @@ async def _status(core: Core, uid: int, _: dict[str, Any]) -> dict[str, Any]:
         "governance_update": core.updater.describe(),
         "epoch": core.epoch.describe(),
         "platforms": {name: _appraisal(found) for name, found in core.evidence.latest().items()},
+        "witnesses": core.cosigning.describe(),
         "measured": describe_logs(core.boots, core.boot_reader),
         "disk": {"free": core.health.free(), "reserve": core.health.reserve},
         "clock": {

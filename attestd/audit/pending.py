@@ -124,11 +124,16 @@ class SealResult:
     _before: Frontier
     _added: Sequence[Node]
 
-    def receipt(self, index: int) -> bytes:
-        """The receipt of `sealed[index]`: a tlog-proof with this checkpoint."""
+    def receipt(self, index: int, *, note: bytes | None = None) -> bytes:
+        """The receipt of `sealed[index]`: a tlog-proof with this checkpoint.
+
+        Args:
+            index: Which.
+            note: The checkpoint with what witnesses cosigned; None: as it was sealed.
+        """
         sealed = self.sealed[index]
         proof = inclusion_proof(sealed.seq, self.checkpoint.size, lambda level, idx: self._nodes[level, idx])
-        return format_proof(TlogProof(sealed.entry, sealed.seq, tuple(proof), self.note))
+        return format_proof(TlogProof(sealed.entry, sealed.seq, tuple(proof), note or self.note))
 
     @cached_property
     def _nodes(self) -> Mapping[tuple[int, int], bytes]:

@@ -56,7 +56,7 @@ class SealedBatch:
 
 @dataclass(frozen=True, slots=True)
 class StoredCheckpoint:
-    """A row of the checkpoints: the batch is the leaves [first, size)."""
+    """A row of the checkpoints: the batch is the leaves [first, size); `note` has what witnesses cosigned so far."""
 
     size: int
     first: int

@@ -77,6 +77,17 @@ _TABLES_V2: Final = {
     ) STRICT, WITHOUT ROWID""",
 }
 
+_TABLES_V4: Final = {
+    # What witnesses signed under a checkpoint, a line each, as it stands in the note. It may come at any time, or never.
+    "cosignatures": """CREATE TABLE cosignatures (
+        size INTEGER NOT NULL,
+        name TEXT NOT NULL,
+        key TEXT NOT NULL CHECK (length(key) = 8),
+        line TEXT NOT NULL,
+        PRIMARY KEY (size, name, key)
+    ) STRICT, WITHOUT ROWID""",
+}
+
 _INDEXES: Final = {
     "charge_by_seq": "CREATE UNIQUE INDEX charge_by_seq ON charges (seq)",
 }
@@ -98,6 +109,7 @@ _KEYS_V2: Final[dict[str, tuple[str, ...]]] = {
     "carried_uses": ("artifact",),
     "carried_spool": ("source", "id"),
 }
+_KEYS_V4: Final[dict[str, tuple[str, ...]]] = {"cosignatures": ("size", "name", "key")}
 
 
 def _triggers(keys: dict[str, tuple[str, ...]]) -> dict[str, str]:
@@ -138,6 +150,7 @@ _ADDED: Final[dict[int, dict[str, str]]] = {
     1: {**_TABLES, **_INDEXES, **_triggers(_KEYS)},
     2: {**_TABLES_V2, **_triggers(_KEYS_V2)},
     3: _INDEXES_V3,
+    4: {**_TABLES_V4, **_triggers(_KEYS_V4)},
 }
 # Which indices of earlier versions a version has no more. Tables and triggers stay.
 _DROPPED: Final[dict[int, tuple[str, ...]]] = {3: ("charge_by_seq",)}
@@ -211,6 +224,10 @@ def _migrate(connection: sqlite3.Connection) -> None:
     @migrations()
     def v3(db: Database) -> None:
         add(db, 3)
+
+    @migrations()
+    def v4(db: Database) -> None:
+        add(db, 4)
 
     migrations.apply(Database(connection, execute_plugins=False))  # plugins are code from anywhere
 

@@ -18,6 +18,10 @@ __all__ = ["LogStore", "SealedBatch", "Spooled", "StoredCheckpoint", "Tail", "pa
 
 # The runner delivers a page of its spool again until it is acknowledged: 64 entries.
 SPOOL_MARKS: Final = 1024
+_CHECKPOINT: Final = (
+    "SELECT size, first, mode, counter, note, (SELECT coalesce(group_concat(line, ''), '') FROM"
+    " (SELECT line FROM cosignatures WHERE cosignatures.size = checkpoints.size ORDER BY name, key)) FROM checkpoints"
+)
 _ROWS: Final = 1024
 _CHUNK: Final = 1024  # of entries in memory: 64 MiB if each were as large as it may be
 
@@ -358,6 +362,8 @@ class LogStore:
                     HAVING max(c.n) - coalesce(u.n, 0) <> count(*) OR min(c.n) <= coalesce(u.n, 0)) THEN 'charges'
                 WHEN EXISTS (SELECT 1 FROM charges, log_size WHERE seq < 0 OR seq >= log_size.n) THEN 'charges'
                 WHEN EXISTS (SELECT 1 FROM spooled, log_size WHERE seq < 0 OR seq >= log_size.n) THEN 'spooled'
+                WHEN EXISTS (SELECT 1 FROM cosignatures LEFT JOIN checkpoints USING (size) WHERE first IS NULL)
+                    THEN 'cosignatures'
             END"""
         (table,) = self._row(query)
         return None if table is None else str(table)
@@ -381,13 +387,14 @@ class LogStore:
             raise StoreError(f"the log has {found} leaves, the batch was made for one of {sizes}")
 
     def _checkpoint(self, clause: str, *parameters: Any) -> StoredCheckpoint | None:
-        row = self._row(f"SELECT size, first, mode, counter, note FROM checkpoints {clause}", *parameters)  # noqa: S608
+        row = self._row(f"{_CHECKPOINT} {clause}", *parameters)
         if row is None:
             return None
-        size, first, mode, counter, note = row
+        size, first, mode, counter, note, cosigned = row
         try:
-            return StoredCheckpoint(int(size), int(first), BatchMode(mode), int(counter, 16), _blob(note))
-        except (TypeError, ValueError) as error:
+            signed = _blob(note) + cosigned.encode()
+            return StoredCheckpoint(int(size), int(first), BatchMode(mode), int(counter, 16), signed)
+        except (AttributeError, TypeError, ValueError) as error:
             raise RollbackError(f"the checkpoint of size {size} was edited: {error}") from error
 
     def _row(self, sql: str, *parameters: Any) -> Any:

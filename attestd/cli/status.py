@@ -1,6 +1,6 @@
 """`attestd status`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -29,6 +29,7 @@ def status_command(*, state_dir: str | None, as_json: bool) -> None:
         return
     _show_agent(output, status)
     _show_platform(output, status)
+    _show_witnesses(output, status["witnesses"])
     _show_tpm(output, status["tpm"], status["governance"].get("epoch"))
     _show_log(output, status["log"], status["disk"])
 
@@ -119,6 +120,19 @@ def _platform(version: object, found: Mapping[str, Any] | None) -> Text:
     ]
     rules = text(f", {', '.join(looked)} looked at" if looked else "", DIM)
     return text([Text.assemble(mark(approved), words, until, at, rules), *details])
+
+
+def _show_witnesses(output: Output, witnesses: Sequence[Mapping[str, Any]]) -> None:
+    if not witnesses:
+        return
+    output.title("Witnesses")
+    for witness in witnesses:
+        at = f", the last time {witness['at']}" if witness["at"] else ""
+        words = [
+            text(f"{witness['name']} at {witness['url']}: cosigned up to {witness['cosigned']} entries{at}")
+        ]
+        words += [text(witness["problem"], BAD)] if witness["problem"] else []
+        output.facts([(witness["node"], text(words))])
 
 
 def _show_tpm(output: Output, tpm: Mapping[str, Any], epoch: int | None) -> None:

@@ -220,7 +220,7 @@ def require_witnesses(quorum: int, witnesses: int) -> str:
     if witnesses < quorum:
         raise Denied(
             Code.MESH_UNAVAILABLE,
-            f"{quorum} witnesses must vouch for this host, {witnesses} do",
+            f"{quorum} witnesses must cosign a release, there are {witnesses}",
             "connect this host to a controller, or ask for an authorization that needs none",
         )
     return f"{witnesses} witnesses, {quorum} must cosign" if quorum else ""

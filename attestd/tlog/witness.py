@@ -1,4 +1,4 @@
-"""The request `add-checkpoint` of a C2SP witness, and the rules by which one answers it. Pure.
+"""The request `add-checkpoint` of a C2SP witness, the rules by which one answers it, and what answers mean. Pure.
 
     old <size>
     <base64 hash>           a consistency proof from the old size, 0 to 63 lines
@@ -8,28 +8,41 @@
 Source: https://c2sp.org/tlog-witness. Which keys are trusted for an origin, and the state, are the caller's.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Enum, IntEnum
 from typing import Final
 
 from attestd.errors import MalformedError, UsageError, VerificationError
 from attestd.tlog._text import format_base64, parse_base64, parse_decimal
 from attestd.tlog.checkpoint import TreeHead
-from attestd.tlog.note import MAX_NOTE_BYTES, NoteSignature, format_signature_line, parse_signature_line
+from attestd.tlog.cosignature import verify_cosignature
+from attestd.tlog.note import (
+    MAX_NOTE_BYTES,
+    NoteSignature,
+    UntrustedNote,
+    format_signature_line,
+    parse_signature_line,
+)
 from attestd.tlog.tree import EMPTY_ROOT, HASH_SIZE, verify_consistency
+from attestd.tlog.vkey import VerifierKey
 
 __all__ = [
     "MAX_ADD_CHECKPOINT_BYTES",
     "NOTHING_SEEN",
     "AddCheckpoint",
+    "Conflict",
     "Latest",
     "Refusal",
     "RefusalStatus",
+    "evaluate_conflict",
     "evaluate_growth",
     "format_add_checkpoint",
     "format_cosignatures",
     "parse_add_checkpoint",
     "parse_cosignatures",
+    "parse_size",
+    "verify_cosignatures",
 ]
 
 MAX_PROOF_LINES: Final = 63
@@ -190,3 +203,83 @@ def parse_cosignatures(data: bytes) -> tuple[NoteSignature, ...]:
             f"cosignatures: expected 1 to {MAX_COSIGNATURES} signature lines that end in newlines"
         )
     return tuple(map(parse_signature_line, lines))
+
+
+def verify_cosignatures(
+    data: bytes, *, text: bytes, keys: Sequence[VerifierKey], latest: int
+) -> tuple[NoteSignature, ...]:
+    """What a witness answered to a checkpoint: the lines by its own keys, verified; others are left out.
+
+    Args:
+        data: The body of the answer.
+        text: The checkpoint's note text.
+        keys: The witness's.
+        latest: The last time that is not the future, in seconds since the epoch.
+
+    Returns:
+        At least one line.
+
+    Raises:
+        MalformedError: Not signature lines.
+        VerificationError: None by its keys, one twice, one that is wrong or of the future.
+    """
+    lines = parse_cosignatures(data)
+    note, known = UntrustedNote(text, lines), {(key.name, key.key_id): key for key in keys}
+    own = tuple(line for line in lines if (line.name, line.key_id) in known)
+    for line in own:
+        time = verify_cosignature(note, known[line.name, line.key_id])
+        if time > latest:
+            raise VerificationError(
+                f"cosignatures: {line.name} says that it is {time} s, which is in the future"
+            )
+    if not own:
+        raise VerificationError("cosignatures: none by a key that is trusted to be this witness's")
+    return own
+
+
+def parse_size(data: bytes) -> int:
+    """Parses the body of a conflict (409): the size of what the witness cosigned last.
+
+    Raises:
+        MalformedError: Not a number and a newline.
+    """
+    if not data.endswith(b"\n"):
+        raise MalformedError("conflict: expected a size and a newline")
+    return parse_decimal(data[:-1], what="conflict")
+
+
+class Conflict(Enum):
+    """What it means that a witness's last size is another than a log took it to be.
+
+    Attributes:
+        GO_ON: It is further than was known, or was never asked by this log: prove from there.
+        PASSED: It is beyond the checkpoint, within the log: this one it cannot cosign any more.
+        WENT_BACK: It is behind what it cosigned: its database was restored.
+        AHEAD: It is beyond the log: the log was restored, or continued elsewhere; or the witness lies.
+        NONSENSE: It is what it was taken to be.
+    """
+
+    GO_ON = "go on"
+    PASSED = "passed"
+    WENT_BACK = "went back"
+    AHEAD = "ahead"
+    NONSENSE = "nonsense"
+
+
+def evaluate_conflict(told: int, *, old: int, cosigned: int, size: int, log_size: int) -> Conflict:
+    """What a log makes of a conflict.
+
+    Args:
+        told: The size that the witness says it cosigned last.
+        old: The old size that it was asked with.
+        cosigned: The largest size of which the log holds its cosignature.
+        size: The checkpoint's.
+        log_size: The log's.
+    """
+    if told > log_size:
+        return Conflict.AHEAD
+    if told < cosigned:
+        return Conflict.WENT_BACK
+    if told == old:
+        return Conflict.NONSENSE
+    return Conflict.PASSED if told > size else Conflict.GO_ON

@@ -37,6 +37,7 @@ class Bench:
         self.log = log
         self.batches: list[tuple[str | None, int]] = []
         self.results: list[SealResult] = []
+        self.quorums: list[int] = []
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()
@@ -59,7 +60,8 @@ class Bench:
         if call == "quote" and self.failure is not None:
             raise self.failure
 
-    def on_sealed(self, result: SealResult) -> None:
+    def on_sealed(self, result: SealResult, quorum: int) -> None:
+        self.quorums.append(quorum)
         self.batches.append((self.named, len(result.sealed)))
         self.results.append(result)
 
@@ -222,6 +224,61 @@ def test_failure_is_told_to_the_batch_and_the_next_one_succeeds(bench: Bench, fa
     bench.failure = None
     receipt = get(bench.service.submit(allow(), platform=platform("a")))
     assert (receipt.sealed.seq, receipt.sealed.type) == (0, EntryType.DECISION_ALLOW)
+
+
+def asked(bench: Bench, number: int, witnesses: int = 1) -> "Future[Receipt]":
+    return bench.service.submit(allow(number), platform=platform("a"), witnesses=witnesses)
+
+
+def test_what_comes_while_two_checkpoints_are_with_witnesses_gathers_for_the_next(bench: Bench) -> None:
+    get(asked(bench, 0))
+    get(asked(bench, 1, witnesses=2))
+    futures = [asked(bench, 2 + number, witnesses=number % 3 + 1) for number in range(9)]
+    # What needs no witness is not held up.
+    get(bench.service.submit(allow(11), platform=platform("a")))
+    get(bench.service.submit(record()))
+    assert not any(future.done() for future in futures)
+    assert bench.service.waiting == 9
+    bench.service.round_over(1)
+    for future in futures:
+        get(future)
+    assert [size for _, size in bench.batches] == [1, 1, 1, 1, 9]
+    assert bench.quorums == [1, 2, 0, 0, 3]
+    bench.service.round_over(1)  # As of one that nobody knows: nothing happens.
+
+
+def test_witnesses_that_are_slow_hold_up_nobody_for_long(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ROUND_S", 0.3)
+    for number in range(2):
+        get(asked(bench, number))
+    began = time.monotonic()
+    get(asked(bench, 2))
+    assert 0.1 < time.monotonic() - began < 5
+
+
+def test_stopping_seals_also_what_is_held(bench: Bench) -> None:
+    for number in range(2):
+        get(asked(bench, number))
+    future = asked(bench, 2)
+    bench.service.stop()
+    assert get(future).sealed.seq == 2
+
+
+def test_rollback_is_told_also_to_what_is_held(bench: Bench) -> None:
+    for number in range(2):
+        get(asked(bench, number))
+    held = asked(bench, 2)
+    bench.log.tpm.counter += 5
+    bench.service.submit(record())
+    assert isinstance(held.exception(20), RollbackError)
+
+
+def test_a_denial_begins_no_round(bench: Bench) -> None:
+    bench.log.tpm.state = b"changed"
+    assert get(asked(bench, 0)).sealed.denial is not None
+    assert bench.quorums == [0]
 
 
 def test_refusal_of_the_tpm_is_a_sealed_denial(bench: Bench) -> None:

@@ -10,7 +10,17 @@ from attestd.audit import schema
 from attestd.errors import RollbackError, StoreError
 from tests.audit.harness import Log
 
-TABLES = ("log", "leaves", "nodes", "checkpoints", "charges", "spooled", "carried_uses", "carried_spool")
+TABLES = (
+    "log",
+    "leaves",
+    "nodes",
+    "checkpoints",
+    "charges",
+    "spooled",
+    "carried_uses",
+    "carried_spool",
+    "cosignatures",
+)
 
 
 def _create(path: Path) -> None:
@@ -71,6 +81,7 @@ CARRIED = {
     "spooled": "INSERT INTO spooled VALUES ('runner', 1, 0)",
     "carried_uses": "INSERT INTO carried_uses VALUES ('a', 1)",
     "carried_spool": "INSERT INTO carried_spool VALUES ('runner', 1)",
+    "cosignatures": "INSERT INTO cosignatures VALUES (1, 'w', '00000000', '')",
 }
 
 
@@ -79,7 +90,7 @@ def test_update_and_delete_are_aborted(started: Log, table: str):
     if table in CARRIED:
         _raw(started, CARRIED[table])
     columns = {"log": "origin", "leaves": "entry", "nodes": "hash", "checkpoints": "note"}
-    column = {**columns, "carried_uses": "n", "carried_spool": "id"}.get(table, "seq")
+    column = {**columns, "carried_uses": "n", "carried_spool": "id", "cosignatures": "line"}.get(table, "seq")
     for statement in (f"UPDATE {table} SET {column} = {column}", f"DELETE FROM {table}"):
         with pytest.raises(sqlite3.IntegrityError, match=f"{table} is append-only"):
             _raw(started, statement)
@@ -115,7 +126,7 @@ def test_an_edited_schema_is_refused(log: Log, statement: str, message: str):
 @pytest.mark.parametrize(
     ("statement", "message"),
     [
-        ("PRAGMA user_version = 4", "schema version 4, this attestd reads version 3"),
+        ("PRAGMA user_version = 5", "schema version 5, this attestd reads version 4"),
         ("PRAGMA application_id = 1", "not an attestd audit log"),
     ],
 )
@@ -143,7 +154,7 @@ def make_v1(path: str) -> None:
     """Takes a log back to what attestd 0.1 made before it knew rotation."""
     connection = sqlite3.connect(path, isolation_level=None)
     try:
-        for table in ("carried_uses", "carried_spool"):
+        for table in ("carried_uses", "carried_spool", "cosignatures"):
             connection.execute(f"DROP TABLE {table}")
         connection.execute("DROP INDEX charge_of_seq")
         connection.execute(schema._ADDED[1]["charge_by_seq"])
@@ -157,7 +168,7 @@ def test_a_log_of_version_1_is_migrated_and_a_copy_kept(started: Log):
     before = started.verify()
     make_v1(started.path)
     for open_ in (schema.open_log, schema.open_log_readonly):
-        with pytest.raises(StoreError, match="schema version 1, this attestd reads version 3: attestd serve"):
+        with pytest.raises(StoreError, match="schema version 1, this attestd reads version 4: attestd serve"):
             open_(started.path)
     old = Path(started.path).read_bytes()
     assert schema.migrate(started.path) == 1
@@ -173,12 +184,12 @@ def test_a_log_of_version_1_is_migrated_and_a_copy_kept(started: Log):
 
 
 def test_a_newer_log_is_refused_and_left_alone(started: Log):
-    _raw(started, "PRAGMA user_version = 4")
+    _raw(started, "PRAGMA user_version = 5")
     before = Path(started.path).read_bytes()
-    with pytest.raises(StoreError, match=r"schema version 4.*newer attestd"):
+    with pytest.raises(StoreError, match=r"schema version 5.*newer attestd"):
         schema.migrate(started.path)
     assert Path(started.path).read_bytes() == before
-    assert not os.path.exists(f"{started.path}.v4")
+    assert not os.path.exists(f"{started.path}.v5")
 
 
 def test_an_edited_log_is_not_migrated(started: Log):

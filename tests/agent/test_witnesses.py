@@ -1,0 +1,93 @@
+"""A host whose releases witnesses must cosign: real controllers, real host."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from attestd.lineage.entry import EntryType
+from attestd.lineage.receipt import parse_receipt
+from tests.agent.test_exec import denied
+from tests.controller.running import Controller
+from tests.host import Host, Result, wait_for
+from tests.witnessed import configure, publish_mesh, url_of, vkey_of, witness_of
+
+
+@dataclass
+class Mesh:
+    """A host and its two witnesses."""
+
+    host: Host
+    one: Controller
+    two: Controller
+
+    def names(self) -> dict[str, tuple[str, str]]:
+        return {
+            name: (url_of(found), vkey_of(found)) for name, found in (("one", self.one), ("two", self.two))
+        }
+
+    def run(self, witnesses: int, *options: str) -> Result:
+        artifact = self.host.issue("/bin/echo", "hello", witnesses=witnesses)
+        return self.host.exec("/bin/echo", "hello", authorization=artifact, options=options)
+
+    def witness(self, node: str) -> dict[str, Any]:
+        found = next(item for item in self.host.status()["witnesses"] if item["node"] == node)
+        return dict(found)
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Iterator[Mesh]:
+    with Host.create() as host, witness_of(host, "1") as one, witness_of(host, "2") as two:
+        made = Mesh(host, one.start(), two.start())
+        publish_mesh(host, made.names())
+        configure(host, witness_wait_s=3, witness_interval_s=1)
+        host.start()
+        yield made
+
+
+def test_a_release_is_cosigned(mesh: Mesh) -> None:
+    host = mesh.host
+    receipt = host.top / "receipt"
+    result = mesh.run(2, "--json", "--receipt", str(receipt))
+    assert (result.status, result.stdout) == (0, b"hello\n"), (result, host.agent_log)
+    verified = host.verify_receipt(receipt.read_bytes())
+    assert set(verified.witnesses) == {"witness.example/1", "witness.example/2"}
+    # From the log it is the same.
+    assert parse_receipt(host.receipt(verified.entry.seq)).note == parse_receipt(receipt.read_bytes()).note
+    decision = result.json
+    assert decision["body"]["checks"][13]["detail"] == "2 witnesses, 2 must cosign"
+
+
+def test_what_needs_none_is_cosigned_later(mesh: Mesh) -> None:
+    """The newest checkpoint, now and then."""
+    assert mesh.run(0).status == 0
+    size = mesh.host.status()["log"]["size"]
+    for node in ("one", "two"):
+        wait_for(
+            "the newest checkpoint is cosigned", lambda node=node: mesh.witness(node)["cosigned"] >= size
+        )
+
+
+def test_too_few_is_denied_and_void(mesh: Mesh) -> None:
+    """One of two is killed: what needs two is denied and says which did not answer, what needs one runs."""
+    mesh.two.kill()
+    try:
+        assert mesh.run(1).status == 0
+        decision = mesh.run(2, "--json").json
+        assert (decision["code"], decision["exit"]) == ("mesh_unavailable", 69)
+        said = decision["sentence"]
+        assert said.startswith("2 witnesses must cosign this decision's checkpoint, 1 did: two: http://")
+        void = mesh.host.outcome(decision["id"])
+        assert void.type is EntryType.DECISION_VOID
+        assert void.body["reason"] == f"mesh_unavailable: {said}"
+        assert mesh.witness("two")["problem"]
+        assert "witness.lost witness=witness.example/2" in mesh.host.agent_log
+        assert denied(mesh.run(3), "mesh_unavailable", 69) == "3 witnesses must cosign a release, there are 2"
+    finally:
+        mesh.two.start()
+    assert mesh.run(2).status == 0
+    assert mesh.witness("two")["problem"] is None
+    assert "witness.back witness=witness.example/2" in mesh.host.agent_log
+    mesh.host.wait_settled()
+    mesh.host.require_sound()
