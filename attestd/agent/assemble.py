@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from attestd.agent.attesting import Attestation
 from attestd.agent.boots import Boots
 from attestd.agent.clock import TrustedClock
+from attestd.agent.controllers import CallThreads
 from attestd.agent.core import Core
 from attestd.agent.cosigning import Cosigning
 from attestd.agent.epoch import EpochKeeper
@@ -21,6 +23,7 @@ from attestd.agent.installed import InstalledArtifacts
 from attestd.agent.keystore import load_keys
 from attestd.agent.log_appraisal import LogAppraiser
 from attestd.agent.measured_logs import BootReader
+from attestd.agent.mesh import Verifiers
 from attestd.agent.metrics import Metrics
 from attestd.agent.runner_link import RunnerLink
 from attestd.agent.salt import ensure_salt_key
@@ -30,7 +33,7 @@ from attestd.agent.tpm_port import TpmPort
 from attestd.agent.verification import LogVerification
 from attestd.audit.cosignatures import CosignedLog
 from attestd.audit.recover import Recovery, recover
-from attestd.audit.seal import Sealer, SealResult
+from attestd.audit.seal import Pending, Sealer, SealResult
 from attestd.audit.store import LogStore
 from attestd.distribution.local import TrustDirectory, load_trust
 from attestd.errors import MalformedError, StoreError, VerificationError
@@ -38,7 +41,7 @@ from attestd.governance.floor import Floor
 from attestd.governance.mesh import MeshTrust
 from attestd.governance.trust import Trust
 from attestd.lineage.checkpoint import LogKeys
-from attestd.lineage.entry import parse_entry
+from attestd.lineage.entry import EntryType, parse_entry
 from attestd.paths import Configuration, Layout, TrustSource
 from attestd.strict import parse_time
 from attestd.system import boot_id
@@ -196,6 +199,17 @@ async def _opened(
                 keys,
                 interval_s=float(configuration.verify_interval_s),
                 now=lambda: clock.read().now,
+                log=log,
+            ),
+            verifiers=Verifiers(
+                Attestation(port, boot_reader, CallThreads(), now=clock.latest),
+                ca=configuration.mesh_ca,
+                wait_s=float(configuration.mesh_wait_s),
+                appraisals=evidence.latest,
+                heard=clock.heard,
+                seal=lambda body: asyncio.wrap_future(
+                    seals.submit(Pending(EntryType.ATTESTATION, body), lazy=True)
+                ),
                 log=log,
             ),
             metrics=metrics,

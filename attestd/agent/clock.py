@@ -22,7 +22,10 @@ class TrustedTime:
 
 
 class TrustedClock:
-    """Architecture, "Time": not behind the last sealed time by more than 5 s, not ahead of it by more than a day.
+    """Architecture, "Time": not behind trusted time by more than 5 s, not ahead of it by more than a day.
+
+    Trusted time is that of the last entry, and what verifiers said since: so a host that was off for long is believed its
+    clock if a verifier tells the same.
 
     While the process runs the reference moves on with CLOCK_BOOTTIME, which nobody can set.
     """
@@ -44,6 +47,16 @@ class TrustedClock:
         if wall > expected:
             self._set(wall)
         return TrustedTime(max(wall, expected), None)
+
+    def latest(self) -> datetime:
+        """The latest time that can be right: the wall clock, even where it is not trusted, unless it lags behind."""
+        return max(datetime.now(UTC), self.read().now)
+
+    def heard(self, moment: datetime) -> None:
+        """A verifier said what time it is, over a challenge that it made a moment ago: trusted time is no earlier."""
+        elapsed = time.clock_gettime(time.CLOCK_BOOTTIME) - self._at
+        if moment > self._reference + timedelta(seconds=elapsed):
+            self._set(moment)
 
     def accept(self) -> datetime:
         """An operator says that the wall clock is right, forward only: the log's time never decreases."""

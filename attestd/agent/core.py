@@ -18,6 +18,7 @@ from attestd.agent.governance import Updated, Updater, update_now
 from attestd.agent.health import Health
 from attestd.agent.installed import InstalledArtifacts
 from attestd.agent.measured_logs import BootReader
+from attestd.agent.mesh import Verifiers
 from attestd.agent.metrics import Metrics
 from attestd.agent.runner_link import SPOOL_MAX, RunnerLink, Spooled
 from attestd.agent.sealing import Receipt, SealService
@@ -33,6 +34,7 @@ from attestd.codes import Code, Denial
 from attestd.distribution.local import TrustDirectory
 from attestd.errors import AttestdError, MalformedError, StoreError, VerificationError
 from attestd.gate.model import Context
+from attestd.gate.requirements import required_quorums
 from attestd.governance.floor import Floor, seen_body
 from attestd.governance.platform import PlatformPolicy
 from attestd.governance.trust import Trust
@@ -44,6 +46,8 @@ __all__ = ["Core"]
 
 # Entries after which the log is told again what was seen: whoever starts reads at most so many to find it.
 SEEN_EVERY: Final = 10_000
+EVIDENCE_MAX_AGE_S: Final = 60  # what an artifact asks for unless it says otherwise
+MAX_TOKENS: Final = 16  # the runner takes no more
 _SPOOLED_TYPES: Final = frozenset(
     {
         EntryType.EXECUTION_START,
@@ -71,6 +75,7 @@ class Core:
         grace: For how long governance metadata may be used after it expired.
         salt_key: From it the salt of each decision is derived.
         verification: Verifies the log in the background.
+        verifiers: Attests to the verifiers of `mesh.json`.
     """
 
     layout: Layout
@@ -86,6 +91,7 @@ class Core:
     boot_reader: BootReader
     health: Health
     verification: LogVerification
+    verifiers: Verifiers
     metrics: Metrics
     clock: TrustedClock
     runner: RunnerLink
@@ -128,7 +134,7 @@ class Core:
             now=moment.now,
             grace=self.grace,
             appraisals=self.evidence.latest(),
-            results=(),
+            results=self.verifiers.results(),
             conditions=self.conditions(),
             uses=self.store.uses,
         )
@@ -176,6 +182,49 @@ class Core:
         policy = trust.platforms.get(environment.platform)
         if policy is not None:
             await self.evidence.ensure(policy, trust=trust, max_age_s=environment.max_evidence_age_s)
+
+    def has_results(self, statement: Statement) -> bool:
+        """Whether nothing is gained by asking verifiers for what an artifact asks."""
+        trust = self.trust()
+        if isinstance(trust, Denial):
+            return True  # none is needed for what this comes to
+        policy = trust.platforms.get(statement.predicate.environment.platform)
+        if policy is None:
+            return True
+        quorum = required_quorums(statement, policy, trust.mesh).verifiers
+        return self.verifiers.is_enough(policy, trust, quorum)
+
+    async def refresh_results(self, statement: Statement) -> None:
+        """Asks the verifiers whose results an artifact needs and that do not hold."""
+        trust = self.trust()
+        policy = (
+            None
+            if isinstance(trust, Denial)
+            else trust.platforms.get(statement.predicate.environment.platform)
+        )
+        if policy is not None and not isinstance(trust, Denial) and not self.has_results(statement):
+            quorum = required_quorums(statement, policy, trust.mesh).verifiers
+            await self.verifiers.ensure(policy, trust, quorum)
+
+    def tokens(self, statement: Statement, policy: PlatformPolicy) -> list[str]:
+        """The results that the runner is to see: of those that affirm, where any are needed."""
+        trust = self.trust()
+        if isinstance(trust, Denial) or not required_quorums(statement, policy, trust.mesh).verifiers:
+            return []
+        return [result.token for result in self.verifiers.vouched(policy, trust).affirming][:MAX_TOKENS]
+
+    async def attest(self) -> None:
+        """Keeps the results of verifiers; where evidence was contradicted, with new evidence.
+
+        Raises:
+            StoreError, VerificationError, MalformedError: There is no governance.
+        """
+        trust = self.trust_directory.current()
+        if trust.mesh.verifiers:
+            for policy in trust.platforms.values():
+                if policy.name not in self.evidence.latest():
+                    await self.evidence.ensure(policy, trust=trust, max_age_s=EVIDENCE_MAX_AGE_S)
+        await self.verifiers.keep(trust)
 
     async def seal(
         self,

@@ -192,14 +192,16 @@ async def _refresh_evidence(candidate: _Candidate, execution: Execution, core: C
         return
     # Looked at first: a list that was replaced needs another quote.
     await core.look(candidate.artifact.statement)
-    if core.has_evidence(candidate.artifact.statement):
+    statement = candidate.artifact.statement
+    if core.has_evidence(statement) and core.has_results(statement):
         return
     trust = core.trust()
     try:
         if not isinstance(trust, Denial):
             path = execution.executable.path
             verify_authorization(candidate.artifact, trust=trust, executable=path, uid=execution.uid)
-            await core.refresh_evidence(candidate.artifact.statement)
+            await core.refresh_evidence(statement)
+            await core.refresh_results(statement)
     except Denied:
         return
 
@@ -436,6 +438,7 @@ async def _release(
         raise
     interpreters = [asked.files[need][0] for need in _interpreter_needs(asked, decided.candidate)]
     statement = decided.candidate.artifact.statement if decided.candidate.artifact else None
+    platform = decided.decision.platform
     pinned = statement.predicate.scope.inputs if statement else ()
     inputs = [asked.files[f"file:{item.name}"][0] for item in pinned]
     execute = Execute(
@@ -447,6 +450,7 @@ async def _release(
         inputs=len(inputs),
         env=sorted(decided.execution.env.items()),
         argv=decided.execution.argv,
+        tokens=core.tokens(statement, platform) if statement and platform else (),
         descriptors=[
             connection.socket.fileno(),
             *asked.descriptors[:_STDIO],

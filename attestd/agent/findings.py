@@ -1,6 +1,6 @@
 """What a running agent's status tells a doctor: each thing that is wrong, with its remedy."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -52,6 +52,7 @@ def of_status(status: Mapping[str, Any], *, now: datetime) -> Iterator[Examined]
     yield from _measured(status["platforms"], status["measured"], now)
     yield from map(_witness, status["witnesses"])
     yield from _updates(status["governance"], status["governance_update"], status["runner"])
+    yield from _verifiers(status["verifiers"])
     yield from _epoch(status["tpm"], status["governance"], status["epoch"]["problem"])
     yield _log(status["log"])
     yield room(status["disk"]["free"], status["disk"]["reserve"])
@@ -235,6 +236,28 @@ def _witness(witness: Mapping[str, Any]) -> Examined:
             "look at that controller; at its url and key in mesh.json, and controller_ca in the configuration",
         )
     return Examined(area, f"{found}, the last time {witness['at'] or 'before the agent started'}")
+
+
+def _verifiers(verifiers: Sequence[Mapping[str, Any]]) -> Iterator[Examined]:
+    for found in verifiers:
+        area = f"verifier {found['name']}"
+        against = {name: item for name, item in found["results"].items() if item["status"] != "affirming"}
+        for name, item in against.items():
+            yield Examined(
+                area,
+                f"says {item['status']} of platform {name}: {'; '.join(item['findings'][:_TOLD])}",
+                "boot an approved state that complies with the rules, or have this one approved (attestd platform approve)",
+            )
+        if found["problem"]:
+            yield Examined(
+                area,
+                f"{found['problem']}; the last answer was {found['answered'] or 'none yet'}",
+                "look at that controller and the way to it; if it has moved: attestd governance mesh --url; a certificate that"
+                " does not verify: controller_ca in the configuration",
+            )
+        elif found["results"] and not against:
+            until = min(item["expires"] for item in found["results"].values())
+            yield Examined(area, f"affirms this host until {until}")
 
 
 def _freshness(governance: Mapping[str, Any], now: datetime) -> Examined:

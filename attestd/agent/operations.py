@@ -131,6 +131,7 @@ async def _status(core: Core, uid: int, _: dict[str, Any]) -> dict[str, Any]:
         "governance": {"error": trust.sentence} if isinstance(trust, Denial) else _governance(trust, core),
         "governance_update": core.updater.describe(),
         "epoch": core.epoch.describe(),
+        "verifiers": core.verifiers.describe(),
         "platforms": {name: _appraisal(found) for name, found in core.evidence.latest().items()},
         "witnesses": core.cosigning.describe(),
         "measured": describe_logs(core.boots, core.boot_reader),

@@ -19,7 +19,7 @@ from typing import Any, Final
 import attestd
 from attestd.account import agent_account, become
 from attestd.agent.assemble import assembled
-from attestd.agent.core import Core
+from attestd.agent.core import EVIDENCE_MAX_AGE_S, Core
 from attestd.agent.exclusive import exclusive
 from attestd.agent.exposition import WRITE_S, parse_address, serving_metrics, write_metrics
 from attestd.agent.health import POLL_S
@@ -47,7 +47,7 @@ DENIALS_S: Final = 10.0
 UNSETTLED: Final = timedelta(minutes=10)
 RUNNER_START_S: Final = 10.0
 RUNNER_AGAIN_S: Final = 0.1
-EVIDENCE_MAX_AGE_S: Final = 60  # what an artifact asks for unless it says otherwise
+ATTEST_S: Final = 1.0
 BACKLOG: Final = 1024
 SETTLED_AT_ONCE: Final = 128
 
@@ -195,6 +195,7 @@ class _Service:
     async def _end_tasks(self) -> None:
         if self.core is not None:
             self.core.updater.stop()  # Its thread may be waiting for a server.
+            self.core.verifiers.stop()  # Likewise.
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
@@ -221,6 +222,7 @@ class _Service:
             self._every(DENIALS_S, core.flush_denials),
             self._every(EPOCH_S, core.follow_epoch),
             self._every(float(self.configuration.evidence_interval_s), functools.partial(_refresh, core)),
+            self._every(ATTEST_S, core.attest),
             self._watchdog(core),
             self._verify(core),
             self._every(POLL_S, core.health.poll),

@@ -45,7 +45,7 @@ __all__ = [
     "draft_result",
     "format_result",
     "is_result_key",
-    "quorum_of",
+    "read_claims",
     "sign_result",
     "verify_result",
 ]
@@ -171,6 +171,11 @@ class ResultClaims(Strict, frozen=True):
     verifier: _VerifierId = msgspec.field(name="ear.verifier-id")
     submods: _Submods
     attestd: AttestdClaims
+
+    @property
+    def host(self) -> str:
+        """The host-id that it names."""
+        return decode_base64url(self.ueid, what=_WHAT)[len(_UEID_TYPE) :].hex()
 
 
 @dataclass(frozen=True)
@@ -379,19 +384,17 @@ def verify_result(
     )
 
 
-def quorum_of(results: Iterable[AttestationResult], *, host: str, mesh: MeshTrust) -> int:
-    """How many distinct verifiers of the mesh affirm a host: by their keys, so that no name and no repetition adds one.
+def read_claims(token: str) -> ResultClaims:
+    """What a token says. Nothing of it is verified.
 
-    Whether each result still holds is for the caller to ask (`AttestationResult.holds`).
+    Raises:
+        MalformedError: It does not parse.
     """
-    keys = {verifier.key.key_id for verifier in mesh.verifiers.values()}
-    return len(
-        {
-            result.key_id
-            for result in results
-            if result.host == host and result.is_affirming and result.key_id in keys
-        }
-    )
+    return _parsed(_split(token)[1])
+
+
+def _parsed(payload: bytes) -> ResultClaims:
+    return parse_canonical(payload, ResultClaims, max_bytes=MAX_RESULT_BYTES, what=_WHAT)
 
 
 @lru_cache(maxsize=_KEPT)
@@ -422,7 +425,7 @@ def _signed(token: str, spki: bytes) -> ResultClaims:
 
     key = PublicKey(spki)
     verify_compact(token, key.public_key, algorithm=_algorithm(key))
-    return parse_canonical(_split(token)[1], ResultClaims, max_bytes=MAX_RESULT_BYTES, what=_WHAT)
+    return _parsed(_split(token)[1])
 
 
 def _algorithm(key: PublicKey) -> str:

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from attestd.cli.output import BAD, DIM, GOOD, WARN, text
 from attestd.cli.params import user_name
+from attestd.cli.result_view import result_line, token_facts
 from attestd.lineage.entry import Entry, EntryType
 
 __all__ = ["command_line", "entry_facts", "entry_json", "summary", "type_text", "user"]
@@ -21,7 +22,7 @@ _STYLES: dict[EntryType, str] = {
     EntryType.EXECUTION_TERMINATED: WARN,
     EntryType.REVOCATION: WARN,
 }
-_KNOWN_ELSEWHERE = {"argv", "checks", "code", "denial", "env"}
+_KNOWN_ELSEWHERE = {"argv", "checks", "code", "denial", "env", "token"}
 
 
 def type_text(entry: Entry) -> Text:
@@ -86,6 +87,12 @@ def _void(body: Mapping[str, Any]) -> str:
     return f"entry {body.get('seq')} was not released: {body.get('reason')}"
 
 
+def _attestation(body: Mapping[str, Any]) -> str:
+    if "token" in body:
+        return result_line(body)
+    return ", ".join(f"{name} {_short(value)}" for name, value in body.items())
+
+
 def _host(body: Mapping[str, Any]) -> str:
     notes = body.get("notes")
     return "; ".join(
@@ -102,6 +109,7 @@ _SUMMARIES: dict[EntryType, Callable[[Mapping[str, Any]], str]] = {
     EntryType.EXECUTION_EXIT: _exit,
     EntryType.LOG_START: _host,
     EntryType.AGENT_START: _host,
+    EntryType.ATTESTATION: _attestation,
 }
 
 
@@ -126,6 +134,8 @@ def entry_facts(entry: Entry, leaf: str) -> list[tuple[str, object]]:
         for name, value in body.items()
         if name not in _KNOWN_ELSEWHERE and value not in (None, [])
     ]
+    if "token" in body:
+        rows += [(f"token: {name}", value) for name, value in token_facts(body["token"])]
     if isinstance(env := body.get("env"), dict):
         rows.append(("environment", [f"{name}={shown_value(value)}" for name, value in env.items()]))
     return rows

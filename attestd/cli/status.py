@@ -30,6 +30,7 @@ def status_command(*, state_dir: str | None, as_json: bool) -> None:
     _show_agent(output, status)
     _show_platform(output, status)
     _show_witnesses(output, status["witnesses"])
+    _show_verifiers(output, status["verifiers"])
     _show_tpm(output, status["tpm"], status["governance"].get("epoch"))
     _show_log(output, status["log"], status["disk"])
 
@@ -133,6 +134,30 @@ def _show_witnesses(output: Output, witnesses: Sequence[Mapping[str, Any]]) -> N
         ]
         words += [text(witness["problem"], BAD)] if witness["problem"] else []
         output.facts([(witness["node"], text(words))])
+
+
+def _show_verifiers(output: Output, verifiers: Sequence[Mapping[str, Any]]) -> None:
+    if not verifiers:
+        return
+    output.title("Verifiers")
+    output.facts([(found["name"], _verifier(found)) for found in verifiers])
+
+
+def _verifier(found: Mapping[str, Any]) -> Text:
+    lines = [
+        Text.assemble(
+            mark(result["status"] == "affirming"),
+            text(f" platform {name}: {result['status']}", GOOD if result["status"] == "affirming" else BAD),
+            text(f", until {result['expires']}", DIM),
+        )
+        for name, result in found["results"].items()
+    ]
+    if not lines:
+        lines = [text("no result holds", BAD if found["problem"] else WARN)]
+    where = text(f"{found['url']}, last answer {found['answered'] or 'none yet'}", DIM)
+    problem = [text(found["problem"], BAD)] if found["problem"] else []
+    findings = [text(words, BAD) for result in found["results"].values() for words in result["findings"]]
+    return text([*lines, where, *problem, *findings])
 
 
 def _show_tpm(output: Output, tpm: Mapping[str, Any], epoch: int | None) -> None:

@@ -10,6 +10,7 @@ import click
 
 from attestd.appraisal.document import MAX_QUOTE_BYTES, VerifiedQuoteDocument, parse_quote, verify_document
 from attestd.appraisal.quote import appraise_quote
+from attestd.appraisal.result import MAX_RESULT_BYTES, read_claims, verify_result
 from attestd.audit.offline import verify_stored
 from attestd.authorization.artifact import MAX_ARTIFACT_BYTES, parse_artifact
 from attestd.cli.artifact_view import chain_facts, validity_text
@@ -18,13 +19,14 @@ from attestd.cli.entry_view import entry_facts
 from attestd.cli.log_view import log_json, show_log, with_progress
 from attestd.cli.output import BAD, GOOD, Output, mark, say, text
 from attestd.cli.params import FILE, HEX
+from attestd.cli.result_view import result_facts, result_json
 from attestd.codes import Denied
 from attestd.distribution.local import TrustSource, load_trust
 from attestd.errors import MalformedError, RollbackError, VerificationError
 from attestd.gate.standing import verify_standing
 from attestd.governance.trust import Trust
 from attestd.lineage.receipt import VerifiedReceipt, parse_receipt, verify_receipt
-from attestd.strict import format_time
+from attestd.strict import format_time, parse_time
 from attestd.tlog.proof import MAX_PROOF_BYTES
 
 __all__ = ["named_trust", "verify_artifact_file", "verify_command"]
@@ -290,6 +292,44 @@ def _show_quote(
             ),
         ]
     )
+
+
+@verify_command.command(
+    "result",
+    example="""
+attestd verify result result.jwt --trust trust/
+attestd verify result result.jwt --trust trust/ --at 2026-03-01T12:00:00Z --json
+""",
+)
+@trust_option
+@click.option("--at", "time", metavar="TIME", help="When it is to hold, RFC 3339, UTC; now, if not given.")
+@json_option
+@click.argument("file", type=FILE)
+def result_command(*, trust: Path, time: str | None, as_json: bool, file: Path) -> int:
+    """Verify an attestation result: which verifier, which host, which state.
+
+    It holds if one of the verifiers in the trust directory's mesh.json signed it, for a host as it is enrolled there, and it
+    is not over. Whether the verifier affirms the host is shown, but decides nothing here.
+    """
+    token = read_input(file, max_bytes=MAX_RESULT_BYTES).strip().decode("ascii", "replace")
+    claims = read_claims(token)
+    known = named_trust(trust)
+    at = datetime.now(UTC) if time is None else parse_time(time)
+    output = Output(as_json=as_json)
+
+    def verify() -> dict[str, Any]:
+        host = known.hosts.get(claims.host)
+        if host is None:
+            raise VerificationError(f"host {claims.host} is not enrolled")
+        if claims.host in known.revocations.hosts:
+            raise VerificationError(f"host {claims.host} is revoked")
+        verify_result(token, mesh=known.mesh, host=host, nonce=None, now=at)
+        if not output.as_json:
+            output.line(mark(True), text(" the attestation result verifies", GOOD))
+            output.facts(result_facts(claims))
+        return result_json(claims)
+
+    return report(output, "the attestation result", verify)
 
 
 @verify_command.command("log", example="attestd verify log log.db --trust trust/")

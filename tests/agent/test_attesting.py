@@ -1,82 +1,87 @@
-"""A real TPM attests to a remote verifier: with logs, once more with what is new, and again after a reset."""
+"""A real TPM attests to a remote verifier over HTTP: with logs, with what is new, after a reset; and to one that lies."""
 
-from collections.abc import Iterator
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
 
+import msgspec
 import pytest
 
-from attestd.appraisal.evidence import draft_evidence, make_boot_logs, parse_evidence
-from attestd.appraisal.host_state import HostState
-from attestd.appraisal.ima import parse_ima_policy
+from attestd.agent import controllers
+from attestd.agent.attesting import Attestation
+from attestd.agent.controllers import CallThreads, Controller
+from attestd.agent.measured_logs import BootReader
+from attestd.appraisal.result import AttestationResult, ResultClaims
 from attestd.appraisal.state import BootAppraiser
-from attestd.appraisal.verifier import VerifiedEvidence, Verifier, ask_evidence
-from attestd.errors import VerificationError
-from attestd.strict import decode_base64url
-from attestd.tcg.binding import Purpose, extra_data
-from tests.agent.test_evidence import NOW, Bench, on
-from tests.measured import UKI, MeasuredHost, boot_rules, ima_policy
+from attestd.errors import (
+    AttestdError,
+    EvidenceIncompleteError,
+    MalformedError,
+    StoreError,
+    VerificationError,
+)
+from attestd.paths import load_configuration
+from attestd.strict import encode_base64url
+from tests.agent.test_evidence import Bench, on
+from tests.agent.verifying import Remote, mesh_of
+from tests.distribution import web
+from tests.host import Host
+from tests.measured import BANKS, UKI, MeasuredHost, boot_rules, ima_policy
+from tests.tcg.ima.build import data, ima_list
+from tests.world import p256
 
-KEY = bytes(range(32))
+REPLAY_S = 0.005
 
 
-class Remote:
-    """A verifier, and the host's side of its questions."""
+@dataclass
+class Side:
+    """A host with a TPM, and the verifier that it attests to."""
 
-    def __init__(self, host: MeasuredHost) -> None:
-        self.host, self.trust = host, host.trust
-        self.policy = self.trust.platforms["local"]
-        self.kept: dict[str, bytes] = {}
-        self.state: HostState | None = None
-        self.verifier = Verifier(
-            KEY, BootAppraiser(), lambda name: parse_ima_policy(self.trust.ima[name]), self.kept.get
+    host: Host
+    remote: Remote
+    bench: Bench
+    attestation: Attestation
+
+    def attest(self) -> AttestationResult:
+        time.sleep(REPLAY_S)  # the TPM's clock counts milliseconds
+        trust = self.host.trust
+        controller = Controller(self.remote.url)
+        policy = trust.platforms["local"]
+
+        async def attest() -> AttestationResult:
+            return await self.attestation.attest(controller, name="one", policy=policy, trust=trust)
+
+        return asyncio.run(attest())
+
+    def refused(self, error: type[AttestdError]) -> str:
+        with pytest.raises(error) as raised:
+            self.attest()
+        return str(raised.value)
+
+
+@contextmanager
+def attesting(host: Host) -> Iterator[Side]:
+    with Remote("one", lambda: host.trust) as remote, on(host) as bench:
+        remote.start()
+        host.publish(mesh_of(remote))
+        paths = load_configuration(host.layout.configuration, {}).log_paths()
+        threads = CallThreads()
+        yield Side(
+            host,
+            remote,
+            bench,
+            Attestation(bench.port, BootReader(paths), threads, now=lambda: datetime.now(UTC)),
         )
-
-    def evidence(self, bench: Bench) -> bytes:
-        asked = ask_evidence(
-            self.state,
-            host=self.host.id,
-            policy=self.policy,
-            key=KEY,
-            expires=NOW.replace(year=2100),
-            random=bytes,
-        )
-        bound = extra_data(
-            Purpose.EVIDENCE,
-            host_id=self.host.id,
-            data=decode_base64url(asked.challenge, what="challenge"),
-        )
-        attest, signature, values = bench.port.quote_values(self.policy.quoted, bound).result()
-        clock = bench.port.clock()
-        known = asked.ima
-        same = known is not None and (known.reset_count, known.restart_count) == (
-            clock.reset_count,
-            clock.restart_count,
-        )
-        offset = known.offset if known is not None and same else 0
-        return draft_evidence(
-            asked,
-            attest=attest,
-            signature=signature,
-            values=values,
-            logs=make_boot_logs(
-                firmware=self.host.eventlog.read_bytes(),
-                userspace=b"",
-                command_line=self.host.command_line.read_text().rstrip("\n"),
-            ),
-            ima=(offset, self.host.ima_list.read_bytes()[offset:]),
-            agent="attestd",
-        )
-
-    def verify(self, evidence: bytes) -> VerifiedEvidence:
-        now = self.trust.hosts[self.host.id].not_before
-        found = self.verifier.verify(parse_evidence(evidence), trust=self.trust, state=self.state, now=now)
-        self.state = found.state
-        if found.logs is not None and found.state.eventlog is not None:
-            self.kept[found.state.eventlog] = found.logs
-        return found
+        threads.stop()
 
 
-@pytest.fixture
-def host() -> Iterator[MeasuredHost]:
+@pytest.fixture(scope="module")
+def measured() -> Iterator[MeasuredHost]:
     with MeasuredHost.create() as host:
         assert isinstance(host, MeasuredHost)
         host.configure()
@@ -85,33 +90,146 @@ def host() -> Iterator[MeasuredHost]:
         yield host
 
 
-def boot_findings(found: VerifiedEvidence) -> tuple[str, ...]:
-    assert found.appraisal.boot is not None
-    assert found.appraisal.ima is not None
-    assert found.appraisal.ima.count == 0
-    return found.appraisal.boot.findings
+@pytest.fixture(scope="module")
+def plain() -> Iterator[Side]:
+    """A host whose policy has no rules."""
+    with Host.create() as host, attesting(host) as side:
+        yield side
 
 
-def test_a_real_tpm(host: MeasuredHost) -> None:
-    remote = Remote(host)
-    with on(host) as bench:
-        first = remote.evidence(bench)
-        assert boot_findings(remote.verify(first)) == ()
-        with pytest.raises(VerificationError, match="a replay"):
-            remote.verify(first)
-        small = remote.evidence(bench)
-        assert len(small) < 4096 < len(first)
-        assert boot_findings(remote.verify(small)) == ()
-        bench.extend(7)
-        found = remote.verify(remote.evidence(bench))
-        assert boot_findings(found) == ("PCR 7: extended after the boot, by nothing that a log tells",)
-        late = remote.evidence(bench)
-    host.reboot(UKI)
-    with on(host) as bench:
-        before = remote.state
-        assert before is not None
-        again = remote.verify(remote.evidence(bench))
-        assert again.state.clock.reset_count > before.clock.reset_count
-        assert boot_findings(again) == ()
-        with pytest.raises(VerificationError, match="fewer resets than before"):
-            remote.verify(late)
+@pytest.fixture
+def honest(plain: Side) -> Side:
+    """The same, and its verifier tells the truth again."""
+    remote = plain.remote
+    remote.lie, remote.garble, remote.asked = (lambda same: same), (lambda same: same), (lambda same: same)
+    remote.key = p256("verifier one")
+    return plain
+
+
+def findings(result: AttestationResult) -> tuple[str, ...]:
+    assert result.is_affirming == (not result.claims.attestd.findings.count)
+    return result.claims.attestd.findings.first
+
+
+def test_a_real_tpm(measured: MeasuredHost) -> None:
+    with attesting(measured) as side:
+        remote = side.remote
+        # This boot was never approved as a state; its logs comply.
+        first = findings(side.attest())
+        assert all("PCR" in finding for finding in first)
+        assert findings(side.attest()) == first
+        whole, small = remote.seen
+        assert len(small) < 4096 < len(whole)
+        # A file is measured: only what is new is sent.
+        evil = data(b"/bin/evil", b"evil")
+        digests = {bank: hashlib.new(bank, evil).digest() for bank in BANKS}
+        side.bench.port.other(lambda tpm: tpm.extend(10, digests)).result()
+        measured.ima_list.write_bytes(ima_list(evil))
+        assert any("/bin/evil" in finding for finding in findings(side.attest()))
+        # The verifier lost what it kept: it is told the whole, over a new challenge.
+        remote.kept.clear()
+        remote.boots = BootAppraiser()
+        assert any("/bin/evil" in finding for finding in findings(side.attest()))
+        assert [len(seen) > 4096 for seen in remote.seen[-2:]] == [False, True]
+        # One that is never content is left alone.
+        remote.garble = lambda _: conflict()
+        seen = len(remote.seen)
+        assert "it asked 3 times" in side.refused(StoreError)
+        assert len(remote.seen) == seen + 3
+        remote.garble = lambda same: same
+    measured.reboot(UKI)
+    with attesting(measured) as side:
+        side.remote.state = remote.state
+        again = side.attest()
+        assert not any("/bin/evil" in finding for finding in findings(again))
+        assert remote.state is not None
+        assert again.claims.attestd.state.reset_count > remote.state.last.reset_count
+
+
+def conflict() -> bytes:
+    raise EvidenceIncompleteError("not enough")
+
+
+def state(claims: ResultClaims, **changes: Any) -> ResultClaims:
+    found = msgspec.structs.replace(claims.attestd.state, **changes)
+    return msgspec.structs.replace(claims, attestd=msgspec.structs.replace(claims.attestd, state=found))
+
+
+def platform(claims: ResultClaims, **changes: Any) -> ResultClaims:
+    found = msgspec.structs.replace(claims.attestd.platform, **changes)
+    return msgspec.structs.replace(claims, attestd=msgspec.structs.replace(claims.attestd, platform=found))
+
+
+def late(claims: ResultClaims) -> ResultClaims:
+    return msgspec.structs.replace(claims, iat=claims.iat - 600, exp=claims.iat - 300)
+
+
+LIES: dict[str, tuple[Callable[[ResultClaims], ResultClaims], type[AttestdError], str]] = {
+    "another challenge": (
+        lambda claims: msgspec.structs.replace(claims, nonce=encode_base64url(bytes(56))),
+        VerificationError,
+        "nonce",
+    ),
+    "another host": (
+        lambda claims: msgspec.structs.replace(claims, ueid=encode_base64url(b"\x01" + bytes(32))),
+        VerificationError,
+        "UEID",
+    ),
+    "another name": (lambda claims: msgspec.structs.replace(claims, iss="two"), VerificationError, "issuer"),
+    "it is over": (late, VerificationError, "holds from"),
+    "another state": (lambda claims: state(claims, pcr_digest="00" * 32), VerificationError, "another state"),
+    "another boot": (lambda claims: state(claims, reset_count=99), VerificationError, "another state"),
+    "another policy": (lambda claims: platform(claims, digest="00" * 32), StoreError, "older governance"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_result_that_lies(honest: Side, lie: str) -> None:
+    honest.remote.lie, error, words = LIES[lie]
+    assert words in honest.refused(error)
+
+
+def test_answers_that_are_none(honest: Side) -> None:
+    remote = honest.remote
+    assert honest.attest().is_affirming
+    remote.key = p256("stranger")
+    assert "mesh.json names no verifier" in honest.refused(VerificationError)
+    remote.key = p256("verifier one")
+    for garbage in (b"", b"\xff", b"a.b.c", b"{}", b"x" * 32_768):
+        remote.garble = lambda _, garbage=garbage: garbage
+        honest.refused(MalformedError)
+    remote.garble = lambda _: b"x" * 32_769
+    assert "larger than" in honest.refused(MalformedError)
+
+
+@pytest.mark.parametrize(
+    ("asked", "error"),
+    [
+        (lambda asked: {**asked, "host": "00" * 32}, VerificationError),
+        (lambda asked: {**asked, "platform": "other"}, VerificationError),
+        (lambda asked: {**asked, "challenge": encode_base64url(bytes(57))}, MalformedError),
+        (lambda asked: {**asked, "more": 1}, MalformedError),
+        (lambda asked: {**asked, "challenge": encode_base64url(bytes(56))}, VerificationError),
+    ],
+)
+def test_challenges_that_are_none(
+    honest: Side, asked: Callable[[dict[str, Any]], dict[str, Any]], error: type[AttestdError]
+) -> None:
+    honest.remote.asked = asked
+    honest.refused(error)
+
+
+def test_servers_that_misbehave(honest: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controllers.Controller.post, "__kwdefaults__", {**POST, "deadline_s": 0.3})
+    server = honest.remote.web
+    assert server is not None
+    for path in ("v1/challenge", "v1/evidence"):
+        before = server.behaviours[path]
+        for behaviour, error in ((web.endless, MalformedError), (web.dripping_headers, StoreError)):
+            server.behaviours[path] = behaviour
+            honest.refused(error)
+        server.behaviours[path] = before
+    assert honest.attest().is_affirming
+
+
+POST: dict[str, Any] = dict(controllers.Controller.post.__kwdefaults__ or {})

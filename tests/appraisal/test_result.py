@@ -20,7 +20,7 @@ from attestd.appraisal.result import (
     AttestationResult,
     SigningKey,
     draft_result,
-    quorum_of,
+    read_claims,
     sign_result,
     verify_result,
 )
@@ -413,19 +413,10 @@ def test_dropped_when_the_host_is_no_longer_as_it_was() -> None:
         later.clock = appraisal.clock
 
 
-# --- quorums -------------------------------------------------------------------------------------------------------------
-
-
-def test_quorums_count_keys() -> None:
-    one, two = (GOOD.verify(GOOD.token(name)) for name in ("one", "two"))
-    again = GOOD.verify(GOOD.token("one"))
-    given: dict[str, Any] = {"host": GOOD.host.host, "mesh": GOOD.mesh}
-    assert quorum_of([], **given) == 0
-    assert quorum_of([one, again, one], **given) == 1
-    assert quorum_of([one, replace(one, verifier="two")], **given) == 1
-    assert quorum_of([one, two], **given) == 2
-    assert quorum_of([one, two], host="ab" * 32, mesh=GOOD.mesh) == 0
-    without = replace(GOOD.mesh, verifiers={"one": GOOD.mesh.verifiers["one"]})
-    assert quorum_of([one, two], host=GOOD.host.host, mesh=without) == 1
-    bad = Issued(bad=True)
-    assert quorum_of([bad.verify(bad.token())], host=bad.host.host, mesh=bad.mesh) == 0
+def test_what_a_token_says_can_be_read_by_whom_it_convinces_of_nothing() -> None:
+    claims = read_claims(GOOD.token())
+    assert claims == GOOD.claims()
+    assert claims.host == GOOD.host.host
+    for garbage in ("", "a.b.c", GOOD.token()[:-90], "é"):
+        with pytest.raises(MalformedError):
+            read_claims(garbage)

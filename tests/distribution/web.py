@@ -50,8 +50,8 @@ class Web(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, files: Mapping[str, bytes], *, prefix: str = "") -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, files: Mapping[str, bytes], *, prefix: str = "", port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
         self.files, self.prefix = files, prefix
         self.behaviours: dict[str, Behaviour] = {}
         self.asked: list[str] = []
@@ -63,9 +63,9 @@ class Web(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def serving(files: Mapping[str, bytes], *, prefix: str = "") -> Iterator[Web]:
+def serving(files: Mapping[str, bytes], *, prefix: str = "", port: int = 0) -> Iterator[Web]:
     """Serves until left."""
-    web = Web(files, prefix=prefix)
+    web = Web(files, prefix=prefix, port=port)
     thread = threading.Thread(target=lambda: web.serve_forever(poll_interval=0.01), daemon=True)
     thread.start()
     try:

@@ -18,6 +18,7 @@ from typing import Any
 
 from attestd.agent.denials import DenialMeter
 from attestd.agent.epoch import Moved
+from attestd.agent.mesh import result_body
 from attestd.appraisal.boot import appraise_boot
 from attestd.appraisal.boot_rules import parse_boot_rules
 from attestd.appraisal.document import UntrustedQuoteDocument
@@ -56,6 +57,7 @@ from attestd.tlog.vkey import ecdsa_vkey, format_vkey, tpm_quote_vkey
 from attestd.tpm.keys import _STORAGE_TEMPLATE
 from attestd.where import SYSTEM_SOCKET
 from attestd.wire import Kind, encode_fields, encode_frame
+from tests.appraisal.test_result import Issued
 from tests.chains import delegate_key, under
 from tests.docs import enrolment_examples, evidence_examples
 from tests.governance.make_vectors import ENTITIES, POLICY, golden_world
@@ -338,6 +340,8 @@ def bodies() -> dict[EntryType, list[tuple[str, Mapping[str, Any]]]]:
     end = {"at": at, "duration_ms": 1730, "error": None, "signal": None, "status": 0}
     clock = {"by_uid": 0, "time": format_time(w.now), "what": "clock accepted"}
     agent = "by the agent"
+    issued = Issued(bad=True)
+    vouched = result_body(issued.verify(issued.token("two")))
     return {
         EntryType.LOG_START: [
             ("", {"governance": governance, "host": w.host.id, "log": w.log.log_id, "previous": None})
@@ -363,7 +367,7 @@ def bodies() -> dict[EntryType, list[tuple[str, Mapping[str, Any]]]]:
         EntryType.DENIALS_AGGREGATED: [("", body) for body in meter.drain()],
         EntryType.EXECUTION_START: [("", {**reference, **start})],
         EntryType.EXECUTION_EXIT: [("", {**reference, **end})],
-        EntryType.ATTESTATION: [("", clock)],
+        EntryType.ATTESTATION: [("of a verifier", vouched), ("of the clock", clock)],
         EntryType.GOVERNANCE_UPDATE: [("", governance)],
         EntryType.REVOCATION: [("", Moved(1, 2, trust.version).body())],
         EntryType.HOST_REENROLL: [
