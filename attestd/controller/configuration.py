@@ -18,7 +18,6 @@ from attestd.strict import Strict
 from attestd.where import state_dir
 
 __all__ = [
-    "BUILT",
     "ControllerConfiguration",
     "ControllerLayout",
     "Role",
@@ -37,9 +36,6 @@ class Role(StrEnum):
     GOVERNANCE = "governance"
     LINEAGE = "lineage"
 
-
-BUILT: Final = frozenset({Role.ENROLLER, Role.VERIFIER, Role.WITNESS, Role.GOVERNANCE})
-"""The roles that this version has; the others are refused at start."""
 
 _PATHS: Final = frozenset(
     {"governance", "witness_logs", "enroller_passphrase_file", "verifier_passphrase_file"}
@@ -179,18 +175,14 @@ class ControllerConfiguration(Strict, frozen=True):
         if self.requests_per_s and not self.burst:
             raise ValueError("burst: 0 lets nobody ask")
 
-    def require_built(self) -> None:
-        """Refuses roles that this version does not have.
+    def require_roles(self) -> None:
+        """Refuses a controller that would do nothing.
 
         Raises:
-            UsageError: There is no role, or one that is not built.
+            UsageError: There is no role.
         """
         if not self.roles:
-            raise UsageError(f"roles: none is switched on; name some of {_listed(BUILT)}")
-        if missing := set(self.roles) - BUILT:
-            raise UsageError(
-                f"roles: {_listed(missing)}: not in this version of attestd; it has {_listed(BUILT)}"
-            )
+            raise UsageError(f"roles: none is switched on; name some of {', '.join(sorted(Role))}")
 
     def database_url(self, layout: ControllerLayout) -> str:
         """Where the store is."""
@@ -250,7 +242,7 @@ def write_controller_configuration(path: Path, *, roles: Sequence[str], values: 
         )
     except (msgspec.ValidationError, ValueError) as error:
         raise UsageError(f"{path}: {error}") from error
-    configuration.require_built()
+    configuration.require_roles()
     lines = [f"roles = [{', '.join(_quoted(role) for role in roles)}]"]
     lines += [f"{name} = {_quoted(value)}" for name, value in values.items()]
     make_directory(path.parent, 0o755)
@@ -273,7 +265,3 @@ def _from_text(text: str, kind: type) -> str | int | bool:
             raise ValueError(f"{text[:40]!r}: expected true or false")
         return text == "true"
     return int(text) if kind is int else text
-
-
-def _listed(roles: frozenset[Role] | set[Role]) -> str:
-    return ", ".join(sorted(roles))

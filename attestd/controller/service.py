@@ -29,6 +29,8 @@ from attestd.controller.http.metrics import Metrics
 from attestd.controller.http.operation import Operation
 from attestd.controller.http.server import bind, serving
 from attestd.controller.http.tls import Certificate
+from attestd.controller.lineage.receipts import Receipts
+from attestd.controller.lineage.role import Lineage
 from attestd.controller.published import governance_operations
 from attestd.controller.service_operations import service_operations
 from attestd.controller.store.engine import Store, migrate
@@ -102,7 +104,7 @@ def initialise(
         UsageError: The configuration is not usable, or the database was used and `join` was not said.
         StoreError, MalformedError, VerificationError: Something cannot be made or read.
     """
-    configuration.require_built()
+    configuration.require_roles()
     account = account_named(layout.user)
     if make_directory(layout.state, 0o700) and account is not None:
         os.chown(layout.state, account.uid, account.gid)
@@ -186,7 +188,7 @@ def serve(layout: ControllerLayout, configuration: ControllerConfiguration, log:
         RollbackError: The witness's database is older than what it has cosigned.
         UsageError, StoreError, VerificationError, MalformedError: It cannot start; the message says why.
     """
-    configuration.require_built()
+    configuration.require_roles()
     _require_tls(configuration)
     certificate = _certificate(configuration)
     with contextlib.closing(bind(configuration.listen)) as listener:
@@ -284,6 +286,8 @@ class _Service:
                 await self._start_verifier(stack, store, trust)
             if Role.WITNESS in configuration.roles:
                 await self._start_witness(stack, store, trust)
+            if Role.LINEAGE in configuration.roles:
+                self._start_lineage(store, trust)
 
     def _start_enroller(self, store: Store, trust: TrustWatch | None) -> None:
         if trust is None:
@@ -321,6 +325,13 @@ class _Service:
         self._operations += verifier.operations()
         self._troubles["verifier"] = verifier.trouble
         self._metrics.add_source(verifier.gauges)
+
+    def _start_lineage(self, store: Store, trust: TrustWatch | None) -> None:
+        if trust is None:
+            raise UsageError("lineage goes by governance: name the directory that was published")
+        lineage = Lineage(trust=trust.current, receipts=Receipts(store))
+        self._operations += lineage.operations()
+        self._metrics.add_source(lineage.gauges)
 
     async def _start_witness(
         self, stack: contextlib.AsyncExitStack, store: Store, trust: TrustWatch | None

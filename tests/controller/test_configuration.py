@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from attestd.controller.configuration import (
-    BUILT,
     ControllerConfiguration,
     Role,
     find_controller_layout,
@@ -78,7 +77,7 @@ def test_what_init_writes_is_read(tmp_path: Path) -> None:
     )
     with pytest.raises(UsageError, match="is there"):
         write_controller_configuration(path, roles=["witness"], values={})
-    for roles in (["lineage"], ["wizard"], []):
+    for roles in (["wizard"], []):
         with pytest.raises(UsageError):
             write_controller_configuration(tmp_path / "other.toml", roles=roles, values={})
     assert not (tmp_path / "other.toml").exists()
@@ -103,17 +102,6 @@ def test_layouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (system.state, system.user) == (Path("/var/lib/attestd-controller"), "attestd-controller")
     monkeypatch.setenv("ATTESTD_STATE_DIR", str(tmp_path / "x"))
     assert find_controller_layout(None).state == tmp_path / "x" / "controller"
-
-
-@pytest.mark.parametrize("role", sorted(set(Role) - BUILT))
-def test_a_role_that_is_not_built_is_refused_with_words(tmp_path: Path, role: str) -> None:
-    controller = Controller(tmp_path / "state", roles=["governance", role])
-    for command in ("init", "serve"):
-        said = controller.attestd(command, status=64).stderr
-        assert (
-            f"roles: {role}: not in this version of attestd; it has enroller, governance, verifier, witness"
-            in said
-        )
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,8 @@ def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controller]
     top = tmp_path_factory.mktemp("openapi")
     (top / "logs").write_text(f"{Log().vkey}\n")
     with Controller(
-        top / "state", roles=["witness", "governance", "enroller", "verifier"], governance=str(top / "state" / "web"),
+        top / "state", roles=["witness", "governance", "enroller", "verifier", "lineage"],
+        governance=str(top / "state" / "web"),
         witness_name="witness.example/1", witness_logs=str(top / "logs"), witness_mldsa=False,
         enroller_key=str(write_key(top, "openapi enroller")), verifier_name="one",
         verifier_key=str(write_key(top, "tpm verifier one")),

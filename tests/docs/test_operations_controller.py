@@ -16,7 +16,7 @@ def test_the_configuration(tmp_path: Path) -> None:
     block = re.search(r"```toml\n(.*?)```", TEXT, re.DOTALL)
     assert block is not None
     (tmp_path / "controller.toml").write_text(block[1])
-    load_controller_configuration(tmp_path / "controller.toml", {}).require_built()
+    load_controller_configuration(tmp_path / "controller.toml", {}).require_roles()
     named = tomllib.loads(block[1])
     assert list(named) != []
     assert set(named) == set(ControllerConfiguration.__struct_fields__)

@@ -20,6 +20,7 @@ __all__ = [
     "enrolment_decisions",
     "enrolment_keys",
     "enrolments",
+    "receipts",
     "verifier_hosts",
     "verifier_logs",
     "witness_anchors",
@@ -126,3 +127,19 @@ verifier_logs = Table(
     Column("size", BigInteger, nullable=False),
 )
 """Boots' logs, as long as a host's row names them."""
+
+receipts = Table(
+    "receipts",
+    METADATA,
+    Column("leaf", String(64), primary_key=True),
+    Column("type", String(32), nullable=False),
+    Column("host", String(64), nullable=False),
+    Column("time", String(32), nullable=False),
+    # The decision that it belongs to, its own leaf where it is one; empty: none.
+    Column("decision", String(64), nullable=False),
+    # The leaf that a decision names as its parent; empty: none.
+    Column("parent", String(64), nullable=False),
+    Column("receipt", LargeBinary, nullable=False),
+    Index("receipts_decision", "decision"),
+)
+"""Receipts of all hosts, each once, as they were brought first."""

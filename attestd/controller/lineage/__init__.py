@@ -1,0 +1,1 @@
+"""The lineage role: keeps receipts of all hosts, and joins them."""
