@@ -8,9 +8,10 @@ import json
 import re
 from base64 import b64decode, b64encode, urlsafe_b64encode
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, TypeVar
+from functools import lru_cache
+from typing import Annotated, Any, Final, TypeVar, cast
 
 import msgspec
 import rfc8785
@@ -35,6 +36,7 @@ __all__ = [
     "format_time_us",
     "parse_canonical",
     "parse_json",
+    "parse_own_form",
     "parse_time",
 ]
 
@@ -151,6 +153,29 @@ def parse_json(data: bytes, *, max_bytes: int, what: str) -> Any:
     except ValueError as error:
         raise MalformedError(f"{what}: not acceptable JSON: {error}") from error
     return value
+
+
+@lru_cache(maxsize=32)
+def _decoder(type_: Hashable) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(cast("type[Any]", type_), strict=True)
+
+
+def parse_own_form(data: bytes, type_: type[_T], *, max_bytes: int) -> _T | None:
+    """Parses JSON that is in RFC 8785 form, many times faster than `parse_canonical`.
+
+    For types without floats and `Any`, whose integers are all bounded: what such a type takes, and has these bytes again,
+    is what `parse_canonical` accepts.
+
+    Returns:
+        None where it is anything else: `parse_json` and `convert` say what, or that it is only not in that form.
+    """
+    if len(data) > max_bytes:
+        return None
+    try:
+        value: _T = _decoder(cast("Hashable", type_)).decode(data)
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+    return value if data.isascii() and _encode(value, order="sorted") == data else None
 
 
 def convert(value: Any, type_: type[_T], *, what: str) -> _T:

@@ -19,6 +19,7 @@ from attestd.strict import (
     convert,
     encode_base64url,
     parse_json,
+    parse_own_form,
 )
 from attestd.tcg.eventlog.parse import MAX_EVENTLOG_BYTES
 from attestd.tcg.ima.replay import MAX_IMA_BYTES
@@ -155,9 +156,10 @@ def parse_evidence(data: bytes) -> UntrustedEvidence:
         MalformedError: Over the limits, not that document, or its logs are not those of the digest that stands beside them.
     """
     what = "evidence"
-    evidence = convert(
-        parse_json(data, max_bytes=MAX_EVIDENCE_BYTES, what=what), UntrustedEvidence, what=what
-    )
+    evidence = parse_own_form(data, UntrustedEvidence, max_bytes=MAX_EVIDENCE_BYTES)
+    if evidence is None:
+        value = parse_json(data, max_bytes=MAX_EVIDENCE_BYTES, what=what)
+        evidence = convert(value, UntrustedEvidence, what=what)
     require_own_logs(evidence)
     return evidence
 

@@ -10,7 +10,7 @@ import msgspec
 
 from attestd.appraisal.logs import MAX_TOLD, LogAppraisal
 from attestd.errors import MalformedError
-from attestd.strict import MAX_SAFE_INTEGER, Sha256Hex, Strict, canonical, parse_canonical
+from attestd.strict import MAX_SAFE_INTEGER, Sha256Hex, Strict, canonical, parse_canonical, parse_own_form
 from attestd.tcg.attest import ClockInfo
 from attestd.tcg.ima.replay import ImaPosition
 
@@ -114,7 +114,9 @@ def parse_host_state(data: bytes) -> HostState:
     Raises:
         MalformedError: It is not one.
     """
-    state = parse_canonical(data, HostState, max_bytes=MAX_STATE_BYTES, what="host state")
+    state = parse_own_form(data, HostState, max_bytes=MAX_STATE_BYTES)
+    if state is None:
+        state = parse_canonical(data, HostState, max_bytes=MAX_STATE_BYTES, what="host state")
     for ima in state.ima.values():
         if ima.count < len(ima.findings):
             raise MalformedError("host state: fewer findings counted than told")

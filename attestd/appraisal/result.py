@@ -324,14 +324,20 @@ def format_result(claims: ResultClaims, *, public: PublicKey, sign: Callable[[by
     Raises:
         UsageError: The key is neither Ed25519 nor on P-256.
     """
-    name = _algorithm(public)
-    header = {"alg": name, "kid": public.key_id, "typ": _TYPE}
-    text = f"{encode_base64url(canonical(header))}.{encode_base64url(canonical(claims))}"
+    name, header = _header(public)
+    text = f"{header}.{encode_base64url(canonical(claims))}"
     signature = sign(text.encode("ascii"))
     if name == "ES256":  # RFC 7518, 3.4: both numbers in 32 bytes each, where all else here has DER
         r, s = decode_dss_signature(signature)
         signature = r.to_bytes(_NUMBER_BYTES, "big") + s.to_bytes(_NUMBER_BYTES, "big")
     return f"{text}.{encode_base64url(signature)}"
+
+
+@lru_cache(maxsize=8)
+def _header(public: PublicKey) -> tuple[str, str]:
+    """The algorithm, and the header in its form; the same for each result of a key."""
+    name = _algorithm(public)
+    return name, encode_base64url(canonical({"alg": name, "kid": public.key_id, "typ": _TYPE}))
 
 
 def verify_result(

@@ -152,8 +152,9 @@ class BootAppraiser:
 
 def _key(log: str, policy: PlatformPolicy, rules: BootRules, values: Mapping[int, bytes]) -> bytes:
     """Short, for there may be one for each host of a fleet."""
-    named = "".join(f"{pcr}={values[pcr].hex()}," for pcr in sorted(rules.pcrs))
-    return sha256(f"{log},{policy.digest},{named}".encode()).digest()
+    pcrs = sorted(rules.pcrs)
+    named = b"".join([values[pcr] for pcr in pcrs])  # all of one bank, so of one length
+    return sha256(f"{log},{policy.digest},{pcrs},".encode() + named).digest()
 
 
 def _weight(found: LogAppraisal) -> int:

@@ -130,7 +130,7 @@ def _make_verifier(
     with contextlib.closing(Store.open(url)) as store:
         join = join or bool(Rows(store, max_log_bytes=0).said(limit=1))
     create_verifier_keys(layout.state, configuration, join=join)
-    public = load_verifier_keys(layout.state, configuration).signer.public
+    public = load_verifier_keys(layout.state, configuration).public
     write_atomic(
         layout.state / VERIFIER_PUBLIC,
         public.public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),

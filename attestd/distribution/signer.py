@@ -67,6 +67,13 @@ class Authority:
     public: PublicKey
     _signer: Signer = field(repr=False)
 
+    @property
+    def held(self) -> PrivateKeyTypes | None:
+        """The private key itself, for whoever signs a thousand times a second; None: it is in a token or a service."""
+        if not isinstance(self._signer, CryptoSigner):
+            return None
+        return load_pem_private_key(self._signer.private_bytes, password=None)
+
     def sign(self, message: bytes) -> tuple[PublicKey, bytes]:
         """Signs a message: Ed25519, or ECDSA with the curve's hash, DER.
 

@@ -1,14 +1,20 @@
 """The verifier's keys: what makes its challenges, and what signs its results."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.hashes import SHA256
+
 from attestd.appraisal.result import is_result_key
+from attestd.authorization.dsse import PublicKey
 from attestd.controller.configuration import ControllerConfiguration
 from attestd.controller.keys import create_secret, load_secret, open_key
-from attestd.distribution.signer import Authority, generate
+from attestd.distribution.signer import generate
 from attestd.errors import UsageError
 
 __all__ = ["VerifierKeys", "create_verifier_keys", "load_verifier_keys"]
@@ -23,12 +29,14 @@ class VerifierKeys:
 
     Attributes:
         secret: From it challenges follow; each of its processes has the same.
-        signer: Signs results; `mesh.json` names its public half.
+        public: Of the key that signs results, as `mesh.json` names it.
+        sign: Signs a message: Ed25519, or ECDSA with SHA-256 in DER.
         is_here: Whether it signs in microseconds; a token or a service takes its time.
     """
 
     secret: bytes
-    signer: Authority
+    public: PublicKey
+    sign: Callable[[bytes], bytes]
     is_here: bool
 
 
@@ -84,9 +92,10 @@ def load_verifier_keys(state: Path, configuration: ControllerConfiguration) -> V
     )
     if not is_result_key(authority.public):
         raise UsageError(f"verifier_key {uri}: expected an Ed25519 or P-256 key: no other signs results")
-    scheme, separator, _ = uri.partition(":")
-    return VerifierKeys(
-        secret=load_secret(state / SECRET_FILE),
-        signer=authority,
-        is_here=not separator or scheme == "file",
-    )
+    key = authority.held
+    sign: Callable[[bytes], bytes] = lambda message: authority.sign(message)[1]  # noqa: E731 - typed
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        sign = key.sign
+    elif isinstance(key, ec.EllipticCurvePrivateKey):
+        sign = partial(key.sign, signature_algorithm=ec.ECDSA(SHA256()))
+    return VerifierKeys(load_secret(state / SECRET_FILE), authority.public, sign, is_here=key is not None)

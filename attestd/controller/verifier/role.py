@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final, Literal
 
 import msgspec
@@ -41,7 +42,7 @@ from attestd.governance.platform import PlatformPolicy
 from attestd.governance.trust import Trust
 from attestd.journal import event
 from attestd.prometheus import Labels
-from attestd.strict import HostId, Strict, canonical
+from attestd.strict import HostId, Strict, canonical, parse_own_form
 
 __all__ = ["VerifierRole", "verifier_running"]
 
@@ -160,7 +161,7 @@ class VerifierRole:
             node = self._trust().mesh.verifiers.get(self._name)
         except StoreError as error:
             return str(error)
-        key = self._keys.signer.public
+        key = self._keys.public
         if node is None or node.key.key_id != key.key_id:
             return f"mesh.json names no verifier {self._name!r} with the key {key.key_id}: its results count for nobody"
         return None
@@ -230,11 +231,7 @@ class VerifierRole:
             lifetime=self._lifetime,
         )
         self._counted["contraindicated" if found.count else "affirmed"] += 1
-        signer = self._keys.signer
-
-        def sign() -> str:
-            return format_result(claims, public=signer.public, sign=lambda message: signer.sign(message)[1])
-
+        sign = partial(format_result, claims, public=self._keys.public, sign=self._keys.sign)
         token = sign() if self._keys.is_here else await asyncio.to_thread(sign)  # 6
         return Answer(token.encode("ascii"), RESULT)
 
@@ -333,7 +330,9 @@ _BODY: Final = Body(MAX_EVIDENCE_BYTES, EVIDENCE_EXAMPLE, UntrustedEvidence)
 
 
 def _parse(body: bytes) -> UntrustedEvidence:
-    evidence: UntrustedEvidence = _BODY.parse(body)
+    evidence: UntrustedEvidence | None = parse_own_form(body, UntrustedEvidence, max_bytes=MAX_EVIDENCE_BYTES)
+    if evidence is None:
+        evidence = _BODY.parse(body)
     try:
         require_own_logs(evidence)
     except MalformedError as error:
