@@ -32,6 +32,7 @@ __all__ = [
     "decode_base64",
     "decode_base64url",
     "encode_base64url",
+    "encode_own_form",
     "format_time",
     "format_time_us",
     "parse_canonical",
@@ -218,6 +219,16 @@ def canonical(value: Any) -> bytes:
         return data if data.isascii() or max(data) < 0xF0 else rfc8785.dumps(value)
     except (rfc8785.CanonicalizationError, ValueError, TypeError, RecursionError) as error:
         raise MalformedError(f"no canonical JSON form: {error}") from error
+
+
+def encode_own_form(value: Strict) -> bytes:
+    """As `canonical`, many times faster, for a struct that was made of what its fields say, and has no floats, `Any` or bytes.
+
+    Raises:
+        MalformedError: As `canonical`, for names beyond U+FFFF.
+    """
+    data = _encode(value, order="sorted")
+    return data if data.isascii() else canonical(value)
 
 
 def decode_base64(text: str, *, what: str) -> bytes:

@@ -10,7 +10,14 @@ import msgspec
 
 from attestd.appraisal.logs import MAX_TOLD, LogAppraisal
 from attestd.errors import MalformedError
-from attestd.strict import MAX_SAFE_INTEGER, Sha256Hex, Strict, canonical, parse_canonical, parse_own_form
+from attestd.strict import (
+    MAX_SAFE_INTEGER,
+    Sha256Hex,
+    Strict,
+    encode_own_form,
+    parse_canonical,
+    parse_own_form,
+)
 from attestd.tcg.attest import ClockInfo
 from attestd.tcg.ima.replay import ImaPosition
 
@@ -105,7 +112,7 @@ class HostState(Strict, frozen=True):
 
     def to_bytes(self) -> bytes:
         """As it is stored."""
-        return canonical(self)
+        return encode_own_form(self)
 
 
 def parse_host_state(data: bytes) -> HostState:

@@ -30,6 +30,7 @@ from attestd.strict import (
     convert,
     decode_base64url,
     encode_base64url,
+    encode_own_form,
     format_time,
     parse_canonical,
     parse_json,
@@ -325,7 +326,7 @@ def format_result(claims: ResultClaims, *, public: PublicKey, sign: Callable[[by
         UsageError: The key is neither Ed25519 nor on P-256.
     """
     name, header = _header(public)
-    text = f"{header}.{encode_base64url(canonical(claims))}"
+    text = f"{header}.{encode_base64url(encode_own_form(claims))}"
     signature = sign(text.encode("ascii"))
     if name == "ES256":  # RFC 7518, 3.4: both numbers in 32 bytes each, where all else here has DER
         r, s = decode_dss_signature(signature)

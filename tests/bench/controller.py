@@ -1,10 +1,8 @@
 """The controller: requests a second of one process, over HTTP without TLS, the load generator on the other core."""
 
 import asyncio
-import re
 import statistics
 import tempfile
-import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -18,13 +16,13 @@ from attestd.lineage.entry import EntryType
 from attestd.tlog.checkpoint import BatchMode
 from attestd.tlog.tree import consistency_proof
 from attestd.tlog.witness import AddCheckpoint, format_add_checkpoint
+from tests.bench.http import CONNECTIONS, over_connections
 from tests.bench.measure import Results, Row
 from tests.controller.running import Controller
 from tests.world import BOOT, Host, Log, World
 
 LOGS = 1000
 ROUNDS = 8
-CONNECTIONS = 64
 NOW = datetime.now(UTC).replace(microsecond=0)
 
 
@@ -97,32 +95,8 @@ def load(port: int, requests: Sequence[bytes]) -> tuple[list[float], float]:
     Returns:
         The seconds of each, and of all.
     """
-    return asyncio.run(_load(port, requests))
-
-
-async def _load(port: int, requests: Sequence[bytes]) -> tuple[list[float], float]:
-    times: list[float] = []
-    waiting = iter(requests)
-
-    async def connection() -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        for body in waiting:
-            began = time.perf_counter()
-            writer.write(
-                b"POST /witness/add-checkpoint HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s"
-                % (len(body), body)
-            )
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = re.search(rb"content-length: (\d+)", head)
-            assert length is not None
-            answer = await reader.readexactly(int(length[1]))
-            assert head.startswith(b"HTTP/1.1 200 "), (head, answer)
-            times.append(time.perf_counter() - began)
-        writer.close()
-
-    began = time.perf_counter()
-    await asyncio.gather(*(connection() for _ in range(CONNECTIONS)))
-    return times, time.perf_counter() - began
+    done = asyncio.run(over_connections([port], "/witness/add-checkpoint", requests))
+    return done.times, done.seconds
 
 
 def _requests(world: World, hosts: Sequence[Host], rounds: int) -> list[bytes]:

@@ -4,6 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Self
 
 CONNECTIONS = 64
@@ -37,21 +38,30 @@ class Connection:
         self._writer.close()
 
 
-async def over_connections(
-    ports: Sequence[int], path: str, bodies: Sequence[bytes]
-) -> tuple[list[bytes], float]:
-    """Posts all, over several connections; the answers in order, and the seconds of all."""
-    answers: list[bytes] = [b""] * len(bodies)
+@dataclass(frozen=True)
+class Done:
+    """What came back: the answers, the seconds of each, and of all."""
+
+    answers: list[bytes]
+    times: list[float]
+    seconds: float
+
+
+async def over_connections(ports: Sequence[int], path: str, bodies: Sequence[bytes]) -> Done:
+    """Posts all in order, over several connections."""
+    answers, times = [b""] * len(bodies), [0.0] * len(bodies)
     waiting = iter(enumerate(bodies))
     connections = [await Connection.open(ports[number % len(ports)]) for number in range(CONNECTIONS)]
 
     async def work(connection: Connection) -> None:
         for number, body in waiting:
+            start = time.perf_counter()
             answers[number] = await connection.post(path, body)
+            times[number] = time.perf_counter() - start
 
     began = time.perf_counter()
     await asyncio.gather(*map(work, connections))
     seconds = time.perf_counter() - began
     for connection in connections:
         connection.close()
-    return answers, seconds
+    return Done(answers, times, seconds)

@@ -82,7 +82,8 @@ class Endpoint:
         )
         async with asyncio.timeout(self._answer_s):
             answer = await operation.handler(call)
-        async with asyncio.timeout(SEND_S):
+        # A body in memory waits for nothing but a peer that reads, and for that only so long (`Bounds.write_s`).
+        async with asyncio.timeout(SEND_S) if answer.file else contextlib.nullcontext():
             await send_answer(send, answer, seen.correlation_id, head_only=scope["method"] == "HEAD")
 
     async def _value(self, body: Body | None, headers: dict[str, str], receive: Receive, seen: Seen) -> Any:

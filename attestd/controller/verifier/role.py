@@ -42,7 +42,7 @@ from attestd.governance.platform import PlatformPolicy
 from attestd.governance.trust import Trust
 from attestd.journal import event
 from attestd.prometheus import Labels
-from attestd.strict import HostId, Strict, canonical, parse_own_form
+from attestd.strict import HostId, Strict, encode_own_form, parse_own_form
 
 __all__ = ["VerifierRole", "verifier_running"]
 
@@ -255,7 +255,7 @@ class VerifierRole:
             random=os.urandom,
         )
         self._counted["challenged"] += 1
-        return Answer(canonical(challenge))
+        return Answer(encode_own_form(challenge))
 
     async def _parse(self, body: bytes) -> UntrustedEvidence:
         return _parse(body) if len(body) <= QUICK_BODY else await asyncio.to_thread(_parse, body)
