@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Generic, TypeVar
 
+from attestd.controller.background import in_background
 from attestd.errors import StoreError
 
 __all__ = ["Batches"]
@@ -49,13 +50,8 @@ class Batches(Generic[_In, _Out]):
     async def running(self) -> AsyncIterator[None]:
         """Answers as long as the context lasts."""
         with ThreadPoolExecutor(1, thread_name_prefix=self._name) as thread:
-            task = asyncio.create_task(self._run(thread))
-            try:
+            async with in_background(self._run(thread)):
                 yield
-            finally:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
 
     async def _run(self, thread: ThreadPoolExecutor) -> None:
         loop = asyncio.get_running_loop()

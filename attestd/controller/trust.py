@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from typing import Final
 
+from attestd.controller.background import in_background
 from attestd.controller.http.metrics import Gauge
 from attestd.distribution.local import TrustDirectory, read_target
 from attestd.errors import AttestdError, MalformedError, StoreError, VerificationError
@@ -78,13 +79,8 @@ class TrustWatch:
     async def watching(self) -> AsyncIterator[None]:
         """Reads once, then again whenever it changed, as long as the context lasts."""
         await self._look()
-        task = asyncio.create_task(self._watch())
-        try:
+        async with in_background(self._watch()):
             yield
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
 
     async def _watch(self) -> None:
         while True:

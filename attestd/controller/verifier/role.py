@@ -23,6 +23,7 @@ from attestd.appraisal.host_state import HostState, parse_host_state
 from attestd.appraisal.result import draft_result, format_result
 from attestd.appraisal.vector import status_of
 from attestd.appraisal.verifier import AuthenticEvidence, VerifiedEvidence, ask_evidence
+from attestd.controller.background import in_background
 from attestd.controller.batch import Batches
 from attestd.controller.http.metrics import Gauge
 from attestd.controller.http.operation import Answer, Body, Call, Operation, Response
@@ -186,14 +187,8 @@ class VerifierRole:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Answers as long as the context lasts."""
-        async with self._reads.running(), self._writes.running():
-            task = asyncio.create_task(self._forget())
-            try:
-                yield
-            finally:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+        async with self._reads.running(), self._writes.running(), in_background(self._forget()):
+            yield
 
     async def post_challenge(self, call: Call) -> Answer:
         """`POST /v1/challenge`."""
