@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final, Protocol
 
-from attestd.errors import TpmError
+from attestd.errors import TpmError, TpmUnavailableError
 from attestd.tpm._codes import FORGOTTEN, RESUBMIT, Rc, base, error_of
 from attestd.tpm._commands import HEADER_SIZE, Answer, Cc, Hierarchy, build, sized, u16, u32
 
@@ -124,6 +124,21 @@ class Channel:
             raise error_of(result, _name(code))
         handle = int.from_bytes(response[HEADER_SIZE : HEADER_SIZE + 4], "big")
         return handle, Answer(response, HEADER_SIZE + 8 if auth else HEADER_SIZE + 4)
+
+    def load_saved(self, context: bytes) -> int:
+        """Loads an object's saved context (TPM2_ContextLoad); returns its handle, which the caller must flush.
+
+        Raises:
+            TpmUnavailableError: The TPM was reset since it was saved: only a new connection will do.
+            TpmError: Any other response code.
+        """
+        code, response = self.attempt(build(Cc.CONTEXT_LOAD, params=context))
+        if base(code) == Rc.INTEGRITY:
+            self._is_forgotten = True
+            raise TpmUnavailableError(f"the TPM was reset: {error_of(code, _name(Cc.CONTEXT_LOAD))}")
+        if code:
+            raise error_of(code, _name(Cc.CONTEXT_LOAD))
+        return Answer(response, HEADER_SIZE).number(4)
 
     def flush(self, handle: int) -> None:
         """Flushes one of our handles. Its failure is not reported: it would hide why we clean up."""

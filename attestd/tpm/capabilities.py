@@ -18,6 +18,7 @@ _NV_INDEX: Final = 0x01000000
 LOADED_SESSIONS: Final = 0x02000000
 SAVED_SESSIONS: Final = 0x03000000
 TRANSIENT: Final = 0x80000000
+_NUMBER: Final = 0x00FFFFFF  # of a handle; before it, its type
 
 _FIXED: Final = 0x100
 _VARIABLE: Final = 0x200
@@ -110,12 +111,14 @@ def handles(channel: Channel, first: int) -> tuple[int, ...]:
         page = [answer.number(4) for _ in range(answer.number(4))]
         if not page:
             break
-        # They rise: what repeats them could be asked for ever.
-        if page[0] < first or any(this >= following for this, following in pairwise(page)):
+        # They rise: what repeats them could be asked for ever. (Saved sessions are asked for by another type, 0x03, than
+        # software TPMs tell them with, 0x02.)
+        numbers = [first & _NUMBER, *(handle & _NUMBER for handle in page)]
+        if numbers[1] < numbers[0] or any(this >= following for this, following in pairwise(numbers[1:])):
             raise TpmError("the TPM lists handles that do not rise")
         found += page
-        first = page[-1] + 1
-        if first == 1 << 32:
+        first = (first & ~_NUMBER) + numbers[-1] + 1
+        if numbers[-1] == _NUMBER:
             break
     return tuple(found)
 

@@ -1,47 +1,40 @@
 """`Tpm`: everything that attestd asks of a TPM, for one thread at a time."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Final, Self
 
-from attestd.errors import TpmError, TpmUnavailableError, UsageError
-from attestd.tcg.algorithms import HASH_IDS
+from attestd.errors import TpmError, UsageError
 from attestd.tcg.nv import COUNTER_INDEX, EPOCH_INDEX, counter_public, epoch_public, nv_name
-from attestd.tcg.pcr import PcrSelection, marshal_selections
+from attestd.tcg.pcr import PcrSelection
 from attestd.tcg.public import parse_public
-from attestd.tpm import capabilities, nv
+from attestd.tpm import capabilities, nv, pcrs
 from attestd.tpm._channel import Channel, Transport
 from attestd.tpm._codes import Rc, base, error_of
-from attestd.tpm._commands import Answer, Cc, password, sized, u16, u32
+from attestd.tpm._commands import Cc, u16
 from attestd.tpm._tcti import Tcti
 from attestd.tpm.capabilities import TpmProperties, read_properties
 from attestd.tpm.endorsement import EndorsementKey, activate_credential, endorsement_key
-from attestd.tpm.keys import (
-    AuthValues,
-    KeyBlobs,
-    LoadedKey,
-    certify,
-    create_keys,
-    load_keys,
-    signed_structure,
-)
+from attestd.tpm.held import HeldKey, Slots, hold_keys, slots_of
+from attestd.tpm.keys import AuthValues, KeyBlobs, certify, create_keys
 from attestd.tpm.release import Armed, ReleaseApproval, arm, sign_release
 from attestd.tpm.timed import Observe, TimedTransport
 
 __all__ = ["Tpm"]
 
 _MAX_ARMED: Final = 8
-_PCR_READ_ATTEMPTS: Final = 8
 _PATIENCE_S: Final = 8.0
-_SCHEME_NULL: Final = u16(0x0010)
+# What a predecessor that was killed left. Beside a resource manager nothing is loaded between commands but by who has
+# the device itself open, which one process can; what is saved is the resource manager's.
+_LEFT_LOADED: Final = (capabilities.TRANSIENT, capabilities.LOADED_SESSIONS)
+_LEFT_BEHIND: Final = (*_LEFT_LOADED, capabilities.SAVED_SESSIONS)
 _FULL_TEST, _STATE_CLEAR = b"\x01", u16(0x0000)
 
 
 class Tpm:
     """A connection to a TPM. Not thread-safe: `TpmOwner` gives it a thread.
 
-    Loads nothing but attestation key and release key, and flushes only what it loaded. All methods that reach the
+    Holds nothing but attestation key and release key, and flushes only what it loaded. All methods that reach the
     TPM raise `TpmRefusedError` (a policy, an auth value or a signature does not hold), `TpmUnavailableError` (no
     answer, lockout, failure, no free slots) or `TpmError` (anything else), with the TPM's own words and code.
     """
@@ -51,6 +44,7 @@ class Tpm:
         tcti: str | Transport,
         *,
         exclusive: bool = False,
+        slots: Slots | None = None,
         on_close: Callable[[], None] | None = None,
         observe: Observe | None = None,
     ) -> None:
@@ -61,6 +55,7 @@ class Tpm:
                 an open transport.
             exclusive: The TPM is ours alone and has no resource manager: flushes what a predecessor that was
                 killed left loaded. Never for a TPM with other users.
+            slots: How the TPM is shared; None: as its TCTI string says.
             on_close: Called once, when the connection is closed.
             observe: Gets the name of each command, and how many seconds it took.
 
@@ -71,13 +66,15 @@ class Tpm:
         transport = Tcti(tcti) if isinstance(tcti, str) else tcti
         self._channel = Channel(transport if observe is None else TimedTransport(transport, observe))
         self._on_close = on_close
-        self._ak: LoadedKey | None = None
-        self._release: LoadedKey | None = None
+        self._slots = slots or (slots_of(tcti) if isinstance(tcti, str) else Slots.OURS)
+        self._ak: HeldKey | None = None
+        self._release: HeldKey | None = None
         self._counter_auth: bytes | None = None
         self._armed: dict[ReleaseApproval, Armed] = {}
-        if exclusive:
+        left = _LEFT_BEHIND if exclusive else _LEFT_LOADED if self._slots is Slots.SHARED else ()
+        if left:
             try:
-                self._flush_all()
+                self._flush_all(left)
             except BaseException:
                 self._channel.close()
                 raise
@@ -129,13 +126,10 @@ class Tpm:
             TpmError: The TPM has another EK than that.
             MalformedError, VerificationError: `ek_public` is no EK's.
         """
-        return activate_credential(
-            self._channel,
-            _loaded(self._ak),
-            ek_public=ek_public,
-            id_object=id_object,
-            encrypted_secret=encrypted_secret,
-        )
+        with _held(self._ak).used() as ak:
+            return activate_credential(
+                self._channel, ak, ek_public=ek_public, id_object=id_object, encrypted_secret=encrypted_secret
+            )
 
     def create_keys(self, *, root_name: bytes, auth_values: AuthValues) -> KeyBlobs:
         """Makes an attestation key and a release key inside the TPM. Neither is loaded.
@@ -157,14 +151,14 @@ class Tpm:
             MalformedError: The public areas do not parse.
         """
         self.unload_keys()
-        self._ak, self._release = load_keys(self._channel, blobs, auth_values)
+        self._ak, self._release = hold_keys(self._channel, blobs, auth_values, self._slots)
         self._counter_auth = auth_values.counter
 
     def unload_keys(self) -> None:
         """Flushes both keys."""
         for key in (self._ak, self._release):
             if key is not None:
-                self._channel.flush(key.handle)
+                key.flush()
         self._ak = self._release = None
         self._armed.clear()
 
@@ -177,7 +171,9 @@ class Tpm:
         Returns:
             TPMS_ATTEST and TPMT_SIGNATURE.
         """
-        return certify(self._channel, _loaded(self._release), _loaded(self._ak), _bound(extra_data))
+        bound = _bound(extra_data)
+        with _held(self._release).used() as key, _held(self._ak).used() as signer:
+            return certify(self._channel, key, signer, bound)
 
     # PCRs
 
@@ -193,14 +189,9 @@ class Tpm:
         Returns:
             TPMS_ATTEST and TPMT_SIGNATURE.
         """
-        key = _loaded(self._ak)
-        answer = self._channel.run(
-            Cc.QUOTE,
-            handles=u32(key.handle),
-            auth=password(key.auth_value),
-            params=sized(_bound(extra_data)) + _SCHEME_NULL + marshal_selections(_tuple(selections)),
-        )
-        return signed_structure(answer)
+        bound = _bound(extra_data)
+        with _held(self._ak).used() as key:
+            return pcrs.quote(self._channel, key, _tuple(selections), bound)
 
     def read_pcrs(self, selection: PcrSelection) -> dict[int, bytes]:
         """Reads PCRs as they were at one moment (Part 3, 22.4 TPM2_PCR_Read).
@@ -211,29 +202,7 @@ class Tpm:
             TpmUnavailableError: PCRs were extended during every attempt.
             TpmError: The TPM does not have such a bank or PCR.
         """
-        for attempt in range(_PCR_READ_ATTEMPTS):
-            values = self._read_pcrs_once(selection)
-            if values is not None:
-                return values
-            time.sleep(0.001 * 2**attempt)
-        raise TpmUnavailableError(f"PCRs {selection} were extended during each of {_PCR_READ_ATTEMPTS} reads")
-
-    def _read_pcrs_once(self, selection: PcrSelection) -> dict[int, bytes] | None:
-        values: dict[int, bytes] = {}
-        counters: set[int] = set()
-        while missing := tuple(pcr for pcr in selection.pcrs if pcr not in values):
-            wanted = PcrSelection(selection.bank, missing)
-            answer = self._channel.run(Cc.PCR_READ, params=wanted.marshal())
-            counters.add(answer.number(4))  # pcrUpdateCounter
-            if len(counters) > 1:
-                return None
-            bitmap = _bitmap(answer)
-            count = answer.number(4)
-            read = [pcr for pcr in missing if bitmap >> pcr & 1]
-            if not read or count != len(read):
-                raise TpmError(f"the TPM has no PCRs {wanted}")
-            values.update((pcr, answer.sized()) for pcr in read)
-        return values
+        return pcrs.read(self._channel, selection)
 
     def extend(self, pcr: int, digests: Mapping[str, bytes]) -> None:
         """Extends a PCR (Part 3, 22.2 TPM2_PCR_Extend).
@@ -245,10 +214,7 @@ class Tpm:
         Raises:
             UsageError: An unknown bank, or none.
         """
-        if not digests or not set(digests) <= set(HASH_IDS):
-            raise UsageError(f"PCR banks {sorted(digests)}: expected some of {sorted(HASH_IDS)}")
-        values = b"".join(u16(HASH_IDS[bank]) + value for bank, value in digests.items())
-        self._channel.run(Cc.PCR_EXTEND, handles=u32(pcr), auth=password(), params=u32(len(digests)) + values)
+        pcrs.extend(self._channel, pcr, digests)
 
     # Release
 
@@ -258,7 +224,7 @@ class Tpm:
         """Signs with the release key, if the TPM finds the platform in the approved state.
 
         Architecture, "Release policy". A PCR extended while the policy runs (IMA does so at each exec) is no
-        refusal: it is tried again, each time with a fresh session.
+        refusal: it is tried again.
 
         Args:
             digest: SHA-256 of the note text.
@@ -272,7 +238,7 @@ class Tpm:
         Raises:
             TpmRefusedError: The epoch is over, PCRs differ, an approval's signature or the auth value is wrong.
         """
-        key = _loaded(self._release)
+        key = _held(self._release)
         armed = self._armed.get(approval)
         if armed is None:
             armed = arm(self._channel, approval, epoch_name=self._epoch_name())
@@ -413,22 +379,13 @@ class Tpm:
         self.unload_keys()
         self._channel.run(Cc.SHUTDOWN, params=_STATE_CLEAR)
 
-    def _flush_all(self) -> None:
-        for kind in (capabilities.TRANSIENT, capabilities.LOADED_SESSIONS, capabilities.SAVED_SESSIONS):
+    def _flush_all(self, kinds: Sequence[int]) -> None:
+        for kind in kinds:
             for handle in capabilities.handles(self._channel, kind):
                 self._channel.flush(handle)
 
 
-def _bitmap(answer: Answer) -> int:
-    """The PCRs of a TPML_PCR_SELECTION of one bank; none where the TPM does not have the bank."""
-    bits = 0
-    for _ in range(answer.number(4)):
-        answer.take(2)
-        bits |= int.from_bytes(answer.take(answer.number(1)), "little")
-    return bits
-
-
-def _loaded(key: LoadedKey | None) -> LoadedKey:
+def _held(key: HeldKey | None) -> HeldKey:
     if key is None:
         raise UsageError("the keys are not loaded")
     return key

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import random
 import time
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,11 +18,12 @@ from attestd.tcg.public import parse_public
 from attestd.tpm._channel import Channel, Session
 from attestd.tpm._codes import Rc, base, error_of
 from attestd.tpm._commands import HEADER_SIZE, Answer, Cc, Hierarchy, build, password, sized, u16, u32
+from attestd.tpm.held import HeldKey
 from attestd.tpm.keys import LoadedKey, read_ecdsa
 
 __all__ = ["Armed", "ReleaseApproval", "arm", "ecdsa_signature", "sign_release", "verify_approval"]
 
-_MAX_DOUBLINGS: Final = 5
+_MAX_DOUBLINGS: Final = 3
 _PAUSE_S: Final = 0.001
 _SIGN_TAIL: Final = bytes.fromhex("00108024400000070000")  # scheme NULL; NULL ticket: key is unrestricted
 _POLICY_REFUSALS: Final = frozenset({Rc.VALUE})
@@ -133,25 +135,33 @@ def ecdsa_signature(der: bytes) -> bytes:
     return b"\x00\x18\x00\x0b" + sized(r) + sized(s)
 
 
-def sign_release(
-    channel: Channel, armed: Armed, key: LoadedKey, digest: bytes, *, patience_s: float
-) -> bytes:
-    """Signs a digest with the release key. See `Tpm.sign_release`."""
+def sign_release(channel: Channel, armed: Armed, key: HeldKey, digest: bytes, *, patience_s: float) -> bytes:
+    """Signs a digest with the release key. See `Tpm.sign_release`.
+
+    A PCR that is extended between PolicyPCR and Sign fails the session, whichever PCR it is. How often that happens in a
+    storm depends on how many commands the TPM runs in between: so Sign is made ready before, and the key is in the TPM
+    only when it is not in the way (`held.py`).
+    """
     if len(digest) != 32:
         raise UsageError(f"a digest of {len(digest)} bytes, expected SHA-256")
     until = time.monotonic() + patience_s
-    for attempt in itertools.count():
-        if attempt:
-            # Whoever extends PCRs in a rhythm (IMA, at each exec) must not meet us in the same rhythm.
-            time.sleep(random.uniform(0, _PAUSE_S * 2 ** min(attempt, _MAX_DOUBLINGS)))  # noqa: S311 (no secret)
-        with channel.session(policy=True) as session:
+    with ExitStack() as stack:
+        loaded = None if key.is_late else stack.enter_context(key.used())
+        session = stack.enter_context(channel.session(policy=True))
+        sign = _Sign(session, key, digest)
+        for attempt in itertools.count():
+            if attempt:
+                # Whoever extends PCRs in a rhythm (IMA, at each exec) must not meet us in the same rhythm.
+                time.sleep(random.uniform(0, _PAUSE_S * 2 ** min(attempt, _MAX_DOUBLINGS)))  # noqa: S311 (no secret)
+                channel.run(Cc.POLICY_RESTART, handles=u32(session.handle))
             _satisfy(channel, armed, session)
-            code, signature = _sign(channel, session, key, digest)
-        if not code:
-            return signature
-        if base(code) != Rc.PCR_CHANGED or time.monotonic() > until:
-            break
-    raise error_of(code, "release refused: TPM2_Sign")
+            with nullcontext(loaded) if loaded is not None else key.used() as now:
+                code, response = channel.attempt(sign.command(now))
+            if not code:
+                return sign.signature(response)
+            if base(code) != Rc.PCR_CHANGED or time.monotonic() > until:
+                raise error_of(code, "release refused: TPM2_Sign")
+    raise AssertionError("it counts without end")
 
 
 def _satisfy(channel: Channel, armed: Armed, session: Session) -> None:
@@ -162,19 +172,29 @@ def _satisfy(channel: Channel, armed: Armed, session: Session) -> None:
             raise error_of(code, f"release refused: {what}", refusals=_POLICY_REFUSALS)
 
 
-def _sign(channel: Channel, session: Session, key: LoadedKey, digest: bytes) -> tuple[int, bytes]:
-    params = sized(digest) + _SIGN_TAIL
-    cp_hash = hashlib.sha256(u32(Cc.SIGN) + key.name + params).digest()
-    auth = session.authorize(cp_hash, key.auth_value)
-    code, response = channel.attempt(build(Cc.SIGN, handles=u32(key.handle), auth=auth, params=params))
-    if code:
-        return code, b""
-    answer = Answer(response, HEADER_SIZE + 4)
-    signature = read_ecdsa(answer)
-    session.accept(Cc.SIGN, answer, signature, key.auth_value)
-    inner = Answer(signature, 4)
-    r, s = (int.from_bytes(inner.sized(), "big") for _ in range(2))
-    return 0, encode_dss_signature(r, s)
+class _Sign:
+    """TPM2_Sign (Part 3, 20.2), complete but for the key's handle: no more than its Name is in the HMAC.
+
+    The same for each attempt: a command that fails leaves the session's nonces as they are (Part 1, 19.6.3).
+    """
+
+    def __init__(self, session: Session, key: HeldKey, digest: bytes) -> None:
+        self._session, self._key = session, key
+        self._params = sized(digest) + _SIGN_TAIL
+        cp_hash = hashlib.sha256(u32(Cc.SIGN) + key.name + self._params).digest()
+        self._auth = session.authorize(cp_hash, key.auth_value)
+
+    def command(self, key: LoadedKey) -> bytes:
+        return build(Cc.SIGN, handles=u32(key.handle), auth=self._auth, params=self._params)
+
+    def signature(self, response: bytes) -> bytes:
+        """The signature of a successful response, DER."""
+        answer = Answer(response, HEADER_SIZE + 4)
+        signature = read_ecdsa(answer)
+        self._session.accept(Cc.SIGN, answer, signature, self._key.auth_value)
+        inner = Answer(signature, 4)
+        r, s = (int.from_bytes(inner.sized(), "big") for _ in range(2))
+        return encode_dss_signature(r, s)
 
 
 def epoch_step(operand: int, operation: Eo) -> Step:
