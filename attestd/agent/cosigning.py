@@ -148,11 +148,11 @@ class Cosigning:
         for node, found in mesh.witnesses.items():
             wanted.setdefault((found.key.name, found.url), []).append((node, found))
         keyed = {(*key, *sorted(item.key.body for _, item in found)): found for key, found in wanted.items()}
-        for gone in self._witnesses.keys() - keyed.keys():
+        for gone in [key for key in self._witnesses if key not in keyed]:
             _, controller, task = self._witnesses.pop(gone)
             task.cancel()
             controller.close()
-        for key in keyed.keys() - self._witnesses.keys():
+        for key in [key for key in keyed if key not in self._witnesses]:
             try:
                 self._witnesses[key] = self._begin(keyed[key])
             except AttestdError as error:  # Without it there are fewer.
@@ -360,13 +360,17 @@ class Cosigning:
         missing = [witness for witness in self.witnesses if witness.name not in round_.names]
         why = [
             f"{witness.nodes}: "
-            + (round_.finally_.get(witness.name) or round_.so_far.get(witness.name) or "no answer")
+            + (
+                round_.finally_.get(witness.name)
+                or round_.so_far.get(witness.name)
+                or str(witness.error or "no answer by then")
+            )
             for witness in missing[:_TOLD]
         ]
         more = [f"and {len(missing) - _TOLD} more"] if len(missing) > _TOLD else []
         return Denial(
             Code.MESH_UNAVAILABLE,
-            f"{quorum} witnesses must cosign this decision's checkpoint, {len(round_.names)} did:"
+            f"{quorum} of the witnesses must cosign this decision's checkpoint, {len(round_.names)} did:"
             f" {'; '.join([*why, *more])}"[:_MAX_WORDS],
             "nothing ran; try again once they answer: attestd doctor says what to do",
         )

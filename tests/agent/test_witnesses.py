@@ -77,7 +77,9 @@ def test_too_few_is_denied_and_void(mesh: Mesh) -> None:
         decision = mesh.run(2, "--json").json
         assert (decision["code"], decision["exit"]) == ("mesh_unavailable", 69)
         said = decision["sentence"]
-        assert said.startswith("2 witnesses must cosign this decision's checkpoint, 1 did: two: http://")
+        assert said.startswith(
+            "2 of the witnesses must cosign this decision's checkpoint, 1 did: two: http://"
+        )
         void = mesh.host.outcome(decision["id"])
         assert void.type is EntryType.DECISION_VOID
         assert void.body["reason"] == f"mesh_unavailable: {said}"
