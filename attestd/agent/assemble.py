@@ -206,6 +206,7 @@ async def _opened(
                 ca=configuration.mesh_ca,
                 wait_s=float(configuration.mesh_wait_s),
                 appraisals=evidence.latest,
+                contradicted=evidence.contradicted,
                 heard=clock.heard,
                 seal=lambda body: asyncio.wrap_future(
                     seals.submit(Pending(EntryType.ATTESTATION, body), lazy=True)

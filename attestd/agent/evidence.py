@@ -75,6 +75,10 @@ class EvidenceKeeper:
             elif found.policy.quoted == found.policy.selection:
                 self._latest[name] = replace(found, clock=quote.clock, at=self._now())
 
+    def contradicted(self, name: str) -> None:
+        """Another quote, which verified, showed another state: the next to ask has evidence taken anew."""
+        self._latest.pop(name, None)
+
     def is_fresh(self, policy: PlatformPolicy, trust: Trust, max_age_s: int) -> bool:
         """Whether there is evidence that will do: appraised under this policy version, and not too old."""
         found = self._latest.get(policy.name)

@@ -63,6 +63,21 @@ def format_metrics(core: Core) -> str:
             },
         ),
         (
+            "attestd_verifier_up",
+            "Whether a verifier gave a result when it was asked last.",
+            {(("verifier", name),): float(up) for name, up in core.verifiers.up.items()},
+        ),
+        (
+            "attestd_verifier_affirms",
+            "Whether the result of a verifier that is held found nothing.",
+            {
+                (("verifier", found.verifier), ("platform", found.claims.attestd.platform.name)): float(
+                    found.is_affirming
+                )
+                for found in core.verifiers.results()
+            },
+        ),
+        (
             "attestd_witness_cosigned_entries",
             "Up to which size a witness has cosigned the log.",
             {(("witness", found.name),): float(found.cosigned) for found in core.cosigning.witnesses},

@@ -44,7 +44,7 @@ class _Verifier:
 
     Attributes:
         held: By platform policy: its last result, until it is over or the state changes.
-        running: By platform policy: an attestation that is under way.
+        running: By platform policy: an attestation that is under way, and when (monotonic) it began.
         asked_by: By platform policy: the governance version by which it was asked last.
         problem: Why it gave no result when it was asked last; None: it did.
     """
@@ -52,7 +52,7 @@ class _Verifier:
     name: str
     node: MeshVerifier
     held: dict[str, _Held] = field(default_factory=dict)
-    running: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    running: dict[str, tuple[asyncio.Task[None], float]] = field(default_factory=dict)
     asked_by: dict[str, int] = field(default_factory=dict)
     backoff: Backoff = field(default_factory=Backoff)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -75,7 +75,7 @@ class _Verifier:
         """Ends what is under way."""
         if self.controller is not None:
             self.controller.close()
-        for task in self.running.values():
+        for task, _ in self.running.values():
             task.cancel()
 
 
@@ -89,6 +89,7 @@ class Verifiers:
         ca: str,
         wait_s: float,
         appraisals: Callable[[], Mapping[str, Appraisal | Denial]],
+        contradicted: Callable[[str], None],
         heard: Callable[[datetime], None],
         seal: Callable[[dict[str, Any]], Awaitable[object]],
         log: logging.Logger,
@@ -100,12 +101,14 @@ class Verifiers:
             ca: Who may vouch for controllers; empty: the system's authorities.
             wait_s: How long a decision waits.
             appraisals: The latest of each platform policy.
+            contradicted: Is told of a platform policy whose latest appraisal is of another state than was quoted now.
             heard: Is told the time that a verifier said.
             seal: Seals the body of an `attestation`.
             log: For people.
         """
         self._attestation, self._ca, self._wait_s = attestation, ca, wait_s
-        self._appraisals, self._heard, self._seal, self._log = appraisals, heard, seal, log
+        self._appraisals, self._contradicted = appraisals, contradicted
+        self._heard, self._seal, self._log = heard, seal, log
         self._verifiers: dict[str, _Verifier] = {}
         self._used: set[str] = set()
         self._told: dict[tuple[str, str], tuple[object, ...]] = {}
@@ -164,15 +167,20 @@ class Verifiers:
         self._follow(trust)
         if not self._verifiers:
             return
-        now, latest = self._attestation.now(), self._appraisals()
+        latest = self._appraisals()
         for policy in self._policies(trust, latest):
             found = latest.get(policy.name)
             for verifier in self._verifiers.values():
                 if isinstance(found, Appraisal):
-                    self._forget(verifier, policy, found, now)
+                    self._forget(verifier, policy, found)
                 if verifier.is_due(policy, trust):
                     self._asking(verifier, policy, trust)
         await self._tell()
+
+    @property
+    def up(self) -> dict[str, bool]:
+        """By name: whether a verifier gave a result when it was asked last."""
+        return {verifier.name: verifier.problem is None for verifier in self._verifiers.values()}
 
     def describe(self) -> list[dict[str, Any]]:
         """For `attestd status`."""
@@ -226,25 +234,37 @@ class Verifiers:
         looked = all(name in latest for name in trust.platforms)
         return used or (trust.platforms.values() if looked else ())
 
-    def _forget(self, verifier: _Verifier, policy: PlatformPolicy, found: Appraisal, now: datetime) -> None:
+    def _holds(self, result: AttestationResult, policy: PlatformPolicy, found: Appraisal) -> bool:
+        return result.holds(
+            now=self._attestation.now(),
+            clock=found.clock,
+            pcr_digest=found.pcr_digest,
+            platform_digest=policy.digest,
+        )
+
+    def _forget(self, verifier: _Verifier, policy: PlatformPolicy, found: Appraisal) -> None:
         held = verifier.held.get(policy.name)
-        if held is not None and not held.result.holds(
-            now=now, clock=found.clock, pcr_digest=found.pcr_digest, platform_digest=policy.digest
-        ):
+        if held is not None and not self._holds(held.result, policy, found):
             del verifier.held[policy.name]
             self._log.info(event("attestation.over", verifier=verifier.name, platform=policy.name))
 
     def _asking(
         self, verifier: _Verifier, policy: PlatformPolicy, trust: Trust, *, urgent: bool = False
     ) -> asyncio.Task[None] | None:
-        """The attestation that is under way, or that begins now; None: it is too soon to ask again."""
-        running = verifier.running.get(policy.name)
-        if running is None and verifier.backoff.is_due(urgent=urgent):
-            verifier.backoff.asked()
-            running = asyncio.create_task(self._ask(verifier, policy, trust))
-            verifier.running[policy.name] = running
-            running.add_done_callback(lambda _: verifier.running.pop(policy.name, None))
-        return running
+        """The attestation that is under way, or that begins now.
+
+        None: it is too soon to ask again, or it is under way for longer than anybody waits: no request waits for it then.
+        """
+        if policy.name in verifier.running:
+            task, began = verifier.running[policy.name]
+            return task if time.monotonic() - began < self._wait_s else None
+        if not verifier.backoff.is_due(urgent=urgent):
+            return None
+        verifier.backoff.asked()
+        task = asyncio.create_task(self._ask(verifier, policy, trust))
+        verifier.running[policy.name] = task, time.monotonic()
+        task.add_done_callback(lambda _: verifier.running.pop(policy.name, None))
+        return task
 
     async def _ask(self, verifier: _Verifier, policy: PlatformPolicy, trust: Trust) -> None:
         try:
@@ -278,13 +298,16 @@ class Verifiers:
     def _answered(self, verifier: _Verifier, policy: PlatformPolicy, result: AttestationResult) -> None:
         verifier.backoff.answered()
         if verifier.problem is not None:
-            self._log.info(event("verifier.answers", verifier=verifier.name))
+            self._log.info(event("verifier.back", verifier=verifier.name))
         verifier.problem, verifier.answered = None, result.issued
         left = (result.expires - self._attestation.now()).total_seconds()
         # Spreads hosts, hides nothing: no secret depends on it.
         wait_s = left * _HALF * random.uniform(_JITTER, 1)  # noqa: S311
         verifier.held[policy.name] = _Held(result, time.monotonic() + wait_s)
         self._heard(result.issued)
+        found = self._appraisals().get(policy.name)
+        if isinstance(found, Appraisal) and not self._holds(result, policy, found):
+            self._contradicted(policy.name)
 
     async def _tell(self) -> None:
         """Seals each result that says something else than that verifier's last one; what cannot be sealed, later."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, cast
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
@@ -448,7 +448,12 @@ def _require(what: str, found: object, expected: object) -> None:
 
 def _confirmation(host: VerifiedHost) -> _Confirmation:
     """RFC 7800: the host's release key."""
-    point = host.release_key.public_numbers()
+    return _key_claim(host.release_spki)
+
+
+@lru_cache(maxsize=1024)
+def _key_claim(spki: bytes) -> _Confirmation:
+    point = cast(ec.EllipticCurvePublicKey, PublicKey(spki).public_key).public_numbers()  # of a host record
     x, y = (encode_base64url(number.to_bytes(32, "big")) for number in (point.x, point.y))
     return _Confirmation(jwk=_Jwk(crv="P-256", kty="EC", x=x, y=y))
 

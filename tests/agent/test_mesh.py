@@ -11,6 +11,7 @@ from attestd.appraisal.result import FindingsClaim, ResultClaims
 from attestd.appraisal.vector import Status
 from attestd.lineage.entry import EntryType
 from tests.agent.verifying import Remote, mesh_of
+from tests.distribution import web
 from tests.fleet import attestd
 from tests.host import Host, Logged, wait_for
 
@@ -21,9 +22,7 @@ URGENT_S = 1.0
 
 
 @contextmanager
-def meshed(
-    *, lifetime: timedelta = timedelta(minutes=5), wait_s: int = 1
-) -> Iterator[tuple[Host, Remote, Remote]]:
+def meshed(*, lifetime: timedelta = timedelta(minutes=5)) -> Iterator[tuple[Host, Remote, Remote]]:
     """A host that is not started yet, and two verifiers, of which one serves."""
     with ExitStack() as stack:
         host = stack.enter_context(Host.create())
@@ -35,7 +34,10 @@ def meshed(
         two.start()
         two.stop()
         host.publish(mesh_of(one, two))
-        host.layout.configuration.write_text(f'tpm = "embedded"\nmesh_wait_s = {wait_s}\n')
+        # So rarely that it is not by chance that it takes evidence.
+        settings = {"mesh_wait_s": 1, "evidence_interval_s": 3600}
+        lines = [f"{name} = {value}\n" for name, value in settings.items()]
+        host.layout.configuration.write_text("".join(['tpm = "embedded"\n', *lines]))
         yield host, one, two
 
 
@@ -44,6 +46,10 @@ def doubting(claims: ResultClaims) -> ResultClaims:
     platform = msgspec.structs.replace(claims.submods.platform, status=Status.CONTRAINDICATED)
     submods = msgspec.structs.replace(claims.submods, platform=platform)
     return msgspec.structs.replace(claims, attestd=found, submods=submods)
+
+
+def state_of(host: Host) -> str | None:
+    return host.status()["platforms"].get("local", {}).get("state")
 
 
 def told(host: Host) -> list[tuple[str, str]]:
@@ -96,17 +102,13 @@ def test_two_of_two() -> None:
         asked = len(one.seen)
         assert host.exec(TRUE, authorization=artifact).status == 0
         assert len(one.seen) == asked
-        # The agent is started anew: results were kept in memory alone.
-        host.stop()
-        host.start()
-        assert host.exec(TRUE, authorization=artifact).status == UNAVAILABLE
-        # It moves.
+        # It moves: governance says where to.
+        seen = len(two.seen)
         two.start(port=0)
         host.publish(mesh_of(one, two, version=2))
-        wait_for("it is found", lambda: host.exec(TRUE, authorization=artifact).status == 0)
+        wait_for("it is found", lambda: len(two.seen) > seen)
         status = {found["name"]: found for found in host.status()["verifiers"]}
         assert status["two"]["url"] == two.url
-        assert status["two"]["problem"] is None
         assert status["two"]["results"]["local"]["status"] == "affirming"
         # A key that is revoked counts for nothing, whatever it signed.
         host.revoke(keys=[next(iter(host.trust.mesh.verifiers.values())).key.key_id])
@@ -143,7 +145,7 @@ def test_an_unapproved_state() -> None:
 
 
 def test_results_are_renewed_and_run_out() -> None:
-    with meshed(lifetime=timedelta(seconds=3)) as (host, _, two):
+    with meshed(lifetime=timedelta(seconds=2)) as (host, one, two):
         two.start()
         host.start()
         artifact = host.issue(TRUE, verifiers=2)
@@ -167,3 +169,30 @@ def test_results_are_renewed_and_run_out() -> None:
         # Renewed or not, the log is told what changed.
         assert told(host).count(("one", "affirming")) == 1
         assert [status for name, status in told(host) if name == "two"] == ["affirming", "contraindicated"]
+        # What is quoted for a verifier tells the agent as well that PCRs changed, and nobody asked for anything.
+        host.extend(7)
+        wait_for("it turns as well", lambda: ("one", "contraindicated") in told(host))
+        wait_for("the agent knows", lambda: state_of(host) == "not approved")
+        assert len(one.seen) < len(two.seen) + 20, "nobody is asked all the time"
+
+
+def test_a_verifier_that_is_silent_and_one_that_is_gone() -> None:
+    """A request waits for a silent verifier once, and others do not wait for it again and again."""
+    with meshed() as (host, one, two):
+        two.start()
+        assert two.web is not None
+        two.web.behaviours["v1/challenge"] = web.silent
+        host.start()
+        artifact = host.issue(TRUE, verifiers=2)
+        wait_for("it is asked", lambda: two.web is not None and two.web.asked)
+        time.sleep(URGENT_S)
+        start = time.monotonic()
+        for _ in range(3):
+            assert host.exec(TRUE, authorization=artifact).status == UNAVAILABLE
+        assert time.monotonic() - start < 4 * URGENT_S
+        # Another verifier takes its place; the runner believes it for mesh.json names it.
+        three = Remote("three", lambda: host.trust)
+        with three.start():
+            host.publish(mesh_of(one, three, version=2))
+            wait_for("it is asked", lambda: host.exec(TRUE, authorization=artifact).status == 0)
+            assert [found["name"] for found in host.status()["verifiers"]] == ["one", "three"]
