@@ -133,7 +133,7 @@ def test_malformed(world: World, changes: dict[str, Any]) -> None:
 
 
 def test_nothing_in_place_of_something(world: World) -> None:
-    refused(world, document(world, attest=""))
+    refused(world, document(world, attest=""), MalformedError)
     short = {str(pcr): "00" * 20 for pcr in SELECTION.pcrs}
     refused(world, document(world, pcrs={"sha256": short}), MalformedError)
 

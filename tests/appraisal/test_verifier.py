@@ -133,6 +133,8 @@ def test_evidence_of_another_host() -> None:
     attesting = Attesting()
     other = Host("other", root=attesting.world.root)
     attesting.world.records[other.id] = attesting.world.host_record(other)
+    assert "extraData" in refused(attesting, attesting.answer(signer=other))  # which names the host
+    other.id = attesting.host.id
     assert "signature" in refused(attesting, attesting.answer(signer=other))
 
 

@@ -21,3 +21,10 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'test.db'}"
     server: PostgreSQL = request.getfixturevalue("pg")
     return server.database()
+
+
+@pytest.fixture
+def own_pg() -> Iterator[PostgreSQL]:
+    """A server that may be killed."""
+    with postgresql() as server:
+        yield server

@@ -102,15 +102,6 @@ def test_the_controller_is_killed_under_load(tmp_path: Path, url: str, logs: lis
             progress(growers)
 
 
-@pytest.fixture
-def own_pg() -> Iterator[PostgreSQL]:
-    server = PostgreSQL()
-    try:
-        yield server.create().start()
-    finally:
-        server.remove()
-
-
 def test_the_database_is_killed_under_load(tmp_path: Path, own_pg: PostgreSQL, logs: list[Log]) -> None:
     """The controller stays; it says 503 as long as there is none, and goes on by itself."""
     with start(tmp_path / "state", own_pg.database(), listed(logs), witness_mldsa=False) as controller:
