@@ -89,3 +89,20 @@ def test_operator_accepts_a_jump_forward_and_only_forward(clocks: Clocks) -> Non
     clocks.passes(0, wall=-86_400 * 30)
     assert trusted.accept() == START + timedelta(days=30)
     assert trusted.read().denial is not None
+
+
+def test_a_verifier_says_what_time_it_is(clocks: Clocks) -> None:
+    """A host that was off for long: nobody has to accept a jump that a verifier tells as well, over a fresh challenge."""
+    trusted = TrustedClock(START)
+    clocks.passes(1, wall=7 * 86_400)
+    assert trusted.read().denial is not None
+    assert trusted.latest() == clocks.wall
+    trusted.heard(clocks.wall - timedelta(seconds=2))
+    assert trusted.read().denial is None
+    assert trusted.read().now == clocks.wall
+    # What it says never takes time back, and a clock that lags behind is not believed for it.
+    trusted.heard(START)
+    assert trusted.read().now == clocks.wall
+    clocks.passes(0, wall=-86_400)
+    assert trusted.latest() == trusted.read().now > clocks.wall
+    assert trusted.read().denial is not None
