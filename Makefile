@@ -1,4 +1,5 @@
 # make demo: sets up, then runs the whole story on an embedded software TPM.   make test: sets up, then tests.
+# make demo-mesh: two controllers, and three hosts that they vouch for.
 # make install, make uninstall: as a service, see docs/operations.md.
 SHELL := /bin/bash
 PYTHON ?= /usr/bin/python3
@@ -17,10 +18,13 @@ if [ -n "$$missing" ]; then \
 fi
 endef
 
-.PHONY: setup demo test lint types contracts unit bench fuzz soak clean vm-setup vm-test
+.PHONY: setup demo demo-mesh test lint types contracts unit bench fuzz soak clean vm-setup vm-test
 
 demo: setup
 	@$(BIN)/python docs/demo.py
+
+demo-mesh: setup
+	@$(BIN)/python docs/demo_mesh.py
 
 test: setup .venv/.test-packages lint types contracts unit
 

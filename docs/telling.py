@@ -9,7 +9,8 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,9 +49,11 @@ class Story:
     def chapter(self, title: str) -> None:
         print(f"\n{paint(title, '1;36')}")
 
-    def show(self, command: str, result: Result, *, lines: int = 6) -> None:
+    def show(self, command: str, result: Result, *, lines: int = 6, sections: Sequence[str] = ()) -> None:
+        """What was said: its first lines, or of a long page some sections."""
         self.show_command(command)
         shown = result.text.replace(str(self.home), "~").rstrip().splitlines()
+        shown = [line for line, title in titled(shown) if title in sections] if sections else shown
         for line in shown[:lines]:
             for part in textwrap.wrap(line, WIDTH - 4, drop_whitespace=False) or [""]:
                 print(f"    {part}")
@@ -70,7 +73,22 @@ class Story:
 
     # -- doing -----------------------------------------------------------------------------------------------------
 
-    def run(self, *arguments: str, quiet: bool = False, lines: int = 6) -> Result:
+    def run(
+        self, *arguments: str, quiet: bool = False, lines: int = 6, sections: Sequence[str] = ()
+    ) -> Result:
+        result = self._result(arguments)
+        if not quiet:
+            self.show("attestd " + " ".join(arguments), result, lines=lines, sections=sections)
+        return result
+
+    def run_together(self, *commands: Sequence[str], lines: int = 6) -> list[Result]:
+        """Several at once, as several people would; the first is shown, for the others are like it."""
+        with ThreadPoolExecutor() as threads:
+            results = list(threads.map(self._result, commands))
+        self.show("attestd " + " ".join(commands[0]), results[0], lines=lines)
+        return results
+
+    def _result(self, arguments: Sequence[str]) -> Result:
         done = subprocess.run(
             [ATTESTD, *arguments],
             capture_output=True,
@@ -81,14 +99,12 @@ class Story:
             check=False,
             stdin=subprocess.DEVNULL,
         )
-        result = Result(done.returncode, done.stdout, done.stderr)
-        if not quiet:
-            self.show("attestd " + " ".join(arguments), result, lines=lines)
-        return result
+        return Result(done.returncode, done.stdout, done.stderr)
 
-    def denied(self, claim: str, code: str, *command: str) -> Result:
+    def denied(self, claim: str, code: str, *command: str, words: str = "") -> Result:
         result = self.run(*command)
-        ok = result.status == 77 and f"denied: {code}:" in result.err
+        status = 69 if code == "mesh_unavailable" else 77  # it may help to ask again
+        ok = result.status == status and f"denied: {code}:" in result.err and words in result.err
         self.expect(claim, code, ok)
         return result
 
@@ -124,14 +140,20 @@ class Story:
         return not failed
 
 
-def until(ready: Callable[[], bool], *, seconds: float = 20) -> bool:
+def titled(lines: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each line with the title that it stands under."""
+    title = ""
+    for line in lines:
+        title = title if line.startswith(" ") else line
+        yield line, title
+
+
+def until(ready: Callable[[], bool], *, seconds: float = 60, pause_s: float = 0.2) -> bool:
     """Waits; whether it came to be."""
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if ready():
-            return True
-        time.sleep(0.05)
-    return False
+    while not (done := ready()) and time.monotonic() < deadline:
+        time.sleep(pause_s)
+    return done
 
 
 def end(process: subprocess.Popen[bytes] | None, number: int = signal.SIGTERM) -> None:
