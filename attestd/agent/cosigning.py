@@ -315,9 +315,12 @@ class Cosigning:
         witness.backoff.answered()
 
     def _failed(self, witness: Witness, error: AttestdError) -> None:
-        before, witness.error = witness.error, error
+        before = witness.error
         witness.backoff.failed()
         witness.next_at = float("-inf")  # from here on it is the backoff that says when
+        if isinstance(before, (ForkedError, RolledBackError)) and type(error) is StoreError:
+            return  # That it does not answer now is less to know.
+        witness.error = error
         if type(before) is type(error):
             return
         fields = {"witness": witness.name, "url": witness.url, "error": error}

@@ -429,6 +429,10 @@ def test_a_witness_that_forgot_is_shown_what_it_cosigned(log: Log, one: Scripted
             assert one.sizes()[-2:] == [(2, 3), (1, 2)]
             assert [line.name for line in parse_note(one.asked[-1].checkpoint).signatures][-1] == "one"
             assert scene.said.of("witness.rolled_back")[0].startswith("CRITICAL ")
+            one.twist = lambda _, handler, __, ___: problem(handler, 503, "the database is older")
+            refused(await scene.release())
+            assert scene.cosigning.describe()[0]["rolled_back"], "it is remembered why"
+            one.twist = shown
             if not stops:
                 assert lines(await scene.release()) == {"one"}
 

@@ -1,11 +1,17 @@
 """A host whose releases witnesses must cosign: real controllers, real host."""
 
+import contextlib
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
+from attestd.agent.ask import AgentSocket
+from attestd.agent.doctor import examine
+from attestd.agent.rotate import rotate
+from attestd.audit.store import LogStore
 from attestd.lineage.entry import EntryType
 from attestd.lineage.receipt import parse_receipt
 from tests.agent.test_exec import denied
@@ -41,7 +47,7 @@ def mesh() -> Iterator[Mesh]:
     with Host.create() as host, witness_of(host, "1") as one, witness_of(host, "2") as two:
         made = Mesh(host, one.start(), two.start())
         publish_mesh(host, made.names())
-        configure(host, witness_wait_s=3, witness_interval_s=1)
+        configure(host, witness_wait_s=2, witness_interval_s=1)
         host.start()
         yield made
 
@@ -93,3 +99,57 @@ def test_too_few_is_denied_and_void(mesh: Mesh) -> None:
     assert "witness.back witness=witness.example/2" in mesh.host.agent_log
     mesh.host.wait_settled()
     mesh.host.require_sound()
+
+
+def test_a_witness_whose_database_was_restored(mesh: Mesh) -> None:
+    """Database and anchors together, as with a machine's snapshot: the agent shows it what it cosigned (ADR 0025)."""
+    two, copy = mesh.two, mesh.two.state / "snapshot"
+    two.kill()
+    shutil.copytree(two.state / "controller", copy)
+    two.start()
+    assert mesh.run(2).status == 0
+    two.kill()
+    shutil.rmtree(two.state / "controller")
+    copy.rename(two.state / "controller")
+    two.start()
+    assert "its database was restored from a copy" in denied(mesh.run(2), "mesh_unavailable", 69)
+    two.wait_said("critical witness.rolled_back error=.*has this witness's cosignature")
+    assert mesh.witness("two")["rolled_back"]
+    assert "CRITICAL witness.rolled_back witness=witness.example/2" in mesh.host.agent_log
+    assert "restores its newer database" in doctor(mesh.host, "witness two")
+    assert mesh.run(1).status == 0
+
+
+def doctor(host: Host, area: str) -> str:
+    """The remedy for what is wrong there."""
+    [found] = [
+        item for item in examine(host.layout, AgentSocket(host.layout.agent_socket)) if item.area == area
+    ]
+    return str(found.remedy)
+
+
+def test_a_rotated_log_and_then_one_that_was_restored(mesh: Mesh) -> None:
+    """A new log is a new origin. An old one, restored with its TPM, agrees with it; the witness saw more of it."""
+    host = mesh.host
+    closed = host.entries(EntryType.DECISION_ALLOW)[0]
+    receipt = host.receipt(closed.seq)
+    assert host.stop() == 0
+    rotated = rotate(host.layout, host.configuration, host.top / "export")
+    with contextlib.closing(LogStore.open(str(rotated.shard), readonly=True)) as shard:
+        assert shard.receipt(closed.seq) == receipt
+    assert len(host.verify_receipt(receipt).witnesses) == 2
+    shutil.copytree(host.state, host.top / "copy", symlinks=True, ignore=shutil.ignore_patterns("*.sock"))
+    host.start()
+    assert mesh.run(1).status == 0
+    wait_for("a witness has it all", lambda: mesh.witness("one")["cosigned"] >= host.status()["log"]["size"])
+    host.wait_settled()
+    assert host.stop() == 0
+    host.kill_runner()
+    shutil.rmtree(host.state)
+    shutil.copytree(host.top / "copy", host.state, symlinks=True)
+    host.start()
+    wait_for("the witness refuses", lambda: mesh.witness("one")["forked"])
+    assert "this log was restored from a copy" in denied(mesh.run(1), "mesh_unavailable", 69)
+    assert mesh.run(0).status == 0
+    assert "CRITICAL log.forked witness=witness.example/1" in host.agent_log
+    assert "A witness refuses this log" in doctor(host, "witness one")

@@ -23,11 +23,12 @@ from attestd.agent.doctor import examine
 from attestd.agent.hidden import find_hidden_runs
 from attestd.lineage.entry import EntryType
 from attestd.tlog.checkpoint import BatchMode
+from attestd.tlog.cosignature import Cosigner, cosigner
 from attestd.wire import FrameReader, Kind, close_all, encode_fields, encode_frame, send_frame
 from tests.attacks.conftest import running
 from tests.host import Host
 from tests.runner.harness import ROOT, WAIT_S, Bench, Submitted
-from tests.world import World
+from tests.world import World, ed25519_key, mesh_file, with_cosignatures, witness
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 VICTIM = 1001
@@ -124,6 +125,31 @@ def test_a_go_without_what_it_was_asked_with(bench: Bench, mark: Path, missing: 
     submitted.go()
     assert refusal(submitted)[0] == "identity_mismatch"
     assert not mark.exists()
+
+
+W1, W2 = witness("one"), witness("two")
+
+
+def release_uncosigned(bench: Bench, mark: Path, *cosigned_by: Cosigner) -> Submitted:
+    """Two witnesses must cosign; the agent does not wait for them, or makes their lines up."""
+    bench.world.extra["mesh.json"] = mesh_file([W1, W2])
+    bench.world.write_trust(bench.trust)
+    granted = bench.grant(bench.execution("/usr/bin/touch", str(mark)), witnesses=2)
+    receipt = with_cosignatures(granted.receipt, *cosigned_by, time=bench.world.now)
+    return bench.submit(granted, receipt=receipt)
+
+
+def test_a_release_without_witnesses(bench: Bench, mark: Path) -> None:
+    with running("witnesses") as weakened:
+        submitted = release_uncosigned(weakened, mark)
+        assert submitted.start().kind == Kind.STARTED
+        assert submitted.end() == (0, "")
+    mark.unlink()
+    forger = cosigner("two", ed25519_key("the agent's own"))
+    for lines in ((), (W1,), (W1, forger)):
+        assert release_uncosigned(bench, mark, *lines).refusal() == "evidence_invalid"
+    assert not mark.exists()
+    assert release_uncosigned(bench, mark, W2, W1).start().kind == Kind.STARTED
 
 
 def test_one_go_for_two_executions() -> None:

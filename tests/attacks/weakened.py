@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
+from attestd.lineage import receipt
 from attestd.runner import child, clock, execution, hold, launch, request
 from attestd.runner.__main__ import main
 from attestd.runner.consent import Consent
@@ -41,6 +42,10 @@ def _no_memory_of_time() -> None:
     clock.Clock.now = lambda _: clock.datetime.now(clock.UTC)  # type: ignore[method-assign]
 
 
+def _any_witnesses() -> None:
+    receipt.cosigned_by = lambda _, mesh: dict.fromkeys(mesh.witness_names, 0)  # type: ignore[attr-defined]
+
+
 CHECKS: Final[dict[str, Callable[[], None]]] = {
     "clock": _no_memory_of_time,
     "consent": _no_consent,
@@ -49,6 +54,7 @@ CHECKS: Final[dict[str, Callable[[], None]]] = {
     "keyring": _one_keyring,
     "nothing": lambda: None,
     "place": _anywhere,
+    "witnesses": _any_witnesses,
     "writers": _no_leases,
 }
 
