@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from attestd.controller.http.application import Application
-from attestd.controller.http.limits import RateLimit
+from attestd.controller.http.limits import RateLimit, Room
 from attestd.controller.http.metrics import Metrics
 from attestd.controller.http.operation import Answer, Body, Call, Operation, Response, answer_json
 from attestd.controller.http.protocol import Bounds
@@ -110,6 +110,7 @@ def served(
     connections: int = 64,
     bounds: Bounds | None = None,
     answer_s: float = 30,
+    room: Room | None = None,
     certificate: Any = None,
     tls: Any = None,
 ) -> Iterator[Served]:
@@ -121,7 +122,9 @@ def served(
     failed: list[BaseException] = []
 
     async def run() -> None:
-        application = Application(operations, metrics=metrics, log=log, rate=rate, answer_s=answer_s)
+        application = Application(
+            operations, metrics=metrics, log=log, rate=rate, answer_s=answer_s, room=room
+        )
         async with serving(
             application, listener, certificate=certificate, metrics=metrics, log=log,
             connections_of_a_peer=connections, bounds=bounds,

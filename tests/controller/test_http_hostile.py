@@ -8,9 +8,11 @@ from collections.abc import Iterator
 import pytest
 
 from attestd.controller.http import endpoint
+from attestd.controller.http.limits import Room
 from attestd.controller.http.protocol import MAX_HEADERS, Bounds
 from tests.controller.running import read_all
 from tests.controller.serving import Served, served
+from tests.controller.test_http import until
 
 QUICK = Bounds(headers_s=0.5, idle_s=0.4, write_s=0.5)
 
@@ -105,6 +107,23 @@ def test_a_body_that_is_announced_too_large_is_refused_unread(app: Served) -> No
     # Who asks before sending is told before sending.
     assert statuses(app.say(POST + b"content-length: 1048577\r\nexpect: 100-continue\r\n\r\n")) == [413]
     assert time.monotonic() - began < 2
+
+
+def test_bodies_that_are_larger_together_than_there_is_room() -> None:
+    """What many peers send slowly stays within bounds; small bodies come through all the while."""
+    room = Room(1 << 20)
+    with served(room=room) as app:
+        size = b"content-length: 1000000\r\n\r\n"
+        with app.open() as one, app.open() as two:
+            one.sendall(POST + size + b"x" * 900_000)
+            until(lambda: room.left < 300_000)
+            two.sendall(POST + size + b"x" * 900_000)
+            assert statuses(read_all(two)) == [503]
+            assert app.post("/echo", b"x" * 50_000).status == 200
+            one.sendall(b"x" * 100_000)
+            assert one.recv(12) == b"HTTP/1.1 200"
+        until(lambda: room.left == 1 << 20)
+        assert app.post("/echo", b"x" * 1_000_000).status == 200
 
 
 def test_a_body_that_does_not_say_its_length_is_cut_off(app: Served) -> None:

@@ -15,7 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from attestd.controller.http import problem as problems
 from attestd.controller.http.endpoint import ANSWER_S, Endpoint, Gone, Resource, Seen, send_answer, too_many
-from attestd.controller.http.limits import RateLimit
+from attestd.controller.http.limits import RateLimit, Room
 from attestd.controller.http.metrics import Metrics
 from attestd.controller.http.openapi import PATH, format_document
 from attestd.controller.http.operation import Answer, Call, Operation, Response
@@ -43,6 +43,7 @@ class Application:
         log: logging.Logger,
         rate: RateLimit | None,
         answer_s: float = ANSWER_S,
+        room: Room | None = None,
     ) -> None:
         """Takes what it offers.
 
@@ -52,14 +53,16 @@ class Application:
             log: Where they are written.
             rate: The limit a peer; None: there is none.
             answer_s: How long an answer may take.
+            room: What all bodies together may take; None: as much as is said there.
         """
         self._metrics, self._log, self._rate = metrics, log, rate
         self._at_a_time = 0
         everything = [*operations, _document(operations)]
+        room = room or Room()
         paths: dict[str, dict[str, Endpoint]] = {}
         for operation in everything:
             paths.setdefault(operation.path, {})[operation.method] = Endpoint(
-                operation, rate, answer_s=answer_s
+                operation, rate, room, answer_s=answer_s
             )
         self._router = Router(
             [Route(path, Resource(methods), methods=list(methods)) for path, methods in paths.items()],

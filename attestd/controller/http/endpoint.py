@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from attestd.controller.http.limits import RateLimit
+from attestd.controller.http.limits import Held, RateLimit, Room
 from attestd.controller.http.operation import Answer, Body, Call, Operation
 from attestd.controller.http.problem import Problem
 
@@ -54,9 +54,11 @@ class Seen:
 class Endpoint:
     """One operation."""
 
-    def __init__(self, operation: Operation, rate: RateLimit | None, *, answer_s: float = ANSWER_S) -> None:
-        """Takes the operation, the limit that all of them share, and how long an answer may take."""
-        self._operation, self._answer_s = operation, answer_s
+    def __init__(
+        self, operation: Operation, rate: RateLimit | None, room: Room, *, answer_s: float = ANSWER_S
+    ) -> None:
+        """Takes the operation, the limits that all of them share, and how long an answer may take."""
+        self._operation, self._room, self._answer_s = operation, room, answer_s
         self._rate = None if operation.exempt else rate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -76,24 +78,30 @@ class Endpoint:
         if operation.operators_only and seen.operator is None:
             raise Problem(403, "only for operators: present a client certificate that operator_ca issued")
         query = _query(scope["query_string"], operation.query)
-        value = await self._value(operation.body, headers, receive, seen)
-        call = Call(
-            value, scope["path_params"], headers, seen.peer, seen.operator, seen.correlation_id, query
-        )
-        async with asyncio.timeout(self._answer_s):
-            answer = await operation.handler(call)
+        held = self._room.enter()
+        try:
+            value = await self._value(operation.body, headers, receive, seen, held)
+            call = Call(
+                value, scope["path_params"], headers, seen.peer, seen.operator, seen.correlation_id, query
+            )
+            async with asyncio.timeout(self._answer_s):
+                answer = await operation.handler(call)
+        finally:
+            held.leave()
         # A body in memory waits for nothing but a peer that reads, and for that only so long (`Bounds.write_s`).
         async with asyncio.timeout(SEND_S) if answer.file else contextlib.nullcontext():
             await send_answer(send, answer, seen.correlation_id, head_only=scope["method"] == "HEAD")
 
-    async def _value(self, body: Body | None, headers: dict[str, str], receive: Receive, seen: Seen) -> Any:
+    async def _value(
+        self, body: Body | None, headers: dict[str, str], receive: Receive, seen: Seen, held: Held
+    ) -> Any:
         if body is None:
             if seen.unread:
                 raise Problem(413, "a body, where none is expected")
             return None
         try:
             async with asyncio.timeout(BODY_S):
-                data = await _read(body.max_bytes, headers.get("content-length"), receive)
+                data = await _read(body.max_bytes, headers.get("content-length"), receive, held)
         except TimeoutError as error:
             raise Problem(408, f"the body did not come within {BODY_S:.0f} s") from error
         seen.unread = False
@@ -136,7 +144,7 @@ def _query(text: bytes, schema: type[msgspec.Struct] | None) -> Any:
         raise Problem(400, f"the query: {str(error)[:_MAX_WORDS]}") from error
 
 
-async def _read(max_bytes: int, announced: str | None, receive: Receive) -> bytes:
+async def _read(max_bytes: int, announced: str | None, receive: Receive, held: Held) -> bytes:
     """The body, or as little of it as shows that it is too large: nothing, where its length says so."""
     too_large = Problem(413, f"the body is larger than {max_bytes} bytes")
     if announced is not None and int(announced) > max_bytes:  # the parser lets nothing but digits through
@@ -151,6 +159,8 @@ async def _read(max_bytes: int, announced: str | None, receive: Receive) -> byte
         left -= len(part)
         if left < 0:
             raise too_large
+        if not held.take(len(part)):
+            raise Problem(503, "too much is being sent by others: ask again", headers={"retry-after": "2"})
         parts.append(part)
         if not message.get("more_body", False):
             return parts[0] if len(parts) == 1 else b"".join(parts)

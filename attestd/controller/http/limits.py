@@ -4,9 +4,12 @@ import ipaddress
 from collections import Counter, OrderedDict
 from typing import Final
 
-__all__ = ["Connections", "RateLimit", "peer_of"]
+__all__ = ["Connections", "Held", "RateLimit", "Room", "peer_of"]
 
 MAX_PEERS: Final = 65_536
+# Of bodies that are received or looked at; parsed they take some times as much.
+MAX_BODIES_BYTES: Final = 128 << 20
+FREE_BODY_BYTES: Final = 64 << 10
 _IPV6_NETWORK: Final = 64
 
 
@@ -50,6 +53,43 @@ class RateLimit:
         if len(self._buckets) > self._max_peers:
             self._buckets.popitem(last=False)
         return wait
+
+
+class Room:
+    """Memory that all bodies together may take, but for the first of each: what peers send before anybody knows them."""
+
+    def __init__(self, most: int = MAX_BODIES_BYTES) -> None:
+        """Takes the limit."""
+        self.left = most
+
+    def enter(self) -> "Held":
+        """Begins a body."""
+        return Held(self)
+
+
+class Held:
+    """What one body takes of it."""
+
+    __slots__ = ("_free", "_held", "_room")
+
+    def __init__(self, room: Room) -> None:
+        """Begins with nothing."""
+        self._room, self._held, self._free = room, 0, FREE_BODY_BYTES
+
+    def take(self, size: int) -> bool:
+        """Takes as much more; False: there is no room, and it was not taken."""
+        free = min(size, self._free)
+        if size - free > self._room.left:
+            return False
+        self._free -= free
+        self._held += size - free
+        self._room.left -= size - free
+        return True
+
+    def leave(self) -> None:
+        """Gives all of it back."""
+        self._room.left += self._held
+        self._held = 0
 
 
 class Connections:
