@@ -65,6 +65,20 @@ class BootRules(Strict, frozen=True):
             found |= pcrs if self.is_set(rule) else frozenset()
         return frozenset(found)
 
+    @property
+    def weakness(self) -> str | None:
+        """How a boot that is not meant gets by these rules, although each of them is evaluated; None: it does not.
+
+        PCRs 8, 11 and 12 can be extended by a system that runs. So a kernel that the firmware started directly, with a
+        command line of its own that nothing measured there, can have an allowed one measured afterwards.
+        """
+        if self.command_lines is None or self.images is not None:
+            return None
+        return (
+            "command_lines without images: a kernel that is started directly, with any command line, can extend PCR 12 by"
+            " an allowed one; name the images as well (attestd platform measure --rules)"
+        )
+
 
 def parse_boot_rules(data: bytes) -> BootRules:
     """Parses rules.

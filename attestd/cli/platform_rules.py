@@ -84,6 +84,7 @@ def rules_command(
     trust = load_own_trust(layout) if repository is None else repository.validate().trust
     policy = trust.platforms[platform_name(trust, name)]
     if repository is None or not changes:
+        _warn(policy.boot)
         _show(policy, trust, output)
         return
     present = Rules(policy.boot, None if policy.ima is None else trust.ima[policy.ima.sha256])
@@ -94,6 +95,7 @@ def rules_command(
     if chosen == present:
         say("these are the rules already: nothing was changed")
         return
+    _warn(chosen.boot)
     stage_rules(repository, policy.name, chosen)
     if directory is not None:
         say_changes(repository.diff())
@@ -128,6 +130,11 @@ def _ima(path: Path) -> bytes:
 def _canonical(path: Path, max_bytes: int) -> bytes:
     """JSON that a person may have edited, in the form that hosts read."""
     return canonical(parse_json(read_input(path, max_bytes=max_bytes), max_bytes=max_bytes, what=str(path)))
+
+
+def _warn(rules: BootRules | None) -> None:
+    if rules is not None and rules.weakness:
+        say(f"weak rules: {rules.weakness}")
 
 
 def _show(policy: PlatformPolicy, trust: Trust, output: Output) -> None:

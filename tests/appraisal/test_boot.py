@@ -338,6 +338,17 @@ def test_an_overridden_command_line_is_not_hidden(kind, text):
     assert words(*section(".cmdline", b"quiet"), override, command_lines=["quiet"]) != []
 
 
+def test_a_command_line_extended_by_a_running_system_takes_images_to_be_found():
+    """The firmware starts another kernel, which extends PCR 12 by what is allowed: the rules say that they are weak."""
+    direct = [IMAGE, event(12, T.IPL, "quiet\0".encode("utf-16-le"))]
+    assert words(*direct, command_lines=["quiet"]) == []
+    assert "images" in (rules(command_lines=["quiet"]).weakness or "")
+    known = {"command_lines": ["quiet"], "images": [hexed(b"the kernel")]}
+    assert len(words(*direct, **known)) == 1
+    assert rules(**known).weakness is None
+    assert rules(images=known["images"]).weakness is None
+
+
 def test_multiboot():
     assert words(*GRUB, grub("x", "module_cmdline"), command_lines=["quiet"]) == [
         "PCR 8: module command line: expected `quiet`, found x (event 3)"

@@ -298,6 +298,11 @@ def test_rules(booted: MeasuredHost, booted_cli: Cli, monkeypatch: pytest.Monkey
     assert told["boot"]["images"] == policy.boot.images
     assert "already" in cli.ok("platform", "rules", "--boot", "boot.json").stderr
     assert cli.ok("platform", "diff", "now", "policy").stdout.startswith("✓")
+    weak = json.loads(Path("boot.json").read_text()) | {"images": None}
+    Path("weak.json").write_text(json.dumps(weak))
+    before = cli("platform", "rules", "--boot", "weak.json").stderr
+    assert "weak rules: command_lines without images" in before, "said before anybody says yes"
+    assert "weak rules" not in published.stderr
     cli.ok("platform", "rules", "--no-ima", "--yes")
     left = booted.trust.platforms["local"]
     assert (left.ima, left.boot) == (None, policy.boot)
