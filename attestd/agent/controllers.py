@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from attestd.distribution.web import Answer, Web
+from attestd.distribution.web import Answer, ClientCertificate, Web
 from attestd.errors import StoreError, VerificationError
 
 __all__ = ["JSON", "Backoff", "CallThreads", "Controller", "problem_of"]
@@ -37,20 +37,34 @@ class Controller:
         url: Where it is.
     """
 
-    def __init__(self, url: str, *, ca: str = "") -> None:
+    def __init__(self, url: str, *, ca: str = "", client: ClientCertificate | None = None) -> None:
         """Takes its address.
 
         Args:
             url: `https://…` or `http://…`.
             ca: A PEM file of the certificate authorities that may vouch for it; empty: the system's.
+            client: What it is shown, where it asks for a certificate: operators have one, hosts have none.
 
         Raises:
-            UsageError: It is no such address, or `ca` cannot be read.
+            UsageError: It is no such address, or a file cannot be read.
         """
-        self._web = Web(
-            url, ca=ca, settings=("controller", "controller_ca"), connect_s=CONNECT_S, read_s=READ_S
-        )
+        settings = "controller", "controller_ca"
+        self._web = Web(url, ca=ca, settings=settings, connect_s=CONNECT_S, read_s=READ_S, client=client)
         self.url = self._web.url
+
+    def get(self, path: str, *, max_bytes: int, deadline_s: float = ANSWER_S) -> Answer:
+        """Asks for what there is, and blocks until it is answered.
+
+        Args:
+            path: Below the controller's address.
+            max_bytes: Of the answer.
+            deadline_s: For all of it.
+
+        Raises:
+            StoreError, VerificationError, MalformedError: As `post`.
+        """
+        found = self._web.ask("GET", path, deadline_s=deadline_s, max_bytes=max_bytes)
+        return self._accepted(path, found, (200,))
 
     def post(
         self,
@@ -80,16 +94,19 @@ class Controller:
         found = self._web.ask(
             "POST", path, body=body, headers={"Content-Type": content_type}, deadline_s=deadline_s, max_bytes=max_bytes
         )  # fmt: skip
+        return self._accepted(path, found, accepted)
+
+    def close(self) -> None:
+        """Cuts what another thread is waiting for."""
+        self._web.close()
+
+    def _accepted(self, path: str, found: Answer, accepted: Collection[int]) -> Answer:
         if found.status in accepted:
             return found
         words = f"{self.url}{path}: {problem_of(found)} (status {found.status})"
         if found.status in _AGAIN:
             raise StoreError(words)
         raise VerificationError(words)
-
-    def close(self) -> None:
-        """Cuts what another thread is waiting for."""
-        self._web.close()
 
 
 def problem_of(answer: Answer) -> str:

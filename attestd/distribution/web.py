@@ -5,14 +5,14 @@ import http.client
 import socket
 import ssl
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from attestd.errors import MalformedError, StoreError, UsageError
 
-__all__ = ["Answer", "Web"]
+__all__ = ["Answer", "ClientCertificate", "Web"]
 
 _CHUNK: Final = 64 * 1024
 _GOOD: Final = range(200, 300)
@@ -33,6 +33,21 @@ class Answer:
     location: str
 
 
+@dataclass(frozen=True)
+class ClientCertificate:
+    """What a server that asks for one is shown.
+
+    Attributes:
+        certificate: PEM file, with its intermediates.
+        key: PEM file of its key.
+        ask: Asks for the key's passphrase, where it has one; None: such a key is refused.
+    """
+
+    certificate: str
+    key: str
+    ask: Callable[[str], str] | None = None
+
+
 class Web:
     """One server. Its connections are kept and used again; one request at a time.
 
@@ -41,7 +56,14 @@ class Web:
     """
 
     def __init__(
-        self, url: str, *, ca: str, settings: tuple[str, str], connect_s: float, read_s: float
+        self,
+        url: str,
+        *,
+        ca: str,
+        settings: tuple[str, str],
+        connect_s: float,
+        read_s: float,
+        client: ClientCertificate | None = None,
     ) -> None:
         """Takes its address; nothing is connected yet.
 
@@ -51,9 +73,10 @@ class Web:
             settings: What an error calls the address, and that file.
             connect_s: How long a connection may take.
             read_s: How long a server may be silent.
+            client: Shown to a server that asks; None: nothing is.
 
         Raises:
-            UsageError: It is no such address, or `ca` cannot be read.
+            UsageError: It is no such address, a certificate that only TLS could show, or a file that cannot be read.
         """
         # Imported here: only who asks somebody needs it, and agents start without.
         import urllib3  # noqa: PLC0415
@@ -72,7 +95,9 @@ class Web:
         timeout = urllib3.Timeout(connect=connect_s, read=read_s)
         options: dict[str, Any] = {"timeout": timeout, "retries": False, "maxsize": 1}
         if parts.scheme == "https":
-            options["ssl_context"] = _context(ca, settings[1])
+            options["ssl_context"] = _context(ca, settings[1], client)
+        elif client is not None:
+            raise UsageError(f"{settings[0]} {url!r}: expected https://: a certificate is shown in TLS alone")
         self._pool = urllib3.connection_from_url(self.url, **options)
         self._pool.ConnectionCls = _watched(self._pool.ConnectionCls, self._live)
 
@@ -182,11 +207,26 @@ def _watched(base: type[Any], live: set[Any]) -> type[Any]:
     return Watched
 
 
-def _context(ca: str, setting: str) -> ssl.SSLContext:
+def _context(ca: str, setting: str, client: ClientCertificate | None) -> ssl.SSLContext:
     try:
-        return ssl.create_default_context(cafile=ca or None)
+        context = ssl.create_default_context(cafile=ca or None)
     except (OSError, ssl.SSLError) as error:
         raise UsageError(f"{setting} {ca}: expected a PEM file of certificates: {error}") from error
+    if client is not None:
+        ask = client.ask
+
+        def password() -> str:
+            if ask is None:
+                raise UsageError(f"{client.key}: expected a key without a passphrase: there is nobody to ask")
+            return ask(f"passphrase of key {client.key}")
+
+        try:
+            context.load_cert_chain(client.certificate, client.key, password)
+        except (OSError, ssl.SSLError) as error:
+            raise UsageError(
+                f"{client.certificate}, {client.key}: expected a certificate and its key in PEM: {error}"
+            ) from error
+    return context
 
 
 def _words(error: Exception) -> str:

@@ -46,7 +46,7 @@ async def show(call: Call) -> Answer:
 
 
 async def operator(call: Call) -> Answer:
-    return Answer((call.operator or "").encode(), "text/plain")
+    return Answer(("" if call.operator is None else call.operator.sha256).encode(), "text/plain")
 
 
 async def slow(_: Call) -> Answer:

@@ -270,10 +270,10 @@ def test_a_record_that_changed_while_somebody_looked_is_not_approved(desk: Desk,
     pending(certified.enrol(controller))
     store = Store.open(desk.url)
     office = Office(store)
-    seen = office.find_waiting(certified.host.id)
+    [seen] = office.kept()
     pending(certified.enrol(controller, labels={"role": "root"}))
     with pytest.raises(UsageError, match="does not wait any more"):
-        office.decide(seen, Decision.APPROVED, operator="test", now=datetime.now(UTC))
+        office.decide(seen.host, seen.digest, Decision.APPROVED, operator="test", now=datetime.now(UTC))
     assert office.decisions() == []
     store.close()
 

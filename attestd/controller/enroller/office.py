@@ -22,7 +22,6 @@ __all__ = ["Decided", "Decision", "Kept", "KeptState", "Office"]
 
 # Any number, the same for all: whoever decides about a host holds this lock.
 _LOCK: Final = 0x656E726F6C6C
-_SHORTEST: Final = 8
 
 
 class KeptState(StrEnum):
@@ -150,12 +149,13 @@ class Office:
                     connection.execute(insert(enrolment_keys), new)
         return waits
 
-    def kept(self) -> list[Kept]:
-        """All records that wait or were signed; those that wait first."""
+    def kept(self, host: str | None = None) -> list[Kept]:
+        """The records that wait or were signed, those that wait first; of one host, or of all."""
+        query = select(enrolments).order_by(enrolments.c.state.desc(), enrolments.c.at)
+        if host is not None:
+            query = query.where(enrolments.c.host == host)
         with self._store.read() as connection:
-            rows = connection.execute(
-                select(enrolments).order_by(enrolments.c.state.desc(), enrolments.c.at)
-            ).all()
+            rows = connection.execute(query).all()
         return [_kept(row) for row in rows]
 
     def decisions(self, host: str | None = None) -> list[Decided]:
@@ -163,44 +163,32 @@ class Office:
         with self._store.read() as connection:
             return _decided(connection, host)
 
-    def find_waiting(self, name: str) -> Kept:
-        """The waiting record of a host, by the beginning of its host-id or of the record's digest.
-
-        Raises:
-            UsageError: There is none, or several.
-        """
-        waiting = [kept for kept in self.kept() if kept.state is KeptState.WAITING]
-        found = [
-            kept
-            for kept in waiting
-            if len(name) >= _SHORTEST and (kept.host.startswith(name) or kept.digest.startswith(name))
-        ]
-        if len(found) != 1:
-            raise UsageError(
-                f"{name[:64]!r}: expected the first {_SHORTEST} characters or more of the host-id, or of the digest, of one"
-                f" record that waits; found {len(found)} of {len(waiting)}: attestd controller hosts"
-            )
-        return found[0]
-
-    def decide(self, kept: Kept, decision: Decision, *, operator: str, now: datetime) -> None:
+    def decide(self, host: str, digest: str, decision: Decision, *, operator: str, now: datetime) -> None:
         """Records an operator's decision about a record that waits.
+
+        Args:
+            host: Whose.
+            digest: Its SHA-256.
+            decision: Approved or refused.
+            operator: Who decided.
+            now: The time.
 
         Raises:
             UsageError: It does not wait any more: the host came with another one, or somebody else decided.
         """
         with self._deciding() as connection:
-            gone = connection.execute(
-                delete(enrolments).where(
-                    enrolments.c.host == kept.host,
-                    enrolments.c.state == KeptState.WAITING,
-                    enrolments.c.digest == kept.digest,
-                )
-            ).rowcount
-            if not gone:
+            waiting = (
+                enrolments.c.host == host,
+                enrolments.c.state == KeptState.WAITING,
+                enrolments.c.digest == digest,
+            )
+            row = connection.execute(select(enrolments).where(*waiting)).first()
+            if row is None:
                 raise UsageError(
-                    f"the record {kept.digest} of host {kept.host} does not wait any more: look again, attestd controller"
-                    " hosts"
+                    f"no record {digest} of host {host} waits any more: look again, attestd controller hosts"
                 )
+            kept = _kept(row)
+            connection.execute(delete(enrolments).where(*waiting))
             if decision is Decision.APPROVED:
                 # It stays known, though it may be hours until the host asks for its signature.
                 connection.execute(

@@ -14,6 +14,7 @@ import msgspec
 from attestd.controller.enroller.example import EXAMPLE
 from attestd.controller.enroller.keys import EnrollerKeys
 from attestd.controller.enroller.office import Office
+from attestd.controller.enroller.operators import Operators
 from attestd.controller.http.metrics import Gauge
 from attestd.controller.http.operation import Answer, Body, Call, Operation, Response
 from attestd.controller.http.problem import MEDIA_TYPE, Problem
@@ -87,6 +88,7 @@ class Enroller:
         self._max_validity, self._log, self._now = max_validity, log, now
         self._slots = asyncio.Semaphore(AT_A_TIME)
         self._known: tuple[str, KnownHosts] | None = None
+        self._operators = Operators(office=office, trust=trust, log=log, now=now)
         self._counted = dict.fromkeys(("challenged", "signed", "waiting", "refused"), 0)
 
     def operations(self) -> list[Operation]:
@@ -119,6 +121,7 @@ class Enroller:
                     403: refused,
                 },
             ),
+            *self._operators.operations(),
         ]
 
     async def begin(self, call: Call) -> Answer:

@@ -139,7 +139,8 @@ class Application:
         self._metrics.answered(seen.operation, status, seconds)
         level = logging.DEBUG if 0 < status < _REFUSED else logging.INFO if status < _BUG else logging.WARNING
         if self._log.isEnabledFor(level):
-            fields: dict[str, Any] = {"peer": seen.peer, "operator": seen.operator, "id": seen.correlation_id}
+            operator = None if seen.operator is None else seen.operator.sha256
+            fields: dict[str, Any] = {"peer": seen.peer, "operator": operator, "id": seen.correlation_id}
             milliseconds = round(seconds * 1000, 1)
             self._log.log(
                 level, event("request", operation=seen.operation, status=status, ms=milliseconds, **fields)

@@ -13,7 +13,7 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from attestd.controller.http.limits import Held, RateLimit, Room
-from attestd.controller.http.operation import Answer, Body, Call, Operation
+from attestd.controller.http.operation import Answer, Body, Call, Operation, Operator
 from attestd.controller.http.problem import Problem
 
 __all__ = ["ANSWER_S", "Endpoint", "Gone", "Resource", "Seen", "send_answer", "too_many"]
@@ -45,7 +45,7 @@ class Seen:
     """
 
     peer: str
-    operator: str | None
+    operator: Operator | None
     correlation_id: str
     operation: str = "unknown"
     unread: bool = True

@@ -10,7 +10,7 @@ from attestd.controller.http.problem import Problem
 from attestd.errors import MalformedError, UsageError
 from attestd.strict import convert, parse_json
 
-__all__ = ["JSON", "Answer", "Body", "Call", "Operation", "Response", "answer_json"]
+__all__ = ["JSON", "Answer", "Body", "Call", "Handler", "Operation", "Operator", "Response", "answer_json"]
 
 JSON: Final = "application/json"
 _BAD_REQUEST: Final = 400
@@ -103,6 +103,23 @@ class Response:
 
 
 @dataclass(frozen=True, slots=True)
+class Operator:
+    """Who asks, by a client certificate that the configuration's authority issued.
+
+    Attributes:
+        sha256: Of the certificate.
+        subject: Its subject (RFC 4514): what the authority calls them.
+    """
+
+    sha256: str
+    subject: str
+
+    def __str__(self) -> str:
+        """For records: which certificate, and whose."""
+        return f"certificate {self.sha256}, {self.subject}"
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """A request, as a handler gets it.
 
@@ -112,7 +129,7 @@ class Call:
         query: What stands in the query, of the operation's type.
         headers: By lower-case name; of several the last.
         peer: Who asks, as an address.
-        operator: Who asks, by a client certificate that the configuration's authority issued: its SHA-256. None: nobody.
+        operator: Which operator asks; None: none.
         correlation_id: Under which the journal has it.
     """
 
@@ -120,7 +137,7 @@ class Call:
     parameters: Mapping[str, str]
     headers: Mapping[str, str]
     peer: str
-    operator: str | None
+    operator: Operator | None
     correlation_id: str
     query: Any = None
 

@@ -14,12 +14,14 @@ from asyncio.sslproto import SSLProtocol
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
+from cryptography import x509
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from attestd.controller.http.limits import Connections, peer_of
 from attestd.controller.http.metrics import Metrics
+from attestd.controller.http.operation import Operator
 from attestd.controller.http.problem import MEDIA_TYPE, format_problem
 from attestd.journal import event
 
@@ -259,8 +261,14 @@ def _peer_of(transport: asyncio.Transport) -> str:
     return peer_of(str(address[0])) if isinstance(address, tuple) else "local"
 
 
-def _operator(transport: Any) -> str | None:
-    """The SHA-256 of the client certificate. TLS has verified it against the operators' authority, or there is none."""
+def _operator(transport: Any) -> Operator | None:
+    """By the client certificate, which TLS has verified against the operators' authority; None: there is none."""
     tls = transport.get_extra_info("ssl_object")
     certificate = tls.getpeercert(binary_form=True) if tls is not None else None
-    return hashlib.sha256(certificate).hexdigest() if certificate else None
+    if not certificate:
+        return None
+    try:
+        subject = x509.load_der_x509_certificate(certificate).subject.rfc4514_string()
+    except ValueError:  # what OpenSSL tolerates and this parser does not
+        subject = "a subject that does not parse"
+    return Operator(hashlib.sha256(certificate).hexdigest(), subject)

@@ -1,0 +1,170 @@
+"""An operator's place at an enroller: which hosts there are, and what is decided about them, here or over HTTP."""
+
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from attestd.controller.enroller.office import Decided, Kept, KeptState, Office
+from attestd.controller.enroller.office import Decision as Decided_
+from attestd.governance.desk import Decision, HostAnswer, HostList, HostRow, Verdict, Waiting
+from attestd.governance.trust import Trust
+from attestd.strict import decode_base64, format_time
+from attestd.tcg.public import parse_public
+
+__all__ = ["Desk"]
+
+SOON: Final = timedelta(days=30)
+_SHORT: Final = 16
+
+
+class Desk:
+    """One operator's. Who that is, is recorded with each decision."""
+
+    def __init__(
+        self, office: Office, trust: Callable[[], Trust], *, operator: str, now: Callable[[], datetime]
+    ) -> None:
+        """Takes what is remembered, what governance says, who decides, and the time."""
+        self._office, self._trust, self._operator, self._now = office, trust, operator, now
+
+    def hosts(self) -> HostList:
+        """Those that wait, those that are signed and not published, then as governance has them.
+
+        Raises:
+            StoreError: The database fails, or there is no governance.
+        """
+        trust, decided = self._trust(), self._office.decisions()
+        return HostList(
+            hosts=tuple(_rows(trust, self._office.kept(), decided, self._now())),
+            decisions=tuple(map(_decision, decided)),
+        )
+
+    def host(self, host: str) -> HostAnswer | None:
+        """All about one host; None: it is not known here.
+
+        Raises:
+            StoreError: As `hosts`.
+        """
+        trust, decided = self._trust(), self._office.decisions(host)
+        kept = self._office.kept(host)
+        present = trust.hosts.get(host)
+        known = {} if present is None else {host: present}
+        rows = tuple(_rows(trust, kept, decided, self._now(), hosts=known))
+        if not rows and not decided:
+            return None
+        waits = next((item for item in kept if item.state is KeptState.WAITING), None)
+        waiting = None
+        if waits is not None:
+            waiting = Waiting(
+                digest=waits.digest,
+                record=b64encode(waits.data).decode(),
+                reasons=waits.reasons,
+                at=format_time(waits.at),
+                before=None if present is None else present.ak_name.hex(),
+                labels_before={} if present is None else dict(present.labels),
+            )
+        return HostAnswer(host=host, rows=rows, waiting=waiting, decisions=tuple(map(_decision, decided)))
+
+    def approve(self, host: str, digest: str) -> Verdict:
+        """Has this record signed when the host asks again.
+
+        Raises:
+            UsageError: It does not wait any more.
+            StoreError: The database fails.
+        """
+        return self._decide(host, digest, Decided_.APPROVED)
+
+    def refuse(self, host: str, digest: str) -> Verdict:
+        """Refuses this record for ever.
+
+        Raises:
+            UsageError, StoreError: As `approve`.
+        """
+        return self._decide(host, digest, Decided_.REFUSED)
+
+    def expect(self, host: str, labels: Mapping[str, str]) -> Verdict:
+        """Has the host's next record signed without waiting, once, if it has these labels.
+
+        Raises:
+            UsageError: The host is revoked.
+            StoreError: The database fails.
+        """
+        self._office.expect(host, labels, operator=self._operator, now=self._now())
+        return self._verdict(host, Decided_.EXPECTED)
+
+    def revoke(self, host: str, reason: str) -> Verdict:
+        """Never signs a record of this host again.
+
+        Raises:
+            StoreError: The database fails.
+        """
+        fresh = self._office.revoke(host, reason=reason, operator=self._operator, now=self._now())
+        return self._verdict(host, Decided_.REVOKED, fresh=fresh)
+
+    def _decide(self, host: str, digest: str, decision: Decided_) -> Verdict:
+        self._office.decide(host, digest, decision, operator=self._operator, now=self._now())
+        return self._verdict(host, decision, digest=digest)
+
+    def _verdict(self, host: str, decision: Decided_, *, digest: str = "", fresh: bool = True) -> Verdict:
+        governance = host in self._trust().revocations.hosts
+        return Verdict(host=host, decision=decision, digest=digest, fresh=fresh, governance=governance)
+
+
+def _rows(
+    trust: Trust,
+    kept: list[Kept],
+    decided: list[Decided],
+    now: datetime,
+    *,
+    hosts: Mapping[str, Any] | None = None,
+) -> list[HostRow]:
+    hosts = trust.hosts if hosts is None else hosts
+    revoked = {item.host for item in decided if item.decision is Decided_.REVOKED}
+    gone = revoked | trust.revocations.hosts
+    rows = []
+    for item in kept:
+        waits = item.state is KeptState.WAITING
+        present = hosts.get(item.host)
+        record = item.record
+        if not waits and present is not None and _ak_name(record.ak.public) == present.ak_name:
+            continue  # Governance has it, and says the rest.
+        words = item.reasons if waits else (f"since {format_time(item.at)}, record {item.digest[:_SHORT]}",)
+        state = "waiting" if waits else "not published"
+        facts = record.tier, record.labels, record.not_after
+        rows.append(_row(item.host, "revoked" if item.host in gone else state, facts, words, item.digest))
+    for host, found in sorted(hosts.items()):
+        state = "revoked" if host in gone else "ended" if found.not_after <= now else "enrolled"
+        soon = state == "enrolled" and found.not_after - now < SOON
+        facts = found.tier, found.labels, format_time(found.not_after)
+        rows.append(_row(host, state, facts, ("its record ends soon",) if soon else ()))
+    listed = {row.host for row in rows}
+    rows += [_row(host, "revoked", ("", {}, ""), ()) for host in sorted(revoked - listed)]
+    return rows
+
+
+def _row(
+    host: str,
+    state: str,
+    facts: tuple[str, Mapping[str, str], str],
+    words: tuple[str, ...],
+    digest: str | None = None,
+) -> HostRow:
+    tier, labels, until = facts
+    return HostRow(
+        host=host, state=state, tier=tier, labels=dict(labels), until=until, words=words, digest=digest
+    )
+
+
+def _decision(item: Decided) -> Decision:
+    return Decision(
+        host=item.host,
+        digest=item.digest,
+        decision=item.decision,
+        operator=item.operator,
+        words=item.words,
+        at=format_time(item.at),
+    )
+
+
+def _ak_name(public: str) -> bytes:
+    return parse_public(decode_base64(public, what="host record")).name

@@ -1,0 +1,186 @@
+"""What an operator and an enroller say to each other about hosts: the bodies of `/v1/hosts`, strict and bounded. Pure."""
+
+from collections.abc import Sequence
+from typing import Annotated, Final
+
+import msgspec
+
+from attestd.errors import UsageError
+from attestd.governance.host import MAX_HOST_RECORD_BYTES
+from attestd.strict import Base64Bytes, HostId, Sha256Hex, Strict, convert, parse_json
+
+__all__ = [
+    "Decision",
+    "ExpectRequest",
+    "HostAnswer",
+    "HostList",
+    "HostRow",
+    "RevokeRequest",
+    "Verdict",
+    "VerdictRequest",
+    "Waiting",
+    "find_waiting",
+    "parse_host_answer",
+    "parse_host_list",
+    "parse_verdict",
+]
+
+# 100,000 hosts, each with some labels.
+MAX_LIST_BYTES: Final = 128 << 20
+MAX_HOST_BYTES: Final = 4 << 20
+MAX_REQUEST_BYTES: Final = 64 * 1024
+_SHORTEST: Final = 8
+
+_Label = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+
+
+class HostRow(Strict, frozen=True):
+    """One line of the table: a record that waits, or the host as governance has it.
+
+    Attributes:
+        host: The host-id.
+        state: `waiting`, `not published`, `enrolled`, `ended` or `revoked`.
+        tier: What its evidence is rooted in; empty: nobody knows.
+        labels: Of its record.
+        until: When its record ends; empty: it has none.
+        words: What there is to decide, or to know.
+        digest: Of the record that waits, or was signed here; null: governance has it.
+    """
+
+    host: HostId
+    state: str
+    tier: str
+    labels: dict[str, str]
+    until: str
+    words: tuple[str, ...]
+    digest: Sha256Hex | None
+
+
+class Decision(Strict, frozen=True):
+    """What an operator decided, and who that was."""
+
+    host: HostId
+    digest: str
+    decision: str
+    operator: str
+    words: str
+    at: str
+
+
+class HostList(Strict, frozen=True):
+    """The answer to `GET /v1/hosts`: those that wait first."""
+
+    hosts: tuple[HostRow, ...]
+    decisions: tuple[Decision, ...]
+
+
+class Waiting(Strict, frozen=True):
+    """A record that waits: exactly what is signed.
+
+    Attributes:
+        digest: SHA-256 of the record.
+        record: Its bytes, base64.
+        reasons: What there is to decide.
+        at: Since when it waits.
+        before: The Name of the attestation key that governance has for this host; null: none.
+        labels_before: The labels that governance has for it.
+    """
+
+    digest: Sha256Hex
+    record: Annotated[Base64Bytes, msgspec.Meta(max_length=4 * -(-MAX_HOST_RECORD_BYTES // 3))]
+    reasons: tuple[str, ...]
+    at: str
+    before: str | None
+    labels_before: dict[str, str]
+
+
+class HostAnswer(Strict, frozen=True):
+    """The answer to `GET /v1/hosts/{host}`."""
+
+    host: HostId
+    rows: tuple[HostRow, ...]
+    waiting: Waiting | None
+    decisions: tuple[Decision, ...]
+
+
+class VerdictRequest(Strict, frozen=True):
+    """The body of `approve` and `refuse`: about which record, by its SHA-256, and no other."""
+
+    digest: Sha256Hex
+
+
+class ExpectRequest(Strict, frozen=True):
+    """The body of `expect`: the labels that the host comes with."""
+
+    labels: Annotated[dict[_Label, _Label], msgspec.Meta(max_length=64)]
+
+
+class RevokeRequest(Strict, frozen=True):
+    """The body of `revoke`: why, for those who read it later."""
+
+    reason: Annotated[str, msgspec.Meta(max_length=1024)]
+
+
+class Verdict(Strict, frozen=True):
+    """The answer to a decision.
+
+    Attributes:
+        host: About whom.
+        decision: What is recorded now.
+        digest: About which record; empty: about none.
+        fresh: Whether it was not so before.
+        governance: Whether governance has revoked the host as well.
+    """
+
+    host: HostId
+    decision: str
+    digest: str
+    fresh: bool
+    governance: bool
+
+
+def parse_host_list(data: bytes) -> HostList:
+    """Reads the answer to `GET /v1/hosts`.
+
+    Raises:
+        MalformedError: It is not of that form.
+    """
+    return convert(parse_json(data, max_bytes=MAX_LIST_BYTES, what="hosts"), HostList, what="hosts")
+
+
+def parse_host_answer(data: bytes) -> HostAnswer:
+    """Reads the answer to `GET /v1/hosts/{host}`.
+
+    Raises:
+        MalformedError: It is not of that form.
+    """
+    return convert(parse_json(data, max_bytes=MAX_HOST_BYTES, what="host"), HostAnswer, what="host")
+
+
+def parse_verdict(data: bytes) -> Verdict:
+    """Reads the answer to a decision.
+
+    Raises:
+        MalformedError: It is not of that form.
+    """
+    return convert(parse_json(data, max_bytes=MAX_REQUEST_BYTES, what="decision"), Verdict, what="decision")
+
+
+def find_waiting(rows: Sequence[HostRow], name: str) -> str:
+    """The host whose record waits, by the beginning of its host-id or of the record's digest.
+
+    Raises:
+        UsageError: There is none, or several.
+    """
+    waiting = [row for row in rows if row.state == "waiting"]
+    found = [
+        row.host
+        for row in waiting
+        if len(name) >= _SHORTEST and (row.host.startswith(name) or (row.digest or "").startswith(name))
+    ]
+    if len(found) != 1:
+        raise UsageError(
+            f"{name[:64]!r}: expected the first {_SHORTEST} characters or more of the host-id, or of the digest, of one"
+            f" record that waits; found {len(found)} of {len(waiting)}: attestd controller hosts"
+        )
+    return found[0]

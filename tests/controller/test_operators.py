@@ -1,0 +1,173 @@
+"""Operators over HTTP: known by their certificates, seen in what they decided; nobody else gets an answer."""
+
+import contextlib
+import json
+import ssl
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attestd.strict import canonical
+from tests.cli.conftest import Result
+from tests.controller.certificates import Authority
+from tests.controller.running import Controller
+from tests.controller.test_enroller import HEADERS, MAKER, Asking, Desk, pending, signed
+from tests.fleet import attestd
+from tests.world import Host
+
+
+class Afar:
+    """A controller with TLS, and operators on other machines."""
+
+    def __init__(self, top: Path) -> None:
+        self.top = top
+        servers, self.operators, foreign = (Authority(name) for name in ("servers", "operators", "foreign"))
+        servers.issue(top, "server", host="localhost")
+        for name, authority in (("servers", servers), ("operators", self.operators)):
+            (top / f"{name}.pem").write_bytes(authority.pem)
+        self.alice = self.operators.issue(top, "alice")
+        self.operators.issue(top, "old", until=-timedelta(minutes=1))
+        foreign.issue(top, "mallory")
+        self.desk = Desk(top, f"sqlite:///{top / 'controller.db'}")
+        self.controller: Controller = self.desk.controller(
+            tls_certificate=str(top / "server.pem"), tls_key=str(top / "server.key"),
+            operator_ca=str(top / "operators.pem"),
+        )  # fmt: skip
+        self.nobody = ssl.create_default_context(cafile=str(top / "servers.pem"))
+        self.controller.tls = self.nobody
+        self.url = f"https://localhost:{self.controller.port}"
+
+    def run(self, *command: Any, who: str = "alice") -> Result:
+        shown = ("--certificate", self.top / f"{who}.pem", "--key", self.top / f"{who}.key")
+        return attestd(
+            self.top,
+            "controller",
+            *command,
+            "--controller",
+            self.url,
+            *shown,
+            "--ca",
+            self.top / "servers.pem",
+        )
+
+    def ok(self, *command: Any) -> Result:
+        done = self.run(*command)
+        assert done.status == 0, done
+        return done
+
+    @contextlib.contextmanager
+    def as_alice(self) -> Iterator[Controller]:
+        """The same controller, asked with her certificate."""
+        self.controller.tls = ssl.create_default_context(cafile=str(self.top / "servers.pem"))
+        self.controller.tls.load_cert_chain(self.top / "alice.pem", self.top / "alice.key")
+        try:
+            yield self.controller
+        finally:
+            self.controller.tls = self.nobody
+
+
+@pytest.fixture(scope="module")
+def afar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Afar]:
+    afar = Afar(tmp_path_factory.mktemp("afar"))
+    with afar.controller:
+        yield afar
+
+
+def asking(afar: Afar, name: str) -> Asking:
+    """A host whose TPM a manufacturer vouches for: a person decides."""
+    host = Host(name, root=afar.desk.world.root)
+    return Asking(afar.desk.world, host, MAKER.ek(host.ek))
+
+
+def test_an_operator_decides_from_afar(afar: Afar) -> None:
+    certified, role = asking(afar, "certified"), {"role": "ci"}
+    waits = pending(certified.enrol(afar.controller, labels=role))
+    assert f"{certified.host.id[:16]}  waiting" in afar.ok("hosts").stdout
+    shown = afar.ok("approve", certified.host.id[:12], "--yes").stderr
+    for words in (certified.host.id, "role=ci", waits.digest, "a new host, vouched for by maker"):
+        assert words in shown
+    signed(certified.enrol(afar.controller, labels=role))
+    found = afar.ok("hosts", "--json").json
+    assert [row["state"] for row in found["hosts"] if row["host"] == certified.host.id] == ["not published"]
+    [decided] = [item for item in found["decisions"] if item["host"] == certified.host.id]
+    assert (decided["decision"], decided["digest"]) == ("approved", waits.digest)
+    assert decided["operator"] == f"certificate {afar.alice}, CN=alice"
+    afar.controller.wait_said(rf"enrolment.decided host={certified.host.id} .*operator={afar.alice}")
+    # On the machine itself the same is seen.
+    assert json.loads(afar.controller.attestd("hosts", "--json").stdout) == found
+
+
+def test_expect_refuse_revoke(afar: Afar) -> None:
+    host = asking(afar, "expected")
+    afar.ok("enroll", host.host.id, "--label", "role=db")
+    signed(host.enrol(afar.controller, labels={"role": "db"}))
+    pending(host.enrol(afar.controller, labels={"role": "root"}))
+    assert afar.run("approve", host.host.id[:7], "--yes").status == 64
+    afar.ok("approve", host.host.id, "--refuse", "--yes")
+    assert "an operator refused" in host.enrol(afar.controller, labels={"role": "root"}).problem(403)
+    assert "attestd governance revoke --host" in afar.ok("revoke", host.host.id, "--yes").stderr
+    assert "was revoked here" in afar.ok("revoke", host.host.id, "--yes").stderr
+    assert "revoked here" in host.enrol(afar.controller).problem(403)
+    refused = afar.run("enroll", host.host.id)
+    assert (refused.status, "status 409" in refused.stderr) == (1, True), refused
+
+
+def test_what_was_looked_at_is_what_is_decided(afar: Afar) -> None:
+    host = asking(afar, "changing")
+    seen = pending(host.enrol(afar.controller)).digest
+    pending(host.enrol(afar.controller, labels={"role": "root"}))
+    path = f"/v1/hosts/{host.host.id}"
+    with afar.as_alice() as controller:
+        body = canonical({"digest": seen})
+        assert "waits any more" in controller.post(f"{path}/approve", body, HEADERS).problem(409)
+        found = controller.get(path).json
+        assert found["waiting"]["digest"] != seen
+        assert found["decisions"] == []
+        for unknown in ("x", "00" * 32):
+            controller.get(f"/v1/hosts/{unknown}").problem(404)
+        controller.post("/v1/hosts/x/revoke", canonical({"reason": ""}), HEADERS).problem(404)
+        controller.post(f"{path}/approve", canonical({"digest": "x"}), HEADERS).problem(422)
+
+
+def test_nobody_else_gets_an_answer(afar: Afar) -> None:
+    """Neither who shows nothing, nor whom another authority knows, nor whose certificate has ended."""
+    host = asking(afar, "stranger")
+    pending(host.enrol(afar.controller))
+    path = f"/v1/hosts/{host.host.id}"
+    for asked in (afar.controller.get("/v1/hosts"), afar.controller.get(path)):
+        assert "only for operators" in asked.problem(403)
+    for verb in ("approve", "refuse", "expect", "revoke"):
+        assert "only for operators" in afar.controller.post(f"{path}/{verb}", b"{}", HEADERS).problem(403)
+    for who in ("mallory", "old"):
+        refused = afar.run("revoke", host.host.id, "--yes", who=who)
+        assert refused.status == 69, refused
+        assert f"did its operator_ca issue {afar.top / who}.pem" in refused.stderr, refused
+    assert f"{host.host.id[:16]}  waiting" in afar.ok("hosts").stdout
+    # And the operator believes no server but the one that `--ca` vouches for.
+    other = attestd(
+        afar.top, *("controller", "hosts", "--controller", afar.url, "--ca", "operators.pem"),
+        *("--certificate", "alice.pem", "--key", "alice.key"),
+    )  # fmt: skip
+    assert (other.status, "certificate verify failed" in other.stderr) == (69, True), other
+
+
+def test_options_that_do_not_go_together(afar: Afar) -> None:
+    (afar.top / "none.key").write_bytes((afar.top / "alice.pem").read_bytes())
+    for options, words in (
+        (("--key", "alice.key"), "go with --controller"),
+        (("--controller", afar.url), "--certificate and --key are needed"),
+        (
+            ("--controller", "http://localhost:1", "--certificate", "alice.pem", "--key", "alice.key"),
+            "expected https://",
+        ),
+        (
+            ("--controller", afar.url, "--certificate", "alice.pem", "--key", "none.key"),
+            "expected a certificate and its key",
+        ),
+    ):
+        refused = attestd(afar.top, "controller", "hosts", *options)
+        assert refused.status == 64, refused
+        assert words in refused.stderr

@@ -1,0 +1,57 @@
+"""What operator and enroller say to each other: of one form, and a record is found by the beginning of its name."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from attestd.errors import MalformedError, UsageError
+from attestd.governance.desk import (
+    Decision,
+    HostAnswer,
+    HostList,
+    HostRow,
+    Verdict,
+    Waiting,
+    find_waiting,
+    parse_host_answer,
+    parse_host_list,
+    parse_verdict,
+)
+from attestd.strict import canonical
+
+HOST, OTHER, DIGEST = "ab" * 32, "abababababac" + "00" * 26, "cd" * 32
+
+
+def row(host: str = HOST, state: str = "waiting", digest: str | None = DIGEST) -> HostRow:
+    return HostRow(
+        host=host, state=state, tier="software", labels={}, until="", words=("a new host",), digest=digest
+    )
+
+
+DECISION = Decision(host=HOST, digest="", decision="expected", operator="alice", words="", at="")
+WAITING = Waiting(digest=DIGEST, record="e30=", reasons=(), at="", before=None, labels_before={})
+
+
+@pytest.mark.parametrize(
+    ("parse", "value"),
+    [
+        (parse_host_list, HostList(hosts=(row(),), decisions=(DECISION,))),
+        (parse_host_answer, HostAnswer(host=HOST, rows=(row(),), waiting=WAITING, decisions=())),
+        (parse_verdict, Verdict(host=HOST, decision="approved", digest=DIGEST, fresh=True, governance=False)),
+    ],
+)
+def test_what_is_said_is_read(parse: Callable[[bytes], Any], value: Any) -> None:
+    assert parse(canonical(value)) == value
+    for wrong in (b"", b"{}", b"[]", canonical(value)[:-1] + b',"more":1}'):
+        with pytest.raises(MalformedError):
+            parse(wrong)
+
+
+def test_a_record_is_found_by_a_beginning() -> None:
+    rows = [row(), row(OTHER, digest=None), row("ef" * 32, state="enrolled", digest=None)]
+    assert find_waiting(rows, HOST) == find_waiting(rows, HOST[:12]) == find_waiting(rows, DIGEST[:8]) == HOST
+    assert find_waiting(rows, OTHER[:12]) == OTHER
+    for name in (HOST[:7], HOST[:10], "ef" * 32, "00" * 4, ""):
+        with pytest.raises(UsageError, match="of one record that waits; found"):
+            find_waiting(rows, name)
