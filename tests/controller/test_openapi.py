@@ -54,6 +54,8 @@ def test_schemathesis_finds_nothing(controller: Controller, tmp_path: Path) -> N
         [
             program, "run", f"http://127.0.0.1:{controller.port}/openapi.json", "--no-color", "-n", "25",
             "--seed", "1", "--generation-database", "none", "--phases", "examples,coverage,fuzzing",
+            # Behind operators' certificates nothing is reached: tests/controller/test_operators.py goes there.
+            "--exclude-path-regex", "^/v1/hosts",
         ],
         capture_output=True, text=True, check=False, timeout=110, cwd=tmp_path,
     )  # fmt: skip
