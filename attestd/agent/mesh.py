@@ -4,6 +4,7 @@ import asyncio
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -28,6 +29,9 @@ __all__ = ["Verifiers", "result_body"]
 # Of what is left of a result's life when it is renewed: so that one that is away for as long again is not missed.
 _HALF: Final = 0.5
 _JITTER: Final = 0.8
+# Entries of one verifier under one policy in a span: one that changes its mind all the time does not fill the log.
+_MAX_TOLD: Final = 8
+_TOLD_SPAN_S: Final = 600.0
 
 
 @dataclass
@@ -111,7 +115,8 @@ class Verifiers:
         self._heard, self._seal, self._log = heard, seal, log
         self._verifiers: dict[str, _Verifier] = {}
         self._used: set[str] = set()
-        self._told: dict[tuple[str, str], tuple[object, ...]] = {}
+        self._told: dict[tuple[str, str], tuple[object, ...] | None] = {}
+        self._told_at: dict[tuple[str, str], deque[float]] = {}
 
     def results(self) -> list[AttestationResult]:
         """All that are kept; whether each holds, the decision looks itself."""
@@ -313,6 +318,10 @@ class Verifiers:
         """Seals each result that says something else than that verifier's last one; what cannot be sealed, later."""
         for verifier, platform, result in list(self._untold()):
             key, before = (verifier, platform), self._told.get((verifier, platform))
+            times = self._told_at.setdefault(key, deque(maxlen=_MAX_TOLD))
+            if len(times) == _MAX_TOLD and time.monotonic() - times[0] < _TOLD_SPAN_S:
+                continue
+            times.append(time.monotonic())
             self._told[key] = _said(result)
             findings = result.claims.attestd.findings.count
             level = logging.INFO if result.is_affirming else logging.WARNING
@@ -324,7 +333,8 @@ class Verifiers:
             try:
                 await self._seal(result_body(result))
             except AttestdError as error:
-                self._told.pop(key, None) if before is None else self._told.update({key: before})
+                self._told[key] = before
+                times.pop()
                 self._log.warning(event("attestation.unsealed", verifier=verifier, error=error))
 
     def _untold(self) -> Iterator[tuple[str, str, AttestationResult]]:
