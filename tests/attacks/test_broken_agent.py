@@ -12,7 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,14 +21,16 @@ import pytest
 from attestd.agent.ask import AgentSocket
 from attestd.agent.doctor import examine
 from attestd.agent.hidden import find_hidden_runs
+from attestd.gate.decide import decide
 from attestd.lineage.entry import EntryType
 from attestd.tlog.checkpoint import BatchMode
 from attestd.tlog.cosignature import Cosigner, cosigner
 from attestd.wire import FrameReader, Kind, close_all, encode_fields, encode_frame, send_frame
 from tests.attacks.conftest import running
 from tests.host import Host
+from tests.results import result, token, verifiers
 from tests.runner.harness import ROOT, WAIT_S, Bench, Submitted
-from tests.world import World, ed25519_key, mesh_file, with_cosignatures, witness
+from tests.world import Granted, World, ed25519_key, mesh_file, with_cosignatures, witness
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 VICTIM = 1001
@@ -150,6 +152,40 @@ def test_a_release_without_witnesses(bench: Bench, mark: Path) -> None:
         assert release_uncosigned(bench, mark, *lines).refusal() == "evidence_invalid"
     assert not mark.exists()
     assert release_uncosigned(bench, mark, W2, W1).start().kind == Kind.STARTED
+
+
+def release_unaffirmed(bench: Bench, mark: Path, *, tokens: Callable[[World], Sequence[str]]) -> Submitted:
+    """Two verifiers must affirm the host; the agent does not wait for them, or hands over what else it has."""
+    world = bench.world
+    world.extra["mesh.json"], world.now = verifiers("one", "two"), datetime.now(UTC)
+    world.write_trust(bench.trust)
+    run = bench.execution("/usr/bin/touch", str(mark))
+    artifact = world.artifact(run, verifiers=2, reason=str(time.monotonic()))
+    results = [result(world, name) for name in ("one", "two")]
+    decision = decide(world.request(artifact, execution=run), world.context(results=results))
+    assert decision.denial is None, decision.denial
+    granted = Granted(artifact, run, world.receipt(decision.body), decision.body)
+    return bench.submit(granted, tokens=tokens(world))
+
+
+def test_a_release_without_verifiers(bench: Bench, mark: Path) -> None:
+    with running("verifiers") as weakened:
+        submitted = release_unaffirmed(weakened, mark, tokens=lambda _: ())
+        assert submitted.start().kind == Kind.STARTED
+        assert submitted.end() == (0, "")
+    mark.unlink()
+    lies: tuple[tuple[Callable[[World], Sequence[str]], str], ...] = (
+        (lambda _: (), "mesh_unavailable"),
+        (lambda world: [token(world, "one")] * 2, "mesh_unavailable"),
+        (lambda world: [token(world, "one"), token(world, "two", key="one")], "mesh_unavailable"),
+        (lambda world: [token(world, "one"), token(world, "two", pcr_digest=bytes(32))], "mesh_unavailable"),
+        (lambda world: [token(world, "one"), token(world, "two", findings=["x"])], "environment_untrusted"),
+    )
+    for tokens, code in lies:
+        assert release_unaffirmed(bench, mark, tokens=tokens).refusal() == code
+    assert not mark.exists()
+    honest = release_unaffirmed(bench, mark, tokens=lambda world: [token(world, n) for n in ("two", "one")])
+    assert honest.start().kind == Kind.STARTED
 
 
 def test_one_go_for_two_executions() -> None:
