@@ -26,7 +26,7 @@ from attestd.tpm import capabilities, nv
 from attestd.tpm._commands import build, password, u32
 from attestd.tpm.device import Tpm
 from attestd.tpm.embedded import EmbeddedTpm
-from attestd.tpm.release import _satisfy, _sign, arm
+from attestd.tpm.release import _satisfy, _Sign, arm
 from tests.host import Host, wait_for
 from tests.tpm.provisioned import DIGEST, Provisioned, provision
 
@@ -130,12 +130,13 @@ def test_holds_an_armed_session_over_a_bump(provisioned: Provisioned) -> None:
     key = provisioned.tpm._release
     assert key is not None
     armed = arm(channel, approval, epoch_name=provisioned.authorities.epoch_name)
-    with channel.session(policy=True) as session:
+    with channel.session(policy=True) as session, key.used() as loaded:
+        sign = _Sign(session, key, DIGEST)
         _satisfy(channel, armed, session)
         provisioned.bump(approval.epoch + 1)
-        code, signature = _sign(channel, session, key, DIGEST)
+        code, response = channel.attempt(sign.command(loaded))
         assert code == 0
-        provisioned.assert_signed(signature)
+        provisioned.assert_signed(sign.signature(response))
     with pytest.raises(TpmRefusedError, match="epoch"):
         provisioned.tpm.sign_release(DIGEST, approval)
 
