@@ -28,8 +28,11 @@ __all__ = [
 LOOK_S: Final = 0.02
 # Two changes within one tick of the kernel's clock have the same ctime: what was younger than this is looked at again.
 SETTLED_NS: Final = 100_000_000
-# How often every file is looked at, for what was edited where it lies; and what did not verify is tried again.
+# How often every file is looked at, for what was edited where it lies; and what did not verify is tried again. With more
+# files than can be looked at in `DEEP_COST_S` (some thousand), as much less often: a fiftieth of a core is enough for it.
 DEEP_S: Final = 1.0
+DEEP_COST_S: Final = 0.02
+MAX_DEEP_S: Final = 60.0
 MAX_FILES: Final = 65_536
 # A publisher or a download goes on while it is read: what the timestamp names may be gone by then.
 TRIES: Final = 3
@@ -158,6 +161,7 @@ class TrustDirectory:
         self._trust: Trust | None = None
         self._problem: AttestdError | None = None
         self._looked_at = self._deep_at = -math.inf
+        self._deep_cost_s = 0.0
 
     def current(self) -> Trust:
         """What is trusted now.
@@ -187,7 +191,7 @@ class TrustDirectory:
         settled_ns = time.time_ns() - SETTLED_NS
         try:
             stamps = self._stamp()
-            edited = now - self._deep_at >= DEEP_S and self._is_edited(now)
+            edited = now - self._deep_at >= self._deep_s() and self._is_edited(now)
             if stamps != self._stamps or edited:
                 self._stamps = stamps
                 self._read(edited=edited)
@@ -201,6 +205,9 @@ class TrustDirectory:
             raise
         self._looked_at = now
 
+    def _deep_s(self) -> float:
+        return min(DEEP_S * max(1.0, self._deep_cost_s / DEEP_COST_S), MAX_DEEP_S)
+
     def _stamp(self) -> tuple[_Stamp, ...]:
         # All that is added to a mirror is renamed into its directory, by which the directory changes.
         metadata = self.source.mirror / METADATA
@@ -209,8 +216,9 @@ class TrustDirectory:
         )
 
     def _is_edited(self, now: float) -> bool:
-        self._deep_at = now
+        self._deep_at, began = now, time.thread_time()
         deep = _stamps_below(self.source.mirror)
+        self._deep_cost_s = time.thread_time() - began
         changed, self._deep = deep != self._deep, deep
         # Where whole directories change places, what was read may be of another than what was looked at.
         return changed or self._problem is not None or self._timestamp() != self._found[1]

@@ -474,3 +474,20 @@ def test_a_floor_of_another_root_says_nothing(world: World, trust: Path) -> None
     shutil.rmtree(trust)
     World().write_trust(trust)
     assert TrustDirectory(source(trust), floor=floor).current().version == 1
+
+
+@pytest.mark.usefixtures("settled")
+def test_many_files_are_looked_at_less_often(trust: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "DEEP_S", 0.1)
+    monkeypatch.setattr(local, "DEEP_COST_S", 1e-9)
+    directory = TrustDirectory(source(trust))
+    directory.current()
+    time.sleep(0.15)
+    directory.look()  # Every file, the first time; from now on seldom.
+    path = file_of(trust, "revocations.json")
+    path.write_bytes(path.read_bytes()[:-1])
+    time.sleep(0.15)
+    assert directory.look().version == 1
+    monkeypatch.setattr(local, "DEEP_COST_S", 1.0)
+    with pytest.raises(AttestdError):
+        directory.look()
