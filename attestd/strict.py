@@ -170,13 +170,13 @@ def parse_own_form(data: bytes, type_: type[_T], *, max_bytes: int) -> _T | None
     Returns:
         None where it is anything else: `parse_json` and `convert` say what, or that it is only not in that form.
     """
-    if len(data) > max_bytes:
+    if len(data) > max_bytes or not data.isascii():
         return None
     try:
         value: _T = _decoder(cast("Hashable", type_)).decode(data)
     except (msgspec.MsgspecError, RecursionError):
         return None
-    return value if data.isascii() and _encode(value, order="sorted") == data else None
+    return value if _encode(value, order="sorted") == data else None
 
 
 def convert(value: Any, type_: type[_T], *, what: str) -> _T:

@@ -1,8 +1,9 @@
 import base64
 import json
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import pytest
 import rfc8785
 from hypothesis import given, settings
@@ -20,10 +21,12 @@ from attestd.strict import (
     decode_base64,
     decode_base64url,
     encode_base64url,
+    encode_own_form,
     format_time,
     format_time_us,
     parse_canonical,
     parse_json,
+    parse_own_form,
     parse_time,
 )
 
@@ -340,3 +343,57 @@ def test_base64url_has_one_spelling(data: bytes) -> None:
 def test_no_base64url(text: str) -> None:
     with pytest.raises(MalformedError, match="base64url"):
         decode_base64url(text, what="thing")
+
+
+class Closed(Strict, frozen=True):
+    """A type whose own form is its RFC 8785 form."""
+
+    text: str
+    number: Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
+    names: dict[str, tuple[str, ...]]
+    inner: "Closed | None" = None
+
+
+OWN_FORM = canonical(Closed(text="a", number=1, names={"b": ("c",)}))
+OTHER_FORMS = [
+    OWN_FORM + b" ",
+    OWN_FORM.replace(b":1,", b":1.0,"),
+    OWN_FORM.replace(b":1,", b":4294967296,"),
+    OWN_FORM.replace(b"}", b',"b":[]}', 1),
+    OWN_FORM.replace(b'"a"', b'"\\u0061"'),
+    OWN_FORM.replace(b'"a"', b'"\\ud800"'),
+    OWN_FORM.replace(b'"a"', b'"\xff"'),
+    OWN_FORM.replace(b'"text"', b'"next"'),
+    OWN_FORM.replace(b"null", b"1"),
+    OWN_FORM.replace(b"null", b'{"inner":' * 5000 + b"null" + b"}" * 5000),
+    OWN_FORM[::-1],
+]
+
+
+@given(
+    st.builds(
+        Closed,
+        text=st.text(),
+        number=st.integers(0, (1 << 32) - 1),
+        names=st.dictionaries(st.text(), st.lists(st.text()).map(tuple)),
+    )
+)
+def test_the_own_form_is_the_canonical_one(value: Closed) -> None:
+    data = encode_own_form(value)
+    assert data == canonical(value)
+    found = parse_own_form(data, Closed, max_bytes=1 << 20)
+    assert found == (value if data.isascii() else None)
+
+
+@given(st.binary() | st.sampled_from(OTHER_FORMS))
+def test_what_is_not_in_its_own_form(data: bytes) -> None:
+    """Whatever it takes, `parse_canonical` takes too, for the same value."""
+    found = parse_own_form(data, Closed, max_bytes=1 << 20)
+    if found is not None:
+        assert parse_canonical(data, Closed, max_bytes=1 << 20, what="x") == found
+    assert data not in OTHER_FORMS or found is None
+
+
+def test_the_own_form_has_a_limit() -> None:
+    assert parse_own_form(OWN_FORM, Closed, max_bytes=len(OWN_FORM)) is not None
+    assert parse_own_form(OWN_FORM, Closed, max_bytes=len(OWN_FORM) - 1) is None

@@ -35,6 +35,7 @@ from attestd.appraisal.vector import (
     UNSUPPORTABLE_CONFIG,
     trust_vector,
 )
+from attestd.appraisal.verifier import VerifiedEvidence
 from attestd.errors import AttestdError, MalformedError, UsageError, VerificationError
 from attestd.governance.mesh import MeshTrust
 from attestd.strict import canonical, encode_base64url
@@ -210,6 +211,32 @@ def test_as_many_findings_as_fit() -> None:
 def test_lifetimes_that_no_host_accepts(lifetime: timedelta) -> None:
     with pytest.raises(UsageError):
         draft_result(GOOD.evidence, verifier="one", build="a", governance=1, now=GOOD.now, lifetime=lifetime)
+
+
+def test_no_result_outlives_what_it_rests_on() -> None:
+    """The host's record, the platform policy, its window for the state: whichever ends first; what is over already says so itself."""
+    now, found = GOOD.now, GOOD.evidence.appraisal
+
+    def lasts(evidence: VerifiedEvidence) -> int:
+        claims = draft_result(
+            evidence, verifier="one", build="a", governance=1, now=now, lifetime=timedelta(minutes=5)
+        )
+        return claims.exp - claims.iat
+
+    def by(**members: Any) -> VerifiedEvidence:
+        policy = replace(found.policy, **members)
+        return replace(GOOD.evidence, appraisal=replace(found, policy=policy))
+
+    def after(seconds: int) -> datetime:
+        return now + timedelta(seconds=seconds)
+
+    assert lasts(GOOD.evidence) == 300
+    assert lasts(replace(GOOD.evidence, host=replace(GOOD.host, not_after=after(90)))) == 90
+    assert lasts(by(valid_until=after(60))) == 60
+    assert lasts(by(valid_until=after(600))) == 300
+    assert lasts(by(windows={found.pcr_digest: after(30)}, valid_until=after(60))) == 30
+    assert lasts(by(windows={bytes(32): after(30)})) == 300
+    assert lasts(by(windows={found.pcr_digest: after(-1)}, valid_until=now)) == 300
 
 
 def test_a_key_that_no_mesh_names() -> None:

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from attestd.appraisal.state import BootAppraiser, BootState, appraise_state, state_changes
+from attestd.appraisal.logs import LogAppraisal
+from attestd.appraisal.state import BootAppraiser, BootState, _weight, appraise_state, state_changes
 from attestd.tcg.eventlog.parse import UntrustedEvent, parse_event_log
 from attestd.tcg.eventlog.replay import replay
 from attestd.tcg.eventlog.userspace import parse_userspace_log
@@ -155,6 +156,19 @@ def test_appraisals_that_are_remembered() -> None:
     appraise("b")
     appraise("a")
     assert len(read) == 4, "the oldest went for the third"
+    assert boots.remembers("a", policy=policy, rules=checked, values=state.values)
+    assert not boots.remembers("c", policy=policy, rules=checked, values=state.values)
+
+    # Another thread is as fast: what it remembers stays, and is counted once.
+    def meanwhile(values: Mapping[int, bytes]) -> BootState:
+        appraise("c")
+        return load(values)
+
+    boots.appraise("c", policy=policy, rules=checked, values=state.values, load=meanwhile)
+    assert boots.remembers("a", policy=policy, rules=checked, values=state.values)
+    # Many findings take the room of many boots.
+    assert _weight(LogAppraisal(9, (), 0)) == 1
+    assert _weight(LogAppraisal(9, ("x" * 256, "y" * 600), 2)) == 4
 
 
 def test_a_boot_that_differs_in_everything() -> None:

@@ -56,6 +56,27 @@ def test_a_good_host_and_then_only_what_is_new() -> None:
     assert again.appraisal.ima.looked_at == 4
 
 
+def test_what_needs_no_reading() -> None:
+    """A verifier reads logs elsewhere: it asks before whether there are any."""
+
+    def is_quick(attesting: Attesting, evidence: bytes) -> bool:
+        verifier = attesting.verifier
+        authentic = verifier.authenticate(parse_evidence(evidence), trust=attesting.trust, now=attesting.now)
+        return verifier.is_quick(authentic)
+
+    attesting = Attesting()
+    first = attesting.answer()
+    assert not is_quick(attesting, first)
+    attesting.verify(first)
+    attesting.tick()
+    assert is_quick(attesting, attesting.answer())
+    assert is_quick(attesting, attesting.answer(logs=None))
+    attesting.items += [GOOD] * 500
+    assert not is_quick(attesting, attesting.answer())
+    plain = Attesting(boot=False, ima=False)
+    assert is_quick(plain, plain.answer())
+
+
 @pytest.mark.parametrize(("boot", "ima"), [(False, False), (True, False), (False, True)])
 def test_policies_that_look_at_less(boot: bool, ima: bool) -> None:
     attesting = Attesting(boot=boot, ima=ima)
