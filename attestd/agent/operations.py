@@ -16,6 +16,7 @@ from attestd.agent.core import Core
 from attestd.agent.findings import COMPLIES_NOT
 from attestd.agent.sealing import Receipt
 from attestd.appraisal.quote import Appraisal
+from attestd.audit.recover import find_void
 from attestd.audit.seal import Pending
 from attestd.audit.store import LogStore
 from attestd.codes import Denial
@@ -218,13 +219,27 @@ async def _decision(core: Core, uid: int, request: dict[str, Any]) -> dict[str, 
     own = isinstance(requester, dict) and requester.get("uid") == uid
     if not own:
         _require_admin(uid, "entries of other users")
-    return {"seq": seq, "entry": data.decode("utf-8"), "receipt": core.store.receipt(seq).decode("utf-8")}
+    void = None
+    if parse_entry(data).type is EntryType.DECISION_ALLOW:
+        async with core.slow.setdefault(uid, asyncio.Lock()):
+            void = await asyncio.to_thread(_find_void, str(core.layout.log), seq)
+    return {
+        "seq": seq,
+        "entry": data.decode("utf-8"),
+        "receipt": core.store.receipt(seq).decode("utf-8"),
+        "void": void,
+    }
 
 
 def _find(log: str, leaf: bytes) -> int | None:
     """Reads all leaf hashes of the log: in a thread, by a connection of its own, so that nobody waits for it."""
     with contextlib.closing(LogStore.open(log, readonly=True)) as store:
         return store.find(leaf)
+
+
+def _find_void(log: str, seq: int) -> str | None:
+    with contextlib.closing(LogStore.open(log, readonly=True)) as store:
+        return find_void(store, seq)
 
 
 async def _quote(core: Core, _: int, request: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from attestd.account import acting_as, agent_account
 from attestd.agent.ask import AgentSocket
+from attestd.audit.recover import find_void
 from attestd.audit.shards import find_in_shards, predecessors
 from attestd.audit.store import LogStore
 from attestd.errors import AgentError, ForbiddenError, MalformedError, StoreError, UsageError
@@ -25,12 +26,14 @@ class Record:
         leaf: The leaf hash, hex: the entry's id.
         receipt: Its receipt.
         source: Where it came from, in words.
+        void: Why a decision that allowed came to nothing; None: it did not, or the source does not tell.
     """
 
     entry: Entry
     leaf: str
     receipt: bytes
     source: str
+    void: str | None = None
 
 
 @contextmanager
@@ -78,7 +81,14 @@ def _find_in_present(wanted: str, *, agent: AgentSocket, layout: Layout) -> Reco
         except StoreError as unreadable:
             raise type(error)(f"{error}; nor can the log be read: {unreadable}") from error
     data = str(answer["entry"]).encode()
-    return Record(parse_entry(data), leaf_hash(data).hex(), str(answer["receipt"]).encode(), "the agent")
+    void = answer.get("void")
+    return Record(
+        parse_entry(data),
+        leaf_hash(data).hex(),
+        str(answer["receipt"]).encode(),
+        "the agent",
+        void and str(void),
+    )
 
 
 def _find_in_log(wanted: str, layout: Layout) -> Record:
@@ -89,7 +99,8 @@ def _find_in_log(wanted: str, layout: Layout) -> Record:
             entry = parse_entry(data)
         except MalformedError as error:
             raise StoreError(f"{layout.log}: entry {wanted} is no entry: {error}") from error
-        return Record(entry, leaf_hash(data).hex(), store.receipt(seq), f"the log {layout.log}")
+        found = leaf_hash(data).hex(), store.receipt(seq), f"the log {layout.log}"
+        return Record(entry, *found, find_void(store, seq))
 
 
 def _find_in_closed(wanted: str, layout: Layout, error: UsageError) -> Record:
@@ -112,7 +123,8 @@ def _find_in_closed(wanted: str, layout: Layout, error: UsageError) -> Record:
         try:
             data = store.entry(seq)
             source = f"the closed log {path}, where it is entry {seq}"
-            return Record(parse_entry(data), leaf_hash(data).hex(), store.receipt(seq), source)
+            found_at = leaf_hash(data).hex(), store.receipt(seq), source
+            return Record(parse_entry(data), *found_at, find_void(store, seq))
         finally:
             store.close()
 

@@ -48,6 +48,7 @@ def why_command(*, state_dir: str | None, as_json: bool, decision: str) -> None:
                 "code": found.code or None,
                 "sentence": found.sentence or None,
                 "hint": found.hint or None,
+                "void": record.void,
                 "findings": list(found.findings),
                 "checks": [
                     {
@@ -77,11 +78,16 @@ def _record(decision: str, state_dir: str | None) -> Record:
 def _show(output: Output, record: Record, found: Explanation) -> None:
     body, request = record.entry.body, found.request
     output.title(f"Decision {record.entry.seq}, {record.entry.time}")
-    verdict = text("ALLOWED", GOOD) if found.allowed else text(f"DENIED: {found.code}", BAD)
+    if record.void is not None:
+        verdict = text("ALLOWED, AND VOID", BAD)
+    else:
+        verdict = text("ALLOWED", GOOD) if found.allowed else text(f"DENIED: {found.code}", BAD)
     output.line("  ", verdict, "  ", text(command_line(request.get("argv")), HEAD))
     requester = request.get("requester")
     asked_by = user(requester.get("uid")) if isinstance(requester, dict) else "unknown"
     output.line(f"  asked by {asked_by}, in {body.get('cwd')}, to run as {user(body.get('uid'))}")
+    if record.void is not None:
+        output.line("  ", text(f"made void, it never ran: {record.void}", BAD))
     if not found.allowed:
         output.line("  ", text(found.sentence, BAD))
         output.line("  ", text(f"hint: {found.hint}", WARN))

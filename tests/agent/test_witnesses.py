@@ -1,17 +1,21 @@
 """A host whose releases witnesses must cosign: real controllers, real host."""
 
 import contextlib
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from attestd.agent.ask import AgentSocket
 from attestd.agent.doctor import examine
+from attestd.agent.records import find_record
 from attestd.agent.rotate import rotate
 from attestd.audit.store import LogStore
+from attestd.cli.why import why_command
 from attestd.lineage.entry import EntryType
 from attestd.lineage.receipt import parse_receipt
 from tests.agent.test_exec import denied
@@ -89,6 +93,9 @@ def test_too_few_is_denied_and_void(mesh: Mesh) -> None:
         void = mesh.host.outcome(decision["id"])
         assert void.type is EntryType.DECISION_VOID
         assert void.body["reason"] == f"mesh_unavailable: {said}"
+        record = find_record(decision["id"], agent=agent(mesh.host), layout=mesh.host.layout)
+        assert record.void == void.body["reason"]
+        assert "made void, it never ran: mesh_unavailable" in why(mesh.host, decision["id"])
         assert mesh.witness("two")["problem"]
         assert "witness.lost witness=witness.example/2" in mesh.host.agent_log
         assert denied(mesh.run(3), "mesh_unavailable", 69) == "3 witnesses must cosign a release, there are 2"
@@ -120,11 +127,19 @@ def test_a_witness_whose_database_was_restored(mesh: Mesh) -> None:
     assert mesh.run(1).status == 0
 
 
+def agent(host: Host) -> AgentSocket:
+    return AgentSocket(os.fsencode(host.layout.agent_socket))
+
+
+def why(host: Host, name: str) -> str:
+    """What a person reads."""
+    done = CliRunner().invoke(why_command, ["--state-dir", str(host.state), name])
+    return done.output
+
+
 def doctor(host: Host, area: str) -> str:
     """The remedy for what is wrong there."""
-    [found] = [
-        item for item in examine(host.layout, AgentSocket(host.layout.agent_socket)) if item.area == area
-    ]
+    [found] = [item for item in examine(host.layout, agent(host)) if item.area == area]
     return str(found.remedy)
 
 

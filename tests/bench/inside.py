@@ -17,6 +17,7 @@ from attestd.tpm._commands import Cc
 from tests.bench.measure import Results, Row, alternate, median_ms, p99_ms, ratios
 from tests.faults.inside import Inside, inside
 from tests.host import Host
+from tests.witnessed import publish_mesh, url_of, vkey_of, witness_of
 
 AT_ONCE = 64
 SLOW_AT_ONCE = 256
@@ -60,6 +61,31 @@ async def releases(agent: Inside, results: Results) -> None:
         Row(f"releases a second, {AT_ONCE} at a time", rate, "/s", f"p99 {p99_ms(times):.0f} ms", bar=1500),
         Row("the same, the agent's CPU time a release", cpu_us, "µs", f"allows {1e6 / cpu_us:.0f}/s"),
     )
+
+
+async def witnessed(agent: Inside, results: Results) -> None:
+    host = agent.host
+    with witness_of(host, "1") as one, witness_of(host, "2") as two:
+        nodes = {
+            name: (url_of(found.start()), vkey_of(found)) for name, found in (("one", one), ("two", two))
+        }
+        publish_mesh(host, nodes)
+        agent.authorize(witnesses=2)
+        await receipt(agent)
+        times = [await receipt(agent) for _ in range(10 if results.quick else 50)]
+        before = agent.batches()
+        each = 8 if results.quick else 32
+        rate, many = await closed_loop(agent, at_once=AT_ONCE, each=each)
+        batches = agent.batches() - before
+        results.add(
+            Row("request to receipt with two witnesses, one at a time, p50", median_ms(times), "ms"),
+            Row(
+                f"releases a second with two witnesses, {AT_ONCE} at a time", rate, "/s",
+                f"p99 {p99_ms(many):.0f} ms, {AT_ONCE * (each + 1) / batches:.0f} a checkpoint",
+            ),
+        )  # fmt: skip
+        agent.authorize()
+        publish_mesh(host, {}, version=2)
 
 
 async def slow(agent: Inside, results: Results) -> None:
@@ -123,4 +149,5 @@ async def measure(host: Host, results: Results) -> None:
     async with agent_of(host) as agent:
         await releases(agent, results)
         await slow(agent, results)
+        await witnessed(agent, results)
         await quotes(agent, results)

@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from attestd.agent.core import Core
 from attestd.agent.sealing import Receipt
 from attestd.audit.seal import Charge, Pending
 from attestd.authorization.artifact import parse_artifact
+from attestd.codes import Denial
 from attestd.errors import AttestdError
 from attestd.gate.body import as_denied
 from attestd.gate.decide import decide
@@ -56,7 +58,11 @@ class Inside:
     injector: Injector
 
     def __post_init__(self) -> None:
-        self._artifact = self.host.issue(COMMAND)
+        self.authorize()
+
+    def authorize(self, **members: Any) -> None:
+        """What is asked for from here on; members are those of `Host.issue`."""
+        self._artifact = self.host.issue(COMMAND, **members)
         statement = parse_artifact(self._artifact).statement
         predicate = statement.predicate
         self._execution = Execution(
@@ -87,10 +93,15 @@ class Inside:
             to_denial=lambda denial: as_denied(decision.body, denial),
         )
         try:
-            receipt = await self.core.seal(pending, platform=decision.platform)
+            receipt = await self.core.seal(
+                pending, platform=decision.platform, witnesses=decision.body["witness_quorum"]
+            )
         except AttestdError as error:
             return type(error).__name__
-        return receipt if receipt.sealed.denial is None else receipt.sealed.denial.code
+        if receipt.sealed.denial is not None:
+            return receipt.sealed.denial.code
+        cosigned = await self.core.cosign(receipt, decision.body["witness_quorum"])
+        return cosigned.code if isinstance(cosigned, Denial) else cosigned
 
     async def ask_many(self, count: int) -> tuple[list[Receipt | str], float]:
         """So many at once: the answers, and how long they took."""
