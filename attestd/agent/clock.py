@@ -53,7 +53,12 @@ class TrustedClock:
         return max(datetime.now(UTC), self.read().now)
 
     def heard(self, moment: datetime) -> None:
-        """A verifier said what time it is, over a challenge that it made a moment ago: trusted time is no earlier."""
+        """A verifier said what time it is, over a challenge that it made a moment ago: trusted time is no earlier.
+
+        It is believed no further than the wall clock goes: else one that lies by as much as may differ, again and again,
+        would take trusted time away from both, and with it the log's.
+        """
+        moment = min(moment, datetime.now(UTC))
         elapsed = time.clock_gettime(time.CLOCK_BOOTTIME) - self._at
         if moment > self._reference + timedelta(seconds=elapsed):
             self._set(moment)

@@ -34,6 +34,7 @@ from attestd.distribution.web import Answer
 from attestd.errors import AttestdError, MalformedError, StoreError, VerificationError
 from attestd.governance.mesh import NO_MESH, MeshTrust, MeshWitness
 from attestd.journal import event
+from attestd.lineage.cosigned import MAX_COSIGNATURES
 from attestd.strict import format_time
 from attestd.tlog.note import NoteSignature, format_signature_line
 from attestd.tlog.tree import consistency_proof
@@ -71,6 +72,13 @@ class _Round:
     so_far: dict[str, str] = field(default_factory=dict)
     waiting: list[tuple[int, asyncio.Future[None]]] = field(default_factory=list)
     is_over: bool = False
+
+    def take(self, name: str, kept: Sequence[NoteSignature]) -> None:
+        if kept:
+            self.lines += kept
+            self.names.add(name)
+        else:
+            self.finally_[name] = f"it came when {MAX_COSIGNATURES} cosignatures were there"
 
     def note(self) -> bytes:
         # In the order in which the log gives them back.
@@ -250,9 +258,11 @@ class Cosigning:
         witness = Witness(keys[0].name, ", ".join(name for name, _ in nodes), url, keys, send, came, came)
         return witness, controller, asyncio.create_task(self._work(witness))
 
-    def _keep(self, size: int, lines: Sequence[NoteSignature]) -> None:
+    def _keep(self, size: int, lines: Sequence[NoteSignature]) -> Sequence[NoteSignature]:
+        # Where all lines of all witnesses would not fit into a note, one of each: it is a witness that counts.
+        most = 1 if len(self._mesh.witnesses) > MAX_COSIGNATURES else len(lines)
         with self._writing:
-            self._store.add_cosignatures(size, lines)
+            return self._store.add_cosignatures(size, lines[:most])
 
     async def _work(self, witness: Witness) -> None:
         while True:
@@ -285,7 +295,7 @@ class Cosigning:
         round_ = self._rounds.get(checkpoint.size)
         try:
             lines = await witness.ask(checkpoint, self, now=self._now)
-            await self._threads.run(lambda: self._keep(checkpoint.size, lines))
+            kept = await self._threads.run(lambda: self._keep(checkpoint.size, lines))
         except PassedError as error:  # Nothing is wrong with it.
             if round_ is not None:
                 round_.finally_[witness.name] = str(error)
@@ -300,11 +310,10 @@ class Cosigning:
             self._log.exception(event("job.failed"))
             self._failed(witness, StoreError(f"{type(error).__name__}"))
         else:
-            witness.keeps(checkpoint.size)
+            witness.keeps(checkpoint.size if kept else 0)
             self._answered(witness)
             if round_ is not None:
-                round_.lines += lines
-                round_.names.add(witness.name)
+                round_.take(witness.name, kept)
         if round_ is not None:
             self._settle(round_)
 

@@ -16,10 +16,13 @@ __all__ = ["CosignedLog"]
 class CosignedLog(LogStore):
     """A log's file, as whoever asks witnesses uses it."""
 
-    def add_cosignatures(self, size: int, lines: Sequence[NoteSignature]) -> None:
+    def add_cosignatures(self, size: int, lines: Sequence[NoteSignature]) -> Sequence[NoteSignature]:
         """Keeps cosignatures of the checkpoint of that size, durable on return; those that it has are left alone.
 
         They verify: the caller has looked. What has no room in the note any more is left out.
+
+        Returns:
+            Those that the checkpoint has now, as the log has them.
 
         Raises:
             UsageError: There is no such checkpoint.
@@ -28,7 +31,8 @@ class CosignedLog(LogStore):
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             stored = self.checkpoint(size)
-            for line in _fitting(stored, lines):
+            added = _fitting(stored, lines)
+            for line in added:
                 self._connection.execute(
                     "INSERT INTO cosignatures (size, name, key, line) VALUES (?, ?, ?, ?)",
                     (size, line.name, line.key_id.hex(), format_signature_line(line)),
@@ -40,6 +44,9 @@ class CosignedLog(LogStore):
             if isinstance(error, UsageError):
                 raise
             raise StoreError(f"cannot keep cosignatures in the audit log: {error}") from error
+        has = {(line.name, line.key_id): line for line in (*parse_note(stored.note).signatures, *added)}
+        asked = dict.fromkeys((line.name, line.key_id) for line in lines)
+        return tuple(has[key] for key in asked if key in has)
 
     def checkpoint(self, size: int) -> StoredCheckpoint:
         """The checkpoint of exactly that size.

@@ -6,6 +6,7 @@ import pytest
 
 from attestd.agent import clock as module
 from attestd.agent.clock import TrustedClock
+from attestd.appraisal.result import SKEW
 from attestd.codes import Code
 
 START = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -106,3 +107,12 @@ def test_a_verifier_says_what_time_it_is(clocks: Clocks) -> None:
     clocks.passes(0, wall=-86_400)
     assert trusted.latest() == trusted.read().now > clocks.wall
     assert trusted.read().denial is not None
+
+
+def test_a_verifier_that_lies_a_little_each_time_moves_nothing(clocks: Clocks) -> None:
+    """Results verify that are issued 5 s ahead of the latest time that can be right: as often as a verifier is asked."""
+    trusted = TrustedClock(START)
+    for _ in range(60):
+        clocks.passes(1)
+        trusted.heard(trusted.latest() + SKEW)
+    assert (trusted.read().now, trusted.read().denial) == (clocks.wall, None)

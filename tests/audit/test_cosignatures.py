@@ -60,8 +60,11 @@ def test_how_far_a_witness_came(cosigned: CosignedLog) -> None:
 
 def test_no_more_than_a_note_holds(cosigned: CosignedLog, started: Log) -> None:
     good = [line(cosigned, 4, witness(f"many{number}")) for number in range(40)]
-    cosigned.add_cosignatures(4, good[:20])
-    cosigned.add_cosignatures(4, good[20:])
+    assert list(cosigned.add_cosignatures(4, good[:20])) == good[:MAX_COSIGNATURES]
+    assert list(cosigned.add_cosignatures(4, good[20:])) == []
+    # Who cosigns once more has the line that is there.
+    again = witness("many1").cosign(parse_note(cosigned.checkpoint(4).note).text, time=2)
+    assert list(cosigned.add_cosignatures(4, [again])) == [good[1]]
     assert len(parse_note(cosigned.checkpoint(4).note).signatures) == 2 + MAX_COSIGNATURES
     started.verify()
 
