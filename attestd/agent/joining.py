@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from attestd.account import acting_as, agent_account
 from attestd.agent.enrolling import Asked, Enrolling
+from attestd.agent.enrolment import vouched_tier
 from attestd.agent.governance import Updater, first_seen
 from attestd.agent.identity import is_record_of, selection_of
 from attestd.agent.provision_steps import HostSteps, Signs, make_directories, opened_tpm
@@ -116,6 +117,7 @@ def join(
         blobs = steps.make_keys(_public(authorities.root.key))
         host = host_id(ek.public)
         published = is_record_of(trust.hosts.get(host), blobs)
+        tier = vouched_tier(ek, trust, now) or steps.tier()
         request = record = ended = None
         if controllers is not None:
             enrolling = Enrolling(
@@ -128,7 +130,9 @@ def join(
         elif not published:
             request = layout.host_request
             write_atomic(
-                request, steps.draft_request(authorities, ek, blobs, labels=labels, now=now), mode=0o644
+                request,
+                steps.draft_request(authorities, ek, blobs, labels=labels, now=now, tier=tier),
+                mode=0o644,
             )
         epoch = max(1, trust.revocations.epoch)
         sign: Callable[[], Signs]
@@ -146,7 +150,6 @@ def join(
         log_origin = steps.make_log(
             host, blobs, selection_of(trust), seen=seen, now=now, reenrolled=bool(before)
         )
-        tier = steps.tier()
     steps.write_configuration()
     return Joined(trust, host, log_origin, tier, request, record, ended)
 

@@ -11,7 +11,7 @@ Each step finds itself done if it was; cut off anywhere, the next call goes on, 
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from attestd.account import acting_as
 from attestd.agent.clock import TrustedClock
-from attestd.agent.enrolment import Enrol, labels_of
+from attestd.agent.enrolment import Enrol, NewKeys
 from attestd.agent.exclusive import exclusive
 from attestd.agent.governance import Updater, first_seen, sealed_floor
 from attestd.agent.identity import is_record_of, selection_of
@@ -35,7 +35,6 @@ from attestd.audit.seal import Pending, Sealer
 from attestd.audit.store import LogStore
 from attestd.authorization.dsse import PublicKey
 from attestd.distribution.local import load_trust
-from attestd.distribution.signer import Authority
 from attestd.durable import sync_directory
 from attestd.errors import StoreError, UsageError
 from attestd.governance.authorities import Authorities
@@ -64,13 +63,13 @@ class Rekeyed:
         host: The host.
         origin: The log that goes on; None: not yet.
         closed: Where the log before is kept; None: there was none.
-        request: The host record that the enrollers are to sign; then it goes on. None: it is done.
+        waits: What enrollers are to sign, or signed and is to be published; then it goes on. Empty: it is done.
     """
 
     host: str
     origin: str | None
     closed: Path | None
-    request: Path | None
+    waits: tuple[Path, ...]
 
 
 def rekey(
@@ -79,7 +78,6 @@ def rekey(
     *,
     lost: bool,
     enrol: Enrol,
-    epoch_key: Callable[[str], Authority],
 ) -> Rekeyed:
     """Gives a host new TPM keys, and a log that they seal.
 
@@ -88,7 +86,6 @@ def rekey(
         configuration: Which TPM.
         lost: The old keys cannot be used any more, or should not: the old log ends without a word about it.
         enrol: Has the new host record signed and published.
-        epoch_key: Opens the epoch authority's key by its id. It signs once for a TPM: asked only if its index is to be made.
 
     Raises:
         UsageError: The agent is running, or left something unsettled; the old keys are not there, and `lost` was not
@@ -97,12 +94,12 @@ def rekey(
         StoreError, TpmError, VerificationError, MalformedError: It cannot be done; the next call goes on.
     """
     with exclusive(layout, rekeying=True), opened_tpm(layout, configuration) as owner:
-        work = _Rekey(layout, configuration, owner, lost=lost, enrol=enrol, epoch_key=epoch_key)
+        work = _Rekey(layout, configuration, owner, lost=lost, enrol=enrol)
         for step in STEPS:
             getattr(work, step)()
-            if work.request is not None:
+            if work.waits:
                 break
-        return Rekeyed(work.host, work.origin, work.closed, work.request)
+        return Rekeyed(work.host, work.origin, work.closed, work.waits)
 
 
 class _Rekey:
@@ -116,10 +113,9 @@ class _Rekey:
         *,
         lost: bool,
         enrol: Enrol,
-        epoch_key: Callable[[str], Authority],
     ) -> None:
         self._layout, self._owner, self._lost = layout, owner, lost
-        self._enrol, self._epoch_key = enrol, epoch_key
+        self._enrol = enrol
         self._source = layout.trust_source(configuration)
         self._steps = HostSteps(layout, configuration, owner)
         self._deadline_s = float(configuration.tpm_deadline_s) * 3
@@ -132,7 +128,7 @@ class _Rekey:
         self.host = host_id(self._ek.public)
         self.origin: str | None = None
         self.closed: Path | None = None
-        self.request: Path | None = None
+        self.waits: tuple[Path, ...] = ()
         self._keys: tuple[KeyBlobs, AuthValues]
         self._is_new = False  # The log is sealed by the new keys already.
 
@@ -177,15 +173,8 @@ class _Rekey:
         self._steps.tpm(lambda tpm: tpm.load_keys(blobs, auth))
         if is_record_of(self._trust.hosts.get(self.host), blobs):
             return
-        request = self._steps.draft_request(
-            self._trust.authorities,
-            self._ek,
-            blobs,
-            labels=labels_of(self.host, self._trust),
-            now=_now(),
-        )
-        self.request = self._enrol(request, host=self.host, now=_now())
-        if self.request is None:
+        self.waits = self._enrol(self._new_keys(), now=_now())
+        if not self.waits:
             self._trust = load_trust(self._source)
             if not is_record_of(self._trust.hosts.get(self.host), blobs):
                 reason = self._trust.unusable.get(
@@ -200,8 +189,8 @@ class _Rekey:
         public = PublicKey(
             authorities.epoch.key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         )
-        epoch, key_id = max(1, self._trust.revocations.epoch), authorities.epoch.key_id
-        self._steps.define_epoch(epoch, public, lambda: self._epoch_key(key_id))
+        epoch = max(1, self._trust.revocations.epoch)
+        self._steps.define_epoch(epoch, public, lambda: self._enrol.epoch_signer(self._new_keys()))
         if not self._is_new:
             self._steps.tpm(lambda tpm: replace_counter(tpm, auth.counter))
 
@@ -235,6 +224,9 @@ class _Rekey:
                 sync_directory(self._layout.agent)
             except OSError as error:
                 raise StoreError(f"{error.filename}: {error.strerror}") from error
+
+    def _new_keys(self) -> NewKeys:
+        return NewKeys(self._steps, self._trust, self._ek, self._keys[0])
 
     def _require_this_host(self) -> None:
         if not self._has_log:

@@ -19,7 +19,17 @@ from attestd.errors import UsageError
 from attestd.governance.signed import MAX_BYTES
 from attestd.paths import find_layout, load_configuration
 
-__all__ = ["init_command"]
+__all__ = ["init_command", "wait_option"]
+
+wait_option = click.option(
+    "--wait",
+    "wait_s",
+    type=click.IntRange(0, 604_800),
+    default=600,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --controller: for how long to wait for operators' decisions.",
+)
 
 
 @click.command(
@@ -55,15 +65,7 @@ attestd init --controller https://one.example:8440 --controller https://two.exam
     metavar="URL",
     help="Ask this enroller for the host record; once for each (governance: the first one's, unless named).",
 )
-@click.option(
-    "--wait",
-    "wait_s",
-    type=click.IntRange(0, 604_800),
-    default=600,
-    show_default=True,
-    metavar="SECONDS",
-    help="With --controller: for how long to wait for operators' decisions.",
-)
+@wait_option
 @click.option("--root", type=FILE, metavar="FILE", help="With --governance: the root of trust (N.root.json).")
 @click.option(
     "--governance-ca",

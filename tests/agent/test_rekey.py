@@ -73,7 +73,7 @@ def test_everything_goes_on(used: tuple[Host, bytes, bytes], cli: Cli) -> None:
     size = len(host.entries())
     done = cli.ok("rekey", "--yes", "--json").json
     assert done["host"] == host.id
-    assert done["request"] is None
+    assert done["waits"] == []
     after = load_keys(host.layout.keys)
     assert after[0].ak_public != before[0].ak_public
     assert after[0].release_public != before[0].release_public
@@ -171,6 +171,8 @@ def test_an_enroller_elsewhere_must_be_named(used: tuple[Host, bytes, bytes], cl
     (host.layout.authority / "local.pem").rename(away)
     refused = cli("rekey", "--yes")
     assert (refused.status, "--with KEY" in refused.stderr) == (64, True), refused
+    refused = cli("rekey", "--yes", "--controller", "http://127.0.0.1:1")
+    assert (refused.status, "this host stands alone" in refused.stderr) == (64, True), refused
     cli.ok("rekey", "--yes", "--with", away)
     away.rename(host.layout.authority / "local.pem")
     require_goes_on(host, artifact, receipt)
@@ -267,7 +269,7 @@ def test_a_host_that_others_govern(used: tuple[Host, bytes, bytes], cli: Cli) ->
     host.layout.configuration.write_text(f'governance_url = "{repository / "published"}"\n{settings}')
     for _ in range(2):
         asked = cli.ok("rekey", "--yes", "--json")
-        assert asked.json["request"] == str(host.layout.host_request)
+        assert asked.json["waits"] == [str(host.layout.host_request)]
         assert "attestd governance enroll" in asked.stderr
         with pytest.raises(UsageError, match="attestd rekey finishes it"), exclusive(host.layout):
             pass
@@ -280,5 +282,5 @@ def test_a_host_that_others_govern(used: tuple[Host, bytes, bytes], cli: Cli) ->
             "governance", "sign", "--yes", "--repository", repository, "--key", authority / "governance.pem"
         )
         cli.ok("governance", "publish", "--repository", repository)
-    assert cli.ok("rekey", "--yes", "--json").json["request"] is None
+    assert cli.ok("rekey", "--yes", "--json").json["waits"] == []
     require_goes_on(host, artifact, receipt)

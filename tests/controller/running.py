@@ -112,8 +112,11 @@ class Controller(Client):
         state: Its `--state-dir`.
     """
 
-    def __init__(self, state: Path, **configuration: Any) -> None:
+    def __init__(
+        self, state: Path, *, environment: Mapping[str, str] | None = None, **configuration: Any
+    ) -> None:
         super().__init__(0)
+        self.environment = {**_ENVIRONMENT, **(environment or {})}
         self.state, self.configuration = (
             state,
             {"listen": "127.0.0.1:0", "requests_per_s": 0, **configuration},
@@ -129,7 +132,7 @@ class Controller(Client):
         """Runs `attestd controller …`."""
         done = subprocess.run(
             [*_COMMAND, "controller", *map(str, arguments), "--state-dir", str(self.state)],
-            capture_output=True, text=True, check=False, timeout=START_S, env=_ENVIRONMENT,
+            capture_output=True, text=True, check=False, timeout=START_S, env=self.environment,
         )  # fmt: skip
         assert done.returncode == status, done
         return done
@@ -143,7 +146,7 @@ class Controller(Client):
         self.said = []
         self.process = subprocess.Popen(
             [*_COMMAND, "controller", "serve", "--state-dir", str(self.state)],
-            stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, env=_ENVIRONMENT,
+            stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, env=self.environment,
         )  # fmt: skip
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

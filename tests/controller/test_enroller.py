@@ -21,7 +21,9 @@ from attestd.controller.enroller.keys import create_enroller_files
 from attestd.controller.enroller.office import Decision, Office
 from attestd.controller.store.engine import Store
 from attestd.controller.store.schema import enrolments
+from attestd.distribution.signer import generate_in_token
 from attestd.errors import MalformedError, StoreError, UsageError
+from attestd.governance.admission import challenge_enrolment, verify_enrolment
 from attestd.governance.enrolment import (
     MAX_ACTIVATION_BYTES,
     MAX_ENROLMENT_BYTES,
@@ -41,6 +43,7 @@ from tests.distribution.repositories import write_key
 from tests.governance.enrolling import Enrolling, allow
 from tests.governance.test_ek_trust import index, pem
 from tests.host import wait_for
+from tests.softhsm import PIN
 from tests.tcg import build
 from tests.tcg.ek_build import Authority
 from tests.world import Host, World, b64
@@ -61,7 +64,7 @@ class Desk:
             "ek-roots/index.json": index({"maker": "hardware"}),
             "ek-roots/maker.pem": pem(MAKER.certificate),
         }
-        self.key = write_key(top, "enrolled enroller")
+        self.key: Path | str = write_key(top, "enrolled enroller")
         self.controllers: list[Controller] = []
 
     def controller(self, **configuration: Any) -> Controller:
@@ -379,6 +382,16 @@ def test_what_does_not_verify(desk: Desk, believed: Asking, certified: Asking) -
     ):
         answered = controller.post(f"{BEGIN}/{id_}/activation", canonical(good), HEADERS)
         assert words in answered.problem(403), id_
+    # One that it gave more than ten minutes ago.
+    trust, now = desk.world.trust(), datetime.now(UTC)
+    old = challenge_enrolment(
+        verify_enrolment(believed.request(), authorities=trust.authorities, trust=trust.ek, now=now),
+        key=(controller.state / "controller" / "enroller.secret").read_bytes(),
+        expires=now - timedelta(seconds=1),
+        random=os.urandom,
+    )
+    late = believed.answer(controller, old, believed.activation(old))
+    assert "the challenge has expired: begin the enrolment again" in late.problem(403)
     # A secret of one challenge is not another's.
     other = believed.challenged(controller)
     assert "the secret is not" in believed.answer(controller, other, good).problem(403)
@@ -446,6 +459,28 @@ def test_governance_has_to_name_its_key(desk: Desk, believed: Asking) -> None:
     controller = desk.controller()
     believed.begin(controller).problem(503)
     assert "governance does not name it" in controller.get("/healthz").json["troubles"]["enroller"]
+
+
+def test_its_key_is_in_a_token(tmp_path: Path, token: str, token_environment: dict[str, str]) -> None:
+    uri, pin = f"hsm:77?label={token}", tmp_path / "pin"
+    _, public = generate_in_token("p256", uri, tmp_path / "key.pub", ask=lambda _: PIN)
+    pin.write_text(PIN)
+    pin.chmod(0o600)
+    desk = Desk(tmp_path, f"sqlite:///{tmp_path / 'controller.db'}")
+    authorities = desk.world.authorities
+    [before] = authorities["enrollers"]["keys"]
+    authorities["enrollers"]["keys"] = [public.key_id]
+    authorities["keys"] = {
+        **{name: key for name, key in authorities["keys"].items() if name != before},
+        public.key_id: {"spki": b64(public.spki_der)},
+    }
+    desk.key = uri
+    host = Host("new", root=desk.world.root)
+    allow(desk.world, host)
+    with desk.controller(environment=token_environment, enroller_passphrase_file=str(pin)) as controller:
+        record = b64decode(signed(Asking(desk.world, host).enrol(controller)).record)
+    found = parse_host_record(record, authorities=desk.world.trust().authorities, revoked_keys=frozenset())
+    assert found.enrollers == (public.key_id,)
 
 
 def test_keys_that_it_cannot_open(tmp_path: Path) -> None:

@@ -1,17 +1,23 @@
 """A host with a TPM enrols with two controllers, both of which must sign, and runs what its fleet allows."""
 
+import contextlib
+import json
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 
 from attestd.agent.enrollers import Enroller
+from attestd.audit.store import LogStore
 from attestd.errors import StoreError, VerificationError
-from attestd.lineage.entry import EntryType
+from attestd.lineage.entry import EntryType, parse_entry
 from attestd.lineage.receipt import parse_receipt, verify_receipt
 from attestd.paths import Configuration
 from attestd.strict import canonical
@@ -122,6 +128,7 @@ def test_a_host_joins(mesh: Mesh) -> None:
     assert again.json["fresh"] is False
     assert again.json["record"] is None
     comes_again(mesh, host, label)
+    has_new_keys(mesh, host)
 
 
 def comes_again(mesh: Mesh, host: Member, label: tuple[str, ...]) -> None:
@@ -153,6 +160,8 @@ def comes_again(mesh: Mesh, host: Member, label: tuple[str, ...]) -> None:
     assert refused.status == 1, refused
     assert "name the file that the enrollers signed (--ended)" in refused.stderr
     mesh.fleet.governance("enroll", back.json["record"], "--ended", back.json["ended"], "--yes")
+    for name, url, key in zip(("one", "two"), mesh.urls, mesh.fleet.enrollers, strict=True):
+        mesh.fleet.governance("mesh", name, "--url", url, "--enroller", f"{key}.pem")
     version = mesh.fleet.publish()
     host.start()
     host.wait_version(version)
@@ -164,6 +173,44 @@ def comes_again(mesh: Mesh, host: Member, label: tuple[str, ...]) -> None:
     )  # fmt: skip
     # What it did before verifies, by the record that ended.
     assert verify_receipt(parse_receipt(receipt), trust=mesh.fleet.trust).host.ak_name != present.ak_name
+
+
+def has_new_keys(mesh: Mesh, host: Member) -> None:
+    """It asks for new keys by itself, and waits until operators said yes; mesh.json says whom to ask."""
+    host.wait_settled()
+    receipt = host.receipt(host.entries(EntryType.DECISION_ALLOW)[0].seq)
+    assert host.stop() == 0
+    controllers = (mesh.one, mesh.two)
+    marks = [len(made.said) for made in controllers]
+    command = [sys.executable, "-m", "attestd", "rekey", "--yes", "--json", "--wait", "100"]
+    with subprocess.Popen(
+        [*command, "--state-dir", str(host.state)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as waiting:
+        for made, mark in zip(controllers, marks, strict=True):
+            wait_for(
+                "its TPM has answered",
+                lambda made=made, mark=mark: any("enrolment.waiting" in line for line in made.said[mark:]),
+            )
+            made.attestd("approve", host.id, "--yes")
+        out, err = waiting.communicate(timeout=100)
+    assert waiting.returncode == 0, err
+    assert "other keys than before" in err
+    record, ended = json.loads(out)["waits"]
+    mesh.fleet.governance("enroll", record, "--ended", ended, "--yes")
+    version = mesh.fleet.publish()
+    done = host.attestd("rekey", "--yes", "--json")
+    assert (done.status, done.json["waits"]) == (0, []), done
+    host.start()
+    host.wait_version(version)
+    assert host.exec(TRUE, authorization=host.authorize(TRUE)).status == 0
+    trust = mesh.fleet.trust
+    old = verify_receipt(parse_receipt(receipt), trust=trust).host
+    assert old.ak_name != trust.hosts[host.id].ak_name
+    with contextlib.closing(LogStore.open(done.json["closed"], readonly=True)) as closed:
+        last = parse_entry(closed.entry(closed.size - 1))
+    assert last.type is EntryType.HOST_REENROLL
+    # Its last leaf, too, was sealed before that record ended.
+    assert datetime.fromisoformat(last.time) <= old.not_after
 
 
 def test_enrollers_that_are_too_few(mesh: Mesh) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from attestd.agent.enrolment import enrol_here
+from attestd.agent.enrolment import EnrolHere
 from attestd.agent.rekey import rekey
 from attestd.appraisal.document import parse_quote, verify_document
 from attestd.audit.store import LogStore
@@ -155,8 +155,8 @@ def test_a_real_host_writes_the_documented_bodies(tmp_path: Path):
         host.wait_settled()
         assert host.stop() == 0
         entries = host.entries()
-        keys = enrol_here(host.layout, keyring := Keyring(host.layout.authority), ask=None)
-        done = rekey(host.layout, host.configuration, lost=False, enrol=keys, epoch_key=keyring.open)
+        keys = EnrolHere(host.layout, Keyring(host.layout.authority), ask=None)
+        done = rekey(host.layout, host.configuration, lost=False, enrol=keys)
         with contextlib.closing(LogStore.open(str(done.closed), readonly=True)) as closed:
             last = parse_entry(closed.entry(closed.size - 1))
     documented = {

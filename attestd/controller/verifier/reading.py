@@ -11,7 +11,7 @@ from attestd.appraisal.ima import ImaPolicy, parse_ima_policy
 from attestd.appraisal.state import BootAppraiser
 from attestd.appraisal.verifier import AuthenticEvidence, VerifiedEvidence, Verifier
 from attestd.controller.http.problem import Problem
-from attestd.errors import StoreError
+from attestd.errors import MalformedError, StoreError
 from attestd.governance.trust import Trust
 
 __all__ = ["Reading"]
@@ -83,6 +83,11 @@ class Reading:
             files = self._trust().ima
             if digest not in files:
                 raise StoreError(f"IMA policy {digest}: governance changed meanwhile: ask again")
-            found = parse_ima_policy(files[digest])
+            try:
+                found = parse_ima_policy(files[digest])
+            except (
+                MalformedError
+            ) as error:  # Whoever published it made the mistake, not the host that is told to ask again.
+                raise StoreError(f"governance: IMA policy {digest}: {error}") from error
             self._ima = {name: kept for name, kept in self._ima.items() if name in files} | {digest: found}
         return found
