@@ -242,3 +242,15 @@ def test_two_processes(remote: Remote, tmp_path: Path, pg: PostgreSQL) -> None:
             with ThreadPoolExecutor(2) as threads:
                 found = list(threads.map(lambda made: made.post(EVIDENCE, evidence, JSON), (one, two)))
             assert sorted(answered.status for answered in found) == [200, 403]
+
+
+def test_an_ima_policy_that_is_none_is_not_the_hosts_fault(tmp_path: Path) -> None:
+    """Whoever published it hears of it; the host is told to ask again, and has done nothing wrong."""
+    remote = Remote(name="unpublished")
+    remote.policy_file = b"{}"
+    remote.publish()
+    with verifying(tmp_path / "state", remote) as controller:
+        remote.tick()
+        evidence = remote.answer(remote.challenge(controller))
+        refused(controller, evidence, 503)
+        controller.wait_said(r"request.failed .*governance: IMA policy [0-9a-f]{64}: ")
