@@ -298,7 +298,7 @@ def _show_quote(
     "result",
     example="""
 attestd verify result result.jwt --trust trust/
-attestd verify result result.jwt --trust trust/ --at 2026-03-01T12:00:00Z --json
+attestd verify result result.jwt --trust trust/ --json
 """,
 )
 @trust_option
@@ -306,10 +306,11 @@ attestd verify result result.jwt --trust trust/ --at 2026-03-01T12:00:00Z --json
 @json_option
 @click.argument("file", type=FILE)
 def result_command(*, trust: Path, time: str | None, as_json: bool, file: Path) -> int:
-    """Verify an attestation result: which verifier, which host, which state.
+    """Verify an attestation result: whose it is, of which host.
 
     It holds if one of the verifiers in the trust directory's mesh.json signed it, for a host as it is enrolled there, and it
-    is not over. Whether the verifier affirms the host is shown, but decides nothing here.
+    is not over, or was not at the time that is given: the log keeps results, `attestd audit show --json` has them. Whether
+    the verifier affirms the host is shown, but decides nothing here.
     """
     token = read_input(file, max_bytes=MAX_RESULT_BYTES).strip().decode("ascii", "replace")
     claims = read_claims(token)

@@ -80,7 +80,7 @@ def test_the_commands_are_those_of_the_specification() -> None:
         "authorization install", "authority keygen", "authority import", "authority protect", "authority rotate", "authority show",
         "platform show", "platform approve", "platform measure", "platform diff",
         "platform boots", "platform predict", "platform rules",
-        "platform extend", "verify quote", "verify receipt", "verify log", "verify artifact", "audit tail",
+        "platform extend", "verify quote", "verify receipt", "verify log", "verify artifact", "verify result", "audit tail",
         "audit show", "audit confirm", "audit verify", "audit prove", "audit export", "audit rotate", "backup", "rekey", "deprovision",
         "governance init", "governance show", "governance diff", "governance add", "governance remove", "governance stage",
         "governance enroll", "governance revoke", "governance delegate", "governance role", "governance rule", "governance sign",
