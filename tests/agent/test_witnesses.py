@@ -97,6 +97,7 @@ def test_too_few_is_denied_and_void(mesh: Mesh) -> None:
         assert record.void == void.body["reason"]
         assert "made void, it never ran: mesh_unavailable" in why(mesh.host, decision["id"])
         assert mesh.witness("two")["problem"]
+        assert "look at that controller" in doctor(mesh.host, "witness two")
         assert "witness.lost witness=witness.example/2" in mesh.host.agent_log
         assert denied(mesh.run(3), "mesh_unavailable", 69) == "3 witnesses must cosign a release, there are 2"
     finally:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attestd.errors import MalformedError, UsageError
+from attestd.errors import MalformedError, UsageError, VerificationError
 from attestd.tlog.checkpoint import TreeHead
 from attestd.tlog.note import NoteSignature
 from attestd.tlog.tree import EMPTY_ROOT, Frontier, consistency_proof, leaf_hash
@@ -14,14 +14,19 @@ from attestd.tlog.witness import (
     MAX_ADD_CHECKPOINT_BYTES,
     NOTHING_SEEN,
     AddCheckpoint,
+    Conflict,
     Latest,
     Refusal,
+    evaluate_conflict,
     evaluate_growth,
     format_add_checkpoint,
     format_cosignatures,
     parse_add_checkpoint,
     parse_cosignatures,
+    parse_size,
+    verify_cosignatures,
 )
+from tests.world import witness
 
 # c2sp.org/tlog-witness, "Example request body".
 EXAMPLE = """\
@@ -214,3 +219,52 @@ def test_cosignatures_come_back() -> None:
 def test_what_is_no_answer(data: bytes) -> None:
     with pytest.raises(MalformedError):
         parse_cosignatures(data)
+
+
+# -- what answers mean
+
+TEXT = f"example.com/log\n7\n{HASH}\n".encode()
+ONE, TWO = witness("one"), witness("two")
+
+
+def verified(*lines: NoteSignature, latest: int = 100) -> tuple[NoteSignature, ...]:
+    return verify_cosignatures(format_cosignatures(lines), text=TEXT, keys=[ONE.key], latest=latest)
+
+
+def test_cosignatures_by_its_own_keys() -> None:
+    one, two = ONE.cosign(TEXT, time=100), TWO.cosign(TEXT, time=1)
+    assert verified(one) == verified(two, one) == (one,)
+    for lines, words in (
+        ((two,), "none by a key"),
+        ((one, one), "2 signatures"),
+        ((ONE.cosign(TEXT, time=101),), "in the future"),
+        ((ONE.cosign(TEXT.replace(b"7", b"8"), time=1),), "is wrong"),
+        ((NoteSignature(one.name, one.key_id, two.payload),), "is wrong"),
+    ):
+        with pytest.raises(VerificationError, match=words):
+            verified(*lines)
+
+
+def test_the_body_of_a_conflict() -> None:
+    assert parse_size(b"20852014\n") == 20852014
+    for wrong in (b"", b"\n", b"1", b"01\n", b"-1\n", b"1\n\n", b"9" * 30 + b"\n", b"x\n"):
+        with pytest.raises(MalformedError):
+            parse_size(wrong)
+
+
+@pytest.mark.parametrize(
+    ("told", "found"),
+    [
+        (0, Conflict.WENT_BACK),
+        (9, Conflict.WENT_BACK),
+        (10, Conflict.GO_ON),
+        (12, Conflict.NONSENSE),
+        (15, Conflict.GO_ON),
+        (20, Conflict.GO_ON),
+        (21, Conflict.PASSED),
+        (30, Conflict.PASSED),
+        (31, Conflict.AHEAD),
+    ],
+)
+def test_what_a_conflict_means(told: int, found: Conflict) -> None:
+    assert evaluate_conflict(told, old=12, cosigned=10, size=20, log_size=30) is found
