@@ -16,6 +16,8 @@ __all__ = ["Answer", "ClientCertificate", "Web"]
 
 _CHUNK: Final = 64 * 1024
 _GOOD: Final = range(200, 300)
+# A name that is looked up, a connection that is made and TLS that begins have no socket that could be cut: what follows has.
+_CUT_AGAIN_S: Final = 0.5
 # What is read of an answer that says no: enough for its words.
 _MAX_WORDS: Final = 16 * 1024
 
@@ -172,11 +174,13 @@ class Web:
     @contextlib.contextmanager
     def _deadline(self, where: str, deadline_s: float) -> Iterator[None]:
         """Timeouts are for each read: who sends a byte now and then would never meet one."""
-        late = threading.Event()
+        late, over = threading.Event(), threading.Event()
 
         def cut() -> None:
             late.set()
             self.close()
+            while not over.wait(_CUT_AGAIN_S):
+                self.close()
 
         timer = threading.Timer(deadline_s, cut)
         timer.daemon = True
@@ -190,6 +194,7 @@ class Web:
             cause = error
         finally:
             timer.cancel()
+            over.set()
         if late.is_set():  # also where what was cut off looked like an end
             raise StoreError(f"{where}: no whole answer came within {deadline_s:g} s") from cause
 

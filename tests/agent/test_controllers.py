@@ -1,10 +1,12 @@
 """Controllers that answer, that say no in each way, and that are away."""
 
 import asyncio
+import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -64,7 +66,12 @@ def test_an_answer_that_says_no(server: Web, status: int, error: type[Exception]
             post(server, max_bytes=1 << 20)
 
 
-def test_answers_that_are_none(server: Web) -> None:
+def _late(look_up: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    time.sleep(0.3)
+    return look_up(*arguments, **named)
+
+
+def test_answers_that_are_none(server: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     server.behaviours[NAME] = web.endless
     with pytest.raises(MalformedError, match="larger than the 1000 bytes"):
         post(server)
@@ -74,6 +81,13 @@ def test_answers_that_are_none(server: Web) -> None:
     server.behaviours[NAME] = web.dripping_headers
     with pytest.raises(StoreError, match="no whole answer came within"):
         post(server, deadline_s=0.3)
+    # Nobody is connected yet when it is late: what comes then is cut off all the same.
+    monkeypatch.setattr(socket, "getaddrinfo", partial(_late, socket.getaddrinfo))
+    began = time.monotonic()
+    with pytest.raises(StoreError, match="no whole answer came within"):
+        post(server, deadline_s=0.1)
+    assert time.monotonic() - began < 3
+    monkeypatch.undo()
     server.server_close()
     with pytest.raises(StoreError, match="refused"):
         Controller(server.url.replace("127.0.0.1", "127.0.0.2")).post("/x", b"", max_bytes=1)

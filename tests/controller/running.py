@@ -70,9 +70,9 @@ class Client:
     def post(self, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> Answered:
         return self.ask("POST", path, body, headers)
 
-    def open(self) -> socket.socket:
-        """A bare connection."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+    def open(self, *, source: str = "127.0.0.1") -> socket.socket:
+        """A bare connection, from an address of this host."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=30, source_address=(source, 0))
 
     def say(self, *parts: bytes) -> bytes:
         """Sends bytes as they are; returns everything until the other side closes."""

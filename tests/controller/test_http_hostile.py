@@ -111,18 +111,28 @@ def test_a_body_that_is_announced_too_large_is_refused_unread(app: Served) -> No
 
 def test_bodies_that_are_larger_together_than_there_is_room() -> None:
     """What many peers send slowly stays within bounds; small bodies come through all the while."""
-    room = Room(1 << 20)
-    with served(room=room) as app:
-        size = b"content-length: 1000000\r\n\r\n"
-        with app.open() as one, app.open() as two:
-            one.sendall(POST + size + b"x" * 900_000)
-            until(lambda: room.left < 300_000)
-            two.sendall(POST + size + b"x" * 900_000)
-            assert statuses(read_all(two)) == [503]
-            assert app.post("/echo", b"x" * 50_000).status == 200
-            one.sendall(b"x" * 100_000)
-            assert one.recv(12) == b"HTTP/1.1 200"
-        until(lambda: room.left == 1 << 20)
+    room = Room(4 << 20)
+    with served(room=room) as app, contextlib.ExitStack() as stack:
+        part = POST + b"content-length: 1000000\r\n\r\n" + b"x" * 900_000
+        slow = [stack.enter_context(app.open(source=f"127.0.0.{number}")) for number in range(2, 6)]
+        for count, sock in enumerate(slow, 1):
+            # Of one peer there is no more, whatever is left: others come through.
+            assert app.post("/echo", b"x" * 1_000_000).status == 200
+            sock.sendall(part)
+            until(lambda count=count: room.left < (4 << 20) - count * 834_000)
+            with app.open(source=f"127.0.0.{count + 1}") as again:
+                again.sendall(part)
+                assert statuses(read_all(again)) == [503]
+        with app.open() as other:
+            other.sendall(part + b"x" * 90_000)
+            assert statuses(read_all(other)) == [503]
+        assert app.post("/echo", b"x" * 50_000).status == 200
+        for sock in slow:
+            sock.sendall(b"x" * 100_000)
+            assert sock.recv(12) == b"HTTP/1.1 200"
+            sock.close()
+        until(lambda: room.left == 4 << 20)
+        assert not room.of
         assert app.post("/echo", b"x" * 1_000_000).status == 200
 
 

@@ -78,7 +78,7 @@ class Endpoint:
         if operation.operators_only and seen.operator is None:
             raise Problem(403, "only for operators: present a client certificate that operator_ca issued")
         query = _query(scope["query_string"], operation.query)
-        held = self._room.enter()
+        held = self._room.enter(seen.peer)
         try:
             value = await self._value(operation.body, headers, receive, seen, held)
             call = Call(
@@ -160,7 +160,7 @@ async def _read(max_bytes: int, announced: str | None, receive: Receive, held: H
         if left < 0:
             raise too_large
         if not held.take(len(part)):
-            raise Problem(503, "too much is being sent by others: ask again", headers={"retry-after": "2"})
+            raise Problem(503, "too much is being sent at once: ask again", headers={"retry-after": "2"})
         parts.append(part)
         if not message.get("more_body", False):
             return parts[0] if len(parts) == 1 else b"".join(parts)

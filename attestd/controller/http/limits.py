@@ -10,6 +10,8 @@ MAX_PEERS: Final = 65_536
 # Of bodies that are received or looked at; parsed they take some times as much.
 MAX_BODIES_BYTES: Final = 128 << 20
 FREE_BODY_BYTES: Final = 64 << 10
+# A peer may have a fourth of it: more than the largest body.
+_PEERS_AT_A_TIME: Final = 4
 _IPV6_NETWORK: Final = 64
 
 
@@ -56,39 +58,52 @@ class RateLimit:
 
 
 class Room:
-    """Memory that all bodies together may take, but for the first of each: what peers send before anybody knows them."""
+    """Memory that all bodies together may take, but for the first of each: what peers send before anybody knows them.
+
+    Attributes:
+        left: What is free.
+        most_of_a_peer: Of one peer: none takes the room of all others.
+        of: What each peer takes.
+    """
 
     def __init__(self, most: int = MAX_BODIES_BYTES) -> None:
         """Takes the limit."""
-        self.left = most
+        self.left, self.most_of_a_peer = most, most // _PEERS_AT_A_TIME
+        self.of: Counter[str] = Counter()
 
-    def enter(self) -> "Held":
+    def enter(self, peer: str) -> "Held":
         """Begins a body."""
-        return Held(self)
+        return Held(self, peer)
 
 
 class Held:
     """What one body takes of it."""
 
-    __slots__ = ("_free", "_held", "_room")
+    __slots__ = ("_free", "_held", "_peer", "_room")
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: Room, peer: str) -> None:
         """Begins with nothing."""
-        self._room, self._held, self._free = room, 0, FREE_BODY_BYTES
+        self._room, self._peer, self._held, self._free = room, peer, 0, FREE_BODY_BYTES
 
     def take(self, size: int) -> bool:
         """Takes as much more; False: there is no room, and it was not taken."""
-        free = min(size, self._free)
-        if size - free > self._room.left:
+        free, room = min(size, self._free), self._room
+        more = size - free
+        if more > min(room.left, room.most_of_a_peer - room.of[self._peer]):
             return False
         self._free -= free
-        self._held += size - free
-        self._room.left -= size - free
+        self._held += more
+        room.left -= more
+        room.of[self._peer] += more
         return True
 
     def leave(self) -> None:
         """Gives all of it back."""
-        self._room.left += self._held
+        room = self._room
+        room.left += self._held
+        room.of[self._peer] -= self._held
+        if not room.of[self._peer]:
+            del room.of[self._peer]
         self._held = 0
 
 
