@@ -28,6 +28,7 @@ from attestd.governance.desk import (
     MAX_HOST_BYTES,
     MAX_LIST_BYTES,
     MAX_REQUEST_BYTES,
+    Attested,
     ExpectRequest,
     HostAnswer,
     HostList,
@@ -117,8 +118,16 @@ class _Remote:
             ) from error
 
 
-def desk_options(command: _F) -> _F:
-    """Where the controller is: on this machine, or at an address; the command gets `desk`, which opens it."""
+def desk_options(*, decides: bool) -> Callable[[_F], _F]:
+    """Where the controller is: on this machine, or at an address; the command gets `desk`.
+
+    Args:
+        decides: Whether it decides about hosts, as an enroller alone does.
+    """
+    return functools.partial(_with_desk, decides=decides)
+
+
+def _with_desk(command: _F, *, decides: bool) -> _F:
     options = (
         click.option(
             "--controller", "url", metavar="URL", help="The controller, from afar: https://HOST:PORT."
@@ -158,7 +167,7 @@ def desk_options(command: _F) -> _F:
             raise UsageError("--certificate, --key and --ca go with --controller URL")
         with contextlib.ExitStack() as stack:
             if url is None:
-                desk: _Desk = stack.enter_context(_local(state_dir, system=system))
+                desk: _Desk = stack.enter_context(_local(state_dir, system=system, decides=decides))
             else:
                 desk = _remote(url, certificate, key, ca)
             return command(desk=desk, **rest)
@@ -178,12 +187,13 @@ def _remote(url: str, certificate: Path | None, key: Path | None, ca: Path | Non
 
 
 @contextlib.contextmanager
-def _local(state_dir: str | None, *, system: bool) -> Iterator[_Desk]:
+def _local(state_dir: str | None, *, system: bool, decides: bool) -> Iterator[_Desk]:
     configurations, offices = controller_module("configuration"), controller_module("enroller.office")
     desks, engine = controller_module("enroller.desk"), controller_module("store.engine")
     layout = configurations.find_controller_layout(state_dir, system=place_of(state_dir, system=system))
     configuration = configurations.load_controller_configuration(layout.configuration, os.environ)
-    if configurations.Role.ENROLLER not in configuration.roles:
+    roles = configurations.Role
+    if roles.ENROLLER not in configuration.roles and (decides or roles.VERIFIER not in configuration.roles):
         raise UsageError(f"{layout.configuration}: the role enroller is not switched on")
     owners = frozenset({0} if layout.system else {0, os.geteuid()})
     trust = load_trust(TrustSource(layout.trust, Path(configuration.governance), owners))
@@ -204,7 +214,7 @@ attestd controller hosts
 attestd controller hosts --controller https://one.example:8440 --certificate me.pem --key me.key
 """,
 )
-@desk_options
+@desk_options(decides=False)
 @json_option
 def hosts_command(*, desk: _Desk, as_json: bool) -> None:
     """List the hosts: waiting, enrolled, ended, revoked."""
@@ -217,7 +227,7 @@ def hosts_command(*, desk: _Desk, as_json: bool) -> None:
         say("no host is enrolled, and none waits")
         return
     output.table(
-        ("host", "state", "tier", "labels", "until", "what there is to know"),
+        ("host", "state", "tier", "labels", "until", "last said", "what there is to know"),
         [
             (
                 row.host[:_SHORT],
@@ -225,6 +235,7 @@ def hosts_command(*, desk: _Desk, as_json: bool) -> None:
                 row.tier,
                 _words(row.labels),
                 row.until[:10],
+                _said(row.attested),
                 list(row.words) or "",
             )
             for row in found.hosts
@@ -241,7 +252,7 @@ def hosts_command(*, desk: _Desk, as_json: bool) -> None:
 @click.option(
     "--label", "labels", multiple=True, metavar="NAME=VALUE", callback=name_values, help="That it comes with."
 )
-@desk_options
+@desk_options(decides=True)
 @json_option
 def enroll_command(*, desk: _Desk, host: str, labels: dict[str, str], as_json: bool) -> None:
     """Expect a host, which is then signed without waiting.
@@ -269,7 +280,7 @@ attestd controller approve 81f0c3a2b4d5 --refuse
 @click.argument("name", metavar="HOST|DIGEST")
 @click.option("--refuse", is_flag=True, help="Refuse it: this record is never signed here.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@desk_options
+@desk_options(decides=True)
 @json_option
 def approve_command(*, desk: _Desk, name: str, refuse: bool, yes: bool, as_json: bool) -> None:
     """Decide about a host record that waits. Shows exactly what is signed.
@@ -295,7 +306,7 @@ def approve_command(*, desk: _Desk, name: str, refuse: bool, yes: bool, as_json:
 @click.argument("host")
 @click.option("--reason", default="", metavar="TEXT", help="Why, for those who read it later.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@desk_options
+@desk_options(decides=True)
 @json_option
 def revoke_command(*, desk: _Desk, host: str, reason: str, yes: bool, as_json: bool) -> None:
     """Never sign a record of this host again.
@@ -350,6 +361,15 @@ def _name(public: str) -> str:
 
 def _words(labels: Any) -> str:
     return ", ".join(f"{name}={value}" for name, value in sorted(labels.items())) or "none"
+
+
+def _said(attested: Attested | None) -> str:
+    """What the verifier said last, and when: nothing is decided by it."""
+    if attested is None:
+        return ""
+    found = f", {attested.findings} findings" if attested.findings else ""
+    counts = f"reset {attested.reset_count}.{attested.restart_count}"
+    return f"{attested.status}{found}, {attested.at}, {counts}"
 
 
 def _require_host(host: str) -> None:

@@ -22,6 +22,7 @@ from attestd.account import account_named, acting_as, become
 from attestd.controller.configuration import ControllerConfiguration, ControllerLayout, Role
 from attestd.controller.enroller.keys import create_enroller_files, load_enroller_keys
 from attestd.controller.enroller.office import Office
+from attestd.controller.enroller.operators import Operators
 from attestd.controller.enroller.role import Enroller
 from attestd.controller.http.application import Application
 from attestd.controller.http.limits import RateLimit
@@ -37,7 +38,7 @@ from attestd.controller.store.engine import Store, migrate
 from attestd.controller.trust import TrustWatch
 from attestd.controller.verifier.keys import create_verifier_keys, load_verifier_keys
 from attestd.controller.verifier.role import verifier_running
-from attestd.controller.verifier.rows import Rows
+from attestd.controller.verifier.rows import Rows, last_said
 from attestd.controller.witness.anchor import create_anchor, has_anchors, has_history
 from attestd.controller.witness.keys import create_keys, load_cosigners
 from attestd.controller.witness.logs import KnownLogs, load_log_list
@@ -128,7 +129,7 @@ def _make_verifier(
     if not configuration.verifier_name:
         raise UsageError("verifier_name: name the verifier, as mesh.json is to name it")
     with contextlib.closing(Store.open(url)) as store:
-        join = join or bool(Rows(store, max_log_bytes=0).said(limit=1))
+        join = join or bool(last_said(store, limit=1))
     create_verifier_keys(layout.state, configuration, join=join)
     public = load_verifier_keys(layout.state, configuration).public
     write_atomic(
@@ -323,6 +324,9 @@ class _Service:
             )
         )
         self._operations += verifier.operations()
+        if Role.ENROLLER not in configuration.roles:
+            operators = Operators(office=Office(store), trust=trust.current, log=self._log, now=_now)
+            self._operations += operators.reading()
         self._troubles["verifier"] = verifier.trouble
         self._metrics.add_source(verifier.gauges)
 

@@ -10,6 +10,7 @@ from attestd.governance.host import MAX_HOST_RECORD_BYTES
 from attestd.strict import Base64Bytes, HostId, Sha256Hex, Strict, convert, parse_json
 
 __all__ = [
+    "Attested",
     "Decision",
     "ExpectRequest",
     "HostAnswer",
@@ -34,6 +35,27 @@ _SHORTEST: Final = 8
 _Label = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 
 
+class Attested(Strict, frozen=True):
+    """What a verifier said of a host last: it held for some minutes then, and decides nothing now.
+
+    Attributes:
+        at: When.
+        platform: Under which platform policy.
+        status: `affirming` or `contraindicated`.
+        findings: How many there were.
+        reset_count, restart_count: The TPM's.
+        agent: The agent's version, as it says itself.
+    """
+
+    at: str
+    platform: str
+    status: str
+    findings: Annotated[int, msgspec.Meta(ge=0)]
+    reset_count: Annotated[int, msgspec.Meta(ge=0)]
+    restart_count: Annotated[int, msgspec.Meta(ge=0)]
+    agent: str
+
+
 class HostRow(Strict, frozen=True):
     """One line of the table: a record that waits, or the host as governance has it.
 
@@ -45,6 +67,7 @@ class HostRow(Strict, frozen=True):
         until: When its record ends; empty: it has none.
         words: What there is to decide, or to know.
         digest: Of the record that waits, or was signed here; null: governance has it.
+        attested: What the verifier here said of it last; null: nothing, or there is none here.
     """
 
     host: HostId
@@ -54,6 +77,7 @@ class HostRow(Strict, frozen=True):
     until: str
     words: tuple[str, ...]
     digest: Sha256Hex | None
+    attested: Attested | None
 
 
 class Decision(Strict, frozen=True):

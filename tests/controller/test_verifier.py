@@ -1,5 +1,6 @@
 """The verifier over HTTP: hosts that attest, and peers that lie to it."""
 
+import json
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -213,6 +214,7 @@ def test_another_attestation_key(remote: Remote, controller: Controller) -> None
         assert "signature" in refused(controller, remote.answer(remote.challenge(controller)))
     finally:
         remote.world.records[host.id] = before
+        publish(remote, controller)
 
 
 def publish(remote: Remote, controller: Controller) -> None:
@@ -220,6 +222,19 @@ def publish(remote: Remote, controller: Controller) -> None:
     assert version
     controller.said.clear()
     controller.wait_said("governance.read")
+
+
+def test_what_operators_see(remote: Remote, controller: Controller) -> None:
+    """What was said last, and when: of hosts that never attested nothing."""
+    said = remote.attest(controller).claims.attestd
+    rows = {row["host"]: row for row in json.loads(controller.attestd("hosts", "--json").stdout)["hosts"]}
+    found = rows[remote.host.id]["attested"]
+    assert found["status"] in ("affirming", "contraindicated")
+    assert (found["findings"], found["reset_count"]) == (said.findings.count, said.state.reset_count)
+    assert rows[Host("ended", root=remote.world.root).id]["attested"] is None
+    assert f"{found['status']}, " in controller.attestd("hosts").stdout
+    controller.get("/v1/hosts").problem(403)
+    assert "the role enroller" in controller.attestd("revoke", remote.host.id, "--yes", status=64).stderr
 
 
 def test_two_processes(remote: Remote, tmp_path: Path, pg: PostgreSQL) -> None:

@@ -9,7 +9,7 @@ import pytest
 from attestd.appraisal.host_state import HostState
 from attestd.appraisal.vector import Status
 from attestd.controller.store.engine import Store, migrate
-from attestd.controller.verifier.rows import Change, Row, Rows, Said
+from attestd.controller.verifier.rows import Change, Row, Rows, Said, last_said
 from attestd.tcg.attest import ClockInfo
 
 ONE, TWO = "1" * 64, "2" * 64
@@ -52,8 +52,8 @@ def test_a_row_is_replaced_only_if_it_is_the_one_that_was_read(rows: Rows) -> No
     assert rows.replace([change(3, first)]) == [False]
     assert rows.replace([change(3, read(rows))]) == [True]
     assert [row is not None for row in rows.read([TWO, "3" * 64, ONE])] == [True, False, True]
-    assert rows.said() == {ONE: SAID, TWO: replace(SAID, host=TWO)}
-    assert rows.said([TWO]) == {TWO: replace(SAID, host=TWO)}
+    assert last_said(rows._store) == {ONE: SAID, TWO: replace(SAID, host=TWO)}
+    assert last_said(rows._store, [TWO]) == {TWO: replace(SAID, host=TWO)}
 
 
 def test_logs_are_kept_as_long_as_a_host_names_them(rows: Rows) -> None:

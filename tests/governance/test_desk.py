@@ -25,7 +25,14 @@ HOST, OTHER, DIGEST = "ab" * 32, "abababababac" + "00" * 26, "cd" * 32
 
 def row(host: str = HOST, state: str = "waiting", digest: str | None = DIGEST) -> HostRow:
     return HostRow(
-        host=host, state=state, tier="software", labels={}, until="", words=("a new host",), digest=digest
+        host=host,
+        state=state,
+        tier="software",
+        labels={},
+        until="",
+        words=("a new host",),
+        digest=digest,
+        attested=None,
     )
 
 

@@ -1,13 +1,16 @@
 """An operator's place at an enroller: which hosts there are, and what is decided about them, here or over HTTP."""
 
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+import msgspec
+
 from attestd.controller.enroller.office import Decided, Kept, KeptState, Office
 from attestd.controller.enroller.office import Decision as Decided_
-from attestd.governance.desk import Decision, HostAnswer, HostList, HostRow, Verdict, Waiting
+from attestd.controller.verifier.rows import Said
+from attestd.governance.desk import Attested, Decision, HostAnswer, HostList, HostRow, Verdict, Waiting
 from attestd.governance.trust import Trust
 from attestd.strict import decode_base64, format_time
 from attestd.tcg.public import parse_public
@@ -34,8 +37,9 @@ class Desk:
             StoreError: The database fails, or there is no governance.
         """
         trust, decided = self._trust(), self._office.decisions()
+        rows = _rows(trust, self._office.kept(), decided, self._now())
         return HostList(
-            hosts=tuple(_rows(trust, self._office.kept(), decided, self._now())),
+            hosts=tuple(_with_attested(rows, self._office.attested())),
             decisions=tuple(map(_decision, decided)),
         )
 
@@ -49,7 +53,8 @@ class Desk:
         kept = self._office.kept(host)
         present = trust.hosts.get(host)
         known = {} if present is None else {host: present}
-        rows = tuple(_rows(trust, kept, decided, self._now(), hosts=known))
+        found = _rows(trust, kept, decided, self._now(), hosts=known)
+        rows = tuple(_with_attested(found, self._office.attested([host])))
         if not rows and not decided:
             return None
         waits = next((item for item in kept if item.state is KeptState.WAITING), None)
@@ -142,6 +147,24 @@ def _rows(
     return rows
 
 
+def _with_attested(rows: Sequence[HostRow], said: Mapping[str, Said]) -> Iterator[HostRow]:
+    for row in rows:
+        found = said.get(row.host)
+        yield row if found is None else msgspec.structs.replace(row, attested=_attested(found))
+
+
+def _attested(said: Said) -> Attested:
+    return Attested(
+        at=format_time(said.at),
+        platform=said.platform,
+        status=said.status,
+        findings=said.findings,
+        reset_count=said.reset_count,
+        restart_count=said.restart_count,
+        agent=said.agent,
+    )
+
+
 def _row(
     host: str,
     state: str,
@@ -151,7 +174,14 @@ def _row(
 ) -> HostRow:
     tier, labels, until = facts
     return HostRow(
-        host=host, state=state, tier=tier, labels=dict(labels), until=until, words=words, digest=digest
+        host=host,
+        state=state,
+        tier=tier,
+        labels=dict(labels),
+        until=until,
+        words=words,
+        digest=digest,
+        attested=None,
     )
 
 

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, delete, insert, or_, select, text, update
 
 from attestd.controller.store.engine import Store
 from attestd.controller.store.schema import enrolment_decisions, enrolment_keys, enrolments
+from attestd.controller.verifier.rows import Said, last_said
 from attestd.errors import UsageError, VerificationError
 from attestd.governance.admission import ActivatedEnrolment, Standing
 from attestd.governance.host import MAX_HOST_RECORD_BYTES, HostRecord
@@ -92,6 +93,10 @@ class Office:
     def __init__(self, store: Store) -> None:
         """Takes the store."""
         self._store = store
+
+    def attested(self, hosts: Sequence[str] | None = None) -> Mapping[str, Said]:
+        """What a verifier on the same store said last, by host: of some, or of all."""
+        return last_said(self._store, hosts)
 
     def knows(self, digest: str) -> bool:
         """Whether a record was seen here before: it began about now when it was."""

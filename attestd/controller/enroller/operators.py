@@ -51,6 +51,16 @@ class Operators:
     def operations(self) -> list[Operation]:
         """What operators may ask and decide."""
         return [
+            *self.reading(),
+            _decision("approve", "Have a record signed", self.approve, _DIGEST),
+            _decision("refuse", "Refuse a record", self.refuse, _DIGEST),
+            _decision("expect", "Expect a host", self.expect, _LABELS),
+            _decision("revoke", "Sign nothing of a host any more", self.revoke, _REASON),
+        ]
+
+    def reading(self) -> list[Operation]:
+        """What operators may ask, also where nothing is enrolled."""
+        return [
             Operation(
                 name="listHosts",
                 method="GET",
@@ -73,10 +83,6 @@ class Operators:
                 },
                 operators_only=True,
             ),
-            _decision("approve", "Have a record signed", self.approve, _DIGEST),
-            _decision("refuse", "Refuse a record", self.refuse, _DIGEST),
-            _decision("expect", "Expect a host", self.expect, _LABELS),
-            _decision("revoke", "Sign nothing of a host any more", self.revoke, _REASON),
         ]
 
     async def hosts(self, call: Call) -> Answer:

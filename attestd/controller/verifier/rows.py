@@ -19,7 +19,7 @@ from attestd.appraisal.verifier import MAX_LOGS_BYTES
 from attestd.controller.store.engine import Store
 from attestd.controller.store.schema import verifier_hosts, verifier_logs
 
-__all__ = ["Change", "Row", "Rows", "Said"]
+__all__ = ["Change", "Row", "Rows", "Said", "last_said"]
 
 # Event logs shrink to a third; more effort would cost more than it saves.
 _EFFORT: Final = 1
@@ -162,20 +162,6 @@ class Rows:
             data = connection.execute(select(_logs.data).where(_logs.digest == digest)).scalar_one_or_none()
         return None if data is None else zlib.decompressobj().decompress(bytes(data), MAX_LOGS_BYTES)
 
-    def said(self, hosts: Sequence[str] | None = None, *, limit: int | None = None) -> dict[str, Said]:
-        """What was said last, by host: of some hosts, or of all; of as many as the limit says.
-
-        Raises:
-            StoreError: The database fails.
-        """
-        columns = [column for column in verifier_hosts.c if column.name in Said.__dataclass_fields__]
-        statement = select(*columns).limit(limit)
-        if hosts is not None:
-            statement = statement.where(_hosts.host.in_(hosts))
-        with self._store.read() as connection:
-            rows = connection.execute(statement).mappings().all()
-        return {row["host"]: _said(row) for row in rows}
-
     def forget_logs(self, known: Iterable[str]) -> None:
         """Lets go of the logs of all other hosts; where their clocks had got to stays known.
 
@@ -241,6 +227,23 @@ class Rows:
                 return  # Hosts send theirs whole: it costs them more, and nobody else.
             row = {"digest": name, "data": packed, "size": len(packed)}
             connection.execute(self._insert(verifier_logs).values(row).on_conflict_do_nothing())
+
+
+def last_said(
+    store: Store, hosts: Sequence[str] | None = None, *, limit: int | None = None
+) -> dict[str, Said]:
+    """What was said last, by host: of some hosts, or of all; of as many as the limit says.
+
+    Raises:
+        StoreError: The database fails.
+    """
+    columns = [column for column in verifier_hosts.c if column.name in Said.__dataclass_fields__]
+    statement = select(*columns).limit(limit)
+    if hosts is not None:
+        statement = statement.where(_hosts.host.in_(hosts))
+    with store.read() as connection:
+        rows = connection.execute(statement).mappings().all()
+    return {row["host"]: _said(row) for row in rows}
 
 
 def _forget(connection: Connection, names: Iterable[str]) -> None:
