@@ -89,7 +89,7 @@ _HINTS: Final[dict[int, str]] = {
     Rc.LOCKOUT: "the TPM is in lockout after failed authorizations: wait, or reset it with the lockout auth value",
     Rc.FAILURE: "the TPM is in failure mode: power-cycle the machine",
     Rc.INITIALIZE: "the TPM was reset and not started",
-    Rc.PCR_CHANGED: "PCRs were extended during every attempt",
+    Rc.PCR_CHANGED: "PCRs were extended during every attempt (docs/operations.md, Hosts that execute many files)",
 }
 _FULL_HINT: Final = (
     "the TPM's slots are taken by others: flush their handles, or use the resource manager /dev/tpmrm0"
