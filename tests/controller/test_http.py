@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from attestd.controller.http import server
+from attestd.controller.http import limits, server
 from attestd.controller.http.limits import Connections, RateLimit, peer_of
 from attestd.controller.http.operation import Operation
 from attestd.controller.http.protocol import Bounds
@@ -190,6 +190,21 @@ def test_no_header_makes_another_peer(caplog: pytest.LogCaptureFixture) -> None:
             assert app.get("/show/x", {name: value}).status == 200
         assert app.get("/show/x", {"x-forwarded-for": "192.0.2.8"}).status == 429
         until(lambda: sum(" peer=127.0.0.1 " in line for line in caplog.messages) == len(names) + 1)
+
+
+def test_refusals_do_not_push_out_what_matters(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """journald drops what is over its limit, whichever line that is: metrics count the rest."""
+    monkeypatch.setattr(limits, "LINES_PER_S", 0.001)
+    monkeypatch.setattr(limits, "LINES_AT_ONCE", 3)
+    with served(rate=RateLimit(0.01, 1)) as app, caplog.at_level(logging.INFO, "attestd"):
+        for _ in range(6):
+            app.get("/nothing")
+            app.say(b"rubbish\r\n\r\n")
+        until(lambda: app.counted('attestd_controller_requests_total{operation="unknown",status="429"} 5'))
+    said = [line.split()[0] for line in caplog.messages]
+    assert (said.count("request"), said.count("request.refused")) == (3, 3)
 
 
 def test_buckets() -> None:

@@ -15,7 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from attestd.controller.http import problem as problems
 from attestd.controller.http.endpoint import ANSWER_S, Endpoint, Gone, Resource, Seen, send_answer, too_many
-from attestd.controller.http.limits import RateLimit, Room
+from attestd.controller.http.limits import RateLimit, Room, lines_limit
 from attestd.controller.http.metrics import Metrics
 from attestd.controller.http.openapi import PATH, format_document
 from attestd.controller.http.operation import Answer, Call, Operation, Response
@@ -56,7 +56,7 @@ class Application:
             room: What all bodies together may take; None: as much as is said there.
         """
         self._metrics, self._log, self._rate = metrics, log, rate
-        self._at_a_time = 0
+        self._at_a_time, self._lines = 0, lines_limit()
         everything = [*operations, _document(operations)]
         room = room or Room()
         paths: dict[str, dict[str, Endpoint]] = {}
@@ -138,6 +138,8 @@ class Application:
     def _done(self, seen: Seen, status: int, seconds: float) -> None:
         self._metrics.answered(seen.operation, status, seconds)
         level = logging.DEBUG if 0 < status < _REFUSED else logging.INFO if status < _BUG else logging.WARNING
+        if level > logging.DEBUG and self._lines.take("", now=time.monotonic()):
+            level = logging.DEBUG
         if self._log.isEnabledFor(level):
             operator = None if seen.operator is None else seen.operator.sha256
             fields: dict[str, Any] = {"peer": seen.peer, "operator": operator, "id": seen.correlation_id}

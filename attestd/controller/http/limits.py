@@ -4,11 +4,14 @@ import ipaddress
 from collections import Counter, OrderedDict
 from typing import Final
 
-__all__ = ["Connections", "Held", "RateLimit", "Room", "peer_of"]
+__all__ = ["Connections", "Held", "RateLimit", "Room", "lines_limit", "peer_of"]
 
 MAX_PEERS: Final = 65_536
 # Of bodies that are received or looked at; parsed they take some times as much.
 MAX_BODIES_BYTES: Final = 128 << 20
+# journald takes 10,000 in 30 s: what peers provoke must not push out what matters.
+LINES_PER_S: Final = 50
+LINES_AT_ONCE: Final = 500
 FREE_BODY_BYTES: Final = 64 << 10
 # A peer may have a fourth of it: more than the largest body.
 _PEERS_AT_A_TIME: Final = 4
@@ -55,6 +58,11 @@ class RateLimit:
         if len(self._buckets) > self._max_peers:
             self._buckets.popitem(last=False)
         return wait
+
+
+def lines_limit() -> RateLimit:
+    """How many lines about refused requests are written: systemd-journald drops what is over its own limit, whatever it says."""
+    return RateLimit(LINES_PER_S, LINES_AT_ONCE, max_peers=1)
 
 
 class Room:

@@ -11,7 +11,7 @@ import secrets
 import ssl
 from asyncio import TimerHandle
 from asyncio.sslproto import SSLProtocol
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 from cryptography import x509
@@ -19,7 +19,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from attestd.controller.http.limits import Connections, peer_of
+from attestd.controller.http.limits import Connections, RateLimit, lines_limit, peer_of
 from attestd.controller.http.metrics import Metrics
 from attestd.controller.http.operation import Operator
 from attestd.controller.http.problem import MEDIA_TYPE, format_problem
@@ -60,6 +60,7 @@ class Shared:
     metrics: Metrics
     log: logging.Logger
     bounds: Bounds
+    lines: RateLimit = field(default_factory=lines_limit)
 
 
 class Handshake(SSLProtocol):
@@ -215,8 +216,9 @@ class Connection(HttpToolsProtocol):
         status, detail = self._refusal
         correlation_id = secrets.token_hex(8)
         self._shared.metrics.refused("malformed")
-        self._shared.log.info(
-            event("request.refused", status=status, why=detail, peer=self._peer, id=correlation_id)
+        level = logging.DEBUG if self._shared.lines.take("", now=self.loop.time()) else logging.INFO
+        self._shared.log.log(
+            level, event("request.refused", status=status, why=detail, peer=self._peer, id=correlation_id)
         )
         if self._is_answered():  # else it would be taken for the answer before it
             body = format_problem(status, detail, correlation_id=correlation_id)
