@@ -9,6 +9,8 @@ from typing import Any, Self
 
 from attestd.appraisal.evidence import EvidenceChallenge, parse_evidence_challenge
 from attestd.appraisal.result import AttestationResult, verify_result
+from attestd.controller.configuration import find_controller_layout, load_controller_configuration
+from attestd.controller.service import Initialised, initialise
 from attestd.strict import canonical
 from tests.appraisal.attesting import Attesting
 from tests.controller.running import Answered, Controller
@@ -76,4 +78,12 @@ def verifying(state: Path, remote: Remote, **configuration: Any) -> Iterator[Con
     )
     with made as controller:
         write(remote.world, controller)
-        yield controller.init().start()
+        prepare(controller)
+        yield controller.start()
+
+
+def prepare(controller: Controller, *, join: bool = False) -> Initialised:
+    """As `init` does, without another process."""
+    layout = find_controller_layout(str(controller.state))
+    configuration = load_controller_configuration(layout.configuration, {})
+    return initialise(layout, configuration, join=join)
