@@ -126,7 +126,8 @@ class Workplace:
         """The example on this machine: its directories, no TPM device, no server, and an end to what has none."""
         lines = []
         for line in example.strip().splitlines():
-            if "device:" in line or "https://" in line:
+            # Of a host that came again, records are joined in tests/controller.
+            if "device:" in line or "https://" in line or "--ended" in line:
                 continue
             if "tail -f" in line:
                 line = line.replace("attestd", f"timeout -s INT 1 {ATTESTD}", 1) + " || test $? = 124"  # noqa: PLW2901
