@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 CLIENT = """#!/usr/bin/python3 -IS
 import json, os, socket, sys
-if sys.argv[1] == "serve":  # goes on, and is ended by a signal
+if "serve" in sys.argv[1:3]:  # goes on, and is ended by a signal
     os.execv({real!r}, sys.argv)
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({path!r})

