@@ -258,17 +258,20 @@ def uninstall_leaves_state(system: System) -> None:
 
 
 def a_controller_serves(system: System) -> None:
-    """In its sandbox: both roles, over this host's own governance; its log is witnessed."""
+    """In its sandbox, over this host's own governance, whose enroller it is: its log is witnessed."""
     system.run("systemctl start attestd-controller", status=1)
     assert system.show("attestd-controller", "ExecMainStatus") == "64", "its packages are not there"
     system.run("make install CONTROLLER=1")
     system.run(
-        "attestd controller init --role governance --role witness --governance /etc/attestd/trust"
+        "install -m 600 -o attestd-controller /etc/attestd/authority/local.pem /etc/attestd/enroller.pem;"
+        " attestd controller init --role governance --role witness --role enroller --governance /etc/attestd/trust"
+        " --enroller-key /etc/attestd/enroller.pem --ak-trust-domain host.test"
         " --witness-name witness.test/1; systemctl start attestd-controller"
     )
     get = "import sys, urllib.request as r; print(r.urlopen('http://127.0.0.1:8440' + sys.argv[1]).read().decode())"
     assert '"healthy":true' in system.run(f'runuser -u nobody -- python3 -c "{get}" /healthz')
     assert "root" in system.run(f'runuser -u nobody -- python3 -c "{get}" /governance/metadata/1.root.json')
+    assert "/v1/enrollments" in system.run(f'runuser -u nobody -- python3 -c "{get}" /openapi.json')
     owned = system.run("find /var/lib/attestd-controller ! -user attestd-controller")
     assert owned == "", owned
     vkey = system.run("head -1 /var/lib/attestd-controller/witness.vkeys")
