@@ -6,14 +6,16 @@ posts all evidence. The rate is attestations by the seconds that the two kinds o
 """
 
 import asyncio
+import contextlib
 import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,10 @@ import msgspec
 import psutil
 
 from attestd.appraisal.evidence import log_digest
+from attestd.appraisal.host_state import HostState
+from attestd.appraisal.vector import Status
+from attestd.controller.store.engine import Store
+from attestd.controller.verifier.rows import Change, Rows, Said
 from attestd.strict import canonical, decode_base64url, encode_base64url
 from attestd.tcg.binding import Purpose
 from attestd.tcg.pcr import composite
@@ -49,9 +55,31 @@ def measure(results: Results) -> None:
         remote = fleet(hosts)
         remote.world.write_trust(top / "web")
         with _verifiers(top, count=1) as controllers:
-            _rows(results, "one process, SQLite", _attest(controllers, remote, rounds, paced=True))
+            few = _attest(controllers, remote, rounds, paced=True)
+            _rows(results, "one process, SQLite", few)
+            rows = fill(controllers[0], hosts * 100)
+            many = _attest(controllers, remote, rounds, paced=False)
+            results.add(
+                Row(
+                    f"CPU of an attestation, {rows:,} hosts' rows in the database", 100 * few.per_core / many.per_core,
+                    "%", bar=120, at_most=True, against=f"of that with {hosts:,}; {many.memory_mb:.0f} MB",
+                )
+            )  # fmt: skip
         with postgresql() as server, _verifiers(top, count=2, database=server.database()) as controllers:
             _rows(results, "two processes, PostgreSQL", _attest(controllers, remote, rounds, paced=False))
+
+
+def fill(controller: Controller, rows: int) -> int:
+    """Rows of so many other hosts, in the database alone: governance does not know them."""
+    url = f"sqlite:///{controller.state / 'controller' / 'controller.db'}"
+    with contextlib.closing(Store.open(url)) as store:
+        made, state = Rows(store, max_log_bytes=0), HostState.of(CLOCK, eventlog="a" * 64, ima={})
+        said = Said("", datetime.now(UTC), "local", Status.AFFIRMING, 0, 7, 1, "attestd bench")
+        names = [sha256(b"%d" % number).hexdigest() for number in range(rows)]
+        for start in range(0, rows, 500):
+            some = names[start : start + 500]
+            made.replace([Change("00", None, state, None, replace(said, host=name)) for name in some])
+    return rows
 
 
 def fleet(hosts: int) -> Remote:
@@ -138,7 +166,8 @@ class Fleet:
     ports: list[int]
     attesting: Attesting
     hosts: list[Host]
-    clock: int = 0
+    # Faster than quotes are made, so that those of the next generator are later.
+    clock: int = field(default_factory=lambda: time.time_ns() // 10_000)
     document: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
