@@ -4,6 +4,7 @@ import base64
 import contextlib
 import json
 import socket
+import struct
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from swtpm.vm.tools import VmError
 __all__ = ["Command", "Port", "Result"]
 
 _RETRY_S: Final = 1.0
+_SEND_S: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,8 @@ class Port:
 
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        # A machine in which nobody reads takes what fits into buffers, and then nothing: a thread of ours would wait for ever.
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_S, 0))
         self._socket.connect(str(path))
         self._numbers = count(1)
         self._commands: dict[int, Command] = {}

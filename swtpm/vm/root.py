@@ -129,7 +129,7 @@ def _configure(root: Path, here: Path) -> None:
     # It may be as slow as the host is busy.
     (etc / "systemd" / "system.conf.d").mkdir()
     (etc / "systemd" / "system.conf.d" / "patience.conf").write_text(
-        "[Manager]\nDefaultTimeoutStartSec=600s\n"
+        "[Manager]\nDefaultTimeoutStartSec=600s\nDefaultDeviceTimeoutSec=600s\n"
     )
     for unit in _MASKED:
         (etc / "systemd" / "system" / unit).symlink_to("/dev/null")
