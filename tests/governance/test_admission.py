@@ -27,7 +27,7 @@ from tests.governance.enrolling import KEY, LIFE, YEAR, Enrolling, allow, counti
 from tests.governance.test_ek_trust import index, pem
 from tests.tcg import build
 from tests.tcg.ek_build import Authority
-from tests.world import Host, World, b64, signer
+from tests.world import Host, World, b64, signer, tpm_signature
 
 MAKER, CLOUD = Authority.root("maker"), Authority.root("cloud")
 
@@ -146,9 +146,13 @@ class TestEnrolment:
             self.verify(new, release_public=other.release_public, certify=other.certify())
 
     def test_a_release_key_that_another_ak_certified(self, new: Enrolling) -> None:
-        certify = new.world.host.certify()
+        attest, _ = new.host.certify()
+        certify = attest, tpm_signature(new.world.host.ak, attest)
         with pytest.raises(VerificationError, match="signature does not verify"):
             self.verify(new, certify=certify)
+        # Nor one that is about another host.
+        with pytest.raises(VerificationError, match="extraData is"):
+            self.verify(new, certify=new.world.host.certify())
 
     def test_a_certification_of_another_key(self, new: Enrolling) -> None:
         other = Host("another", root=new.world.root)
