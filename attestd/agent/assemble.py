@@ -5,7 +5,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from attestd.agent.attesting import Attestation
@@ -116,6 +116,59 @@ def _opener(access: TpmAccess, layout: Layout) -> Callable[[], Tpm]:
     return open_loaded
 
 
+@dataclass(frozen=True)
+class _Checked:
+    """The log, found to be what its TPM says, and what everything else goes by."""
+
+    store: LogStore
+    reader: CosignedLog
+    trusted: TrustDirectory
+    updater: Updater
+    port: TpmPort
+    keys: LogKeys
+    recovery: Recovery
+    clock: TrustedClock
+
+    def now(self) -> datetime:
+        """Trusted time."""
+        return self.clock.read().now
+
+
+async def _checked(
+    layout: Layout,
+    configuration: Configuration,
+    log: logging.Logger,
+    owner: TpmOwner,
+    stack: contextlib.AsyncExitStack,
+) -> _Checked:
+    store = LogStore.open(str(layout.log))
+    stack.callback(store.close)
+    reader = CosignedLog.open(str(layout.log), readonly=True)
+    stack.callback(reader.close)
+    source, floor = layout.trust_source(configuration), sealed_floor(store)
+    updater = Updater(source, configuration, log=log)
+    blobs, _ = load_keys(layout.keys)
+    trust = await _first_trust(source, updater, floor, host=store.host_id, blobs=blobs)
+    host = trust.hosts[store.host_id]
+    port = TpmPort(
+        owner,
+        host=store.host_id,
+        selection=selection_of(trust),
+        deadline_s=float(configuration.tpm_deadline_s),
+    )
+    keys = LogKeys(store.origin, host.release_spki, host.ak_spki)
+    return _Checked(
+        store=store,
+        reader=reader,
+        trusted=TrustDirectory(source, floor=floor),
+        updater=updater,
+        port=port,
+        keys=keys,
+        recovery=recover(store, port, keys, clock=port.clock()),
+        clock=TrustedClock(parse_time(parse_entry(store.entry(store.size - 1)).time)),
+    )
+
+
 @contextlib.asynccontextmanager
 async def _opened(
     layout: Layout,
@@ -127,67 +180,23 @@ async def _opened(
     on_unreleased: Callable[[int], None],
 ) -> AsyncIterator[Assembled]:
     async with contextlib.AsyncExitStack() as stack:
-        store = LogStore.open(str(layout.log))
-        stack.callback(store.close)
-        reader = CosignedLog.open(str(layout.log), readonly=True)
-        stack.callback(reader.close)
-        source, floor = layout.trust_source(configuration), sealed_floor(store)
-        updater = Updater(source, configuration, log=log)
-        blobs, _ = load_keys(layout.keys)
-        trust = await _first_trust(source, updater, floor, host=store.host_id, blobs=blobs)
-        host = trust.hosts[store.host_id]
-        port = TpmPort(
-            owner,
-            host=store.host_id,
-            selection=selection_of(trust),
-            deadline_s=float(configuration.tpm_deadline_s),
-        )
-        keys = LogKeys(store.origin, host.release_spki, host.ak_spki)
-        recovery = recover(store, port, keys, clock=port.clock())
-        clock = TrustedClock(parse_time(parse_entry(store.entry(store.size - 1)).time))
+        checked = await _checked(layout, configuration, log, owner, stack)
+        port, clock = checked.port, checked.clock
         boots, boot_reader = Boots(layout.boots), BootReader(configuration.log_paths())
         logs = LogAppraiser(boot_reader, boots, log=log)
         stack.callback(logs.close)
-        evidence = EvidenceKeeper(port, logs, now=lambda: clock.read().now)
-        loop = asyncio.get_running_loop()
-
-        trusted = TrustDirectory(source, floor=floor)
-
-        def on_sealed(result: SealResult, quorum: int) -> None:
-            _later(loop, cosigning.sealed, result.checkpoint.size, result.note, quorum)
-            _later(loop, evidence.sealed, parse_attest(result.quote.attest))
-            for seq in result.unreleased:
-                _later(loop, on_unreleased, seq)
-
-        seals = SealService(
-            Sealer(store, port, keys, counter=recovery.counter, resets=recovery.resets),
-            port,
-            max_batch=configuration.max_batch,
-            now=lambda: clock.read().now,
-            boot=boot_id(),
-            on_sealed=on_sealed,
-            metrics=metrics,
-        )
-        cosigning = Cosigning(
-            CosignedLog.open(str(layout.log)),
-            reader,
-            mesh=lambda: _mesh(trusted),
-            round_over=seals.round_over,
-            now=lambda: clock.read().now,
-            ca=configuration.mesh_ca,
-            wait_s=float(configuration.witness_wait_s),
-            interval_s=float(configuration.witness_interval_s),
-            metrics=metrics,
-            log=log,
+        evidence = EvidenceKeeper(port, logs, now=checked.now)
+        seals, cosigning = _sealing(
+            checked, layout, configuration, evidence, metrics=metrics, on_unreleased=on_unreleased, log=log
         )
         stack.push_async_callback(cosigning.stop)
         core = Core(
             layout=layout,
-            host=store.host_id,
+            host=port.host,
             boot=boot_id(),
-            trust_directory=trusted,
+            trust_directory=checked.trusted,
             port=port,
-            store=reader,
+            store=checked.reader,
             seals=seals,
             cosigning=cosigning,
             evidence=evidence,
@@ -196,28 +205,17 @@ async def _opened(
             health=Health(port, directory=layout.agent, reserve=configuration.disk_reserve_mb << 20),
             verification=LogVerification(
                 str(layout.log),
-                keys,
+                checked.keys,
                 interval_s=float(configuration.verify_interval_s),
-                now=lambda: clock.read().now,
+                now=checked.now,
                 log=log,
             ),
-            verifiers=Verifiers(
-                Attestation(port, boot_reader, CallThreads(), now=clock.latest),
-                ca=configuration.mesh_ca,
-                wait_s=float(configuration.mesh_wait_s),
-                appraisals=evidence.latest,
-                contradicted=evidence.contradicted,
-                heard=clock.heard,
-                seal=lambda body: asyncio.wrap_future(
-                    seals.submit(Pending(EntryType.ATTESTATION, body), lazy=True)
-                ),
-                log=log,
-            ),
+            verifiers=_verifiers(checked, configuration, boot_reader, evidence, seals, log=log),
             metrics=metrics,
             clock=clock,
             runner=RunnerLink(layout.runner_socket),
             installed=InstalledArtifacts(layout.authorizations),
-            updater=updater,
+            updater=checked.updater,
             epoch=EpochKeeper(port, log=log),
             grace=timedelta(seconds=configuration.governance_grace_s),
             salt_key=ensure_salt_key(layout.salt_key),
@@ -225,7 +223,71 @@ async def _opened(
         )
         seals.start()
         stack.push_async_callback(asyncio.to_thread, seals.stop)
-        yield Assembled(core, recovery)
+        yield Assembled(core, checked.recovery)
+
+
+def _sealing(
+    checked: _Checked,
+    layout: Layout,
+    configuration: Configuration,
+    evidence: EvidenceKeeper,
+    *,
+    metrics: Metrics,
+    on_unreleased: Callable[[int], None],
+    log: logging.Logger,
+) -> tuple[SealService, Cosigning]:
+    """What seals, and what has witnesses cosign it: each tells the other, in the loop."""
+    loop, recovery = asyncio.get_running_loop(), checked.recovery
+
+    def on_sealed(result: SealResult, quorum: int) -> None:
+        _later(loop, cosigning.sealed, result.checkpoint.size, result.note, quorum)
+        _later(loop, evidence.sealed, parse_attest(result.quote.attest))
+        for seq in result.unreleased:
+            _later(loop, on_unreleased, seq)
+
+    seals = SealService(
+        Sealer(checked.store, checked.port, checked.keys, counter=recovery.counter, resets=recovery.resets),
+        checked.port,
+        max_batch=configuration.max_batch,
+        now=checked.now,
+        boot=boot_id(),
+        on_sealed=on_sealed,
+        metrics=metrics,
+    )
+    cosigning = Cosigning(
+        CosignedLog.open(str(layout.log)),
+        checked.reader,
+        mesh=lambda: _mesh(checked.trusted),
+        round_over=seals.round_over,
+        now=checked.now,
+        ca=configuration.mesh_ca,
+        wait_s=float(configuration.witness_wait_s),
+        interval_s=float(configuration.witness_interval_s),
+        metrics=metrics,
+        log=log,
+    )
+    return seals, cosigning
+
+
+def _verifiers(
+    checked: _Checked,
+    configuration: Configuration,
+    boot_reader: BootReader,
+    evidence: EvidenceKeeper,
+    seals: SealService,
+    *,
+    log: logging.Logger,
+) -> Verifiers:
+    return Verifiers(
+        Attestation(checked.port, boot_reader, CallThreads(), now=checked.clock.latest),
+        ca=configuration.mesh_ca,
+        wait_s=float(configuration.mesh_wait_s),
+        appraisals=evidence.latest,
+        contradicted=evidence.contradicted,
+        heard=checked.clock.heard,
+        seal=lambda body: asyncio.wrap_future(seals.submit(Pending(EntryType.ATTESTATION, body), lazy=True)),
+        log=log,
+    )
 
 
 def _mesh(trusted: TrustDirectory) -> MeshTrust | None:
