@@ -311,6 +311,15 @@ def test_a_host_that_is_expected(desk: Desk, certified: Asking) -> None:
     assert any("other keys than" in reason for reason in pending(other.enrol(controller)).reasons)
 
 
+def test_an_expectation_does_not_outlive_the_host_that_came(desk: Desk, believed: Asking) -> None:
+    """It came, and nobody had to expect it: whoever comes next with its TPM was not expected."""
+    controller = desk.controller()
+    controller.attestd("enroll", believed.host.id)
+    signed(believed.enrol(controller))
+    other = Asking(desk.world, with_other_keys(believed.host, desk.world))
+    assert any("other keys" in reason for reason in pending(other.enrol(controller)).reasons)
+
+
 def with_other_keys(host: Host, world: World) -> Host:
     """The same TPM, installed again."""
     again = Host("other keys", root=world.root)

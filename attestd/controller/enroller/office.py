@@ -119,6 +119,9 @@ class Office:
         3. It has other keys than the record that was signed here before: an operator's decision, as after a TPM's clear.
         4. An operator approved this record, or expected the host with these labels: signed, whatever there was to decide.
 
+        The host that was expected has come once its next keys, or a record that was approved, are signed with these labels:
+        also where nobody had to expect it.
+
         Args:
             activated: Verified.
             standing: What governance knows of the host.
@@ -139,19 +142,18 @@ class Office:
             _require_not_refused(decided, digest)  # 1
             _require_own_keys(connection, names, host)  # 2
             found = (*reasons, *_other_keys(connection, activated, standing))  # 3
-            approved = any(
-                item.decision is Decision.APPROVED and item.digest == digest for item in decided
-            ) or (bool(found) and _take_expected(connection, decided, activated, digest, now))  # 4
+            approved = any(item.decision is Decision.APPROVED and item.digest == digest for item in decided)
+            expected = _expected(decided, activated)
+            if found and not approved and expected and activated.userspace == "none":
+                words = f"expected, decision {expected[0].number}"
+                _record(
+                    connection, Decided(host, digest, Decision.APPROVED, expected[0].operator, words, now)
+                )
+                approved = True  # 4
             waits = () if approved else found
             _keep(connection, activated, digest, waits, now)
-            if not waits:
-                known = set(
-                    connection.execute(
-                        select(enrolment_keys.c.name).where(enrolment_keys.c.name.in_(names))
-                    ).scalars()
-                )
-                if new := [{"name": name, "host": host} for name in names if name not in known]:
-                    connection.execute(insert(enrolment_keys), new)
+            if not waits and (_remember_keys(connection, names, host) or approved):
+                _spend(connection, expected, digest)
         return waits
 
     def kept(self, host: str | None = None) -> list[Kept]:
@@ -285,28 +287,30 @@ def _other_keys(connection: Connection, activated: ActivatedEnrolment, standing:
     return (f"other keys than in the record that was signed here at {format_time(before.at)}",)
 
 
-def _take_expected(
-    connection: Connection,
-    decided: Sequence[Decided],
-    activated: ActivatedEnrolment,
-    digest: str,
-    now: datetime,
-) -> bool:
-    """An operator expected this host: once, with these labels, and a user space that claims nothing."""
-    if activated.userspace != "none":
-        return False
-    for item in decided:
-        if (item.decision, item.digest, item.words) != (Decision.EXPECTED, "", _labels(activated.labels)):
-            continue
+def _expected(decided: Sequence[Decided], activated: ActivatedEnrolment) -> list[Decided]:
+    """What operators expected of this host, with these labels, and what did not come yet."""
+    wanted = Decision.EXPECTED, "", _labels(activated.labels)
+    return [item for item in decided if (item.decision, item.digest, item.words) == wanted]
+
+
+def _remember_keys(connection: Connection, names: Sequence[str], host: str) -> bool:
+    """Whether one of them is new."""
+    known = set(
+        connection.execute(select(enrolment_keys.c.name).where(enrolment_keys.c.name.in_(names))).scalars()
+    )
+    if new := [{"name": name, "host": host} for name in names if name not in known]:
+        connection.execute(insert(enrolment_keys), new)
+    return bool(new)
+
+
+def _spend(connection: Connection, expected: Sequence[Decided], digest: str) -> None:
+    """The host that was expected came: with its TPM nobody else is."""
+    for item in expected:
         connection.execute(
             update(enrolment_decisions)
             .where(enrolment_decisions.c.number == item.number)
             .values(digest=digest)
         )
-        words = f"expected, decision {item.number}"
-        _record(connection, Decided(item.host, digest, Decision.APPROVED, item.operator, words, now))
-        return True
-    return False
 
 
 def _keep(
