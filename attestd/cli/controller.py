@@ -68,7 +68,7 @@ attestd controller init
     "roles",
     multiple=True,
     metavar="ROLE",
-    help="Switch a role on: enroller, verifier, witness, governance.",
+    help="Switch a role on: governance, enroller, verifier, witness, lineage.",
 )
 @click.option("--listen", metavar="HOST:PORT", help="Where to listen (default: 127.0.0.1:8440).")
 @click.option(
@@ -160,8 +160,9 @@ def init(
         output.title("For mesh.json")
         output.facts([("verifier", node.name), ("url", node.url), ("key", node.key)])
         public = layout.state / service.VERIFIER_PUBLIC
+        witness = "" if keys is None else f" --witness {keys}"
         say(
-            f"next, at the governance: attestd governance mesh {node.name} --url {node.url} --verifier {public}"
+            f"next, at the governance: attestd governance mesh {node.name} --url {node.url} --verifier {public}{witness}"
         )
 
 

@@ -113,6 +113,8 @@ class _Remote:
         try:
             yield
         except StoreError as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise StoreError(f"{error}: --ca FILE names who may vouch for that controller") from error
             raise StoreError(
                 f"{error}; where it answers others: did its operator_ca issue {self._certificate}, and is that still valid?"
             ) from error

@@ -66,7 +66,12 @@ attestd init --controller https://one.example:8440 --controller https://two.exam
     help="Ask this enroller for the host record; once for each (governance: the first one's, unless named).",
 )
 @wait_option
-@click.option("--root", type=FILE, metavar="FILE", help="With --governance: the root of trust (N.root.json).")
+@click.option(
+    "--root",
+    type=FILE,
+    metavar="FILE",
+    help="With --governance, --controller: the root of trust (N.root.json).",
+)
 @click.option(
     "--governance-ca",
     type=FILE,

@@ -176,13 +176,15 @@ class ControllerConfiguration(Strict, frozen=True):
             raise ValueError("burst: 0 lets nobody ask")
 
     def require_roles(self) -> None:
-        """Refuses a controller that would do nothing.
+        """Refuses a controller that would do nothing, or whose verifier nobody could name.
 
         Raises:
-            UsageError: There is no role.
+            UsageError: There is no role, or no name.
         """
         if not self.roles:
             raise UsageError(f"roles: none is switched on; name some of {', '.join(sorted(Role))}")
+        if Role.VERIFIER in self.roles and not self.verifier_name:
+            raise UsageError("verifier_name: name the verifier, as mesh.json is to name it (--verifier-name)")
 
     def database_url(self, layout: ControllerLayout) -> str:
         """Where the store is."""

@@ -126,8 +126,6 @@ def initialise(
 def _make_verifier(
     layout: ControllerLayout, configuration: ControllerConfiguration, url: str, *, join: bool
 ) -> MeshEntry:
-    if not configuration.verifier_name:
-        raise UsageError("verifier_name: name the verifier, as mesh.json is to name it")
     with contextlib.closing(Store.open(url)) as store:
         join = join or bool(last_said(store, limit=1))
     create_verifier_keys(layout.state, configuration, join=join)

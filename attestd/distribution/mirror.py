@@ -37,7 +37,9 @@ def read_anchor(source: TrustSource) -> bytes:
         MalformedError: It is too large.
     """
     path = source.anchor / ROOT
-    with _translated(source.anchor, "initialise the host with attestd init"):
+    with _translated(
+        source.anchor, "initialise the host with attestd init, or put the root of trust (1.root.json) there"
+    ):
         directory = os.open(source.anchor, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             _require_owned(os.fstat(directory), source.anchor, source.owners)
