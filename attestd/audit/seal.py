@@ -21,6 +21,7 @@ from attestd.errors import (
     RollbackError,
     TpmError,
     TpmRefusedError,
+    TpmUnavailableError,
     UsageError,
 )
 from attestd.lineage.checkpoint import LogKeys
@@ -161,9 +162,15 @@ class Sealer:
         expected = tree.checkpoint.batch.counter
         counter = self._tpm.step_counter()
         if counter != expected:
-            raise RollbackError(
-                f"the TPM's log counter went to {counter}, the checkpoint says {expected}: someone else steps it, "
-                "or another copy of this log is in use"
+            if not self._has_jumped(recorded=expected, actual=counter):
+                raise RollbackError(
+                    f"the TPM's log counter went to {counter}, the checkpoint says {expected}: someone else steps it, "
+                    "or another copy of this log is in use"
+                )
+            self._keep(tree, counter=counter)
+            raise TpmUnavailableError(
+                f"the TPM was reset while a batch was sealed: its log counter went to {counter}, the checkpoint says"
+                f" {expected}: nothing of the batch is released"
             )
         self._crash_point("stepped")
         return self._finish(tree, note, quote)
@@ -286,25 +293,34 @@ class Sealer:
     def _settle(self, tree: _Tree) -> None:
         """Finds out how far a call came that raised: as `recover` does after a crash."""
         tail = self._store.tail()
-        first = tree.checkpoint.batch.first
         if tail.frontier == tree.frontier:
-            self._counter = self._settle_counter(tree.checkpoint.batch.counter)
-            self._unreleased += [seq for seq, draft in enumerate(tree.drafts, first) if draft.charges]
+            self._keep(tree, counter=self._settle_counter(tree.checkpoint.batch.counter))
         elif tail.frontier != self._tail.frontier:
             raise RollbackError("the stored log changed under the sealer: another process writes to it")
         self._tail, self._in_flight = tail, None
 
+    def _keep(self, tree: _Tree, *, counter: int) -> None:
+        """A batch that is in the log, and of which nothing may be released: the next one continues from it."""
+        first = tree.checkpoint.batch.first
+        self._unreleased += [seq for seq, draft in enumerate(tree.drafts, first) if draft.charges]
+        self._tail, self._counter, self._in_flight = Tail(tree.frontier, tree.time), counter, None
+
     def _settle_counter(self, recorded: int) -> int:
         """As `recover` does, a TPM reset included: it may be why the step failed, and the counter jumped in it."""
         actual = self._tpm.read_counter()
-        if actual not in (recorded - 1, recorded):
-            # Any quote will do for the counts, and this one can be taken for nothing else.
-            bound = extra_data(Purpose.EVIDENCE, host_id=self._keys.host_id, data=self._keys.origin.encode())
-            resets = parse_attest(self._tpm.quote(bound).attest).clock.order[:2]
-            if resets != self._resets and is_reset_jump(self._tpm, recorded=recorded, actual=actual):
-                self._resets = resets
-                return actual
+        if actual not in (recorded - 1, recorded) and self._has_jumped(recorded=recorded, actual=actual):
+            return actual
         return settle_counter(self._tpm, recorded=recorded)
+
+    def _has_jumped(self, *, recorded: int, actual: int) -> bool:
+        """Whether the TPM was reset since the last quote, and its counter jumped in that."""
+        # Any quote will do for the counts, and this one can be taken for nothing else.
+        bound = extra_data(Purpose.EVIDENCE, host_id=self._keys.host_id, data=self._keys.origin.encode())
+        resets = parse_attest(self._tpm.quote(bound).attest).clock.order[:2]
+        if resets == self._resets or not is_reset_jump(self._tpm, recorded=recorded, actual=actual):
+            return False
+        self._resets = resets
+        return True
 
 
 def _deny_allows(

@@ -313,3 +313,42 @@ def test_reset_in_order_leaves_the_counter(log: Log):
     sealer.seal([record()], now=NOW, boot=BOOT)
     log.tpm.clock = msgspec.structs.replace(log.tpm.clock, reset_count=log.tpm.clock.reset_count + 1)
     assert sealer.seal([record()], now=NOW, boot=BOOT).checkpoint.batch.counter == 9
+
+
+def _reset(log: Log) -> None:
+    """Without shutdown: the counter is set to the end of its interval."""
+    log.tpm.clock = msgspec.structs.replace(log.tpm.clock, reset_count=log.tpm.clock.reset_count + 1)
+    log.tpm.counter |= 255
+
+
+@pytest.mark.parametrize("counter", [7, 254, 255, 256])
+def test_reset_between_commit_and_counter(log: Log, counter: int):
+    """The step is then made by the TPM that came back: nothing of the batch is released, and sealing goes on."""
+    log.tpm.counter = counter
+    reset = {"committed": lambda: _reset(log)}
+    sealer = log.sealer(crash_point=lambda name: reset.pop(name, lambda: None)())
+    if counter == 255:  # the end of an interval: it looks as if nothing had been
+        assert sealer.seal([allow()], now=NOW, boot=BOOT).checkpoint.batch.counter == 256
+        return
+    with pytest.raises(TpmUnavailableError, match="was reset"):
+        sealer.seal([allow()], now=NOW, boot=BOOT)
+    result = sealer.seal([record()], now=NOW, boot=BOOT)
+    assert result.unreleased == (0,)
+    assert result.checkpoint.batch.counter == log.tpm.counter == ((counter | 255) + 2)
+    assert log.verify().size == 2
+    assert log.recover().voids == ()
+
+
+def test_reset_between_commit_and_counter_then_a_crash(log: Log):
+    sealer = log.sealer(crash_point=lambda name: _reset(log) if name == "committed" else None)
+    with pytest.raises(TpmUnavailableError):
+        sealer.seal([allow()], now=NOW, boot=BOOT)
+    assert log.recover().counter == log.tpm.counter == 256
+
+
+def test_somebody_else_who_steps_the_counter_is_no_reset(log: Log):
+    def step(name: str) -> None:
+        log.tpm.counter += name == "committed"
+
+    with pytest.raises(RollbackError, match="someone else steps it"):
+        log.sealer(crash_point=step).seal([allow()], now=NOW, boot=BOOT)
