@@ -127,12 +127,18 @@ def init(
     configurations, service = controller_module("configuration"), controller_module("service")
     layout = configurations.find_controller_layout(state_dir, system=place_of(state_dir, system=system))
     values = {name: value for name, value in options.items() if value is not None}
-    if roles or values:
+    is_new = bool(roles or values)
+    if is_new:
         configurations.write_controller_configuration(layout.configuration, roles=roles, values=values)
-    configuration = configurations.load_controller_configuration(layout.configuration, os.environ)
-    if root is not None:
-        service.install_root(layout, read_input(root, max_bytes=MAX_BYTES["root"]))
-    done = service.initialise(layout, configuration, join=join)
+    try:
+        configuration = configurations.load_controller_configuration(layout.configuration, os.environ)
+        if root is not None:
+            service.install_root(layout, read_input(root, max_bytes=MAX_BYTES["root"]))
+        done = service.initialise(layout, configuration, join=join)
+    except AttestdError:
+        if is_new:  # To be said again, and better.
+            layout.configuration.unlink()
+        raise
     output = Output(as_json=as_json)
     ak_authority = None if done.ak_authority is None else str(done.ak_authority)
     facts = {

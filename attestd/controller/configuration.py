@@ -176,15 +176,17 @@ class ControllerConfiguration(Strict, frozen=True):
             raise ValueError("burst: 0 lets nobody ask")
 
     def require_roles(self) -> None:
-        """Refuses a controller that would do nothing, or whose verifier nobody could name.
+        """Refuses a controller that would do nothing, or that lacks what each of its roles goes by.
 
         Raises:
-            UsageError: There is no role, or no name.
+            UsageError: There is no role, no name, or no governance.
         """
         if not self.roles:
             raise UsageError(f"roles: none is switched on; name some of {', '.join(sorted(Role))}")
         if Role.VERIFIER in self.roles and not self.verifier_name:
             raise UsageError("verifier_name: name the verifier, as mesh.json is to name it (--verifier-name)")
+        if set(self.roles) - {Role.WITNESS} and not self.governance:
+            raise UsageError("governance: name the directory that was published (--governance)")
 
     def database_url(self, layout: ControllerLayout) -> str:
         """Where the store is."""

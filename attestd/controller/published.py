@@ -54,6 +54,7 @@ def governance_operations(directory: Path) -> list[Operation]:
             parameters={
                 "path": "`metadata/timestamp.json`, `metadata/1.root.json`, `targets/<sha256>.<name>`"
             },
+            ordinary=frozenset({404}),  # each host looks for the next root
             responses={
                 200: Response("The file.", _JSON_FILE),
                 304: Response("As `If-None-Match` has it.", ""),

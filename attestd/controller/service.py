@@ -274,23 +274,26 @@ class _Service:
         configuration, layout = self._configuration, self._layout
         trust = await self._watch_trust(stack)
         if Role.GOVERNANCE in configuration.roles:
-            if not configuration.governance:
-                raise UsageError("governance: name the directory that was published, for the role governance")
             self._operations += governance_operations(Path(configuration.governance))
         if set(configuration.roles) - {Role.GOVERNANCE}:
             store = stack.enter_context(contextlib.closing(Store.open(configuration.database_url(layout))))
-            if Role.ENROLLER in configuration.roles:
-                self._start_enroller(store, trust)
-            if Role.VERIFIER in configuration.roles:
-                await self._start_verifier(stack, store, trust)
             if Role.WITNESS in configuration.roles:
                 await self._start_witness(stack, store, trust)
-            if Role.LINEAGE in configuration.roles:
-                self._start_lineage(store, trust)
+            if trust is not None:  # The others have it: `require_roles`.
+                await self._start_governed(stack, store, trust)
 
-    def _start_enroller(self, store: Store, trust: TrustWatch | None) -> None:
-        if trust is None:
-            raise UsageError("the enroller goes by governance: name the directory that was published")
+    async def _start_governed(
+        self, stack: contextlib.AsyncExitStack, store: Store, trust: TrustWatch
+    ) -> None:
+        roles = self._configuration.roles
+        if Role.ENROLLER in roles:
+            self._start_enroller(store, trust)
+        if Role.VERIFIER in roles:
+            await self._start_verifier(stack, store, trust)
+        if Role.LINEAGE in roles:
+            self._start_lineage(store, trust)
+
+    def _start_enroller(self, store: Store, trust: TrustWatch) -> None:
         enroller = Enroller(
             trust=trust.current,
             published=trust.target,
@@ -305,11 +308,9 @@ class _Service:
         self._metrics.add_source(enroller.gauges)
 
     async def _start_verifier(
-        self, stack: contextlib.AsyncExitStack, store: Store, trust: TrustWatch | None
+        self, stack: contextlib.AsyncExitStack, store: Store, trust: TrustWatch
     ) -> None:
         configuration = self._configuration
-        if trust is None:
-            raise UsageError("the verifier goes by governance: name the directory that was published")
         verifier = await stack.enter_async_context(
             verifier_running(
                 name=configuration.verifier_name,
@@ -328,9 +329,7 @@ class _Service:
         self._troubles["verifier"] = verifier.trouble
         self._metrics.add_source(verifier.gauges)
 
-    def _start_lineage(self, store: Store, trust: TrustWatch | None) -> None:
-        if trust is None:
-            raise UsageError("lineage goes by governance: name the directory that was published")
+    def _start_lineage(self, store: Store, trust: TrustWatch) -> None:
         lineage = Lineage(trust=trust.current, receipts=Receipts(store))
         self._operations += lineage.operations()
         self._metrics.add_source(lineage.gauges)

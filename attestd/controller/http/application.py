@@ -58,6 +58,9 @@ class Application:
         self._metrics, self._log, self._rate = metrics, log, rate
         self._at_a_time, self._lines = 0, lines_limit()
         everything = [*operations, _document(operations)]
+        self._ordinary = {
+            (operation.name, status) for operation in everything for status in operation.ordinary
+        }
         room = room or Room()
         paths: dict[str, dict[str, Endpoint]] = {}
         for operation in everything:
@@ -137,7 +140,9 @@ class Application:
 
     def _done(self, seen: Seen, status: int, seconds: float) -> None:
         self._metrics.answered(seen.operation, status, seconds)
-        level = logging.DEBUG if 0 < status < _REFUSED else logging.INFO if status < _BUG else logging.WARNING
+        level = logging.INFO if status < _BUG else logging.WARNING
+        if 0 < status < _REFUSED or (seen.operation, status) in self._ordinary:
+            level = logging.DEBUG
         if level > logging.DEBUG and self._lines.take("", now=time.monotonic()):
             level = logging.DEBUG
         if self._log.isEnabledFor(level):

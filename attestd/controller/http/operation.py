@@ -161,6 +161,7 @@ class Operation:
         query: What the query's parameters are: the handler gets them as its fields; None: it is not looked at.
         operators_only: Whether only operators may ask.
         exempt: Whether the limits on rate do not count it: what watches the service.
+        ordinary: Refusals that are no news, such as that there is no newer root: written like what succeeds.
     """
 
     name: str
@@ -174,6 +175,7 @@ class Operation:
     query: type[msgspec.Struct] | None = None
     operators_only: bool = False
     exempt: bool = False
+    ordinary: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         """Refuses what has no meaning.
