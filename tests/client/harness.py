@@ -129,7 +129,7 @@ class FakeAgent:
             str(shebang.interpreters if shebang else 0).encode(),
             b"0",
         ]
-        fields += [b"1", f"PATH={PATH}".encode(), *argv]
+        fields += [b"1", b"", f"PATH={PATH}".encode(), *argv]
         answer = self.bench.ask(Kind.EXECUTE, fields, [sock.fileno(), *frame.descriptors, *extra])
         if answer.kind == Kind.REJECTED:
             code, sentence, hint = answer.fields(3)

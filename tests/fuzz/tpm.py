@@ -143,7 +143,7 @@ OPERATIONS: tuple[Callable[[Tpm], object], ...] = (
     lambda tpm: tpm.read_epoch(),
     lambda tpm: tpm.define_counter(AUTH.counter),
     lambda tpm: tpm.was_shut_down(),
-    lambda tpm: tpm._flush_all(),
+    lambda tpm: tpm._flush_all([0x80000000]),
     lambda tpm: tpm.extend(16, {"sha256": DIGEST}),
     lambda tpm: _loaded(tpm).activate_credential(
         ek_public=WORLD.host.ek_public, id_object=sized(DIGEST), encrypted_secret=sized(DIGEST)
