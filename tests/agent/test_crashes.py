@@ -17,7 +17,7 @@ from attestd.audit.seal import CRASH_POINTS
 from attestd.lineage.entry import EntryType
 from tests.agent.test_exec import denied
 from tests.agent.test_signals import begin
-from tests.host import ENTRY, Host, kill_and_wait, wait_for
+from tests.host import ENTRY, Host, Logged, kill_and_wait, wait_for
 
 
 def marker(host: Host, name: str) -> tuple[tuple[str, ...], Path]:
@@ -164,7 +164,7 @@ def test_no_runner_at_the_moment_of_release(host: Host) -> None:
         assert result.stderr.startswith("attestd: denied: agent_unavailable: ")
         if allowed := host.entries(EntryType.DECISION_ALLOW):
             break
-        host.wait_settled()  # The agent had noticed before it decided.
+        wait_for("a new runner", lambda: host.status()["runner"])  # The agent had noticed before it decided.
     [allow] = allowed
     void = host.outcome(allow.id)
     assert void.type is EntryType.DECISION_VOID
