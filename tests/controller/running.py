@@ -1,5 +1,6 @@
 """A controller as people run it, and PostgreSQL from Debian's packages on a Unix socket."""
 
+import atexit
 import contextlib
 import glob
 import http.client
@@ -17,8 +18,11 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
+
+from tests.docs.forked import command_line
 
 START_S = 60.0
 
@@ -131,7 +135,7 @@ class Controller(Client):
     def attestd(self, *arguments: Any, status: int = 0) -> "subprocess.CompletedProcess[str]":
         """Runs `attestd controller …`."""
         done = subprocess.run(
-            [*_COMMAND, "controller", *map(str, arguments), "--state-dir", str(self.state)],
+            [_forked(), "controller", *map(str, arguments), "--state-dir", str(self.state)],
             capture_output=True, text=True, check=False, timeout=START_S, env=self.environment,
         )  # fmt: skip
         assert done.returncode == status, done
@@ -199,6 +203,16 @@ class Controller(Client):
         with contextlib.suppress(ValueError):
             for line in self.process.stderr:
                 self.said.append(line.rstrip())
+
+
+@cache
+def _forked() -> Path:
+    """The command line, without a second of imports each time."""
+    stack = contextlib.ExitStack()
+    atexit.register(stack.close)
+    directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="forked-", dir="/tmp")))
+    stack.enter_context(command_line(directory))
+    return directory / "attestd"
 
 
 _COMMAND = [sys.executable, "-W", "error", "-m", "attestd"]

@@ -53,7 +53,8 @@ def _serve(server: socket.socket) -> None:
 
     for _, _ in every(commands):
         pass  # imports them
-    import attestd.governance.cedar  # noqa: F401 - what commands import late
+    import attestd.controller.service  # what commands import late
+    import attestd.governance.cedar  # noqa: F401
     from attestd.distribution import pkcs8
 
     pkcs8._N = 2  # what guessing a passphrase costs is not what these pages are about
