@@ -151,7 +151,9 @@ def test_a_release_without_witnesses(bench: Bench, mark: Path) -> None:
     for lines in ((), (W1,), (W1, forger)):
         assert release_uncosigned(bench, mark, *lines).refusal() == "evidence_invalid"
     assert not mark.exists()
-    assert release_uncosigned(bench, mark, W2, W1).start().kind == Kind.STARTED
+    honest = release_uncosigned(bench, mark, W2, W1)
+    assert honest.start().kind == Kind.STARTED
+    assert honest.end() == (0, "")
 
 
 def release_unaffirmed(bench: Bench, mark: Path, *, tokens: Callable[[World], Sequence[str]]) -> Submitted:
@@ -186,6 +188,7 @@ def test_a_release_without_verifiers(bench: Bench, mark: Path) -> None:
     assert not mark.exists()
     honest = release_unaffirmed(bench, mark, tokens=lambda world: [token(world, n) for n in ("two", "one")])
     assert honest.start().kind == Kind.STARTED
+    assert honest.end() == (0, "")
 
 
 def test_one_go_for_two_executions() -> None:
@@ -269,8 +272,8 @@ def test_a_service_that_echoes_the_go(bench: Bench, echo_service: Path, mark: Pa
         submitted = have_it_echo_a_go(weakened, echo_service, mark, encode_frame(Kind.GO))
         assert submitted.answer.kind == Kind.ACCEPTED
         leaf = weakened.last_leaf()
-        assert weakened.wait_spooled("execution.start", leaf)
-    mark.unlink(missing_ok=True)
+        assert weakened.wait_spooled("execution.exit", leaf)
+    mark.unlink()
     for go in (encode_frame(Kind.GO), encode_frame(Kind.GO, words)):
         submitted = have_it_echo_a_go(bench, echo_service, mark, go)
         assert submitted.answer.kind == Kind.ACCEPTED

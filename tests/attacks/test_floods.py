@@ -252,6 +252,9 @@ def test_evidence_for_an_artifact_that_nobody_signed() -> None:
         async def refresh_evidence(self, statement: Statement) -> None:
             taken.append(statement)
 
+        async def refresh_results(self, statement: Statement) -> None:
+            """No verifier is asked for."""
+
     for author, count in ((World("stranger"), 0), (world, 1)):
         data = author.artifact(host_id=world.host.id, max_evidence_age_s=1)
         candidate = _Candidate(data, parse_artifact(data))

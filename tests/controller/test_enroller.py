@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from base64 import b64decode
 from collections.abc import Callable, Iterator
@@ -76,7 +77,7 @@ class Desk:
         if self.controllers:
             secret = self.controllers[0].state / "controller" / "enroller.secret"
             (made.state / "controller").mkdir(mode=0o700)
-            (made.state / "controller" / "enroller.secret").write_bytes(secret.read_bytes())
+            shutil.copy(secret, made.state / "controller")
         self.controllers.append(made)
         return made.init().start()
 
