@@ -135,6 +135,10 @@ def pending(answered: Answered) -> Pending:
     return outcome
 
 
+# Where what the database does has no part in it.
+on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+
+
 @pytest.fixture
 def desk(tmp_path: Path, url: str) -> Iterator[Desk]:
     desk = Desk(tmp_path, url)
@@ -226,6 +230,7 @@ def test_an_authority_of_ones_own_for_attestation_keys(tmp_path: Path) -> None:
             create(**values)
 
 
+@on_sqlite
 def test_killed_between_the_two_requests(desk: Desk, believed: Asking) -> None:
     controller = desk.controller()
     challenge = believed.challenged(controller)
@@ -282,6 +287,7 @@ def test_a_record_that_changed_while_somebody_looked_is_not_approved(desk: Desk,
     store.close()
 
 
+@on_sqlite
 def test_a_record_that_waited_longer_than_a_record_may_be_old(desk: Desk, certified: Asking) -> None:
     """Known here, it began about now when it came; unknown, it is refused."""
     controller = desk.controller()
@@ -370,6 +376,7 @@ def test_a_revoked_host(desk: Desk, believed: Asking, certified: Asking) -> None
     assert "is revoked" in certified.enrol(controller).problem(403)
 
 
+@on_sqlite
 def test_what_does_not_verify(desk: Desk, believed: Asking, certified: Asking) -> None:
     controller = desk.controller()
     challenge = believed.challenged(controller)
@@ -412,6 +419,7 @@ def test_what_does_not_verify(desk: Desk, believed: Asking, certified: Asking) -
     assert "no such id" in believed.answer(controller, challenge, good).problem(403)
 
 
+@on_sqlite
 def test_keys_that_are_not_what_they_must_be(desk: Desk, believed: Asking, certified: Asking) -> None:
     controller = desk.controller()
     stranger = Asking(desk.world, Host("stranger", root=desk.world.root))
@@ -433,6 +441,7 @@ def test_keys_that_are_not_what_they_must_be(desk: Desk, believed: Asking, certi
     believed.begin(controller, theft).problem(403)
 
 
+@on_sqlite
 def test_bodies(desk: Desk, believed: Asking) -> None:
     controller = desk.controller()
     activation = f"{BEGIN}/{'00' * 56}/activation"
@@ -464,6 +473,7 @@ def test_two_processes_on_one_database(tmp_path: Path, pg: PostgreSQL) -> None:
             made.kill()
 
 
+@on_sqlite
 def test_governance_has_to_name_its_key(desk: Desk, believed: Asking) -> None:
     desk.key = write_key(desk.top, "nobody")
     controller = desk.controller()

@@ -15,7 +15,8 @@ with atheris.instrument_imports(include=["attestd", "swtpm", "tomllib"]):
     from tests.fuzz.table import TARGETS
 
 LAST_LINES = 40
-STARTED_S = 0.5  # what a target takes besides fuzzing
+STARTED_S = 0.3  # what a target takes besides fuzzing
+LEAST_S = 0.5
 
 
 def main() -> int:
@@ -56,7 +57,7 @@ def run(names: list[str], *, seconds: int, jobs: int, corpus: Path | None, seed:
                 name = waiting.pop(0)
                 directory = Path(top) / name
                 directory.mkdir()
-                running[start(name, max(1, int(left_s)), directory, corpus, seed)] = name, directory
+                running[start(name, max(LEAST_S, left_s), directory, corpus, seed)] = name, directory
             pid, status = os.wait()
             name, directory = running.pop(pid)
             if status:
@@ -65,7 +66,7 @@ def run(names: list[str], *, seconds: int, jobs: int, corpus: Path | None, seed:
     return failed
 
 
-def start(name: str, seconds: int, directory: Path, corpus: Path | None, seed: int) -> int:
+def start(name: str, seconds: float, directory: Path, corpus: Path | None, seed: int) -> int:
     """Forks: the instrumented modules are there already. Returns the process's id."""
     sys.stdout.flush()
     pid = os.fork()

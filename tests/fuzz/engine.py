@@ -1,6 +1,7 @@
 """Runs one input; runs coverage-guided fuzzing of one target in a process of its own."""
 
 import hashlib
+import math
 import os
 import sys
 import time
@@ -45,7 +46,7 @@ def regressions(target: Target) -> Iterator[Path]:
     return iter(sorted((REGRESSIONS / target.name).glob("*")))
 
 
-def fuzz(target: Target, *, seconds: int, directory: Path, corpus: Path | None, seed: int = 0) -> None:
+def fuzz(target: Target, *, seconds: float, directory: Path, corpus: Path | None, seed: int = 0) -> None:
     """Fuzzes a target until the time is up or it crashes, then exits the process (atheris does).
 
     Args:
@@ -63,7 +64,7 @@ def fuzz(target: Target, *, seconds: int, directory: Path, corpus: Path | None, 
     for data in [*target.seeds(), *[path.read_bytes() for path in regressions(target)]]:
         (seeds / hashlib.sha256(data).hexdigest()[:16]).write_bytes(data)
     arguments = [
-        sys.argv[0], f"-max_total_time={seconds}", f"-max_len={target.max_bytes}", f"-timeout={HANG_S}",
+        sys.argv[0], f"-max_total_time={math.ceil(seconds) + 1}", f"-max_len={target.max_bytes}", f"-timeout={HANG_S}",
         f"-rss_limit_mb={MAX_RSS_MB}", f"-artifact_prefix={directory}/", "-print_final_stats=1", "-verbosity=1",
         f"-seed={seed}",
     ]  # fmt: skip
@@ -73,7 +74,16 @@ def fuzz(target: Target, *, seconds: int, directory: Path, corpus: Path | None, 
         return mutate_json(data, max_size, seed, atheris.Mutate)
 
     options = {"custom_mutator": mutate} if target.is_json else {}
-    atheris.Setup([*arguments, str(seeds)], lambda data: _run(target, data, directory), **options)
+    deadline = time.monotonic() + seconds
+
+    def run(data: bytes) -> None:
+        _run(target, data, directory)
+        if (
+            time.monotonic() > deadline
+        ):  # It counts in whole seconds itself, of which there are two for each target.
+            os._exit(0)
+
+    atheris.Setup([*arguments, str(seeds)], run, **options)
     atheris.Fuzz()
 
 
