@@ -17,11 +17,12 @@ from attestd.agent.records import find_record
 from attestd.agent.rotate import rotate
 from attestd.audit.store import LogStore
 from attestd.cli.why import why_command
+from attestd.errors import VerificationError
 from attestd.lineage.entry import EntryType
 from attestd.lineage.receipt import parse_receipt
 from tests.agent.test_exec import denied
 from tests.controller.running import Controller
-from tests.host import Host, Result, wait_for
+from tests.host import Host, Logged, Result, wait_for
 from tests.witnessed import configure, publish_mesh, url_of, vkey_of, witness_of
 
 
@@ -147,12 +148,24 @@ def doctor(host: Host, area: str) -> str:
     return str(found.remedy)
 
 
+def cosigned_by_both(host: Host) -> Logged | None:
+    """A release that has both witnesses' lines: of an earlier test, after which there may be one witness only."""
+    for item in host.entries(EntryType.DECISION_ALLOW):
+        with contextlib.suppress(VerificationError):
+            if len(host.verify_receipt(host.receipt(item.seq)).witnesses) == 2:
+                return item
+    return None
+
+
 def test_a_rotated_log_and_then_one_that_was_restored(mesh: Mesh) -> None:
     """A new log is a new origin. An old one, restored with its TPM, agrees with it; the witness saw more of it."""
     host = mesh.host
-    assert mesh.run(2).status == 0
-    host.wait_settled()
-    closed = host.entries(EntryType.DECISION_ALLOW)[-1]
+    closed = cosigned_by_both(host)
+    if closed is None:
+        assert mesh.run(2).status == 0
+        host.wait_settled()
+        closed = cosigned_by_both(host)
+    assert closed is not None
     receipt = host.receipt(closed.seq)
     assert host.stop() == 0
     rotated = rotate(host.layout, host.configuration, host.top / "export")
