@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -18,6 +19,10 @@ from attestd.cli import run
 from attestd.cli.base import Command, NounGroup
 from tests.cli.conftest import Cli
 from tests.cli.test_help import ALL
+from tests.controller.logs import Log
+from tests.controller.test_enroller import pending
+from tests.controller.test_operators import Afar, asking
+from tests.fleet import attestd
 from tests.host import Host, kill_and_wait
 from tests.recorded_boots import next_boots
 from tests.results import token, verifiers
@@ -28,9 +33,10 @@ from tests.world import World
 EXAMPLES = {
     " ".join(path) or "attestd": command.example
     for path, command in ALL
-    # The first one serves. A controller has hosts and keys of its own: tests/controller and tests/docs try its commands.
-    if isinstance(command, Command | NounGroup) and path != ("serve",) and path[:1] != ("controller",)
+    # That one serves, as others do that are tried.
+    if isinstance(command, Command | NounGroup) and path != ("serve",)
 }
+ON_CONTROLLERS = [command for command in EXAMPLES if command.startswith("controller")]
 BOOT = BOOTS / "uki-sb"
 # What earlier examples would have left behind.
 PREPARE = f"""
@@ -163,7 +169,7 @@ def workplace(running: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         kill_and_wait(left[0])
 
 
-@pytest.mark.parametrize("command", EXAMPLES)
+@pytest.mark.parametrize("command", [command for command in EXAMPLES if command not in ON_CONTROLLERS])
 @pytest.mark.usefixtures("token")
 def test_example(command: str, workplace: Workplace, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     example = EXAMPLES[command]
@@ -187,3 +193,89 @@ def test_example(command: str, workplace: Workplace, cli: Cli, monkeypatch: pyte
         cli.ok(*arguments)
     if "--expires" in script or "--until" in script:
         cli.ok("platform", "approve", "--yes")  # without end again: other tests want this host healthy
+
+
+class Operator:
+    """At a controller with TLS, where a host waits; its own machine knows who vouches for it."""
+
+    def __init__(self, top: Path) -> None:
+        self.afar, self.top = Afar(top), top
+        for name in ("pem", "key"):
+            shutil.copy(top / f"alice.{name}", top / f"me.{name}")
+        shutil.copytree(self.afar.controller.state / "trust", top / "trust")
+        (top / "1.root.json").write_bytes((top / "trust/root.json").read_bytes())
+        (top / "logs").write_text(Log("example.com/log").vkey + "\n")
+        self._count = 0
+
+    def waiting(self) -> str:
+        """A host that waits: its id."""
+        self._count += 1
+        host = asking(self.afar, f"host {self._count}")
+        pending(host.enrol(self.afar.controller))
+        return host.host.id
+
+    def adapted(self, line: str) -> str:
+        """A line about a host that waits, at this controller."""
+        host = self.waiting()
+        places = {
+            "https://one.example:8440": self.afar.url,
+            "HOST-ID": host,
+            "81f0c3a2b4d5": host[:12],
+            "/srv/web": str(self.top / "web"),
+            "/tmp/mesh": str(self.top / "mesh"),
+        }
+        for old, new in places.items():
+            line = line.replace(old, new)
+        return line
+
+
+@pytest.fixture(scope="module")
+def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    operator = Operator(tmp_path_factory.mktemp("operator"))
+    with operator.afar.controller:
+        yield operator
+
+
+@pytest.mark.parametrize("command", ON_CONTROLLERS)
+def test_example_on_a_controller(
+    command: str, operator: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Initialised ones are made anew; what is decided is confirmed as at a terminal."""
+    fresh = command in ("controller", "controller init")
+    state = tmp_path / "new" if fresh else operator.afar.controller.state
+    shutil.rmtree(operator.top / "mesh", ignore_errors=True)
+    if command == "controller serve":
+        shutil.copytree(operator.afar.controller.state, operator.top / "mesh")
+    monkeypatch.setenv("SSL_CERT_FILE", str(operator.top / "servers.pem"))
+    monkeypatch.setenv("ATTESTD_CONTROLLER_LISTEN", "127.0.0.1:0")
+    with contextlib.ExitStack() as stack:
+        for line in EXAMPLES[command].replace("\\\n", " ").strip().splitlines():
+            name, *words = shlex.split(operator.adapted(line).removesuffix(" &"))
+            assert name == "attestd"
+            if words[:2] == ["controller", "serve"]:
+                stack.enter_context(serving(words, state))
+                continue
+            monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+            done = attestd(operator.top, *words, state=state)
+            assert done.status == 0, f"{line}\n{done}"
+
+
+@contextlib.contextmanager
+def serving(words: list[str], state: Path) -> Iterator[None]:
+    """A controller that is ready, when the others are."""
+    with subprocess.Popen(
+        [sys.executable, "-I", "-m", "attestd", *words], env={**os.environ, "ATTESTD_STATE_DIR": str(state)},
+        stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        try:
+            yield
+            said = []
+            while not any("controller.ready" in line for line in said):
+                said.append(process.stderr.readline())
+                assert said[-1], said
+        finally:
+            process.terminate()
+            process.stderr.read()
+            status = process.wait(30)
+        assert status == 0
