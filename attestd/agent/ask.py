@@ -89,7 +89,7 @@ class AgentSocket:
 def _answer(frame: Frame) -> dict[str, Any]:
     if frame.kind == Kind.DECISION:  # It refuses before it looks at the request: too many of them, or a bug.
         try:
-            sentence, hint = (field.decode("utf-8") for field in frame.fields(8)[3:5])
+            sentence, hint = (field.decode("utf-8") for field in frame.fields(9)[3:5])
         except (WireError, ValueError) as error:
             raise AgentError(f"the agent's answer does not parse: {error}") from error
         raise AgentError(f"{sentence}: {hint}")

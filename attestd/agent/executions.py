@@ -487,8 +487,9 @@ async def _answer(
     body: Mapping[str, Any],
     receipt: Receipt | None = None,
 ) -> None:
-    """The decision frame. Its id is the leaf hash; a decision that got no leaf of its own has none."""
+    """The decision frame. Its id is the leaf hash; a decision that got no leaf of its own has neither id nor number."""
     leaf = leaf_hash(receipt.sealed.entry).hex() if receipt else ""
+    seq = str(receipt.sealed.seq) if receipt else ""
     shown = b""
     if asked.wants_json or asked.mode == "check":
         shown = canonical(
@@ -516,4 +517,6 @@ async def _answer(
     )
     sent = receipt.to_bytes() if receipt is not None and asked.wants_receipt else b""
     async with asyncio.timeout(ANSWER_TIMEOUT_S):
-        await connection.send(Kind.DECISION, encode_fields([*words, leaf.encode(), shown, sent]))
+        await connection.send(
+            Kind.DECISION, encode_fields([*words, leaf.encode(), seq.encode(), shown, sent])
+        )

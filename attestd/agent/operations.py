@@ -16,7 +16,7 @@ from attestd.agent.core import Core
 from attestd.agent.findings import COMPLIES_NOT
 from attestd.agent.sealing import Receipt
 from attestd.appraisal.quote import Appraisal
-from attestd.audit.recover import find_void
+from attestd.audit.look_up import find_denied, find_void, requester_of
 from attestd.audit.seal import Pending
 from attestd.audit.store import LogStore
 from attestd.codes import Denial
@@ -205,19 +205,9 @@ def _appraisal(found: Appraisal | Denial) -> dict[str, Any]:
 
 
 async def _decision(core: Core, uid: int, request: dict[str, Any]) -> dict[str, Any]:
-    wanted = _text(request, "id")
-    name = parse_entry_name(wanted)
-    if isinstance(name, int):
-        seq: int | None = name
-    else:
-        async with core.slow.setdefault(uid, asyncio.Lock()):
-            seq = await asyncio.to_thread(_find, str(core.layout.log), name)
-    if seq is None or seq >= core.store.size:
-        raise UsageError(f"there is no entry {wanted} in the log")
+    seq = await _wanted(core, uid, request)
     data = core.store.entry(seq)
-    requester = parse_entry(data).body.get("requester")
-    own = isinstance(requester, dict) and requester.get("uid") == uid
-    if not own:
+    if requester_of(parse_entry(data)) != uid:
         _require_admin(uid, "entries of other users")
     void = None
     if parse_entry(data).type is EntryType.DECISION_ALLOW:
@@ -231,10 +221,32 @@ async def _decision(core: Core, uid: int, request: dict[str, Any]) -> dict[str, 
     }
 
 
+async def _wanted(core: Core, uid: int, request: dict[str, Any]) -> int:
+    """The entry that is asked for; without an id, the last one that denied the user who asks something."""
+    if "id" not in request:
+        async with core.slow.setdefault(uid, asyncio.Lock()):
+            return await asyncio.to_thread(_find_denied, str(core.layout.log), uid)
+    wanted = _text(request, "id")
+    name = parse_entry_name(wanted)
+    if isinstance(name, int):
+        seq: int | None = name
+    else:
+        async with core.slow.setdefault(uid, asyncio.Lock()):
+            seq = await asyncio.to_thread(_find, str(core.layout.log), name)
+    if seq is None or seq >= core.store.size:
+        raise UsageError(f"there is no entry {wanted} in the log")
+    return seq
+
+
 def _find(log: str, leaf: bytes) -> int | None:
     """Reads all leaf hashes of the log: in a thread, by a connection of its own, so that nobody waits for it."""
     with contextlib.closing(LogStore.open(log, readonly=True)) as store:
         return store.find(leaf)
+
+
+def _find_denied(log: str, uid: int) -> int:
+    with contextlib.closing(LogStore.open(log, readonly=True)) as store:
+        return find_denied(store, uid)
 
 
 def _find_void(log: str, seq: int) -> str | None:

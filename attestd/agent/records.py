@@ -1,12 +1,13 @@
 """One entry of the log with its receipt: from the running agent, from the log's file, or from a receipt's file."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from attestd.account import acting_as, agent_account
 from attestd.agent.ask import AgentSocket
-from attestd.audit.recover import find_void
+from attestd.audit.look_up import find_denied, find_void
 from attestd.audit.shards import find_in_shards, predecessors
 from attestd.audit.store import LogStore
 from attestd.errors import AgentError, ForbiddenError, MalformedError, StoreError, UsageError
@@ -51,13 +52,13 @@ def open_own_log(layout: Layout) -> Iterator[LogStore]:
         store.close()
 
 
-def find_record(wanted: str, *, agent: AgentSocket, layout: Layout) -> Record:
+def find_record(wanted: str | None, *, agent: AgentSocket, layout: Layout) -> Record:
     """Finds an entry, from the agent or, if that is not there or does not tell this user, in the log's file.
 
     An id that is in neither may be that of an entry in a log that was closed: then the source says so.
 
     Args:
-        wanted: An entry's id (64 hex digits) or its number.
+        wanted: An entry's id (64 hex digits) or its number; None: the last decision that denied who asks something.
         agent: The agent.
         layout: Where its log is.
 
@@ -69,12 +70,14 @@ def find_record(wanted: str, *, agent: AgentSocket, layout: Layout) -> Record:
     try:
         return _find_in_present(wanted, agent=agent, layout=layout)
     except UsageError as error:
+        if wanted is None:
+            raise
         return _find_in_closed(wanted, layout, error)
 
 
-def _find_in_present(wanted: str, *, agent: AgentSocket, layout: Layout) -> Record:
+def _find_in_present(wanted: str | None, *, agent: AgentSocket, layout: Layout) -> Record:
     try:
-        answer = agent.ask("decision", id=wanted)
+        answer = agent.ask("decision", **({} if wanted is None else {"id": wanted}))
     except (AgentError, ForbiddenError) as error:
         try:
             return _find_in_log(wanted, layout)
@@ -91,14 +94,14 @@ def _find_in_present(wanted: str, *, agent: AgentSocket, layout: Layout) -> Reco
     )
 
 
-def _find_in_log(wanted: str, layout: Layout) -> Record:
+def _find_in_log(wanted: str | None, layout: Layout) -> Record:
     with open_own_log(layout) as store:
         try:
             seq = _seq(wanted, store)
             data = store.entry(seq)
             entry = parse_entry(data)
         except MalformedError as error:
-            raise StoreError(f"{layout.log}: entry {wanted} is no entry: {error}") from error
+            raise StoreError(f"{layout.log}: it has what is no entry: {error}") from error
         found = leaf_hash(data).hex(), store.receipt(seq), f"the log {layout.log}"
         return Record(entry, *found, find_void(store, seq))
 
@@ -139,7 +142,9 @@ def record_of_receipt(data: bytes, *, source: str) -> Record:
     return Record(receipt.entry, leaf_hash(receipt.entry_bytes).hex(), data, source)
 
 
-def _seq(wanted: str, store: LogStore) -> int:
+def _seq(wanted: str | None, store: LogStore) -> int:
+    if wanted is None:
+        return find_denied(store, os.getuid())  # not the effective one, which is the agent's here
     name = parse_entry_name(wanted)
     found = name if isinstance(name, int) else store.find(name)
     if found is None:

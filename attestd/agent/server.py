@@ -108,7 +108,7 @@ class Server:
 
     async def _refuse(self, connection: Connection, code: Code, sentence: str, hint: str) -> None:
         denial = Denial(code, sentence, hint)
-        fields = ["deny", str(denial.exit_status), code.value, sentence, hint, "", "", ""]
+        fields = ["deny", str(denial.exit_status), code.value, sentence, hint, "", "", "", ""]
         try:
             async with asyncio.timeout(1.0):
                 await connection.send(Kind.DECISION, encode_fields([field.encode() for field in fields]))

@@ -20,7 +20,6 @@ from attestd.tlog.tree import leaf_hash
 __all__ = [
     "MAX_COUNTER_JUMP",
     "Recovery",
-    "find_void",
     "is_reset_jump",
     "recover",
     "settle_counter",
@@ -40,9 +39,6 @@ _SETTLING: Final = (
 )
 # How the canonical form of such an entry ends.
 _SETTLING_ENDS: Final = tuple(f'"type":"{type_}","v":1}}'.encode() for type_ in _SETTLING)
-_VOID_ENDS: Final = f'"type":"{EntryType.DECISION_VOID}","v":1}}'.encode()
-# A void follows its allow within seconds; so many entries a busy host seals in ten.
-_SOON: Final = 16_384
 
 _REMEDY: Final = "keep this directory as evidence, and start a new log: docs/operations.md, 'The agent refuses to serve', says how"
 
@@ -164,22 +160,6 @@ def unsettled_allows(store: LogStore, *, since: str) -> list[int]:
 def void_body(store: LogStore, seq: int, *, reason: str) -> Mapping[str, Any]:
     """The body of the `decision.void` for an allow: its seq, its id, and why it was not released."""
     return {"seq": seq, "leaf": leaf_hash(store.entry(seq)).hex(), "reason": reason}
-
-
-def find_void(store: LogStore, seq: int) -> str | None:
-    """Why the allow at that entry was made void; None: it was not, or not soon after.
-
-    Raises:
-        StoreError: The log cannot be read.
-        RollbackError: It holds what is no entry.
-    """
-    named = leaf_hash(store.entry(seq)).hex().encode()
-    for number, data in store.entries(seq + 1, min(store.size, seq + 1 + _SOON)):
-        if data.endswith(_VOID_ENDS) and named in data:
-            body = parse_stored(number, data).body
-            if body.get("leaf") == named.decode():
-                return str(body.get("reason"))
-    return None
 
 
 def _verified_end(store: LogStore, keys: LogKeys) -> VerifiedCheckpoint:

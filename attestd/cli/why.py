@@ -24,18 +24,19 @@ _OUTCOMES = {Outcome.VERIFIED: True, Outcome.REJECTED: False, Outcome.NOT_EVALUA
     "why",
     cls=Command,
     example="""
+attestd why
 attestd why 2
 attestd exec --receipt run.tlog-proof -- id -u; attestd why run.tlog-proof
 """,
 )
 @state_dir_option
 @json_option
-@click.argument("decision", metavar="ID|SEQ|RECEIPT")
-def why_command(*, state_dir: str | None, as_json: bool, decision: str) -> None:
+@click.argument("decision", metavar="[ID|SEQ|RECEIPT]", required=False)
+def why_command(*, state_dir: str | None, as_json: bool, decision: str | None) -> None:
     """Explain one decision: every check, and what to do.
 
-    The decision is named by its id (exec --json tells it), by its number in the log, or by its receipt's file. Without an
-    agent the log's file is read. Nothing is verified here: `attestd verify receipt` and `attestd audit verify` do.
+    The decision is named by its number in the log (a denial says it) or its id (exec --json tells it), or by its receipt's
+    file. If none is named, it is your last one that was denied, or made void. Without an agent the log's file is read. Nothing is verified here: `attestd verify receipt` and `attestd audit verify` do.
     """
     record = _record(decision, state_dir)
     found = explain(record.entry)
@@ -66,12 +67,10 @@ def why_command(*, state_dir: str | None, as_json: bool, decision: str) -> None:
     _show(output, record, found)
 
 
-def _record(decision: str, state_dir: str | None) -> Record:
-    path = Path(decision)
-    if ("/" in decision or "." in decision) or os.path.isfile(path):
-        return record_of_receipt(
-            read_input(path, max_bytes=MAX_PROOF_BYTES), source=f"the receipt {decision}"
-        )
+def _record(decision: str | None, state_dir: str | None) -> Record:
+    if decision is not None and ("/" in decision or "." in decision or os.path.isfile(decision)):
+        data = read_input(Path(decision), max_bytes=MAX_PROOF_BYTES)
+        return record_of_receipt(data, source=f"the receipt {decision}")
     return find_record(decision, agent=AgentSocket.find(state_dir), layout=find_client_layout(state_dir))
 
 

@@ -25,10 +25,19 @@ class Ended(Exception):
         code: The denial's code, or empty if this is not a denial.
         hint: What to do about it, or empty.
         json: The decision as the agent wrote it, or empty.
+        seq: The number of the log's entry that records the decision, or empty.
     """
 
     def __init__(
-        self, status: int, sentence: str, *, code: str = "", hint: str = "", json: bytes = b""
+        self,
+        status: int,
+        sentence: str,
+        *,
+        code: str = "",
+        hint: str = "",
+        json: bytes = b"",
+        seq: str = "",
     ) -> None:
         super().__init__(sentence)
-        self.status, self.sentence, self.code, self.hint, self.json = status, sentence, code, hint, json
+        self.status, self.sentence, self.code, self.hint = status, sentence, code, hint
+        self.json, self.seq = json, seq

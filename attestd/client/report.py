@@ -34,6 +34,8 @@ def report(ended: Ended, *, json: bool, to: int) -> None:
     )
     if ended.hint:
         write_line(2, f"attestd: hint: {ended.hint}")
+    if ended.seq:
+        write_line(2, f"attestd: recorded as entry {ended.seq}: `attestd why {ended.seq}` shows each check")
 
 
 def report_allowed(json: bytes, *, to: int) -> None:

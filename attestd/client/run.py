@@ -83,11 +83,11 @@ def _run(options: Options) -> int:
         # Loaded while the agent works.
         from attestd.client.stand_in import StandIn  # noqa: PLC0415
 
-        decision_id = _await_decision(options, sock, reader, executable)
+        decision_id, seq = _await_decision(options, sock, reader, executable)
         if options.mode == "check":
             return 0
         sock.settimeout(None)
-        return StandIn(sock, reader, decision_id, argv=options.argv, descriptors=descriptors).run()
+        return StandIn(sock, reader, decision_id, seq, argv=options.argv, descriptors=descriptors).run()
     except (OSError, EOFError, WireError) as error:
         raise Ended(
             EXIT_UNAVAILABLE,
@@ -109,11 +109,13 @@ def _request_options(options: Options) -> bytes:
     return ",".join(words).encode()
 
 
-def _await_decision(options: Options, sock: socket, reader: FrameReader, executable: int) -> bytes:
+def _await_decision(
+    options: Options, sock: socket, reader: FrameReader, executable: int
+) -> tuple[bytes, str]:
     """Answers what the agent asks for, until it has decided.
 
     Returns:
-        The decision's id, if it allows.
+        The decision's id and its number in the log, if it allows.
 
     Raises:
         Ended: It denies.
@@ -131,8 +133,8 @@ def _await_decision(options: Options, sock: socket, reader: FrameReader, executa
     raise WireError("the agent never came to a decision")
 
 
-def _decided(options: Options, frame: Frame) -> bytes:
-    outcome, status, code, sentence, hint, decision_id, json, receipt = exactly(8, frame)
+def _decided(options: Options, frame: Frame) -> tuple[bytes, str]:
+    outcome, status, code, sentence, hint, decision_id, seq, json, receipt = exactly(9, frame)
     if options.receipt is not None and receipt:
         # Before the command starts: it may want to name its own receipt as a parent.
         write_receipt(options.receipt, receipt)
@@ -149,12 +151,13 @@ def _decided(options: Options, frame: Frame) -> bytes:
             code=shown(code),
             hint=shown(hint),
             json=json,
+            seq=shown(seq),
         )
     if options.json or options.mode == "check":
         from attestd.client.report import report_allowed  # noqa: PLC0415 - only when something is to be said
 
         report_allowed(json if options.json else b"", to=1 if options.mode == "check" else 2)
-    return decision_id
+    return decision_id, shown(seq)
 
 
 def receive(reader: FrameReader) -> Frame:

@@ -36,6 +36,7 @@ class StandIn:
         sock: socket,
         reader: FrameReader,
         decision_id: bytes,
+        seq: str,
         *,
         argv: list[bytes],
         descriptors: list[int],
@@ -46,12 +47,13 @@ class StandIn:
             sock: The connection: the agent has decided and hands its end to the runner.
             reader: Its reader.
             decision_id: The allow that the agent reported; the runner gets no go for another one.
+            seq: Its number in the log.
             argv: The command that was asked for.
             descriptors: What it was asked with: stdin, stdout, stderr, working directory, executable.
         """
         self._sock = sock
         self._reader = reader
-        self._decision_id = decision_id
+        self._decision_id, self._seq = decision_id, seq
         self._argv = argv
         self._descriptors = descriptors
         self._gone = False
@@ -99,7 +101,11 @@ class StandIn:
         elif frame.kind == Kind.REFUSED:
             status, code, sentence, hint = exactly(4, frame)
             raise Ended(
-                exit_status(status) or EXIT_INTERNAL, shown(sentence), code=shown(code), hint=shown(hint)
+                exit_status(status) or EXIT_INTERNAL,
+                shown(sentence),
+                code=shown(code),
+                hint=shown(hint),
+                seq=self._seq,
             )
         else:
             raise WireError(f"the runner sent {frame.kind!r}")

@@ -85,7 +85,7 @@ def test_errors_of_the_agent(kind: str, error: type[AttestdError], short_dir: Pa
         (encode_frame(Kind.DECISION, b""), "does not parse"),
         (
             encode_frame(
-                Kind.DECISION, encode_fields([b"deny", b"69", b"c", b"too many", b"wait", b"", b"", b""])
+                Kind.DECISION, encode_fields([b"deny", b"69", b"c", b"too many", b"wait", b"", b"", b"", b""])
             ),
             "too many: wait",
         ),

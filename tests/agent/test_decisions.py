@@ -219,12 +219,14 @@ def test_others_installed_artifacts_and_operations_are_not_for_everybody(reachab
         "print(json.dumps([ask(path, request) for request in json.loads(sys.argv[1])]))"
     )
     own = reachable.entries(EntryType.DECISION_DENY)[-1]
+    denied(reachable.exec("/bin/echo"), "missing_authorization")
     requests = [
         {"op": "extend", "pcr": 16, "data": "A" * 43 + "="},
         {"op": "accept_clock"},
         {"op": "install", "everyone": True, "artifact": "{}"},
         {"op": "decision", "id": "0"},
         {"op": "decision", "id": own.id},
+        {"op": "decision"},
         {"op": "status"},
     ]
     output = subprocess.check_output(
@@ -233,8 +235,8 @@ def test_others_installed_artifacts_and_operations_are_not_for_everybody(reachab
         env={"PYTHONDONTWRITEBYTECODE": "1"},
     )
     answers = json.loads(output)
-    assert [answer.get("error", {}).get("kind") for answer in answers] == ["forbidden"] * 4 + [None, None]
-    assert answers[4]["ok"]["seq"] == own.seq
+    assert [answer.get("error", {}).get("kind") for answer in answers] == ["forbidden"] * 4 + [None] * 3
+    assert answers[4]["ok"]["seq"] == answers[5]["ok"]["seq"] == own.seq
 
 
 # -- floods -------------------------------------------------------------------------------------------------------------

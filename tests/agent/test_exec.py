@@ -23,9 +23,10 @@ def denied(result: Result, code: str, status: int = 77) -> str:
     """The sentence of a denial, after checking that it is one, with its hint."""
     assert result.status == status, result
     assert result.stdout == b""
-    first, second = result.stderr.splitlines()
+    first, second, *third = result.stderr.splitlines()
     assert first.startswith(f"attestd: denied: {code}: ")
     assert second.startswith("attestd: hint: ")
+    assert all(line.startswith("attestd: recorded as entry ") for line in third)
     return first.removeprefix(f"attestd: denied: {code}: ")
 
 

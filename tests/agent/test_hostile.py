@@ -162,7 +162,7 @@ def test_executable_that_is_no_file_is_a_recorded_denial(shared: Host, fds: Desc
         if what in ("deleted", "path only"):
             os.close(program)
     assert frame is not None
-    outcome, status, code, sentence, _, decision, *_ = decode_fields(frame.payload, 8)
+    outcome, status, code, sentence, _, decision, *_ = decode_fields(frame.payload, 9)
     assert (outcome, status, code) == (b"deny", b"77", b"identity_mismatch"), sentence
     assert shared.entries(EntryType.DECISION_DENY)[-1].id == decision.decode()
 
@@ -232,7 +232,7 @@ def test_go_of_another_process_runs_nothing(shared: Host, fds: Descriptors, as_n
         assert refused.kind == Kind.REFUSED
         status, code, *_ = decode_fields(refused.payload, 4)
     assert (status, code) == (b"77", b"identity_mismatch")
-    void = shared.outcome(decode_fields(decision.payload, 8)[5].decode())
+    void = shared.outcome(decode_fields(decision.payload, 9)[5].decode())
     assert (void.type, void.body["code"], path.exists()) == (
         EntryType.DECISION_VOID,
         "identity_mismatch",
@@ -246,7 +246,7 @@ def test_client_that_goes_away_before_its_go_runs_nothing(shared: Host, fds: Des
         send_frame(sock, Kind.REQUEST, request(shared, "/bin/echo", "x", artifact=artifact), fds.all)
         decision = FrameReader(sock).receive()
     assert decision is not None
-    void = shared.outcome(decode_fields(decision.payload, 8)[5].decode())
+    void = shared.outcome(decode_fields(decision.payload, 9)[5].decode())
     assert void.type is EntryType.DECISION_VOID
     assert select.select([fds.reader], [], [], 0)[0] == []
 
@@ -291,7 +291,7 @@ def test_idle_connections_of_one_user_leave_room_for_others(host: Host) -> None:
         for sock in idle[64:]:
             frame = FrameReader(sock).receive()
             assert frame is not None
-            refused += decode_fields(frame.payload, 8)[2] == b"agent_unavailable"
+            refused += decode_fields(frame.payload, 9)[2] == b"agent_unavailable"
         assert refused == 136
         result = host.exec("/bin/true", authorization=host.issue("/bin/true"))
         assert result.status == 69
@@ -324,7 +324,7 @@ def test_many_at_once_share_checkpoints_and_leak_nothing(host: Host) -> None:
             decision, ready = reader.receive(), reader.receive()
             assert decision is not None
             assert ready is not None
-            assert decode_fields(decision.payload, 8)[0] == b"allow"
+            assert decode_fields(decision.payload, 9)[0] == b"allow"
             assert ready.kind == Kind.READY, ready.payload
             send_frame(sock, Kind.GO, encode_fields([b"/bin/true"]), descriptors.all)
         for _, reader, _ in clients:

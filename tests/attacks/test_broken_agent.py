@@ -208,7 +208,7 @@ def test_one_go_for_two_executions() -> None:
             request = reader.receive()
             assert request is not None
             request.close()
-            decision, leaf = [b"allow", b"0", b"", b"", b"", b"ab" * 32, b"", b""], b"ab" * 32
+            decision, leaf = [b"allow", b"0", b"", b"", b"", b"ab" * 32, b"7", b"", b""], b"ab" * 32
             send_frame(sock, Kind.DECISION, encode_fields(decision))
             send_frame(sock, Kind.READY, encode_fields([leaf]))
             go = reader.receive()

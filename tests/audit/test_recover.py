@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from attestd.audit.recover import MAX_COUNTER_JUMP, find_void, settle_counter, unsettled_allows, void_body
+from attestd.audit.recover import MAX_COUNTER_JUMP, settle_counter, unsettled_allows, void_body
 from attestd.audit.seal import Pending
 from attestd.errors import RollbackError, TpmUnavailableError, UsageError
 from attestd.lineage.entry import EntryType
@@ -212,15 +212,3 @@ def test_a_void_names_the_allow(started: Log):
     assert void_body(store, 3, reason="crash") == {"seq": 3, "leaf": leaf, "reason": "crash"}
     with pytest.raises(UsageError):
         void_body(store, 5, reason="there is none")
-
-
-def test_why_an_allow_was_made_void(started: Log):
-    store = started.open()
-    assert find_void(store, 3) is None
-    started.seal([record(9), Pending(EntryType.DECISION_VOID, void_body(store, 3, reason="no witness"))])
-    assert find_void(store, 3) == "no witness"
-    assert find_void(store, 1) is None
-    # One that only mentions it is not its own.
-    said = f"like {leaf_hash(store.entry(1)).hex()}"
-    started.seal([Pending(EntryType.DECISION_VOID, void_body(store, 3, reason=said))])
-    assert find_void(store, 1) is None

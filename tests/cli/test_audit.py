@@ -96,6 +96,17 @@ def test_why_from_a_receipt(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli("why", "2").status == 69
 
 
+def test_a_denial_says_how_to_ask_why(cli: Cli, running: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = running.exec("/usr/bin/env", "denied").stderr.splitlines()[-1]
+    seq = running.entries(EntryType.DECISION_DENY)[-1].seq
+    assert said == f"attestd: recorded as entry {seq}: `attestd why {seq}` shows each check"
+    found = cli.ok("why", "--json").json
+    assert (found["seq"], found["source"]) == (seq, "the agent")
+    monkeypatch.setenv("ATTESTD_SOCKET", "/nonexistent")
+    found = cli.ok("why", "--json").json
+    assert (found["seq"], found["source"]) == (seq, f"the log {running.layout.log}")
+
+
 def test_why_is_about_decisions(cli: Cli) -> None:
     result = cli("why", "0")
     assert result.status == 64

@@ -116,8 +116,9 @@ class FakeAgent:
             requester_uid=peer_of(sock.fileno()).uid,
         )
         granted = self.bench.grant(execution)
-        leaf = leaf_hash(self.bench.world.log.entries[-1]).hex().encode()
-        self.decide(sock, b"allow", b"0", b"", b"", b"", leaf, self.decision_json, granted.receipt)
+        entries = self.bench.world.log.entries
+        leaf, seq = leaf_hash(entries[-1]).hex().encode(), str(len(entries) - 1).encode()
+        self.decide(sock, b"allow", b"0", b"", b"", b"", leaf, seq, self.decision_json, granted.receipt)
         if mode == b"check":
             return
         shebang = parse_shebang(read_start(executable))

@@ -65,13 +65,21 @@ def test_a_file_over_the_limit_is_sent_for_the_agent_to_deny(agent: FakeAgent, t
 
 def test_a_denial_is_said_with_its_hint(agent: FakeAgent) -> None:
     agent.deny(
-        b"77", b"expired", b"it was valid until \x1b[31myesterday\x1b[0m", b"ask\nagain", b"id", b"", b""
+        b"77",
+        b"expired",
+        b"it was valid until \x1b[31myesterday\x1b[0m",
+        b"ask\nagain",
+        b"id",
+        b"3",
+        b"",
+        b"",
     )
     done = run(agent, "exec", "true")
     assert done.returncode == 77
     assert done.stdout == b""
     assert done.stderr == (
         b"attestd: denied: expired: it was valid until \\u001b[31myesterday\\u001b[0m\nattestd: hint: ask\\u000aagain\n"
+        b"attestd: recorded as entry 3: `attestd why 3` shows each check\n"
     )
 
 
@@ -79,7 +87,7 @@ def test_a_denial_as_json_is_one_object_on_stderr(agent: FakeAgent) -> None:
     document = json.dumps(
         {"decision": "deny", "sentence": "\x9b evil \u202e \U000e0001"}, ensure_ascii=False
     ).encode()
-    agent.deny(b"65", b"malformed_authorization", b"s", b"h", b"id", document, b"")
+    agent.deny(b"65", b"malformed_authorization", b"s", b"h", b"id", b"3", document, b"")
     done = run(agent, "exec", "--json", "true")
     assert done.returncode == 65
     assert done.stderr.count(b"\n") == 1
@@ -95,7 +103,7 @@ def test_an_allow_as_json_is_on_stderr_too(agent: FakeAgent) -> None:
 
 
 def test_a_denial_writes_its_receipt_too(agent: FakeAgent, tmp_path: Path) -> None:
-    agent.deny(b"77", b"expired", b"s", b"h", b"id", b"", b"proof of the denial")
+    agent.deny(b"77", b"expired", b"s", b"h", b"id", b"3", b"", b"proof of the denial")
     assert run(agent, "exec", "--receipt", tmp_path / "r", "true").returncode == 77
     assert (tmp_path / "r").read_bytes() == b"proof of the denial"
 
@@ -108,7 +116,7 @@ def test_check_runs_nothing(agent: FakeAgent, tmp_path: Path) -> None:
     assert not (tmp_path / "flag").exists()
     done = run(agent, "check", "--json", "touch", tmp_path / "flag")
     assert done.stdout == b'{"decision":"allow"}\n'
-    agent.deny(b"77", b"expired", b"s", b"h", b"", b'{"decision":"deny"}', b"")
+    agent.deny(b"77", b"expired", b"s", b"h", b"", b"", b'{"decision":"deny"}', b"")
     done = run(agent, "check", "--json", "true")
     assert (done.returncode, done.stdout, done.stderr) == (77, b'{"decision":"deny"}\n', b"")
 
@@ -120,7 +128,7 @@ def test_check_explains(agent: FakeAgent) -> None:
         {"n": 16, "name": "uses", "outcome": "not_evaluated", "detail": ""},
     ]
     document = json.dumps({"body": {"checks": checks}}).encode()
-    agent.deny(b"65", b"malformed_authorization", b"no object", b"ask again", b"", document, b"")
+    agent.deny(b"65", b"malformed_authorization", b"no object", b"ask again", b"", b"", document, b"")
     done = run(agent, "check", "true")
     assert done.returncode == 65
     assert done.stdout.decode().splitlines() == [
@@ -133,7 +141,7 @@ def test_check_explains(agent: FakeAgent) -> None:
 
 @pytest.mark.parametrize("document", [b"", b"{", b"[]", b"{}", b'{"body":{"checks":[{}]}}', b"[" * 100_000])
 def test_a_document_that_does_not_explain(agent: FakeAgent, document: bytes) -> None:
-    agent.deny(b"77", b"expired", b"s", b"h", b"", document, b"")
+    agent.deny(b"77", b"expired", b"s", b"h", b"", b"", document, b"")
     done = run(agent, "check", "true")
     assert (done.returncode, done.stdout) == (77, b"")
     assert done.stderr == b"attestd: denied: expired: s\nattestd: hint: h\n"
@@ -170,7 +178,7 @@ def test_what_the_client_answers(agent: FakeAgent, tmp_path: Path) -> None:
         frame = agent.ask(sock)
         agent.counted = len(frame.descriptors)  # type: ignore[attr-defined]
         frame.close()
-        agent.decide(sock, b"deny", b"77", b"expired", b"s", b"h", b"", b"", b"")
+        agent.decide(sock, b"deny", b"77", b"expired", b"s", b"h", b"", b"", b"", b"")
 
     agent.answer = answer
     environment = {"PATH": PATH, "ATTESTD_STATE_DIR": str(agent.state_dir), "GIVEN": "a=b"}
@@ -198,18 +206,22 @@ def test_what_the_client_answers(agent: FakeAgent, tmp_path: Path) -> None:
     [
         (frames((Kind.NEED, [b"password:"])), b"asks for"),
         (frames((Kind.EXITED, [b"0", b""])), b"instead of a decision"),
-        (frames((Kind.DECISION, [b"allow"])), b"expected 8"),
-        (frames((Kind.DECISION, [b"deny", b"-1", b"c", b"s", b"h", b"", b"", b""])), b"exit status"),
+        (frames((Kind.DECISION, [b"allow"])), b"expected 9"),
+        (frames((Kind.DECISION, [b"deny", b"-1", b"c", b"s", b"h", b"", b"", b"", b""])), b"exit status"),
         (
             frames(
-                (Kind.DECISION, [b"allow", b"0", b"", b"", b"", b"id", b"", b""]), (Kind.READY, [b"other"])
+                (Kind.DECISION, [b"allow", b"0", b"", b"", b"", b"id", b"7", b"", b""]),
+                (Kind.READY, [b"other"]),
             ),
             b"something else",
         ),
-        (frames((Kind.DECISION, [b"allow", b"0", b"", b"", b"", b"id", b"", b""]), (b"?", [])), b"sent b'?'"),
+        (
+            frames((Kind.DECISION, [b"allow", b"0", b"", b"", b"", b"id", b"7", b"", b""]), (b"?", [])),
+            b"sent b'?'",
+        ),
         (
             frames(
-                (Kind.DECISION, [b"allow", b"0", b"", b"", b"", b"id", b"", b""]),
+                (Kind.DECISION, [b"allow", b"0", b"", b"", b"", b"id", b"7", b"", b""]),
                 (Kind.EXITED, [b"256", b""]),
             ),
             b"exit status",
@@ -233,21 +245,24 @@ def test_an_agent_or_runner_that_does_not_keep_to_the_protocol(
 
 
 def test_a_deny_with_status_zero_is_still_a_failure(agent: FakeAgent) -> None:
-    agent.deny(b"0", b"expired", b"s", b"h", b"", b"", b"")
+    agent.deny(b"0", b"expired", b"s", b"h", b"", b"", b"", b"")
     assert run(agent, "exec", "true").returncode == 70
 
 
 def test_the_runners_refusal(agent: FakeAgent) -> None:
-    allow = (Kind.DECISION, [b"allow", b"0", b"", b"", b"", b"id", b"", b""])
+    allow = (Kind.DECISION, [b"allow", b"0", b"", b"", b"", b"id", b"7", b"", b""])
     agent.answer = frames(allow, (Kind.REFUSED, [b"77", b"identity_mismatch", b"other bytes", b"look"]))
     done = run(agent, "exec", "true")
     assert done.returncode == 77
-    assert done.stderr == b"attestd: denied: identity_mismatch: other bytes\nattestd: hint: look\n"
+    assert done.stderr == (
+        b"attestd: denied: identity_mismatch: other bytes\nattestd: hint: look\n"
+        b"attestd: recorded as entry 7: `attestd why 7` shows each check\n"
+    )
 
 
 def test_a_message_at_the_end(agent: FakeAgent) -> None:
     """As when a command is ended for lost trust."""
-    allow = (Kind.DECISION, [b"allow", b"0", b"", b"", b"", b"id", b"", b""])
+    allow = (Kind.DECISION, [b"allow", b"0", b"", b"", b"", b"id", b"7", b"", b""])
     agent.answer = frames(allow, (Kind.EXITED, [b"137", b"attestd: terminated: environment_untrusted: \x1b"]))
     done = run(agent, "exec", "true")
     assert (done.returncode, done.stderr) == (137, b"attestd: terminated: environment_untrusted: \\u001b\n")
@@ -414,7 +429,7 @@ def test_an_interrupt_before_the_command_runs_ends_the_client_quietly(agent: Fak
 
 def test_a_runner_that_dies_while_the_command_runs(agent: FakeAgent) -> None:
     def answer(sock: socket.socket, _frame: Frame) -> None:
-        agent.decide(sock, b"allow", b"0", b"", b"", b"", b"id", b"", b"")
+        agent.decide(sock, b"allow", b"0", b"", b"", b"", b"id", b"7", b"", b"")
         send_frame(sock, Kind.READY, encode_fields([b"id"]))
         send_frame(sock, Kind.STARTED, encode_fields([b"1"]))
         sock.shutdown(socket.SHUT_WR)

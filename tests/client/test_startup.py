@@ -48,5 +48,5 @@ BARE = {
     "name", ["os", "socket", "json", "re", "enum", "signal", "typing", "argparse", "struct"]
 )
 def test_the_dear_ones_stay_out_on_a_denial_too(agent: FakeAgent, name: str) -> None:
-    agent.deny(b"77", b"expired", b"sentence", b"hint", b"", b"", b"")
+    agent.deny(b"77", b"expired", b"sentence", b"hint", b"", b"", b"", b"")
     assert name not in modules_loaded("exec", "--", "/bin/true", state_dir=agent.state_dir, status=77)

@@ -297,12 +297,12 @@ CHECKS = canonical({"body": {"checks": [{"n": 1, "name": "format", "outcome": "v
 
 @target(
     WireError, Ended,
-    seeds=lambda: [_decision(b"allow", b"0", b"", b"", b"", b"ab", CHECKS, b""),
-                   _decision(b"deny", b"77", b"expired", b"sentence \x1b[2J", b"hint", b"", b"", b"")],
+    seeds=lambda: [_decision(b"allow", b"0", b"", b"", b"", b"ab", b"7", CHECKS, b""),
+                   _decision(b"deny", b"77", b"expired", b"sentence \x1b[2J", b"hint", b"", b"", b"", b"")],
 )  # fmt: skip
 def client_decision(data: bytes) -> None:
     frame = Frame(Kind.DECISION, data, [], None)
-    if len(decode_fields(data, 8)) == 2:
+    if len(decode_fields(data, 9)) == 2:
         assert exit_status(exactly(2, frame)[0]) < 256
     ended = None
     try:
