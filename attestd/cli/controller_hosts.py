@@ -28,6 +28,7 @@ from attestd.governance.desk import (
     MAX_HOST_BYTES,
     MAX_LIST_BYTES,
     MAX_REQUEST_BYTES,
+    ApproveRequest,
     Attested,
     ExpectRequest,
     HostAnswer,
@@ -62,7 +63,7 @@ class _Desk(Protocol):
     def host(self, host: str) -> HostAnswer | None:
         """One host."""
 
-    def approve(self, host: str, digest: str) -> Verdict:
+    def approve(self, host: str, digest: str, *, confirmed: bool) -> Verdict:
         """Has a record signed."""
 
     def refuse(self, host: str, digest: str) -> Verdict:
@@ -89,8 +90,8 @@ class _Remote:
         with self._explained():
             return parse_host_answer(self._controller.get(f"/v1/hosts/{host}", max_bytes=MAX_HOST_BYTES).data)
 
-    def approve(self, host: str, digest: str) -> Verdict:
-        return self._post(host, "approve", VerdictRequest(digest=digest))
+    def approve(self, host: str, digest: str, *, confirmed: bool) -> Verdict:
+        return self._post(host, "approve", ApproveRequest(digest=digest, confirmed=confirmed))
 
     def refuse(self, host: str, digest: str) -> Verdict:
         return self._post(host, "refuse", VerdictRequest(digest=digest))
@@ -294,8 +295,10 @@ def approve_command(*, desk: _Desk, name: str, refuse: bool, yes: bool, as_json:
     if found is None or found.waiting is None:
         raise UsageError(f"no record of host {host} waits any more: look again, attestd controller hosts")
     _show(host, found.waiting)
-    confirm("Refuse this record?" if refuse else "Have this record signed?", yes=yes)
-    verdict = (desk.refuse if refuse else desk.approve)(host, found.waiting.digest)
+    warnings, digest = found.waiting.warnings, found.waiting.digest
+    signed = "Have this record signed all the same?" if warnings else "Have this record signed?"
+    confirm("Refuse this record?" if refuse else signed, yes=yes)
+    verdict = desk.refuse(host, digest) if refuse else desk.approve(host, digest, confirmed=bool(warnings))
     if as_json:
         Output(as_json=True).json(
             {"host": verdict.host, "digest": verdict.digest, "decision": verdict.decision}
@@ -355,6 +358,8 @@ def _show(host: str, waiting: Waiting) -> None:
         say(f"  {name:<8} {value}", prefix="")
     for reason in waiting.reasons:
         say(f"  decide:  {reason}", prefix="", style=WARN)
+    for words in waiting.warnings:
+        say(f"  WARNING: {words}", prefix="", style=WARN)
 
 
 def _name(public: str) -> str:

@@ -10,6 +10,7 @@ from attestd.governance.host import MAX_HOST_RECORD_BYTES
 from attestd.strict import Base64Bytes, HostId, Sha256Hex, Strict, convert, parse_json
 
 __all__ = [
+    "ApproveRequest",
     "Attested",
     "Decision",
     "ExpectRequest",
@@ -108,6 +109,8 @@ class Waiting(Strict, frozen=True):
         at: Since when it waits.
         before: The Name of the attestation key that governance has for this host; null: none.
         labels_before: The labels that governance has for it.
+        warnings: What its signature would do that is easily overlooked (`succession.warn_of_succession`): where there is
+            something, the approval says that it was seen.
     """
 
     digest: Sha256Hex
@@ -116,6 +119,7 @@ class Waiting(Strict, frozen=True):
     at: str
     before: str | None
     labels_before: dict[str, str]
+    warnings: tuple[str, ...]
 
 
 class HostAnswer(Strict, frozen=True):
@@ -127,8 +131,20 @@ class HostAnswer(Strict, frozen=True):
     decisions: tuple[Decision, ...]
 
 
+class ApproveRequest(Strict, frozen=True):
+    """The body of `approve`.
+
+    Attributes:
+        digest: About which record, by its SHA-256, and no other.
+        confirmed: Whether its warnings were seen; false where it had none.
+    """
+
+    digest: Sha256Hex
+    confirmed: bool
+
+
 class VerdictRequest(Strict, frozen=True):
-    """The body of `approve` and `refuse`: about which record, by its SHA-256, and no other."""
+    """The body of `refuse`: about which record, by its SHA-256, and no other."""
 
     digest: Sha256Hex
 

@@ -26,7 +26,8 @@ from attestd.governance.host import (
     parse_host_record,
 )
 from attestd.governance.issue import Sign
-from attestd.strict import canonical, format_time, parse_canonical, parse_time
+from attestd.strict import canonical, decode_base64, format_time, parse_canonical, parse_time
+from attestd.tcg.public import parse_public
 
 __all__ = [
     "HANDOVER",
@@ -36,11 +37,14 @@ __all__ = [
     "replace_host_record",
     "retire_host_record",
     "verify_ended_record",
+    "warn_of_succession",
 ]
 
 # A record begins that long before it is drafted, for the clocks of a fleet differ: what the keys before sealed until then is
 # theirs.
 HANDOVER: Final = timedelta(minutes=5)
+# A record that begins longer ago than this waited for somebody: whoever signs it now is told what has passed since.
+LATE: Final = timedelta(hours=24)
 
 
 def draft_ended_record(previous: bytes, *, successor: bytes) -> bytes | None:
@@ -59,7 +63,44 @@ def draft_ended_record(previous: bytes, *, successor: bytes) -> bytes | None:
     payload = _payload(previous)
     if payload == successor:
         return None
-    return _ending(payload, parse_time(_record(successor).not_before) + HANDOVER)
+    return _ending(payload, _handed_over(_record(successor)))
+
+
+def warn_of_succession(
+    successor: bytes, *, present: VerifiedHost | None, seen: datetime | None, now: datetime
+) -> tuple[str, ...]:
+    """What somebody has to know before a record is signed that does not begin now, or that takes the place of other keys.
+
+    Args:
+        successor: The record's payload.
+        present: The host's present record; None: it has none.
+        seen: When the host last attested; None: not that anybody here knows.
+        now: The time.
+
+    Returns:
+        What is so, in words; empty: it begins now, and ends nothing.
+
+    Raises:
+        MalformedError: It is no host record.
+    """
+    record, words = _record(successor), []
+    age = now - parse_time(record.not_before)
+    if age >= LATE:
+        hours = int(age / timedelta(hours=1))
+        words.append(
+            f"it waited: it begins at {record.not_before}, {hours} hours ago, and holds from then on, not from now"
+        )
+    names = tuple(_key_name(key.public) for key in (record.ak, record.release_key))
+    if present is None or (present.ak_name, present.release_name) == names:
+        return tuple(words)
+    end = _handed_over(record)
+    if end < present.not_after:
+        used = f", and the host attested at {format_time(seen)}" if seen is not None and seen > end else ""
+        words.append(
+            f"the keys before (ak {present.ak_name.hex()}) end at {format_time(end)}: nothing that they sealed since then"
+            f" will verify, receipts of what ran included{used}"
+        )
+    return tuple(words)
 
 
 def verify_ended_record(
@@ -142,6 +183,15 @@ def past_name(files: Mapping[str, bytes | None], host: str) -> str:
     while (past := f"hosts/history/{host}-{number}.json") in files:
         number += 1
     return past
+
+
+def _handed_over(record: HostRecord) -> datetime:
+    """When the record before ends."""
+    return parse_time(record.not_before) + HANDOVER
+
+
+def _key_name(public: str) -> bytes:
+    return parse_public(decode_base64(public, what="host record")).name
 
 
 def _ending(payload: bytes, not_after: datetime) -> bytes:

@@ -38,7 +38,7 @@ from attestd.governance.enrolment import (
 )
 from attestd.governance.host import parse_host_record
 from attestd.governance.succession import verify_ended_record
-from attestd.strict import canonical
+from attestd.strict import canonical, format_time
 from tests.controller.running import Answered, Controller, PostgreSQL
 from tests.distribution.repositories import write_key
 from tests.governance.enrolling import Enrolling, allow
@@ -289,21 +289,27 @@ def test_a_record_that_changed_while_somebody_looked_is_not_approved(desk: Desk,
 
 @on_sqlite
 def test_a_record_that_waited_longer_than_a_record_may_be_old(desk: Desk, certified: Asking) -> None:
-    """Known here, it began about now when it came; unknown, it is refused."""
+    """Known here, it began about now when it came; unknown, it is refused. Whoever approves it is told."""
     controller = desk.controller()
-    old = {"not_before": desk.world.now - timedelta(hours=2)}
+    old = {"not_before": desk.world.now - timedelta(hours=26)}
     assert "is the host's clock right?" in certified.enrol(controller, **old).problem(403)
     fresh = {"not_before": desk.world.now - timedelta(minutes=59)}
     digest = pending(certified.enrol(controller, **fresh)).digest
     store = Store.open(desk.url)
     with store.write() as connection:
-        # As if this one had come two hours ago.
+        # As if this one had come when it began.
         record = certified.record("hardware", **old)
         connection.execute(
-            update(enrolments).where(enrolments.c.digest == digest).values(digest=sha256(record).hexdigest())
+            update(enrolments)
+            .where(enrolments.c.digest == digest)
+            .values(digest=sha256(record).hexdigest(), record=record)
         )
     store.close()
     pending(certified.enrol(controller, **old))
+    shown = controller.attestd("approve", certified.host.id, "--yes").stderr
+    assert f"WARNING: it waited: it begins at {format_time(old['not_before'])}, 26 hours ago" in shown
+    [decided] = json.loads(controller.attestd("hosts", "--json").stdout)["decisions"]
+    assert "it waited" in decided["words"]
 
 
 def test_a_host_that_is_expected(desk: Desk, certified: Asking) -> None:

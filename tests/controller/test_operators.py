@@ -1,8 +1,10 @@
 """Operators over HTTP: known by their certificates, seen in what they decided; nobody else gets an answer."""
 
 import contextlib
+import io
 import json
 import ssl
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -10,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from attestd.strict import canonical
+from attestd.strict import canonical, format_time
 from tests.cli.conftest import Result
 from tests.controller.certificates import Authority
 from tests.controller.running import Controller
-from tests.controller.test_enroller import HEADERS, MAKER, Asking, Desk, pending, signed
+from tests.controller.test_enroller import HEADERS, MAKER, Asking, Desk, pending, signed, with_other_keys
 from tests.fleet import attestd
 from tests.world import Host
 
@@ -121,7 +123,7 @@ def test_what_was_looked_at_is_what_is_decided(afar: Afar) -> None:
     pending(host.enrol(afar.controller, labels={"role": "root"}))
     path = f"/v1/hosts/{host.host.id}"
     with afar.as_alice() as controller:
-        body = canonical({"digest": seen})
+        body = canonical({"digest": seen, "confirmed": False})
         assert "waits any more" in controller.post(f"{path}/approve", body, HEADERS).problem(409)
         found = controller.get(path).json
         assert found["waiting"]["digest"] != seen
@@ -129,7 +131,34 @@ def test_what_was_looked_at_is_what_is_decided(afar: Afar) -> None:
         for unknown in ("x", "00" * 32):
             controller.get(f"/v1/hosts/{unknown}").problem(404)
         controller.post("/v1/hosts/x/revoke", canonical({"reason": ""}), HEADERS).problem(404)
-        controller.post(f"{path}/approve", canonical({"digest": "x"}), HEADERS).problem(422)
+        controller.post(f"{path}/approve", canonical({"digest": "x", "confirmed": False}), HEADERS).problem(
+            422
+        )
+
+
+def test_what_ends_other_keys_is_confirmed(afar: Afar, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The keys before end where the new record began, however long ago: nobody approves that without being told."""
+    before, world = asking(afar, "comes again"), afar.desk.world
+    afar.desk.governed(lambda world: world.records.update({before.host.id: world.host_record(before.host)}))
+    other = Asking(world, with_other_keys(before.host, world), *before.certificates)
+    digest = pending(other.enrol(afar.controller)).digest
+    path = f"/v1/hosts/{before.host.id}"
+    with afar.as_alice() as controller:
+        [words] = controller.get(path).json["waiting"]["warnings"]
+        ak = world.trust().hosts[before.host.id].ak_name.hex()
+        assert words.startswith(f"the keys before (ak {ak}) end at {format_time(world.now)}: nothing that")
+        body = canonical({"digest": digest, "confirmed": False})
+        assert words in controller.post(f"{path}/approve", body, HEADERS).problem(409)
+        assert controller.get(path).json["decisions"] == []
+    monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
+    declined = afar.run("approve", digest)
+    assert (declined.status, "Have this record signed all the same?" in declined.stderr) == (1, True), (
+        declined
+    )
+    assert f"WARNING: {words}" in afar.ok("approve", digest, "--yes").stderr
+    signed(other.enrol(afar.controller))
+    decided = [item for item in afar.ok("hosts", "--json").json["decisions"] if item["digest"] == digest]
+    assert words in decided[0]["words"]
 
 
 def test_nobody_else_gets_an_answer(afar: Afar) -> None:

@@ -37,7 +37,7 @@ def row(host: str = HOST, state: str = "waiting", digest: str | None = DIGEST) -
 
 
 DECISION = Decision(host=HOST, digest="", decision="expected", operator="alice", words="", at="")
-WAITING = Waiting(digest=DIGEST, record="e30=", reasons=(), at="", before=None, labels_before={})
+WAITING = Waiting(digest=DIGEST, record="e30=", reasons=(), at="", before=None, labels_before={}, warnings=())
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """One host record after another: what enrollers sign of the one before, and what does not count as that."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -15,9 +15,10 @@ from attestd.governance.succession import (
     place_host_record,
     retire_host_record,
     verify_ended_record,
+    warn_of_succession,
 )
 from attestd.strict import canonical, format_time, parse_json, parse_time
-from tests.world import World, signer
+from tests.world import Host, World, signer
 
 YEAR = timedelta(days=365)
 
@@ -91,6 +92,46 @@ def test_what_is_not_its_end(world: World) -> None:
     for data in (b"{}", sign_host_request(ended, signers=[])):
         with pytest.raises((MalformedError, VerificationError)):
             verified(world, data)
+
+
+def test_who_signs_is_told_what_ends(world: World) -> None:
+    """A record that begins now and keeps the keys says nothing; one that waited, or has others, does."""
+    present, hour = world.trust().hosts[world.host.id], timedelta(hours=1)
+
+    def told(data: bytes, after: timedelta = hour, seen: datetime | None = None) -> tuple[str, ...]:
+        return warn_of_succession(data, present=present, seen=seen, now=world.now + after)
+
+    same = successor(world)
+    assert told(same) == told(same, 24 * hour) == ()
+    [late] = told(same, 25 * hour)
+    assert late == (
+        f"it waited: it begins at {format_time(world.now + hour)}, 24 hours ago, and holds from then on, not from now"
+    )
+    stranger = world.host_record(Host("stranger", root=world.root))
+    keys = {name: stranger[name] for name in ("ak", "release_key")}
+    for changed in (keys, {"ak": keys["ak"]}, {"release_key": keys["release_key"]}):
+        [ends] = told(successor(world, **changed))
+        end = world.now + hour + HANDOVER
+        assert ends.startswith(
+            f"the keys before (ak {present.ak_name.hex()}) end at {format_time(end)}: nothing that"
+        )
+    other = successor(world, **keys)
+    assert warn_of_succession(other, present=None, seen=None, now=world.now + hour) == ()
+    assert told(other, 25 * hour) == (late, ends)
+    assert told(other, seen=end) == (ends,)
+    assert told(other, seen=end + hour) == (
+        f"{ends}, and the host attested at {format_time(end + hour)}",
+    )  # fmt: skip
+    # They had ended by then anyway.
+    over = successor(
+        world,
+        **keys,
+        not_before=format_time(present.not_after),
+        not_after=format_time(present.not_after + YEAR),
+    )
+    assert told(over, present.not_after - world.now) == ()
+    with pytest.raises(MalformedError):
+        told(b"{}")
 
 
 def test_its_place(world: World) -> None:

@@ -10,7 +10,10 @@ import msgspec
 from attestd.controller.enroller.office import Decided, Kept, KeptState, Office
 from attestd.controller.enroller.office import Decision as Decided_
 from attestd.controller.verifier.rows import Said
+from attestd.errors import UsageError
 from attestd.governance.desk import Attested, Decision, HostAnswer, HostList, HostRow, Verdict, Waiting
+from attestd.governance.host import VerifiedHost
+from attestd.governance.succession import warn_of_succession
 from attestd.governance.trust import Trust
 from attestd.strict import decode_base64, format_time
 from attestd.tcg.public import parse_public
@@ -67,17 +70,27 @@ class Desk:
                 at=format_time(waits.at),
                 before=None if present is None else present.ak_name.hex(),
                 labels_before={} if present is None else dict(present.labels),
+                warnings=self._warnings(waits, present),
             )
         return HostAnswer(host=host, rows=rows, waiting=waiting, decisions=tuple(map(_decision, decided)))
 
-    def approve(self, host: str, digest: str) -> Verdict:
+    def approve(self, host: str, digest: str, *, confirmed: bool) -> Verdict:
         """Has this record signed when the host asks again.
 
+        Args:
+            host: Whose.
+            digest: Its SHA-256.
+            confirmed: The operator has seen its warnings.
+
         Raises:
-            UsageError: It does not wait any more.
+            UsageError: It does not wait any more, or it has warnings that nobody has seen.
             StoreError: The database fails.
         """
-        return self._decide(host, digest, Decided_.APPROVED)
+        waits = next((item for item in self._office.kept(host) if _waits_as(item, digest)), None)
+        warnings = () if waits is None else self._warnings(waits, self._trust().hosts.get(host))
+        if warnings and not confirmed:
+            raise UsageError(f"{'; '.join(warnings)}: say that this is meant (confirmed)")
+        return self._decide(host, digest, Decided_.APPROVED, warnings)
 
     def refuse(self, host: str, digest: str) -> Verdict:
         """Refuses this record for ever.
@@ -106,13 +119,24 @@ class Desk:
         fresh = self._office.revoke(host, reason=reason, operator=self._operator, now=self._now())
         return self._verdict(host, Decided_.REVOKED, fresh=fresh)
 
-    def _decide(self, host: str, digest: str, decision: Decided_) -> Verdict:
-        self._office.decide(host, digest, decision, operator=self._operator, now=self._now())
+    def _warnings(self, waits: Kept, present: VerifiedHost | None) -> tuple[str, ...]:
+        said = self._office.attested([waits.host]).get(waits.host)
+        seen = None if said is None else said.at
+        return warn_of_succession(waits.data, present=present, seen=seen, now=self._now())
+
+    def _decide(self, host: str, digest: str, decision: Decided_, warnings: Sequence[str] = ()) -> Verdict:
+        self._office.decide(
+            host, digest, decision, operator=self._operator, now=self._now(), confirmed=warnings
+        )
         return self._verdict(host, decision, digest=digest)
 
     def _verdict(self, host: str, decision: Decided_, *, digest: str = "", fresh: bool = True) -> Verdict:
         governance = host in self._trust().revocations.hosts
         return Verdict(host=host, decision=decision, digest=digest, fresh=fresh, governance=governance)
+
+
+def _waits_as(kept: Kept, digest: str) -> bool:
+    return kept.state is KeptState.WAITING and kept.digest == digest
 
 
 def _rows(

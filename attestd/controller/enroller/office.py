@@ -170,7 +170,16 @@ class Office:
         with self._store.read() as connection:
             return _decided(connection, host)
 
-    def decide(self, host: str, digest: str, decision: Decision, *, operator: str, now: datetime) -> None:
+    def decide(
+        self,
+        host: str,
+        digest: str,
+        decision: Decision,
+        *,
+        operator: str,
+        now: datetime,
+        confirmed: Sequence[str] = (),
+    ) -> None:
         """Records an operator's decision about a record that waits.
 
         Args:
@@ -179,6 +188,7 @@ class Office:
             decision: Approved or refused.
             operator: Who decided.
             now: The time.
+            confirmed: What they were warned of.
 
         Raises:
             UsageError: It does not wait any more: the host came with another one, or somebody else decided.
@@ -204,9 +214,8 @@ class Office:
                     )
                 )
                 connection.execute(insert(enrolments), [_row(kept, KeptState.ADMITTED)])
-            _record(
-                connection, Decided(kept.host, kept.digest, decision, operator, "; ".join(kept.reasons), now)
-            )
+            words = "; ".join([*kept.reasons, *confirmed])
+            _record(connection, Decided(kept.host, kept.digest, decision, operator, words, now))
 
     def expect(self, host: str, labels: Mapping[str, str], *, operator: str, now: datetime) -> None:
         """Records that a host's next record may be signed, if it has these labels.

@@ -14,6 +14,7 @@ from attestd.controller.http.problem import MEDIA_TYPE, Problem
 from attestd.errors import UsageError
 from attestd.governance.desk import (
     MAX_REQUEST_BYTES,
+    ApproveRequest,
     ExpectRequest,
     HostAnswer,
     HostList,
@@ -29,6 +30,9 @@ __all__ = ["Operators"]
 
 _HOST: Final = re.compile(r"\A[0-9a-f]{64}\Z")
 _HOST_WORDS: Final = "The host-id, 64 hexadecimal digits."
+_APPROVE: Final = Body(
+    MAX_REQUEST_BYTES, canonical({"digest": "00" * 32, "confirmed": False}), ApproveRequest
+)
 _DIGEST: Final = Body(MAX_REQUEST_BYTES, canonical({"digest": "00" * 32}), VerdictRequest)
 _LABELS: Final = Body(MAX_REQUEST_BYTES, canonical({"labels": {"role": "ci"}}), ExpectRequest)
 _REASON: Final = Body(MAX_REQUEST_BYTES, canonical({"reason": "stolen"}), RevokeRequest)
@@ -52,7 +56,7 @@ class Operators:
         """What operators may ask and decide."""
         return [
             *self.reading(),
-            _decision("approve", "Have a record signed", self.approve, _DIGEST),
+            _decision("approve", "Have a record signed", self.approve, _APPROVE),
             _decision("refuse", "Refuse a record", self.refuse, _DIGEST),
             _decision("expect", "Expect a host", self.expect, _LABELS),
             _decision("revoke", "Sign nothing of a host any more", self.revoke, _REASON),
@@ -98,7 +102,9 @@ class Operators:
 
     async def approve(self, call: Call) -> Answer:
         """`POST /v1/hosts/{host}/approve`."""
-        return await self._decide(call, lambda desk, host: desk.approve(host, call.value.digest))
+        return await self._decide(
+            call, lambda desk, host: desk.approve(host, call.value.digest, confirmed=call.value.confirmed)
+        )
 
     async def refuse(self, call: Call) -> Answer:
         """`POST /v1/hosts/{host}/refuse`."""
@@ -146,7 +152,10 @@ def _decision(verb: str, summary: str, handler: Handler, body: Body) -> Operatio
         responses={
             200: Response("It is recorded, with who decided.", schema=Verdict),
             404: Response("No host-id.", MEDIA_TYPE),
-            409: Response("There is nothing of this kind to decide any more.", MEDIA_TYPE),
+            409: Response(
+                "There is nothing of this kind to decide any more, or a record's warnings are to be confirmed.",
+                MEDIA_TYPE,
+            ),
         },
         operators_only=True,
     )
