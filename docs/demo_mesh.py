@@ -211,8 +211,11 @@ def chapter_run(mesh: Mesh) -> None:
     shutil.copy(mesh.home / "web" / "metadata" / "1.root.json", mesh.home / "auditor" / "root.json")
     done = mesh.run("verify", "receipt", "deploy.tlog-proof", "--trust", "auditor", lines=40)
     cosigned = all(f"by {name}.example/1" in done.out for name in CONTROLLERS)
+    counted = all(f"{name}: affirming, tier software" in done.out for name in CONTROLLERS)
     mesh.expect(
-        "the receipt verifies offline, with both cosignatures", "verified", done.status == 0 and cosigned
+        "the receipt verifies offline, with both cosignatures, and says which verifiers counted",
+        "verified",
+        done.status == 0 and cosigned and counted,
     )
 
 

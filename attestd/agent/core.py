@@ -47,7 +47,6 @@ __all__ = ["Core"]
 # Entries after which the log is told again what was seen: whoever starts reads at most so many to find it.
 SEEN_EVERY: Final = 10_000
 EVIDENCE_MAX_AGE_S: Final = 60  # what an artifact asks for unless it says otherwise
-MAX_TOKENS: Final = 16  # the runner takes no more
 _SPOOLED_TYPES: Final = frozenset(
     {
         EntryType.EXECUTION_START,
@@ -211,7 +210,7 @@ class Core:
         trust = self.trust()
         if isinstance(trust, Denial) or not required_quorums(statement, policy, trust.mesh).verifiers:
             return []
-        return [result.token for result in self.verifiers.vouched(policy, trust).affirming][:MAX_TOKENS]
+        return [result.token for result in self.verifiers.vouched(policy, trust).counted]
 
     async def attest(self) -> None:
         """Keeps the results of verifiers; where evidence was contradicted, with new evidence.

@@ -160,6 +160,8 @@ def _value(name: str, value: Any) -> object:
             return [f"{item['path']} sha256 {item['sha256']}" for item in files]
     if name == "uid":
         return user(value)
+    if name == "verifiers" and isinstance(value, list):
+        return [f"{_of(item, 'verifier')}: {_of(item, 'status')}, tier {_of(item, 'tier')}" for item in value]
     return _short(value)
 
 
@@ -171,8 +173,8 @@ def _short(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _of(body: Mapping[str, Any], *names: str) -> object:
-    found: object = body
+def _of(body: object, *names: str) -> object:
+    found = body
     for name in names:
         found = found.get(name) if isinstance(found, dict) else None
     return found

@@ -157,7 +157,7 @@ def receipt_command(*, trust: Path, as_json: bool, file: Path) -> int:
     """Verify a receipt: what was sealed, where, in which state.
 
     Of a decision.allow it proves "sealed for release"; that the command ran is proved by the receipt of its
-    execution.start.
+    execution.start: the runner counted the verifiers that it names as well, and starts nothing otherwise.
     """
     receipt = parse_receipt(read_input(file, max_bytes=MAX_PROOF_BYTES))
     known = named_trust(trust)
@@ -180,6 +180,7 @@ def receipt_command(*, trust: Path, as_json: bool, file: Path) -> int:
             "released": verified.approval is not None,
             "checkpoint_size": verified.at.checkpoint.size,
             "witnesses": _seen(verified),
+            "verifiers": verified.entry.body.get("verifiers") or [],
             "body": verified.entry.body,
         }
 

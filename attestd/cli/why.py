@@ -110,6 +110,7 @@ def _show(output: Output, record: Record, found: Explanation) -> None:
         "isolation",
         "origin",
         "parent",
+        "verifiers",
     }
     output.facts([(name, value) for name, value in entry_facts(record.entry, record.leaf) if name in shown])
     say(f"from {record.source}; not verified here: attestd verify receipt does", style=DIM, prefix="")

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from attestd.appraisal.result import AttestationResult
 from attestd.authorization.artifact import UntrustedArtifact
 from attestd.codes import Code, Denial
 from attestd.gate.concealment import Concealment
@@ -16,7 +17,7 @@ from attestd.governance.platform import PlatformPolicy
 from attestd.governance.trust import Trust
 from attestd.strict import canonical, format_time
 
-__all__ = ["as_denied", "checks_body", "decided_body", "denial_body", "governance_body"]
+__all__ = ["as_denied", "checks_body", "decided_body", "denial_body", "governance_body", "verifiers_body"]
 
 # An entry holds 65,535 bytes (lineage.entry), a command line up to 1 MiB. What comes from requester and artifact may
 # take this much of it; checks, with their details cut, and the fixed members stay below the rest.
@@ -111,6 +112,18 @@ def checks_body(checks: Sequence[Check]) -> list[dict[str, Any]]:
             "detail": _plain(check.detail, MAX_DETAIL),
         }
         for check in checks
+    ]
+
+
+def verifiers_body(counted: Sequence[AttestationResult]) -> list[dict[str, Any]]:
+    """Whose results were counted, and what they say."""
+    return [
+        {
+            "verifier": result.verifier,
+            "status": result.claims.submods.platform.status.value,
+            "tier": result.claims.attestd.tier,
+        }
+        for result in counted
     ]
 
 

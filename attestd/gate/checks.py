@@ -3,11 +3,12 @@
 Each returns a value and what it compared, for the record, or raises `Denied`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 from attestd.appraisal.quote import Appraisal
+from attestd.appraisal.result import AttestationResult
 from attestd.authorization.artifact import UntrustedArtifact, VerifiedArtifact, parse_artifact
 from attestd.authorization.statement import Statement
 from attestd.codes import Code, Denial, Denied
@@ -209,11 +210,11 @@ def check_environment(
 
 def check_mesh(
     statement: Statement, appraisal: Appraisal, platform: PlatformPolicy, trust: Trust, context: Context
-) -> tuple[None, str]:
-    """Check 14. The cosignatures themselves are required once there is a checkpoint."""
+) -> tuple[Sequence[AttestationResult], str]:
+    """Check 14: the results that count. The cosignatures themselves are required once there is a checkpoint."""
     needed = required_quorums(statement, platform, trust.mesh)
     if not any(needed):
-        return None, "no mesh is asked for"
+        return (), "no mesh is asked for"
     vouched = vouched_for(
         context.results,
         host=context.host,
@@ -226,7 +227,7 @@ def check_mesh(
         require_verifiers(needed.verifiers, vouched),
         require_witnesses(needed.witnesses, len(trust.mesh.witness_names)),
     )
-    return None, "; ".join(filter(None, found))
+    return vouched.counted if needed.verifiers else (), "; ".join(filter(None, found))
 
 
 def check_conditions(context: Context) -> tuple[None, str]:

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from attestd.appraisal.result import AttestationResult
 from attestd.authorization.artifact import UntrustedArtifact, VerifiedArtifact
 from attestd.authorization.secret import ALL_SECRET, Secrets
 from attestd.codes import Denial, Denied
 from attestd.gate import checks
-from attestd.gate.body import checks_body, decided_body, denial_body, governance_body
+from attestd.gate.body import checks_body, decided_body, denial_body, governance_body, verifiers_body
 from attestd.gate.concealment import Concealment
 from attestd.gate.environment import findings_body
 from attestd.gate.model import CHECKS, ENVIRONMENT, Check, Context, Decision, Outcome, Request
@@ -88,6 +89,7 @@ def decide(request: Request, context: Context) -> Decision:
     authority: str | None = None
     terms: Mapping[str, Any] | None = None
     secrets: Secrets | None = None
+    counted: Sequence[AttestationResult] = ()
     denial: Denial | None = None
     try:
         data = record.run(1, lambda: checks.check_present(request))
@@ -106,7 +108,7 @@ def decide(request: Request, context: Context) -> Decision:
         record.run(11, lambda: checks.check_lineage(verified, rule, request))
         appraisal = record.run(12, lambda: checks.check_evidence(statement, context))
         record.run(13, lambda: checks.check_environment(appraisal, platform, trust, context))
-        record.run(14, lambda: checks.check_mesh(statement, appraisal, platform, trust, context))
+        counted = record.run(14, lambda: checks.check_mesh(statement, appraisal, platform, trust, context))
         record.run(15, lambda: checks.check_conditions(context))
         record.run(16, lambda: checks.check_uses(verified, context))
         artifact = verified
@@ -123,6 +125,7 @@ def decide(request: Request, context: Context) -> Decision:
         untrusted=untrusted,
         authority=authority,
         terms=terms,
+        counted=counted,
         concealment=concealment,
     )
     return Decision(denial=denial, checks=recorded, artifact=artifact, platform=platform, body=body)
@@ -146,6 +149,7 @@ def _body(
     untrusted: UntrustedArtifact | None,
     authority: str | None,
     terms: Mapping[str, Any] | None,
+    counted: Sequence[AttestationResult],
     concealment: Concealment,
 ) -> Mapping[str, Any]:
     witnesses = 0
@@ -166,6 +170,7 @@ def _body(
         **governance_body(context.trust, platform, now=context.now),
         "id": request.id,
         "parent": request.parent.leaf if isinstance(request.parent, VerifiedReceipt) else None,
+        "verifiers": verifiers_body(counted),
         "checks": checks_body(recorded),
     }
     if denial is None:

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from attestd.appraisal.result import AttestationResult
 from attestd.authorization.artifact import UntrustedArtifact, parse_artifact
 from attestd.authorization.pattern import quote
 from attestd.codes import Code, Denied
 from attestd.errors import MalformedError, VerificationError
 from attestd.gate.authority import verify_authorization
-from attestd.gate.body import decided_body
+from attestd.gate.body import decided_body, verifiers_body
 from attestd.gate.concealment import Concealment
 from attestd.gate.execution import Execution, require_binding, require_scope
 from attestd.gate.policy import artifact_terms, require_policy
@@ -91,7 +92,8 @@ def verify_release(
        host is as strong, as many others vouch for it, and as many witnesses cosigned the checkpoint, as that policy, the
        artifact and `mesh.json` ask.
     6. What is about to run lies within the artifact.
-    7. What is about to run is, member by member, what the leaf says, and so is the artifact.
+    7. What is about to run is, member by member, what the leaf says, and so is the artifact; and each verifier that the
+       leaf says was counted was counted here too.
 
     It does not check that the receipt was not used before, nor `max_uses`: that takes the runner's own durable record.
     It cannot check the leaf's `checks`, `governance` and `parent`: they are the agent's word.
@@ -139,7 +141,7 @@ def verify_release(
     _require_approved(sealed_in, platform, body, trust, now=now)  # 5
     require_strength(platform, host)
     needed = required_quorums(statement, platform, trust.mesh)
-    _require_affirmed(needed.verifiers, tokens, verified, platform, trust, now=now)
+    counted = _require_affirmed(needed.verifiers, tokens, verified, platform, trust, now=now)
     require_witnesses(needed.witnesses, _cosigned(verified, now))
     require_binding(statement, execution, host=host_id, labels=host.labels)  # 6
     require_unchangeable(execution, platform)
@@ -157,6 +159,7 @@ def verify_release(
         concealment=Concealment(rule.secrets, salt),
     )
     _require_same(body, expected)  # 7
+    _require_counted(body, counted)
     return VerifiedRelease(
         log_id=verified.at.log_id,
         seq=verified.entry.seq,
@@ -210,9 +213,9 @@ def _require_affirmed(
     trust: Trust,
     *,
     now: datetime,
-) -> None:
+) -> Sequence[AttestationResult]:
     if not quorum:
-        return
+        return ()
     results, wrong = verify_tokens(tokens, host=verified.host, mesh=trust.mesh, now=now)
     vouched = vouched_for(
         results,
@@ -223,6 +226,7 @@ def _require_affirmed(
         now=now,
     )
     require_verifiers(quorum, vouched, wrong=wrong)
+    return vouched.affirming
 
 
 def _cosigned(verified: VerifiedReceipt, now: datetime) -> int:
@@ -283,6 +287,17 @@ def _require_same(body: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
                 Code.IDENTITY_MISMATCH,
                 f"the receipt says {member} {quote(found.decode())}, the runner sees {quote(wanted.decode())}",
             )
+
+
+def _require_counted(body: Mapping[str, Any], counted: Sequence[AttestationResult]) -> None:
+    # Not the other way round: what came in meanwhile, or was left out, makes nobody vouch who did not.
+    named, known = body.get("verifiers"), [canonical(item) for item in verifiers_body(counted)]
+    if not isinstance(named, list) or any(canonical(item) not in known for item in named):
+        raise _refused(
+            Code.IDENTITY_MISMATCH,
+            f"the receipt says verifiers {quote(canonical(named).decode())}, the runner counts"
+            f" {b', '.join(known).decode() or 'none'}",
+        )
 
 
 def _request_id(body: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from attestd.appraisal.result import AttestationResult, verify_result
 from attestd.codes import Code, Denied
@@ -13,7 +14,10 @@ from attestd.governance.mesh import MeshTrust
 from attestd.governance.platform import PlatformPolicy
 from attestd.tcg.attest import ClockInfo
 
-__all__ = ["QuotedState", "Vouched", "require_verifiers", "verify_tokens", "vouched_for"]
+__all__ = ["MAX_COUNTED", "QuotedState", "Vouched", "require_verifiers", "verify_tokens", "vouched_for"]
+
+# More than any quorum: so many results go with a decision, and into its entry.
+MAX_COUNTED: Final = 16
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,9 @@ class Vouched:
     against: tuple[AttestationResult, ...]
 
     @property
-    def names(self) -> str:
-        """Who affirms, by their names in `mesh.json`."""
-        return ", ".join(sorted(result.verifier for result in self.affirming))
+    def counted(self) -> tuple[AttestationResult, ...]:
+        """The results that a release rests on: of those that affirm, by their names in `mesh.json`."""
+        return tuple(sorted(self.affirming, key=lambda result: result.verifier)[:MAX_COUNTED])
 
 
 def vouched_for(
@@ -107,7 +111,8 @@ def require_verifiers(quorum: int, vouched: Vouched, *, wrong: str = "") -> str:
     """
     affirming, against = len(vouched.affirming), vouched.against
     if affirming >= quorum:
-        return f"verifiers: {vouched.names}" if quorum else ""
+        names = ", ".join(result.verifier for result in vouched.counted)
+        return f"verifiers: {names}" if quorum else ""
     if affirming + len(against) >= quorum:
         findings = [
             f"{result.verifier}: {said(result.claims.attestd.findings.first, result.claims.attestd.findings.count)}"

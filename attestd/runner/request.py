@@ -15,6 +15,7 @@ from attestd.gate.concealment import SALT_BYTES
 from attestd.gate.execution import Execution, File
 from attestd.gate.release import VerifiedRelease, verify_release
 from attestd.gate.script import Shebang, is_script, parse_shebang
+from attestd.gate.vouching import MAX_COUNTED
 from attestd.governance.trust import Trust
 from attestd.lineage.receipt import parse_receipt
 from attestd.observe import observe_directory, read_start
@@ -27,7 +28,6 @@ __all__ = ["Here", "Release", "peer_of", "verify_request"]
 
 MAX_FIELDS: Final = 65_536
 # No quorum is larger; each that does not verify costs a signature's verification.
-MAX_RESULTS: Final = 16
 _FIXED_FIELDS: Final = 8
 _UCRED: Final = struct.Struct("=iII")
 _SEE_AGENT: Final = "see the agent's journal"
@@ -187,8 +187,8 @@ def _parse(frame: Frame) -> _Request:
         raise WireError(f"execute: a salt of {len(salt)} bytes, expected {SALT_BYTES}")
     interpreters, inputs, variables = (_count(text) for text in fields[4:7])
     tokens = tuple(_text(fields[7]).split("\n")) if fields[7] else ()
-    if len(tokens) > MAX_RESULTS:
-        raise WireError(f"execute: {len(tokens)} attestation results, the limit is {MAX_RESULTS}")
+    if len(tokens) > MAX_COUNTED:
+        raise WireError(f"execute: {len(tokens)} attestation results, the limit is {MAX_COUNTED}")
     texts = [_text(text) for text in fields[_FIXED_FIELDS:]]
     if len(texts) <= variables:
         raise WireError("execute: no argv")

@@ -666,6 +666,10 @@ def test_14_mesh(world: World, who: str) -> None:
     assert decision.body["witness_quorum"] == (2 if who == "witnesses" else 0)
     said = "verifiers: v0, v1" if who == "verifiers" else "2 witnesses, 2 must cosign"
     assert decision.checks[13].detail == said
+    affirming = {"status": "affirming", "tier": "software"}
+    assert decision.body["verifiers"] == (
+        [{"verifier": name, **affirming} for name in ("v0", "v1")] if who == "verifiers" else []
+    )
 
 
 @pytest.mark.parametrize("who", ["verifiers", "witnesses"])

@@ -496,13 +496,15 @@ def test_5_cosigned_in_the_future(world: World) -> None:
     assert refused(world, granted, receipt=far) is Code.MESH_UNAVAILABLE
 
 
-def affirmed(world: World, *, asked_by: str = "artifact") -> Granted:
+def affirmed(
+    world: World, *, asked_by: str = "artifact", counted: tuple[str, ...] = ("one", "two")
+) -> Granted:
     """What needs two of three verifiers."""
     world.extra["mesh.json"] = verifiers("one", "two", "three", quorum=2 if asked_by == "mesh" else 0)
     if asked_by == "platform":
         world.platforms["local"]["reference"]["quorums"]["verifiers"] = 2
     artifact = world.artifact(verifiers=2 if asked_by == "artifact" else 0)
-    results = [result(world, name) for name in ("one", "two")]
+    results = [result(world, name) for name in counted]
     decision = decide(world.request(artifact), world.context(results=results))
     assert decision.denial is None
     return Granted(artifact, world.execution(), world.receipt(decision.body), decision.body)
@@ -515,8 +517,10 @@ def test_5_verifiers(world: World, asked_by: str) -> None:
     one, two, three = (token(world, name) for name in ("one", "two", "three"))
     assert refused(world, granted) is Code.MESH_UNAVAILABLE
     assert refused(world, granted, tokens=[one]) is Code.MESH_UNAVAILABLE
-    for enough in ([one, two], [three, one], [two, three, one]):
+    for enough in ([one, two], [two, three, one]):
         assert release(world, granted, tokens=enough)
+    # Enough, but not those that the leaf says.
+    assert refused(world, granted, tokens=[three, one]) is Code.IDENTITY_MISMATCH
 
 
 TWO_LIES: dict[str, Callable[[World], str]] = {
@@ -549,7 +553,7 @@ def _other_host(world: World) -> World:
 
 @pytest.mark.parametrize("lie", TWO_LIES)
 def test_5_verifiers_an_agent_that_lies(world: World, lie: str) -> None:
-    granted = affirmed(world)
+    granted = affirmed(world, counted=("one", "three"))
     tokens = [token(world, "one"), TWO_LIES[lie](world)]
     assert refused(world, granted, tokens=tokens) is Code.MESH_UNAVAILABLE
     assert release(world, granted, tokens=[*tokens, token(world, "three")]), (
@@ -683,17 +687,45 @@ def test_7_agent_lies_about(world: World, granted: Granted, member: str, lie: An
     assert refused(world, granted, receipt=receipt) is code
 
 
-@pytest.mark.parametrize("member", [*LIES, "id", "platform"])
+@pytest.mark.parametrize("member", [*LIES, "id", "platform", "verifiers"])
 def test_7_agent_leaves_out(world: World, granted: Granted, member: str) -> None:
     body = {name: value for name, value in granted.body.items() if name != member}
     codes = {Code.IDENTITY_MISMATCH, Code.EVIDENCE_INVALID}
     assert refused(world, granted, receipt=world.receipt(body)) in codes
 
 
+@pytest.mark.parametrize(
+    "lie",
+    [
+        [{"verifier": "three"}],
+        [{"verifier": "one", "status": "affirming", "tier": "hardware"}],
+        [{"verifier": "three", "status": "affirming", "tier": "software"}],
+        [[]],
+        {},
+        None,
+    ],
+)
+def test_7_agent_lies_about_who_vouched(world: World, lie: Any) -> None:
+    granted = affirmed(world)
+    both = [token(world, name) for name in ("one", "two")]
+    honest = granted.body["verifiers"]
+    assert release(world, granted, tokens=both)
+    assert release(world, granted, tokens=both, receipt=lied(world, granted, {"verifiers": honest[:1]}))
+    named = [*honest, *lie] if isinstance(lie, list) else lie
+    receipt = lied(world, granted, {"verifiers": named})
+    assert refused(world, granted, tokens=both, receipt=receipt) is Code.IDENTITY_MISMATCH
+
+
+def test_7_nobody_vouched_where_nobody_had_to(world: World, granted: Granted) -> None:
+    one = [{"verifier": "one", "status": "affirming", "tier": "software"}]
+    receipt = lied(world, granted, {"verifiers": one})
+    assert refused(world, granted, receipt=receipt, tokens=["x"]) is Code.IDENTITY_MISMATCH
+
+
 def test_7_every_member_is_lied_about(granted: Granted) -> None:
     """Whoever adds a member to the body must say here whether the runner checks it."""
     agents_word = {"checks", "governance", "parent"}
-    assert set(granted.body) == {*LIES, "id", "platform"} | agents_word
+    assert set(granted.body) == {*LIES, "id", "platform", "verifiers"} | agents_word
 
 
 @pytest.mark.parametrize("lie", [None, "x", {}, {"name": "local", "version": True, "digest": "00" * 32}])
