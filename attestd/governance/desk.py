@@ -1,6 +1,7 @@
 """What an operator and an enroller say to each other about hosts: the bodies of `/v1/hosts`, strict and bounded. Pure."""
 
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import Annotated, Final
 
 import msgspec
@@ -10,13 +11,16 @@ from attestd.governance.host import MAX_HOST_RECORD_BYTES
 from attestd.strict import Base64Bytes, HostId, Sha256Hex, Strict, convert, parse_json
 
 __all__ = [
+    "MAX_PAGE",
     "ApproveRequest",
     "Attested",
     "Decision",
     "ExpectRequest",
     "HostAnswer",
     "HostList",
+    "HostQuery",
     "HostRow",
+    "HostState",
     "RevokeRequest",
     "Verdict",
     "VerdictRequest",
@@ -27,8 +31,9 @@ __all__ = [
     "parse_verdict",
 ]
 
-# 100,000 hosts, each with some labels.
-MAX_LIST_BYTES: Final = 128 << 20
+# In one page of the list; each with as many labels as a record can have.
+MAX_PAGE: Final = 500
+MAX_LIST_BYTES: Final = 64 << 20
 MAX_HOST_BYTES: Final = 4 << 20
 MAX_REQUEST_BYTES: Final = 64 * 1024
 _SHORTEST: Final = 8
@@ -57,12 +62,22 @@ class Attested(Strict, frozen=True):
     agent: str
 
 
+class HostState(StrEnum):
+    """What a row is about: a record that waits or was signed here, or the host as governance has it."""
+
+    WAITING = "waiting"
+    NOT_PUBLISHED = "not published"
+    ENROLLED = "enrolled"
+    ENDED = "ended"
+    REVOKED = "revoked"
+
+
 class HostRow(Strict, frozen=True):
     """One line of the table: a record that waits, or the host as governance has it.
 
     Attributes:
         host: The host-id.
-        state: `waiting`, `not published`, `enrolled`, `ended` or `revoked`.
+        state: What it is.
         tier: What its evidence is rooted in; empty: nobody knows.
         labels: Of its record.
         until: When its record ends; empty: it has none.
@@ -72,7 +87,7 @@ class HostRow(Strict, frozen=True):
     """
 
     host: HostId
-    state: str
+    state: HostState
     tier: str
     labels: dict[str, str]
     until: str
@@ -92,11 +107,32 @@ class Decision(Strict, frozen=True):
     at: str
 
 
+class HostQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which hosts are asked for.
+
+    Attributes:
+        limit: How many are looked at.
+        after: The host-id after which to begin: `next` of the page before; empty: at the beginning.
+        state: Only rows of this state; null: all.
+    """
+
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE)] = MAX_PAGE
+    after: Annotated[str, msgspec.Meta(pattern=r"\A([0-9a-f]{64})?\Z")] = ""
+    state: HostState | None = None
+
+
 class HostList(Strict, frozen=True):
-    """The answer to `GET /v1/hosts`: those that wait first."""
+    """The answer to `GET /v1/hosts`: a page, in the order of host-ids.
+
+    Attributes:
+        hosts: What there is of the hosts that were looked at: of each one to three rows, or none.
+        decisions: What was decided about those that are listed, in its order.
+        next: After which host-id to go on; null: that was all.
+    """
 
     hosts: tuple[HostRow, ...]
     decisions: tuple[Decision, ...]
+    next: HostId | None
 
 
 class Waiting(Strict, frozen=True):
@@ -212,7 +248,7 @@ def find_waiting(rows: Sequence[HostRow], name: str) -> str:
     Raises:
         UsageError: There is none, or several.
     """
-    waiting = [row for row in rows if row.state == "waiting"]
+    waiting = [row for row in rows if row.state is HostState.WAITING]
     found = [
         row.host
         for row in waiting

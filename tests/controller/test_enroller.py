@@ -19,7 +19,8 @@ from sqlalchemy import update
 
 from attestd.controller.configuration import ControllerConfiguration
 from attestd.controller.enroller.keys import create_enroller_files
-from attestd.controller.enroller.office import Decision, Office
+from attestd.controller.enroller.office import Office
+from attestd.controller.enroller.records import Decision
 from attestd.controller.store.engine import Store
 from attestd.controller.store.schema import enrolments
 from attestd.distribution.signer import generate_in_token
@@ -279,11 +280,11 @@ def test_a_record_that_changed_while_somebody_looked_is_not_approved(desk: Desk,
     pending(certified.enrol(controller))
     store = Store.open(desk.url)
     office = Office(store)
-    [seen] = office.kept()
+    [seen] = office.kept([certified.host.id])
     pending(certified.enrol(controller, labels={"role": "root"}))
     with pytest.raises(UsageError, match="waits any more"):
         office.decide(seen.host, seen.digest, Decision.APPROVED, operator="test", now=datetime.now(UTC))
-    assert office.decisions() == []
+    assert office.decisions([seen.host]) == []
     store.close()
 
 

@@ -117,6 +117,26 @@ def test_expect_refuse_revoke(afar: Afar) -> None:
     assert (refused.status, "status 409" in refused.stderr) == (1, True), refused
 
 
+def test_pages(afar: Afar) -> None:
+    one, two = (asking(afar, name) for name in ("page one", "page two"))
+    for host, page in ((one, "1"), (two, "2")):
+        pending(host.enrol(afar.controller, labels={"page": page}))
+    with afar.as_alice() as controller:
+        whole = controller.get("/v1/hosts").json
+        assert whole["next"] is None
+        first = controller.get("/v1/hosts?limit=1").json
+        assert first["next"] == first["hosts"][0]["host"]
+        second = controller.get(f"/v1/hosts?limit=1&after={first['next']}&state=waiting").json
+        assert second["hosts"][0]["host"] > first["next"]
+        for wrong in ("limit=0", "limit=501", "limit=x", "after=x", "state=x", "page=2", "limit=1&limit=1"):
+            assert "the query" in controller.get(f"/v1/hosts?{wrong}").problem(400)
+    ids = {row["host"] for row in afar.ok("hosts", "--state", "waiting", "--json").json["hosts"]}
+    assert {one.host.id, two.host.id} <= ids
+    [row] = afar.ok("hosts", "--label", "page=1", "--json").json["hosts"]
+    assert row["host"] == one.host.id
+    assert "no host is like that" in afar.ok("hosts", "--state", "not-published", "--label", "page=3").stderr
+
+
 def test_what_was_looked_at_is_what_is_decided(afar: Afar) -> None:
     host = asking(afar, "changing")
     seen = pending(host.enrol(afar.controller)).digest

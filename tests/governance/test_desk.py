@@ -11,6 +11,7 @@ from attestd.governance.desk import (
     HostAnswer,
     HostList,
     HostRow,
+    HostState,
     Verdict,
     Waiting,
     find_waiting,
@@ -23,7 +24,7 @@ from attestd.strict import canonical
 HOST, OTHER, DIGEST = "ab" * 32, "abababababac" + "00" * 26, "cd" * 32
 
 
-def row(host: str = HOST, state: str = "waiting", digest: str | None = DIGEST) -> HostRow:
+def row(host: str = HOST, state: HostState = HostState.WAITING, digest: str | None = DIGEST) -> HostRow:
     return HostRow(
         host=host,
         state=state,
@@ -43,7 +44,7 @@ WAITING = Waiting(digest=DIGEST, record="e30=", reasons=(), at="", before=None, 
 @pytest.mark.parametrize(
     ("parse", "value"),
     [
-        (parse_host_list, HostList(hosts=(row(),), decisions=(DECISION,))),
+        (parse_host_list, HostList(hosts=(row(),), decisions=(DECISION,), next=OTHER)),
         (parse_host_answer, HostAnswer(host=HOST, rows=(row(),), waiting=WAITING, decisions=())),
         (parse_verdict, Verdict(host=HOST, decision="approved", digest=DIGEST, fresh=True, governance=False)),
     ],
@@ -56,7 +57,7 @@ def test_what_is_said_is_read(parse: Callable[[bytes], Any], value: Any) -> None
 
 
 def test_a_record_is_found_by_a_beginning() -> None:
-    rows = [row(), row(OTHER, digest=None), row("ef" * 32, state="enrolled", digest=None)]
+    rows = [row(), row(OTHER, digest=None), row("ef" * 32, state=HostState.ENROLLED, digest=None)]
     assert find_waiting(rows, HOST) == find_waiting(rows, HOST[:12]) == find_waiting(rows, DIGEST[:8]) == HOST
     assert find_waiting(rows, OTHER[:12]) == OTHER
     for name in (HOST[:7], HOST[:10], "ef" * 32, "00" * 4, ""):

@@ -1,49 +1,90 @@
 """An operator's place at an enroller: which hosts there are, and what is decided about them, here or over HTTP."""
 
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
-from attestd.controller.enroller.office import Decided, Kept, KeptState, Office
-from attestd.controller.enroller.office import Decision as Decided_
+from attestd.controller.enroller.office import Office
+from attestd.controller.enroller.records import Decided, Kept, KeptState
+from attestd.controller.enroller.records import Decision as Decided_
 from attestd.controller.verifier.rows import Said
 from attestd.errors import UsageError
-from attestd.governance.desk import Attested, Decision, HostAnswer, HostList, HostRow, Verdict, Waiting
+from attestd.governance.desk import (
+    Attested,
+    Decision,
+    HostAnswer,
+    HostList,
+    HostQuery,
+    HostRow,
+    HostState,
+    Verdict,
+    Waiting,
+)
 from attestd.governance.host import VerifiedHost
 from attestd.governance.succession import warn_of_succession
 from attestd.governance.trust import Trust
 from attestd.strict import decode_base64, format_time
 from attestd.tcg.public import parse_public
 
-__all__ = ["Desk"]
+__all__ = ["Desk", "HostNames"]
 
 SOON: Final = timedelta(days=30)
 _SHORT: Final = 16
+_KEPT: Final = {HostState.WAITING: KeptState.WAITING, HostState.NOT_PUBLISHED: KeptState.ADMITTED}
+
+
+class HostNames:
+    """The hosts that governance has, in the order of their host-ids: sorted once for each version of it."""
+
+    def __init__(self) -> None:
+        """Knows none yet."""
+        self._sorted: tuple[str, Sequence[str]] = "", ()
+
+    def after(self, trust: Trust, host: str, limit: int) -> Sequence[str]:
+        """The next ones."""
+        digest, names = self._sorted
+        if digest != trust.digest:
+            names = sorted(trust.hosts)
+            self._sorted = trust.digest, names
+        start = bisect_right(names, host)
+        return names[start : start + limit]
 
 
 class Desk:
     """One operator's. Who that is, is recorded with each decision."""
 
     def __init__(
-        self, office: Office, trust: Callable[[], Trust], *, operator: str, now: Callable[[], datetime]
+        self,
+        office: Office,
+        trust: Callable[[], Trust],
+        names: HostNames,
+        *,
+        operator: str,
+        now: Callable[[], datetime],
     ) -> None:
-        """Takes what is remembered, what governance says, who decides, and the time."""
-        self._office, self._trust, self._operator, self._now = office, trust, operator, now
+        """Takes what is remembered, what governance says, its hosts' names, who decides, and the time."""
+        self._office, self._trust, self._names = office, trust, names
+        self._operator, self._now = operator, now
 
-    def hosts(self) -> HostList:
-        """Those that wait, those that are signed and not published, then as governance has them.
+    def hosts(self, query: HostQuery) -> HostList:
+        """A page of those that wait, that are signed and not published, and as governance has them.
 
         Raises:
             StoreError: The database fails, or there is no governance.
         """
-        trust, decided = self._trust(), self._office.decisions()
-        rows = _rows(trust, self._office.kept(), decided, self._now())
+        trust = self._trust()
+        found = self._after(trust, query)
+        hosts = found[: query.limit]
+        rows = [row for row in self._rows(trust, hosts) if query.state is None or row.state is query.state]
+        about = hosts if query.state is None else sorted({row.host for row in rows})
         return HostList(
-            hosts=tuple(_with_attested(rows, self._office.attested())),
-            decisions=tuple(map(_decision, decided)),
+            hosts=tuple(rows),
+            decisions=tuple(map(_decision, self._office.decisions(about))),
+            next=hosts[-1] if len(found) > query.limit else None,
         )
 
     def host(self, host: str) -> HostAnswer | None:
@@ -52,12 +93,9 @@ class Desk:
         Raises:
             StoreError: As `hosts`.
         """
-        trust, decided = self._trust(), self._office.decisions(host)
-        kept = self._office.kept(host)
+        trust, decided = self._trust(), self._office.decisions([host])
+        kept, rows = self._office.kept([host]), tuple(self._rows(trust, [host]))
         present = trust.hosts.get(host)
-        known = {} if present is None else {host: present}
-        found = _rows(trust, kept, decided, self._now(), hosts=known)
-        rows = tuple(_with_attested(found, self._office.attested([host])))
         if not rows and not decided:
             return None
         waits = next((item for item in kept if item.state is KeptState.WAITING), None)
@@ -74,6 +112,29 @@ class Desk:
             )
         return HostAnswer(host=host, rows=rows, waiting=waiting, decisions=tuple(map(_decision, decided)))
 
+    def _after(self, trust: Trust, query: HostQuery) -> list[str]:
+        """The hosts of a page, and one more if there are more."""
+        after, most, names = query.after, query.limit + 1, self._office.names
+        if query.state in _KEPT:
+            return names(after=after, limit=most, states=[_KEPT[query.state]], decided=False)
+        found = self._names.after(trust, after, most)
+        if query.state not in (HostState.ENROLLED, HostState.ENDED):
+            found = sorted({*found, *names(after=after, limit=most, decided=True)})
+        return list(found[:most])
+
+    def _rows(self, trust: Trust, hosts: Sequence[str]) -> Iterator[HostRow]:
+        kept, here, now = self._office.kept(hosts), self._office.revoked(hosts), self._now()
+        said = self._office.attested(hosts)
+        by_host: dict[str, list[Kept]] = {}
+        for item in kept:
+            by_host.setdefault(item.host, []).append(item)
+        for host in hosts:
+            gone = host in here or host in trust.revocations.hosts
+            rows = _rows_of(
+                host, trust.hosts.get(host), by_host.get(host, ()), here=host in here, gone=gone, now=now
+            )
+            yield from _with_attested(rows, said)
+
     def approve(self, host: str, digest: str, *, confirmed: bool) -> Verdict:
         """Has this record signed when the host asks again.
 
@@ -86,7 +147,7 @@ class Desk:
             UsageError: It does not wait any more, or it has warnings that nobody has seen.
             StoreError: The database fails.
         """
-        waits = next((item for item in self._office.kept(host) if _waits_as(item, digest)), None)
+        waits = next((item for item in self._office.kept([host]) if _waits_as(item, digest)), None)
         warnings = () if waits is None else self._warnings(waits, self._trust().hosts.get(host))
         if warnings and not confirmed:
             raise UsageError(f"{'; '.join(warnings)}: say that this is meant (confirmed)")
@@ -139,39 +200,32 @@ def _waits_as(kept: Kept, digest: str) -> bool:
     return kept.state is KeptState.WAITING and kept.digest == digest
 
 
-def _rows(
-    trust: Trust,
-    kept: list[Kept],
-    decided: list[Decided],
-    now: datetime,
-    *,
-    hosts: Mapping[str, Any] | None = None,
-) -> list[HostRow]:
-    hosts = trust.hosts if hosts is None else hosts
-    revoked = {item.host for item in decided if item.decision is Decided_.REVOKED}
-    gone = revoked | trust.revocations.hosts
-    rows = []
+def _rows_of(
+    host: str, present: VerifiedHost | None, kept: Sequence[Kept], *, here: bool, gone: bool, now: datetime
+) -> Iterator[HostRow]:
+    """The rows of a host, which is revoked here, or anywhere (gone)."""
+    facts: tuple[str, Mapping[str, str], str]
     for item in kept:
-        waits = item.state is KeptState.WAITING
-        present = hosts.get(item.host)
-        record = item.record
+        waits, record = item.state is KeptState.WAITING, item.record
         if not waits and present is not None and _ak_name(record.ak.public) == present.ak_name:
             continue  # Governance has it, and says the rest.
         words = item.reasons if waits else (f"since {format_time(item.at)}, record {item.digest[:_SHORT]}",)
-        state = "waiting" if waits else "not published"
+        state = HostState.WAITING if waits else HostState.NOT_PUBLISHED
         facts = record.tier, record.labels, record.not_after
-        rows.append(_row(item.host, "revoked" if item.host in gone else state, facts, words, item.digest))
-    for host, found in sorted(hosts.items()):
-        state = "revoked" if host in gone else "ended" if found.not_after <= now else "enrolled"
-        soon = state == "enrolled" and found.not_after - now < SOON
-        facts = found.tier, found.labels, format_time(found.not_after)
-        rows.append(_row(host, state, facts, ("its record ends soon",) if soon else ()))
-    listed = {row.host for row in rows}
-    rows += [_row(host, "revoked", ("", {}, ""), ()) for host in sorted(revoked - listed)]
-    return rows
+        yield _row(host, HostState.REVOKED if gone else state, facts, words, item.digest)
+        here = False
+    if present is not None:
+        held = HostState.ENDED if present.not_after <= now else HostState.ENROLLED
+        soon = not gone and held is HostState.ENROLLED and present.not_after - now < SOON
+        facts = present.tier, present.labels, format_time(present.not_after)
+        yield _row(
+            host, HostState.REVOKED if gone else held, facts, ("its record ends soon",) if soon else ()
+        )
+    elif here:
+        yield _row(host, HostState.REVOKED, ("", {}, ""), ())
 
 
-def _with_attested(rows: Sequence[HostRow], said: Mapping[str, Said]) -> Iterator[HostRow]:
+def _with_attested(rows: Iterable[HostRow], said: Mapping[str, Said]) -> Iterator[HostRow]:
     for row in rows:
         found = said.get(row.host)
         yield row if found is None else msgspec.structs.replace(row, attested=_attested(found))
@@ -191,7 +245,7 @@ def _attested(said: Said) -> Attested:
 
 def _row(
     host: str,
-    state: str,
+    state: HostState,
     facts: tuple[str, Mapping[str, str], str],
     words: tuple[str, ...],
     digest: str | None = None,

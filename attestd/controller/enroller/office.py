@@ -3,88 +3,36 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from enum import StrEnum
-from typing import Any, Final
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Final
 
 from sqlalchemy import Connection, delete, insert, or_, select, text, update
 
+from attestd.controller.enroller.records import (
+    Decided,
+    Decision,
+    Kept,
+    KeptState,
+    format_kept,
+    parse_kept,
+    read_decided,
+    read_kept,
+    read_names,
+)
 from attestd.controller.store.engine import Store
 from attestd.controller.store.schema import enrolment_decisions, enrolment_keys, enrolments
 from attestd.controller.verifier.rows import Said, last_said
 from attestd.errors import UsageError, VerificationError
 from attestd.governance.admission import ActivatedEnrolment, Standing
-from attestd.governance.host import MAX_HOST_RECORD_BYTES, HostRecord
-from attestd.strict import format_time, parse_canonical
+from attestd.strict import format_time
 
-__all__ = ["Decided", "Decision", "Kept", "KeptState", "Office"]
+__all__ = ["Office"]
 
 # Any number, the same for all: whoever decides about a host holds this lock.
 _LOCK: Final = 0x656E726F6C6C
-
-
-class KeptState(StrEnum):
-    """What a kept record is."""
-
-    WAITING = "waiting"
-    ADMITTED = "admitted"
-
-
-class Decision(StrEnum):
-    """What an operator decided.
-
-    Attributes:
-        APPROVED: One record may be signed.
-        REFUSED: It may not.
-        EXPECTED: The next record of a host may be signed, if it has these labels.
-        REVOKED: Nothing of this host is signed any more.
-    """
-
-    APPROVED = "approved"
-    REFUSED = "refused"
-    EXPECTED = "expected"
-    REVOKED = "revoked"
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A record that waits, or was signed.
-
-    Attributes:
-        host: Whose.
-        state: Which of the two.
-        digest: SHA-256 of `data`.
-        data: The record's bytes: exactly what is signed.
-        reasons: What there is to decide, or was.
-        at: Since when.
-    """
-
-    host: str
-    state: KeptState
-    digest: str
-    data: bytes
-    reasons: tuple[str, ...]
-    at: datetime
-
-    @property
-    def record(self) -> HostRecord:
-        """Parsed."""
-        return parse_canonical(self.data, HostRecord, max_bytes=MAX_HOST_RECORD_BYTES, what="host record")
-
-
-@dataclass(frozen=True)
-class Decided:
-    """An operator's decision; `number` is its place in the table."""
-
-    host: str
-    digest: str
-    decision: Decision
-    operator: str
-    words: str
-    at: datetime
-    number: int = 0
+# In one answer; operators made each of them.
+MAX_DECISIONS: Final = 1000
 
 
 class Office:
@@ -94,8 +42,8 @@ class Office:
         """Takes the store."""
         self._store = store
 
-    def attested(self, hosts: Sequence[str] | None = None) -> Mapping[str, Said]:
-        """What a verifier on the same store said last, by host: of some, or of all."""
+    def attested(self, hosts: Sequence[str]) -> Mapping[str, Said]:
+        """What a verifier on the same store said last, by host."""
         return last_said(self._store, hosts)
 
     def knows(self, digest: str) -> bool:
@@ -138,7 +86,7 @@ class Office:
         host, digest = activated.enrolment.ek.host, hashlib.sha256(activated.record).hexdigest()
         names = _names(activated)
         with self._deciding() as connection:
-            decided = _decided(connection, host)
+            decided = read_decided(connection, [host])
             _require_not_refused(decided, digest)  # 1
             _require_own_keys(connection, names, host)  # 2
             found = (*reasons, *_other_keys(connection, activated, standing))  # 3
@@ -156,19 +104,29 @@ class Office:
                 _spend(connection, expected, digest)
         return waits
 
-    def kept(self, host: str | None = None) -> list[Kept]:
-        """The records that wait or were signed, those that wait first; of one host, or of all."""
-        query = select(enrolments).order_by(enrolments.c.state.desc(), enrolments.c.at)
-        if host is not None:
-            query = query.where(enrolments.c.host == host)
+    def kept(self, hosts: Collection[str]) -> list[Kept]:
+        """The records of some hosts that wait or were signed, those that wait first."""
         with self._store.read() as connection:
-            rows = connection.execute(query).all()
-        return [_kept(row) for row in rows]
+            return read_kept(connection, hosts)
 
-    def decisions(self, host: str | None = None) -> list[Decided]:
-        """What operators decided, in its order; of one host, or of all."""
+    def decisions(self, hosts: Collection[str]) -> list[Decided]:
+        """What operators decided about some hosts, in its order; of very many the newest."""
         with self._store.read() as connection:
-            return _decided(connection, host)
+            return read_decided(connection, hosts, limit=MAX_DECISIONS)
+
+    def revoked(self, hosts: Collection[str]) -> set[str]:
+        """Those of some hosts that operators revoked."""
+        found = enrolment_decisions.c.host
+        revoked = found.in_(hosts), enrolment_decisions.c.decision == Decision.REVOKED
+        with self._store.read() as connection:
+            return set(connection.execute(select(found).where(*revoked)).scalars())
+
+    def names(
+        self, *, after: str, limit: int, states: Collection[KeptState] = tuple(KeptState), decided: bool
+    ) -> list[str]:
+        """The next hosts that are known here, as `records.read_names`."""
+        with self._store.read() as connection:
+            return read_names(connection, after=after, limit=limit, states=states, decided=decided)
 
     def decide(
         self,
@@ -204,7 +162,7 @@ class Office:
                 raise UsageError(
                     f"no record {digest} of host {host} waits any more: look again, attestd controller hosts"
                 )
-            kept = _kept(row)
+            kept = parse_kept(row)
             connection.execute(delete(enrolments).where(*waiting))
             if decision is Decision.APPROVED:
                 # It stays known, though it may be hours until the host asks for its signature.
@@ -213,7 +171,7 @@ class Office:
                         enrolments.c.host == kept.host, enrolments.c.state == KeptState.ADMITTED
                     )
                 )
-                connection.execute(insert(enrolments), [_row(kept, KeptState.ADMITTED)])
+                connection.execute(insert(enrolments), [format_kept(kept, KeptState.ADMITTED)])
             words = "; ".join([*kept.reasons, *confirmed])
             _record(connection, Decided(kept.host, kept.digest, decision, operator, words, now))
 
@@ -224,7 +182,7 @@ class Office:
             UsageError: The host is revoked.
         """
         with self._deciding() as connection:
-            if any(item.decision is Decision.REVOKED for item in _decided(connection, host)):
+            if any(item.decision is Decision.REVOKED for item in read_decided(connection, [host])):
                 raise UsageError(f"host {host} is revoked: what was revoked is not enrolled again")
             _record(connection, Decided(host, "", Decision.EXPECTED, operator, _labels(labels), now))
 
@@ -235,7 +193,7 @@ class Office:
             Whether it was not revoked before.
         """
         with self._deciding() as connection:
-            if any(item.decision is Decision.REVOKED for item in _decided(connection, host)):
+            if any(item.decision is Decision.REVOKED for item in read_decided(connection, [host])):
                 return False
             connection.execute(
                 delete(enrolments).where(enrolments.c.host == host, enrolments.c.state == KeptState.WAITING)
@@ -289,7 +247,7 @@ def _other_keys(connection: Connection, activated: ActivatedEnrolment, standing:
     ).first()
     if row is None or standing is not Standing.NEW:
         return ()
-    before, request = _kept(row), activated.enrolment.request
+    before, request = parse_kept(row), activated.enrolment.request
     record = before.record
     if (record.ak.public, record.release_key.public) == (request.ak.public, request.release_key.public):
         return ()
@@ -334,7 +292,7 @@ def _keep(
     kept = connection.execute(
         select(enrolments).where(enrolments.c.host == host, enrolments.c.state == state)
     ).first()
-    if kept is not None and kept.digest == digest and kept.reasons == _reasons(waits):
+    if kept is not None and kept.digest == digest and parse_kept(kept).reasons == waits:
         return
     gone = enrolments.c.state == state
     if not waits:
@@ -342,36 +300,8 @@ def _keep(
     connection.execute(delete(enrolments).where(enrolments.c.host == host, gone))
     at = now.replace(microsecond=0)
     connection.execute(
-        insert(enrolments), [_row(Kept(host, state, digest, activated.record, waits, at), state)]
+        insert(enrolments), [format_kept(Kept(host, state, digest, activated.record, waits, at), state)]
     )
-
-
-def _row(kept: Kept, state: KeptState) -> dict[str, Any]:
-    return {
-        "host": kept.host,
-        "state": state,
-        "digest": kept.digest,
-        "record": kept.data,
-        "reasons": _reasons(kept.reasons),
-        "at": int(kept.at.timestamp()),
-    }
-
-
-def _kept(row: Any) -> Kept:
-    reasons = tuple(map(str, json.loads(row.reasons)))
-    return Kept(row.host, KeptState(row.state), row.digest, bytes(row.record), reasons, _time(row.at))
-
-
-def _decided(connection: Connection, host: str | None) -> list[Decided]:
-    query = select(enrolment_decisions).order_by(enrolment_decisions.c.number)
-    if host is not None:
-        query = query.where(enrolment_decisions.c.host == host)
-    return [
-        Decided(
-            row.host, row.digest, Decision(row.decision), row.operator, row.words, _time(row.at), row.number
-        )
-        for row in connection.execute(query)
-    ]
 
 
 def _record(connection: Connection, decided: Decided) -> None:
@@ -386,13 +316,5 @@ def _record(connection: Connection, decided: Decided) -> None:
     connection.execute(insert(enrolment_decisions), [row])
 
 
-def _reasons(reasons: Sequence[str]) -> str:
-    return json.dumps(list(reasons))
-
-
 def _labels(labels: Mapping[str, str]) -> str:
     return json.dumps(dict(labels), sort_keys=True)
-
-
-def _time(seconds: int) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Final
 
-from attestd.controller.enroller.desk import Desk
+from attestd.controller.enroller.desk import Desk, HostNames
 from attestd.controller.enroller.office import Office
 from attestd.controller.http.operation import Answer, Body, Call, Handler, Operation, Response
 from attestd.controller.http.problem import MEDIA_TYPE, Problem
@@ -18,6 +18,7 @@ from attestd.governance.desk import (
     ExpectRequest,
     HostAnswer,
     HostList,
+    HostQuery,
     RevokeRequest,
     Verdict,
     VerdictRequest,
@@ -51,6 +52,7 @@ class Operators:
     ) -> None:
         """Takes what is remembered, what governance says, the journal, and the time."""
         self._office, self._trust, self._log, self._now = office, trust, log, now
+        self._names = HostNames()
 
     def operations(self) -> list[Operation]:
         """What operators may ask and decide."""
@@ -71,7 +73,8 @@ class Operators:
                 path="/v1/hosts",
                 summary="The hosts that wait, are enrolled, ended, revoked; and what was decided",
                 handler=self.hosts,
-                responses={200: Response("Those that wait first.", schema=HostList)},
+                query=HostQuery,
+                responses={200: Response("A page, in the order of host-ids.", schema=HostList)},
                 operators_only=True,
             ),
             Operation(
@@ -91,7 +94,7 @@ class Operators:
 
     async def hosts(self, call: Call) -> Answer:
         """`GET /v1/hosts`."""
-        return Answer(canonical(await asyncio.to_thread(self._desk(call).hosts)))
+        return Answer(canonical(await asyncio.to_thread(self._desk(call).hosts, call.query)))
 
     async def host(self, call: Call) -> Answer:
         """`GET /v1/hosts/{host}`."""
@@ -137,7 +140,7 @@ class Operators:
 
     def _desk(self, call: Call) -> Desk:
         operator = "" if call.operator is None else str(call.operator)
-        return Desk(self._office, self._trust, operator=operator, now=self._now)
+        return Desk(self._office, self._trust, self._names, operator=operator, now=self._now)
 
 
 def _decision(verb: str, summary: str, handler: Handler, body: Body) -> Operation:
