@@ -11,7 +11,15 @@ from attestd.agent.ask import AgentSocket
 from attestd.authorization.artifact import MAX_ARTIFACT_BYTES, UntrustedArtifact, parse_artifact
 from attestd.authorization.issue import approve, link_to_approve
 from attestd.cli.artifact_view import artifact_json, show_artifact
-from attestd.cli.base import NounGroup, confirm, json_option, read_input, state_dir_option, write_output
+from attestd.cli.base import (
+    NounGroup,
+    confirm,
+    json_option,
+    read_input,
+    root_option,
+    state_dir_option,
+    write_output,
+)
 from attestd.cli.governance_revoke import revoke_artifacts_command
 from attestd.cli.issue import delegate_command, issue_command, show_written, signer, signing_options
 from attestd.cli.output import WARN, Output, say
@@ -126,15 +134,20 @@ attestd authorization verify --trust /etc/attestd/trust id.auth.json
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="The trust directory (default: this host's).",
 )
+@root_option
 @state_dir_option
 @json_option
 @click.argument("file", type=FILE)
-def verify_command(*, trust: Path | None, state_dir: str | None, as_json: bool, file: Path) -> int:
+def verify_command(
+    *, trust: Path | None, root: Path | None, state_dir: str | None, as_json: bool, file: Path
+) -> int:
     """Verify who signed an artifact, and that they may.
 
     Whether it is valid at this moment is shown, but decides nothing here.
     """
-    found = load_own_trust(find_client_layout(state_dir)) if trust is None else named_trust(trust)
+    if trust is None and root is not None:
+        raise click.UsageError("--root says what --trust DIR is verified from: name that too")
+    found = load_own_trust(find_client_layout(state_dir)) if trust is None else named_trust(trust, root)
     return verify_artifact_file(file, found, Output(as_json=as_json))
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "confirm",
     "json_option",
     "read_input",
+    "root_option",
     "state_dir_option",
     "trust_option",
     "write_output",
@@ -110,13 +111,23 @@ def json_option(command: _F) -> _F:
 
 
 def trust_option(command: _F) -> _F:
-    """`--trust`, required."""
+    """`--trust`, required, and `--root`."""
     return click.option(
         "--trust",
         metavar="DIR",
         type=click.Path(exists=True, file_okay=False, path_type=Path),
         required=True,
         help="The trust directory: authorities, host records, platform policies, revocations.",
+    )(root_option(command))
+
+
+def root_option(command: _F) -> _F:
+    """`--root`: the anchor of a `--trust` that has none."""
+    return click.option(
+        "--root",
+        metavar="FILE",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="The root of trust (1.root.json), by which DIR may be any copy of what governance publishes.",
     )(command)
 
 

@@ -21,9 +21,11 @@ from attestd.cli.output import BAD, GOOD, Output, mark, say, text
 from attestd.cli.params import FILE, HEX
 from attestd.cli.result_view import result_facts, result_json
 from attestd.codes import Denied
-from attestd.distribution.local import TrustSource, load_trust
+from attestd.distribution.local import TrustSource, load_mirror, load_trust
+from attestd.distribution.mirror import ROOT
 from attestd.errors import MalformedError, RollbackError, VerificationError
 from attestd.gate.standing import verify_standing
+from attestd.governance.signed import MAX_BYTES
 from attestd.governance.trust import Trust
 from attestd.lineage.receipt import VerifiedReceipt, parse_receipt, verify_receipt
 from attestd.strict import format_time, parse_time
@@ -45,22 +47,37 @@ attestd verify log log.db --trust trust/
 def verify_command() -> None:
     """Verify evidence offline, with nothing but files.
 
-    Needs no TPM, no agent and no state: only a trust directory.
+    Needs no TPM, no agent and no state: only a trust directory, or what governance publishes (a copy of it, from
+    anywhere) and the root of trust: --trust web --root 1.root.json.
 
     Exit status: 0 verifies; 1 does not verify; 65 malformed.
     """
 
 
-def named_trust(directory: Path) -> Trust:
-    """A trust directory that the caller names: whoever owns it is who the caller trusts; nobody else may write.
+def named_trust(directory: Path, root: Path | None) -> Trust:
+    """Trust that the caller names.
+
+    Args:
+        directory: With `metadata/` and `targets/`, and with `root.json` if no root is named: whoever owns it is then who
+            the caller trusts, and nobody else may write.
+        root: The root of trust, believed because the caller names it: then nothing in the directory has to be trusted.
 
     Raises:
+        click.UsageError: The directory has no root of trust, and none is named; or the root cannot be read.
         StoreError, MalformedError, VerificationError: As `load_trust`.
     """
+    if root is None and not os.path.lexists(directory / ROOT):
+        raise click.UsageError(
+            f"{directory}: expected a trust directory, found one without {ROOT}: of published files or a mirror, name the"
+            " root of trust, as you were given it, with --root FILE"
+        )
     try:
+        if root is not None:
+            return load_mirror(directory, root=read_input(root, max_bytes=MAX_BYTES["root"]))
         return load_trust(TrustSource.at(directory, owners={0, os.geteuid(), directory.stat().st_uid}))
     except (MalformedError, VerificationError) as error:
-        raise type(error)(f"the trust directory {directory} cannot be used: {error}") from error
+        under = "" if root is None else f" with the root {root}"
+        raise type(error)(f"the trust directory {directory} cannot be used{under}: {error}") from error
 
 
 def report(output: Output, what: str, verify: Callable[[], dict[str, Any]]) -> int:
@@ -141,26 +158,26 @@ def verify_artifact_file(file: Path, trust: Trust, output: Output) -> int:
 @trust_option
 @json_option
 @click.argument("file", type=FILE)
-def artifact_command(*, trust: Path, as_json: bool, file: Path) -> int:
+def artifact_command(*, trust: Path, root: Path | None, as_json: bool, file: Path) -> int:
     """Verify who signed an authorization, and that they may.
 
     Whether it is valid at this moment is shown, but decides nothing here.
     """
-    return verify_artifact_file(file, named_trust(trust), Output(as_json=as_json))
+    return verify_artifact_file(file, named_trust(trust, root), Output(as_json=as_json))
 
 
 @verify_command.command("receipt", example="attestd verify receipt run.tlog-proof --trust trust/")
 @trust_option
 @json_option
 @click.argument("file", type=FILE)
-def receipt_command(*, trust: Path, as_json: bool, file: Path) -> int:
+def receipt_command(*, trust: Path, root: Path | None, as_json: bool, file: Path) -> int:
     """Verify a receipt: what was sealed, where, in which state.
 
     Of a decision.allow it proves "sealed for release"; that the command ran is proved by the receipt of its
     execution.start: the runner counted the verifiers that it names as well, and starts nothing otherwise.
     """
     receipt = parse_receipt(read_input(file, max_bytes=MAX_PROOF_BYTES))
-    known = named_trust(trust)
+    known = named_trust(trust, root)
     output = Output(as_json=as_json)
 
     def verify() -> dict[str, Any]:
@@ -225,13 +242,15 @@ attestd verify quote host.quote.json --trust trust/ --challenge 00112233
 )
 @json_option
 @click.argument("file", type=FILE)
-def quote_command(*, trust: Path, challenge: bytes | None, as_json: bool, file: Path) -> int:
+def quote_command(
+    *, trust: Path, root: Path | None, challenge: bytes | None, as_json: bool, file: Path
+) -> int:
     """Verify a quote: which TPM, which challenge, which PCRs.
 
     Whether these are an approved state is shown, but decides nothing here.
     """
     document = parse_quote(read_input(file, max_bytes=MAX_QUOTE_BYTES))
-    known = named_trust(trust)
+    known = named_trust(trust, root)
     output = Output(as_json=as_json)
 
     def verify() -> dict[str, Any]:
@@ -306,7 +325,7 @@ attestd verify result result.jwt --trust trust/ --json
 @click.option("--at", "time", metavar="TIME", help="When it is to hold, RFC 3339, UTC; now, if not given.")
 @json_option
 @click.argument("file", type=FILE)
-def result_command(*, trust: Path, time: str | None, as_json: bool, file: Path) -> int:
+def result_command(*, trust: Path, root: Path | None, time: str | None, as_json: bool, file: Path) -> int:
     """Verify an attestation result: whose it is, of which host.
 
     It holds if one of the verifiers in the trust directory's mesh.json signed it, for a host as it is enrolled there, and it
@@ -315,7 +334,7 @@ def result_command(*, trust: Path, time: str | None, as_json: bool, file: Path) 
     """
     token = read_input(file, max_bytes=MAX_RESULT_BYTES).strip().decode("ascii", "replace")
     claims = read_claims(token)
-    known = named_trust(trust)
+    known = named_trust(trust, root)
     at = datetime.now(UTC) if time is None else parse_time(time)
     output = Output(as_json=as_json)
 
@@ -338,13 +357,13 @@ def result_command(*, trust: Path, time: str | None, as_json: bool, file: Path) 
 @trust_option
 @json_option
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
-def log_command(*, trust: Path, as_json: bool, path: Path) -> int:
+def log_command(*, trust: Path, root: Path | None, as_json: bool, path: Path) -> int:
     """Verify a whole audit log: signatures, hashes, order.
 
     PATH is a log.db, or a directory that audit export wrote. That a log is the newest cannot be seen in it: `attestd audit
     verify` compares it with the TPM.
     """
-    known = named_trust(trust)
+    known = named_trust(trust, root)
     output = Output(as_json=as_json)
 
     def verify() -> dict[str, Any]:

@@ -19,6 +19,7 @@ from attestd.paths import Layout, TrustSource, load_configuration
 __all__ = [
     "TrustDirectory",
     "TrustSource",
+    "load_mirror",
     "load_own_trust",
     "load_trust",
     "read_target",
@@ -52,6 +53,19 @@ def load_trust(source: TrustSource, *, floor: Versions | None = None) -> Trust:
         MalformedError: Something does not parse.
     """
     return _load(source, read_anchor(source), floor)[0]
+
+
+def load_mirror(mirror: Path, *, root: bytes) -> Trust:
+    """Reads and verifies governance from a root of trust that is at hand; who can write to the mirror does not matter.
+
+    Args:
+        mirror: With `metadata/` and `targets/`, as they were published.
+        root: The root of trust.
+
+    Raises:
+        StoreError, VerificationError, MalformedError: As `load_trust`.
+    """
+    return _load(TrustSource.at(mirror, owners=()), root, None)[0]
 
 
 def load_own_trust(layout: Layout) -> Trust:

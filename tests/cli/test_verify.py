@@ -8,11 +8,15 @@ from pathlib import Path
 import pytest
 
 from attestd.agent.standalone import LocalAuthorities
+from attestd.gate.decide import decide
+from attestd.governance.signed import MAX_BYTES
 from attestd.paths import find_layout
 from attestd.strict import canonical
 from attestd.tlog.tree import verify_consistency
 from tests.cli.conftest import Cli
 from tests.host import Host
+from tests.results import result, verifiers
+from tests.world import World
 
 
 @pytest.fixture
@@ -177,3 +181,68 @@ def test_consistency_proof(cli: Cli) -> None:
     assert cli("audit", "prove", "--consistency", "4", "2").status == 64
     assert cli("audit", "prove", "--consistency", "1", "100000").status == 64
     assert cli("audit", "prove", "2", "--consistency", "1", "2").status == 64
+
+
+@pytest.fixture
+def published(nowhere: Cli) -> Cli:
+    """What a web server has of a fleet's governance, the root of trust elsewhere, and a receipt that two verified for."""
+    world = World()
+    world.extra["mesh.json"] = verifiers("one", "two", quorum=2)
+    results = [result(world, name) for name in ("one", "two")]
+    decision = decide(world.request(), world.context(results=results))
+    Path("run.tlog-proof").write_bytes(world.receipt(decision.body))
+    world.write_trust(Path("web"))
+    Path("web/root.json").rename("given.root.json")
+    return nowhere
+
+
+def test_a_receipt_names_the_verifiers_that_counted(published: Cli) -> None:
+    found = published.ok(
+        "verify", "receipt", "run.tlog-proof", "--trust", "web", "--root", "given.root.json", "--json"
+    )
+    assert found.json["verifiers"] == [
+        {"verifier": name, "status": "affirming", "tier": "software"} for name in ("one", "two")
+    ]
+    shown = published.ok(
+        "verify", "receipt", "run.tlog-proof", "--trust", "web", "--root", "given.root.json"
+    ).stdout
+    for name in ("one", "two"):
+        assert f"{name}: affirming, tier software" in shown
+
+
+def test_published_files_and_the_root_of_trust_do(published: Cli) -> None:
+    """No trust directory has to be put together: who can write to the copy of what is published does not matter."""
+    Path("web").chmod(0o777)
+    given = ("verify", "receipt", "run.tlog-proof", "--trust", "web")
+    without = published(*given)
+    assert without.status == 64
+    for words in (
+        "web: expected a trust directory, found one without root.json",
+        "name the root of trust",
+        "--root FILE",
+    ):
+        assert words in " ".join(without.stderr.split())
+    for root in ("given.root.json", "web/metadata/1.root.json"):
+        assert published.ok(*given, "--root", root).stdout.startswith("✓ ")
+
+
+def test_another_root_than_the_fleets_is_nobodys(published: Cli) -> None:
+    given = ("verify", "receipt", "run.tlog-proof", "--trust", "web", "--root")
+    World("another").write_trust(Path("another"))
+    other = published(*given, "another/root.json")
+    assert other.status == 1
+    assert "cannot be used with the root another/root.json: " in " ".join(other.stderr.split())
+    for data in (b"", b"nonsense", b" " * (MAX_BYTES["root"] + 1)):
+        Path("bad").write_bytes(data)
+        assert published(*given, "bad").status == 65
+    # Nothing of a mirror is believed because the root is.
+    timestamp = Path("web/metadata/timestamp.json")
+    timestamp.write_bytes(timestamp.read_bytes().replace(b'"version":1', b'"version":2'))
+    assert published(*given, "given.root.json").status == 1
+
+
+def test_a_root_without_what_it_is_the_root_of(published: Cli) -> None:
+    Path("id.auth.json").write_bytes(World().artifact())
+    verify = ("authorization", "verify", "--root", "given.root.json", "id.auth.json")
+    assert "name that too" in published(*verify).stderr
+    assert published.ok(*verify, "--trust", "web", "--json").json["verified"] is True
