@@ -145,6 +145,12 @@ def _signing(online: str) -> str:
 
 
 def _expiry(chosen: dict[str, str]) -> Expiry:
+    roles = Expiry.__struct_fields__
+    for role, days in chosen.items():
+        if role not in roles or not (days.isascii() and days.isdigit()):
+            raise UsageError(
+                f"--expiry {role}={days}: expected ROLE=DAYS, such as timestamp=7, with a role of {', '.join(roles)}"
+            )
     try:
         return msgspec.convert({role: int(days) for role, days in chosen.items()}, Expiry, strict=True)
     except (ValueError, msgspec.ValidationError) as error:

@@ -220,7 +220,7 @@ def load_controller_configuration(path: Path, environ: Mapping[str, str]) -> Con
             text = environ.get(f"ATTESTD_CONTROLLER_{field.upper()}")
             if text is not None and not isinstance(default := getattr(defaults, field), tuple):
                 values[field] = _from_text(text, type(default))
-        return msgspec.convert(values, ControllerConfiguration, strict=True)
+        return _converted(values)
     except (ValueError, msgspec.ValidationError, RecursionError) as error:
         raise UsageError(f"{path}: {error}") from error
 
@@ -241,9 +241,7 @@ def write_controller_configuration(path: Path, *, roles: Sequence[str], values: 
         raise UsageError(f"{path} is there: edit it, then run this without options")
     values = {name: _absolute(name, value) for name, value in values.items()}
     try:
-        configuration = msgspec.convert(
-            {"roles": list(roles), **values}, ControllerConfiguration, strict=True
-        )
+        configuration = _converted({"roles": list(roles), **values})
     except (msgspec.ValidationError, ValueError) as error:
         raise UsageError(f"{path}: {error}") from error
     configuration.require_roles()
@@ -251,6 +249,14 @@ def write_controller_configuration(path: Path, *, roles: Sequence[str], values: 
     lines += [f"{name} = {_quoted(value)}" for name, value in values.items()]
     make_directory(path.parent, 0o755)
     write_atomic(path, "".join(f"{line}\n" for line in lines).encode(), mode=0o644)
+
+
+def _converted(values: Mapping[str, Any]) -> ControllerConfiguration:
+    roles = values.get("roles")
+    unknown = [role for role in roles if role not in tuple(Role)] if isinstance(roles, list) else []
+    if unknown:
+        raise ValueError(f"roles: expected some of {', '.join(sorted(Role))}, found {str(unknown[0])[:40]!r}")
+    return msgspec.convert(values, ControllerConfiguration, strict=True)
 
 
 def _absolute(name: str, value: str) -> str:

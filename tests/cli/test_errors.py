@@ -110,6 +110,15 @@ def test_misuse_is_64(arguments: list[str], nowhere: Cli) -> None:
     assert result.stderr.startswith(LINE)
 
 
+def test_a_role_that_is_none_names_those_that_are(nowhere: Cli) -> None:
+    result = nowhere("controller", "init", "--role", "foo")
+    assert result.status == 64
+    assert (
+        "roles: expected some of enroller, governance, lineage, verifier, witness, found 'foo'"
+        in result.stderr
+    )
+
+
 def test_an_unwritable_output_is_misuse(nowhere: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("there").write_text("x")
     assert nowhere("authority", "keygen", "--no-passphrase", "no/such/directory/key").status == 69

@@ -415,6 +415,8 @@ def test_misuse(repository: Cli) -> None:
         (("init", "governance", "--root", "root.pem", "--targets", "alice.pem", "--online", "online.pem"), 64, "not empty"),
         (("init", "x", "--root", "root.pem", "--targets", "alice.pem", "--online", "online.pem", "--enroller", "bob.pem"), 64, "go together"),
         (("init", "x", "--root", "root.pem", "--targets", "alice.pem", "--online", "online.pem", "--expiry", "root=0"), 64, "ROLE=DAYS"),
+        (("init", "x", "--root", "root.pem", "--targets", "alice.pem", "--online", "online.pem", "--expiry", "foo=3"), 64, "with a role of root, targets, snapshot, timestamp"),
+        (("init", "x", "--root", "root.pem", "--targets", "alice.pem", "--online", "online.pem", "--expiry", "root=x"), 64, "--expiry root=x: expected ROLE=DAYS"),
         (("init", "x", "--root", "root.pem", "--root-threshold", "2", "--targets", "alice.pem", "--online", "online.pem"), 64, "expected 1 to 1"),
         (("sign",), 64, "--key is needed"),
         (("sign", "--key", "alice.pem", "--merge", "governance"), 64, "either --key or --merge"),

@@ -78,7 +78,7 @@ def test_what_init_writes_is_read(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is there"):
         write_controller_configuration(path, roles=["witness"], values={})
     for roles in (["wizard"], []):
-        with pytest.raises(UsageError):
+        with pytest.raises(UsageError, match="some of enroller, governance, lineage, verifier, witness"):
             write_controller_configuration(tmp_path / "other.toml", roles=roles, values={})
     assert not (tmp_path / "other.toml").exists()
 
