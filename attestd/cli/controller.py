@@ -39,7 +39,10 @@ def controller_module(name: str) -> ModuleType:
 @click.group(
     "controller",
     cls=LazyGroup,
-    modules=dict.fromkeys(("hosts", "enroll", "approve", "revoke"), "attestd.cli.controller_hosts"),
+    modules={
+        **dict.fromkeys(("hosts", "enroll", "approve", "revoke"), "attestd.cli.controller_hosts"),
+        "receipts": "attestd.cli.controller_receipts",
+    },
     example="""
 attestd controller init --state-dir /tmp/mesh --role witness --witness-name witness.example/1 --witness-logs logs
 attestd controller serve --state-dir /tmp/mesh &

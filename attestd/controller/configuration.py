@@ -117,6 +117,8 @@ class ControllerConfiguration(Strict, frozen=True):
         enroller_max_days: For how many days it signs a host record at most.
         epoch_key: The epoch authority's key, which signs the first write of each TPM's epoch; empty: hosts bring their own.
         epoch_public_key: PEM file of its public half, for keys that are no files.
+        lineage_receipts_per_host: How many receipts of one host are kept, unless an operator gave it a bound of its own.
+        lineage_mb_per_host: Of how many megabytes.
         ak_trust_domain: The SPIFFE trust domain in certificates of attestation keys; empty: none are issued.
         ak_ca_key: PEM file of the key that issues them; empty: one in the state directory.
         ak_ca_certificate: PEM file of its certificate; empty: one in the state directory, signed by the key itself.
@@ -150,6 +152,8 @@ class ControllerConfiguration(Strict, frozen=True):
     enroller_max_days: Annotated[int, msgspec.Meta(ge=1, le=36_525)] = 3_651
     epoch_key: str = ""
     epoch_public_key: str = ""
+    lineage_receipts_per_host: Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)] = 100_000
+    lineage_mb_per_host: _Count = 256
     ak_trust_domain: str = ""
     ak_ca_key: str = ""
     ak_ca_certificate: str = ""

@@ -30,7 +30,7 @@ from attestd.controller.http.metrics import Metrics
 from attestd.controller.http.operation import Operation
 from attestd.controller.http.server import bind, serving
 from attestd.controller.http.tls import Certificate
-from attestd.controller.lineage.receipts import Receipts
+from attestd.controller.lineage.receipts import Receipts, bounds_of
 from attestd.controller.lineage.role import Lineage
 from attestd.controller.published import governance_operations
 from attestd.controller.service_operations import service_operations
@@ -330,7 +330,9 @@ class _Service:
         self._metrics.add_source(verifier.gauges)
 
     def _start_lineage(self, store: Store, trust: TrustWatch) -> None:
-        lineage = Lineage(trust=trust.current, receipts=Receipts(store))
+        lineage = Lineage(
+            trust=trust.current, receipts=Receipts(store, bounds_of(self._configuration)), log=self._log
+        )
         self._operations += lineage.operations()
         self._metrics.add_source(lineage.gauges)
 

@@ -199,7 +199,7 @@ class Operator:
     """At a controller with TLS, where a host waits; its own machine knows who vouches for it."""
 
     def __init__(self, top: Path) -> None:
-        self.afar, self.top = Afar(top), top
+        self.afar, self.top = Afar(top, roles=["enroller", "lineage"]), top
         for name in ("pem", "key"):
             shutil.copy(top / f"alice.{name}", top / f"me.{name}")
         shutil.copytree(self.afar.controller.state / "trust", top / "trust")

@@ -87,7 +87,7 @@ def test_the_commands_are_those_of_the_specification() -> None:
         "governance mesh", "governance allow",
         "governance publish", "governance platform", "governance refresh", "governance update",
         "governance replay", "controller init", "controller serve",
-        "controller hosts", "controller enroll", "controller approve", "controller revoke",
+        "controller hosts", "controller enroll", "controller approve", "controller revoke", "controller receipts",
     }  # fmt: skip
     found = {" ".join(path) for path, command in ALL if path and not isinstance(command, NounGroup)}
     assert found == specified

@@ -71,8 +71,8 @@ class Desk:
 
     def controller(self, **configuration: Any) -> Controller:
         made = Controller(
-            self.top / f"c{len(self.controllers)}", roles=["enroller"], database=self.url,
-            governance=str(self.top / "web"), enroller_key=str(self.key), **configuration,
+            self.top / f"c{len(self.controllers)}", database=self.url, governance=str(self.top / "web"),
+            enroller_key=str(self.key), **{"roles": ["enroller"], **configuration},
         )  # fmt: skip
         self.publish(made)
         if self.controllers:

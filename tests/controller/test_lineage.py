@@ -1,5 +1,6 @@
 """The lineage role: receipts are kept once, joined by what they say of each other, and read by operators alone."""
 
+import json
 import re
 import ssl
 from collections.abc import Iterator
@@ -10,16 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
-from attestd.controller.lineage.receipts import Receipts
+from attestd.controller.lineage.receipts import Bounds, Receipts
 from attestd.controller.store.engine import Store, migrate
 from attestd.lineage.entry import EntryType
 from attestd.lineage.receipt import parse_receipt, verify_receipt
+from attestd.lineage.usage import BoundRequest, UsageQuery
+from attestd.strict import canonical
 from attestd.tlog.checkpoint import BatchMode
 from tests.controller.certificates import Authority
 from tests.controller.running import Client, Controller
 from tests.controller.test_witness_hosts import write
+from tests.fleet import attestd
 from tests.world import World
+
+JSON = {"content-type": "application/json"}
+AMPLE = Bounds(1000, 1 << 30)
 
 
 @dataclass(frozen=True)
@@ -33,8 +41,8 @@ class Family:
         return verify_receipt(parse_receipt(self.receipts[name]), trust=self.world.trust()).leaf
 
 
-def family() -> Family:
-    world = World("lineage", now=datetime.now(UTC).replace(microsecond=0))
+def family(name: str = "lineage") -> Family:
+    world = World(name, now=datetime.now(UTC).replace(microsecond=0))
     found = Family(world, {})
 
     def seal(name: str, body: dict[str, Any], **changes: Any) -> None:
@@ -68,19 +76,19 @@ def kin() -> Family:
 def receipts(url: str) -> Iterator[Receipts]:
     migrate(url)
     with closing(Store.open(url)) as store:
-        yield Receipts(store)
+        yield Receipts(store, AMPLE)
 
 
-def add(receipts: Receipts, kin: Family, *names: str) -> list[bool]:
+def add(receipts: Receipts, kin: Family, *names: str) -> list[str]:
     trust = kin.world.trust()
     return [
-        receipts.add(verify_receipt(parse_receipt(kin.receipts[name]), trust=trust), kin.receipts[name])
+        receipts.add(verify_receipt(parse_receipt(kin.receipts[name]), trust=trust), kin.receipts[name])[0]
         for name in names
     ]
 
 
 def test_kept_once(receipts: Receipts, kin: Family) -> None:
-    assert add(receipts, kin, "root", "root", "child") == [True, False, True]
+    assert add(receipts, kin, "root", "root", "child") == ["kept", "known", "kept"]
     assert receipts.get(kin.leaf("root")) == kin.receipts["root"]
     assert receipts.get("ab" * 32) is None
 
@@ -107,6 +115,54 @@ def test_what_is_not_here_is_named(receipts: Receipts, kin: Family) -> None:
     assert receipts.lineage("00" * 32) == ([], "00" * 32)
 
 
+def test_no_more_is_kept_of_a_host_than_it_may_have(url: str, kin: Family) -> None:
+    """Whoever broke into it signs leaves as it likes: by number and by bytes there is an end, and others are not concerned."""
+    migrate(url)
+    sizes = [len(data) for data in kin.receipts.values()]
+    with closing(Store.open(url)) as store:
+        few = Receipts(store, Bounds(2, 1 << 30))
+        assert add(few, kin, "root", "child", "root", "stranger") == ["kept", "kept", "known", "full"]
+        assert few.get(kin.leaf("stranger")) is None
+        host = kin.world.host.id
+        small = Receipts(store, Bounds(100, sum(sizes[:1])))
+        assert add(small, kin, "liar", "child") == ["full", "known"]
+        [used] = small.usage(UsageQuery()).hosts
+        held = sum(len(kin.receipts[name]) for name in ("root", "child"))
+        assert (used.host, used.receipts, used.bytes, used.own) == (host, 2, held, False)
+        # An operator says otherwise, exactly as much as it takes; and takes it back.
+        exact = held + len(kin.receipts["liar"])
+        few.bound(host, BoundRequest(max_receipts=3, max_bytes=exact - 1))
+        assert add(few, kin, "liar") == ["full"]
+        used = few.bound(host, BoundRequest(max_receipts=None, max_bytes=exact))
+        assert (used.max_receipts, used.max_bytes, used.own) == (2, exact, True)
+        assert add(few, kin, "liar") == ["full"]
+        few.bound(host, BoundRequest(max_receipts=3, max_bytes=exact))
+        assert add(few, kin, "liar", "stranger") == ["kept", "full"]
+        used = few.bound(host, BoundRequest(max_receipts=None, max_bytes=None))
+        assert (used.receipts, used.bytes, used.max_receipts, used.own) == (3, exact, 2, False)
+        other = family("another host")
+        assert add(few, other, "root") == ["kept"]
+        assert few.lineage(kin.leaf("child"))[0]
+        first, second = (
+            few.usage(UsageQuery(limit=1, after=after)) for after in ("", min(host, other.world.host.id))
+        )
+        assert [page.hosts[0].host for page in (first, second)] == sorted([host, other.world.host.id])
+        assert (first.next, second.next) == (min(host, other.world.host.id), None)
+
+
+def test_a_database_of_before_is_counted(url: str, kin: Family) -> None:
+    migrate(url)
+    with closing(Store.open(url)) as store:
+        add(Receipts(store, AMPLE), kin, "root", "child")
+        counted = Receipts(store, AMPLE).usage(UsageQuery())
+        with store.write() as connection:
+            connection.execute(text("DROP TABLE receipt_hosts"))
+            connection.execute(text("UPDATE alembic_version SET version_num = '0004'"))
+    assert migrate(url)
+    with closing(Store.open(url)) as store:
+        assert Receipts(store, AMPLE).usage(UsageQuery()) == counted
+
+
 def test_over_http(tmp_path: Path, kin: Family) -> None:
     """Anybody brings receipts, an operator's certificate reads them; what does not verify is not kept."""
     operators, servers = Authority("operators"), Authority("servers")
@@ -118,6 +174,7 @@ def test_over_http(tmp_path: Path, kin: Family) -> None:
     with Controller(
         state, roles=["lineage"], governance=str(state / "web"), operator_ca=str(tmp_path / "operators-ca.pem"),
         tls_certificate=str(tmp_path / "server.pem"), tls_key=str(tmp_path / "server.key"),
+        lineage_receipts_per_host=3,
     ) as controller:  # fmt: skip
         write(kin.world, controller)
         controller.init().start()
@@ -127,12 +184,14 @@ def test_over_http(tmp_path: Path, kin: Family) -> None:
             answered = anybody.post("/v1/receipts", kin.receipts[name])
             assert (answered.status, answered.json["leaf"]) == (status, kin.leaf(name))
         receipt = kin.receipts["grandchild"]
-        assert "index" in anybody.post("/v1/receipts", receipt.replace(b"index", b"Index")).problem(403)
+        assert "index" in anybody.post("/v1/receipts", receipt.replace(b"index", b"Index")).problem(400)
+        without = re.sub(rb"\nextra [^\n]*", b"", receipt)
+        assert "no entry" in anybody.post("/v1/receipts", without).problem(422)
         forged = re.sub(rb"\nindex [0-9]+", b"\nindex 1", receipt)
         assert "inclusion" in anybody.post("/v1/receipts", forged).problem(403)
         stranger = World("lineage of another fleet", now=kin.world.now)
         anybody.post("/v1/receipts", stranger.receipt(stranger.decide().body)).problem(403)
-        anybody.post("/v1/receipts", b"x" * (1 << 20)).problem(413)
+        anybody.post("/v1/receipts", b"x", {"content-length": str(1 << 20)}).problem(413)
         path = f"/v1/lineage/{kin.leaf('child')}"
         assert "operators" in anybody.get(path).problem(403)
         assert "operators" in anybody.get(f"/v1/receipts/{kin.leaf('root')}").problem(403)
@@ -147,6 +206,39 @@ def test_over_http(tmp_path: Path, kin: Family) -> None:
         for unknown in ("ab" * 32, "x", "%00", "a" * 4000):
             operator.get(f"/v1/lineage/{unknown}").problem(404)
             operator.get(f"/v1/receipts/{unknown}").problem(404)
+        no_room(controller, kin, operator, tmp_path)
         metrics = operator.get("/metrics").body.decode()
-        assert 'attestd_lineage_receipts_total{outcome="kept"} 3' in metrics
+        assert 'attestd_lineage_receipts_total{outcome="kept"} 4' in metrics
+        assert 'attestd_lineage_receipts_total{outcome="full"} 2' in metrics
         assert not [line for line in controller.said if "request.bug" in line]
+
+
+def no_room(controller: Controller, kin: Family, operator: Client, top: Path) -> None:
+    """Three are kept of this host; an operator, here or from afar, sees it and allows more."""
+    host, receipt = kin.world.host.id, kin.receipts["grandchild"]
+    anybody = Client(controller.port, tls=ssl.create_default_context(cafile=str(top / "servers-ca.pem")))
+    for _ in range(2):
+        assert f"3 receipts of host {host} are kept" in anybody.post("/v1/receipts", receipt).problem(507)
+    assert anybody.post("/v1/receipts", kin.receipts["root"]).status == 200
+    assert len([line for line in controller.said if f"lineage.full host={host} receipts=3" in line]) == 1
+    for path in ("/v1/receipts", "/v1/receipts?limit=1"):
+        assert "operators" in anybody.get(path).problem(403)
+    bound = f"/v1/receipts/hosts/{host}"
+    body = canonical({"max_receipts": 9, "max_bytes": None})
+    assert "operators" in anybody.post(bound, body, JSON).problem(403)
+    operator.post("/v1/receipts/hosts/x", body, JSON).problem(404)
+    afar = (
+        *("--controller", f"https://localhost:{controller.port}", "--ca", "servers-ca.pem"),
+        *("--certificate", "operator.pem", "--key", "operator.key"),
+    )
+    command = ("controller", "receipts")
+    shown = attestd(top, *command, *afar)
+    assert re.search(rf"{host[:16]} +3 +3 +0.0 +256 +the configuration's", shown.stdout), shown
+    assert attestd(top, *command, host, "--most", "4", *afar).status == 0
+    controller.wait_said(f"lineage.bounded host={host} receipts=4 .*operator=")
+    [row] = json.loads(controller.attestd("receipts", "--json").stdout)["hosts"]
+    assert (row["max_receipts"], row["own"]) == (4, True)
+    assert anybody.post("/v1/receipts", receipt).status == 201
+    assert "the configuration's" in controller.attestd("receipts", host, "--default").stdout
+    for wrong in (("--most", "1"), ("x", "--most", "1"), (host,), (host, "--default", "--most-mb", "1")):
+        controller.attestd("receipts", *wrong, status=64)

@@ -38,11 +38,15 @@ def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controller]
         yield made.init().start()
 
 
-# JSON Schema takes 9764.0 for an integer, and no schema can say otherwise.
+# JSON Schema takes 9764.0 for an integer, and no schema can say otherwise; nor what text is a receipt.
 _CONFIGURATION = """
 [[operations]]
 include-path = "/v1/evidence"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "403", "404", "409"]
+
+[[operations]]
+include-path = "/v1/receipts"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "403", "422"]
 """
 
 

@@ -24,7 +24,7 @@ from tests.world import Host
 class Afar:
     """A controller with TLS, and operators on other machines."""
 
-    def __init__(self, top: Path) -> None:
+    def __init__(self, top: Path, **configuration: Any) -> None:
         self.top = top
         servers, self.operators, foreign = (Authority(name) for name in ("servers", "operators", "foreign"))
         servers.issue(top, "server", host="localhost")
@@ -36,7 +36,7 @@ class Afar:
         self.desk = Desk(top, f"sqlite:///{top / 'controller.db'}")
         self.controller: Controller = self.desk.controller(
             tls_certificate=str(top / "server.pem"), tls_key=str(top / "server.key"),
-            operator_ca=str(top / "operators.pem"),
+            operator_ca=str(top / "operators.pem"), **configuration,
         )  # fmt: skip
         self.nobody = ssl.create_default_context(cafile=str(top / "servers.pem"))
         self.controller.tls = self.nobody

@@ -2,17 +2,21 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from enum import StrEnum
+from typing import Any, Final
 
-from sqlalchemy import Connection, select
+import msgspec
+from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from attestd.controller.configuration import ControllerConfiguration
 from attestd.controller.store.engine import Store
-from attestd.controller.store.schema import receipts
+from attestd.controller.store.schema import receipt_hosts, receipts
 from attestd.lineage.entry import EntryType
 from attestd.lineage.receipt import VerifiedReceipt
+from attestd.lineage.usage import BoundRequest, HostUsage, UsageList, UsageQuery
 
-__all__ = ["KeptReceipt", "Receipts"]
+__all__ = ["Bounds", "KeptReceipt", "Outcome", "Receipts", "bounds_of"]
 
 MAX_GENERATIONS: Final = 64
 # Of one execution: its decision, that it is void, its start, its end.
@@ -49,14 +53,41 @@ class KeptReceipt:
     parent: str
 
 
+class Outcome(StrEnum):
+    """What became of a receipt.
+
+    Attributes:
+        KEPT: It is kept from now on.
+        KNOWN: It was before.
+        FULL: It is not: of its host no more are.
+    """
+
+    KEPT = "kept"
+    KNOWN = "known"
+    FULL = "full"
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How many receipts of one host are kept, and of how many bytes."""
+
+    receipts: int
+    bytes: int
+
+
+def bounds_of(configuration: ControllerConfiguration) -> Bounds:
+    """What the configuration says."""
+    return Bounds(configuration.lineage_receipts_per_host, configuration.lineage_mb_per_host << 20)
+
+
 class Receipts:
     """What is kept."""
 
-    def __init__(self, store: Store) -> None:
-        """Takes the database."""
-        self._store = store
+    def __init__(self, store: Store, bounds: Bounds) -> None:
+        """Takes the database, and how much of a host is kept that has no bounds of its own."""
+        self._store, self._bounds = store, bounds
 
-    def add(self, verified: VerifiedReceipt, receipt: bytes) -> bool:
+    def add(self, verified: VerifiedReceipt, receipt: bytes) -> tuple[Outcome, HostUsage]:
         """Keeps a receipt; of one leaf the first that came.
 
         Args:
@@ -64,17 +95,63 @@ class Receipts:
             receipt: Its bytes.
 
         Returns:
-            Whether it is new.
+            What became of it; and how much there is of its host now.
 
         Raises:
             StoreError: The database fails.
         """
         kept = _kept(verified)
         with self._store.write() as connection:
-            insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert
-            statement = insert(receipts).values(**vars(kept), receipt=receipt)
-            added = connection.execute(statement.on_conflict_do_nothing().returning(receipts.c.leaf))
-            return added.first() is not None
+            row = _usage_row(connection, kept.host)
+            used = self._usage(row)
+            known = select(receipts.c.leaf).where(receipts.c.leaf == kept.leaf)
+            if connection.execute(known).first() is not None:
+                return Outcome.KNOWN, used
+            more = msgspec.structs.replace(used, receipts=used.receipts + 1, bytes=used.bytes + len(receipt))
+            if more.receipts > used.max_receipts or more.bytes > used.max_bytes:
+                return Outcome.FULL, used
+            connection.execute(insert(receipts), [{**vars(kept), "receipt": receipt}])
+            connection.execute(
+                update(receipt_hosts)
+                .where(receipt_hosts.c.host == kept.host)
+                .values(receipts=more.receipts, bytes=more.bytes)
+            )
+            return Outcome.KEPT, more
+
+    def usage(self, query: UsageQuery) -> UsageList:
+        """How much is kept of whom.
+
+        Raises:
+            StoreError: The database fails.
+        """
+        found = select(receipt_hosts).where(receipt_hosts.c.host > query.after)
+        with self._store.read() as connection:
+            rows = connection.execute(found.order_by(receipt_hosts.c.host).limit(query.limit + 1)).all()
+        hosts = tuple(self._usage(row) for row in rows[: query.limit])
+        return UsageList(hosts=hosts, next=hosts[-1].host if len(rows) > query.limit else None)
+
+    def bound(self, host: str, request: BoundRequest) -> HostUsage:
+        """Gives a host bounds of its own, or takes them back.
+
+        Raises:
+            StoreError: The database fails.
+        """
+        values = {"max_receipts": request.max_receipts, "max_bytes": request.max_bytes}
+        with self._store.write() as connection:
+            _usage_row(connection, host)
+            connection.execute(update(receipt_hosts).where(receipt_hosts.c.host == host).values(**values))
+            return self._usage(_usage_row(connection, host))
+
+    def _usage(self, row: Any) -> HostUsage:
+        most, most_bytes = row.max_receipts, row.max_bytes
+        return HostUsage(
+            host=row.host,
+            receipts=row.receipts,
+            bytes=row.bytes,
+            max_receipts=self._bounds.receipts if most is None else most,
+            max_bytes=self._bounds.bytes if most_bytes is None else most_bytes,
+            own=(most, most_bytes) != (None, None),
+        )
 
     def get(self, leaf: str) -> bytes | None:
         """The bytes of a receipt.
@@ -111,6 +188,15 @@ class Receipts:
                 if not leaf or any(item.leaf == leaf for item in found):
                     return found, ""
         return found, leaf
+
+
+def _usage_row(connection: Connection, host: str) -> Any:
+    """A host's row, which is there from now on, and whose nobody else changes before this transaction ends."""
+    made = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(receipt_hosts)
+    connection.execute(made.values(host=host, receipts=0, bytes=0).on_conflict_do_nothing())
+    return connection.execute(
+        select(receipt_hosts).where(receipt_hosts.c.host == host).with_for_update()
+    ).one()
 
 
 def _kept(verified: VerifiedReceipt) -> KeptReceipt:

@@ -1,6 +1,8 @@
 """Receipts over HTTP: anybody brings them, for they prove themselves; operators read them, for they say what ran."""
 
 import asyncio
+import logging
+import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Final
 
@@ -10,16 +12,19 @@ from attestd.controller.http.metrics import Gauge
 from attestd.controller.http.operation import Answer, Body, Call, Operation, Response, answer_json
 from attestd.controller.http.problem import MEDIA_TYPE, Problem
 from attestd.controller.lineage.example import EXAMPLE
-from attestd.controller.lineage.receipts import Receipts
+from attestd.controller.lineage.receipts import Outcome, Receipts
 from attestd.errors import MalformedError, VerificationError
 from attestd.governance.trust import Trust
-from attestd.lineage.receipt import parse_receipt, verify_receipt
+from attestd.journal import event
+from attestd.lineage.receipt import UntrustedReceipt, VerifiedReceipt, parse_receipt, verify_receipt
+from attestd.lineage.usage import MAX_BOUND_BYTES, BoundRequest, HostUsage, UsageList, UsageQuery
 from attestd.prometheus import Labels
-from attestd.strict import Sha256Hex, Strict
+from attestd.strict import Sha256Hex, Strict, canonical
 from attestd.tlog.proof import MAX_PROOF_BYTES
 
 __all__ = ["Lineage"]
 
+_HOST: Final = re.compile(r"\A[0-9a-f]{64}\Z")
 TEXT: Final = "text/plain; charset=utf-8"
 _LEAF: Final = "A leaf hash, in hex: `attestd why` shows a decision's as its id."
 
@@ -57,10 +62,11 @@ class Ancestry(Strict, frozen=True):
 class Lineage:
     """The role."""
 
-    def __init__(self, *, trust: Callable[[], Trust], receipts: Receipts) -> None:
-        """Takes what governance says now, and where receipts are kept."""
-        self._trust, self._receipts = trust, receipts
-        self._counted = {"kept": 0, "known": 0, "refused": 0}
+    def __init__(self, *, trust: Callable[[], Trust], receipts: Receipts, log: logging.Logger) -> None:
+        """Takes what governance says now, where receipts are kept, and the journal."""
+        self._trust, self._receipts, self._log = trust, receipts, log
+        self._counted = dict.fromkeys(("kept", "known", "full", "refused"), 0)
+        self._full: set[str] = set()
 
     def operations(self) -> list[Operation]:
         """What it offers."""
@@ -78,7 +84,36 @@ class Lineage:
                 responses={
                     200: Response("It was here already.", schema=Kept),
                     201: Response("It is kept.", schema=Kept),
-                    403: Response("It is no receipt, or does not verify, and why.", MEDIA_TYPE),
+                    400: Response("It is no receipt.", MEDIA_TYPE),
+                    403: Response("It does not verify, and why.", MEDIA_TYPE),
+                    422: Response("A proof without an entry.", MEDIA_TYPE),
+                    507: Response("Of this host no more are kept, until an operator says so.", MEDIA_TYPE),
+                },
+            ),
+            Operation(
+                name="listUsage",
+                method="GET",
+                path="/v1/receipts",
+                summary="How much is kept of whose receipts",
+                handler=self.usage,
+                query=UsageQuery,
+                operators_only=True,
+                responses={200: Response("A page, in the order of host-ids.", schema=UsageList)},
+            ),
+            Operation(
+                name="boundHost",
+                method="POST",
+                path="/v1/receipts/hosts/{host}",
+                summary="Say how much is kept of a host's receipts",
+                handler=self.bound,
+                parameters={"host": "The host-id, 64 hexadecimal digits."},
+                body=Body(
+                    MAX_BOUND_BYTES, canonical({"max_receipts": 200_000, "max_bytes": None}), BoundRequest
+                ),
+                operators_only=True,
+                responses={
+                    200: Response("It holds from now on.", schema=HostUsage),
+                    404: Response("No host-id.", MEDIA_TYPE),
                 },
             ),
             Operation(
@@ -107,13 +142,50 @@ class Lineage:
         """Verifies a receipt by governance as it is now, and keeps it."""
         trust = self._trust()
         try:
-            verified = verify_receipt(parse_receipt(call.value), trust=trust)
-        except (MalformedError, VerificationError) as error:
+            receipt = _parsed(call.value)
+            verified = _verified(receipt, trust)
+        except Problem:
             self._counted["refused"] += 1
-            raise Problem(403, str(error)) from error
-        is_new = await asyncio.to_thread(self._receipts.add, verified, call.value)
-        self._counted["kept" if is_new else "known"] += 1
-        return answer_json(Kept(verified.leaf, verified.entry.type.value), status=201 if is_new else 200)
+            raise
+        outcome, used = await asyncio.to_thread(self._receipts.add, verified, call.value)
+        self._counted[outcome] += 1
+        if outcome is Outcome.FULL:
+            raise self._is_full(used)
+        status = 201 if outcome is Outcome.KEPT else 200
+        return answer_json(Kept(leaf=verified.leaf, type=verified.entry.type.value), status=status)
+
+    def _is_full(self, used: HostUsage) -> Problem:
+        if used.host not in self._full:  # In the journal once: whoever broke into it goes on.
+            self._full.add(used.host)
+            self._log.warning(event("lineage.full", host=used.host, receipts=used.receipts, bytes=used.bytes))
+        return Problem(
+            507,
+            f"{used.receipts} receipts of host {used.host} are kept, {used.bytes} bytes, and no more than"
+            f" {used.max_receipts} of {used.max_bytes} bytes are: an operator of this controller raises that (attestd"
+            " controller receipts HOST)",
+        )
+
+    async def usage(self, call: Call) -> Answer:
+        """How much is kept of whom."""
+        return answer_json(await asyncio.to_thread(self._receipts.usage, call.query))
+
+    async def bound(self, call: Call) -> Answer:
+        """Gives a host bounds of its own."""
+        host = call.parameters["host"]
+        if not _HOST.match(host):
+            raise Problem(404, f"{host[:80]!r} is no host-id: expected 64 hexadecimal digits")
+        used = await asyncio.to_thread(self._receipts.bound, host, call.value)
+        self._full.discard(host)
+        self._log.info(
+            event(
+                "lineage.bounded",
+                host=host,
+                receipts=used.max_receipts,
+                bytes=used.max_bytes,
+                operator=call.operator.sha256 if call.operator is not None else None,
+            )
+        )
+        return answer_json(used)
 
     async def get(self, call: Call) -> Answer:
         """One receipt."""
@@ -135,6 +207,22 @@ class Lineage:
             (("outcome", name),): float(count) for name, count in self._counted.items()
         }
         return [("attestd_lineage_receipts_total", "Receipts brought, by what became of them.", outcomes)]
+
+
+def _parsed(data: bytes) -> UntrustedReceipt:
+    try:
+        return parse_receipt(data)
+    except MalformedError as error:
+        raise Problem(400, str(error)) from error
+    except VerificationError as error:
+        raise Problem(422, str(error)) from error
+
+
+def _verified(receipt: UntrustedReceipt, trust: Trust) -> VerifiedReceipt:
+    try:
+        return verify_receipt(receipt, trust=trust)
+    except (MalformedError, VerificationError) as error:
+        raise Problem(403, str(error)) from error
 
 
 def _unknown(call: Call) -> Problem:

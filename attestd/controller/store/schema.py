@@ -20,6 +20,7 @@ __all__ = [
     "enrolment_decisions",
     "enrolment_keys",
     "enrolments",
+    "receipt_hosts",
     "receipts",
     "verifier_hosts",
     "verifier_logs",
@@ -143,3 +144,15 @@ receipts = Table(
     Index("receipts_decision", "decision"),
 )
 """Receipts of all hosts, each once, as they were brought first."""
+
+receipt_hosts = Table(
+    "receipt_hosts",
+    METADATA,
+    Column("host", String(64), primary_key=True),
+    Column("receipts", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    # Its own bounds; null: the configuration's.
+    Column("max_receipts", BigInteger, nullable=True),
+    Column("max_bytes", BigInteger, nullable=True),
+)
+"""How much is kept of each host's receipts, and how much may be: a host signs as many leaves as it likes."""
