@@ -20,6 +20,7 @@ from attestd.distribution.pkcs8 import is_encrypted
 from attestd.errors import AgentError, AttestdError
 from attestd.governance.floor import Floor
 from attestd.paths import Layout, load_configuration
+from attestd.plain import counted
 from attestd.tlog.note import parse_note
 from attestd.where import MAX_SOCKET_PATH_BYTES
 
@@ -161,7 +162,7 @@ def _log(layout: Layout, *, verified_by_agent: bool) -> Iterator[Examined]:
         if last is not None:
             keys = log_keys(store.origin, load_own_trust(layout))
             keys.verify(parse_note(last.note))
-        yield Examined("log", f"{store.size} entries, the last checkpoint's signatures verify")
+        yield Examined("log", f"{counted(store.size, 'entry')}, the last checkpoint's signatures verify")
 
 
 def _runs(layout: Layout) -> Iterator[Examined]:
@@ -172,7 +173,7 @@ def _runs(layout: Layout) -> Iterator[Examined]:
         last = max(hidden, key=lambda item: item.time)
         yield Examined(
             "runs",
-            f"{len(hidden)} commands ran that the log does not tell of, the last at {last.time} by decision {last.leaf}",
+            f"{counted(len(hidden), 'command')} ran that the log does not tell of, the last at {last.time} by decision {last.leaf}",
             "the agent was broken into: take the host out of service, keep runner.db and the log as evidence, and"
             " revoke its record",
         )

@@ -32,6 +32,7 @@ from attestd.governance.enrolment import (
 )
 from attestd.governance.host import HOST_RECORD_TYPE, MAX_HOST_RECORD_BYTES, HostRecord, parse_host_record
 from attestd.paths import Layout
+from attestd.plain import counted
 from attestd.strict import decode_base64, parse_canonical, parse_time
 from attestd.tcg.public import host_id, parse_public
 from attestd.tpm.endorsement import EndorsementKey
@@ -161,7 +162,7 @@ class Enrolling:
         threshold = self._authorities.enroller_threshold
         if len(self._enrollers) < threshold:
             raise UsageError(
-                f"{threshold} enrollers must sign a host record, and {len(self._enrollers)} are named: --controller URL for"
+                f"{counted(threshold, 'enroller')} must sign a host record, and {len(self._enrollers)} are named: --controller URL for"
                 " each"
             )
         late, pause, said = time.monotonic() + wait_s, FIRST_WAIT_S, ""
@@ -171,10 +172,12 @@ class Enrolling:
                 return self._joined()
             words = "; ".join([*self._refused.values(), *self._waits.values()])
             if len(self._enrollers) - len(self._refused) < threshold:
-                raise VerificationError(f"{threshold} enrollers must sign, {len(self._signed)} did: {words}")
+                raise VerificationError(
+                    f"{counted(threshold, 'enroller')} must sign, {len(self._signed)} did: {words}"
+                )
             if time.monotonic() + pause > late:
                 raise AgentError(
-                    f"{threshold} enrollers must sign, {len(self._signed)} did: {words}: run this again, it goes on where it"
+                    f"{counted(threshold, 'enroller')} must sign, {len(self._signed)} did: {words}: run this again, it goes on where it"
                     " stopped"
                 )
             if words != said:

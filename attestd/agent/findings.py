@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from attestd.plain import counted
 from attestd.strict import parse_time
 
 __all__ = ["COMPLIES_NOT", "Examined", "of_status", "room"]
@@ -212,11 +213,16 @@ def _measured(platforms: Mapping[str, Any], measured: Mapping[str, Any], now: da
         )
     elif measured["eventlog"] is not None:
         ima = f"; IMA list {measured['ima_list']}" if measured["ima_list"] else ""
-        yield Examined("logs", f"the event log is readable, of {measured['boots']} boots it is kept{ima}")
+        yield Examined(
+            "logs", f"the event log is readable, of {counted(measured['boots'], 'boot')} it is kept{ima}"
+        )
 
 
 def _witness(witness: Mapping[str, Any]) -> Examined:
-    area, found = f"witness {witness['node']}", f"has cosigned this log up to {witness['cosigned']} entries"
+    area, found = (
+        f"witness {witness['node']}",
+        f"has cosigned this log up to {counted(witness['cosigned'], 'entry')}",
+    )
     if witness["forked"]:
         return Examined(
             area,
@@ -306,7 +312,7 @@ def _log(log: Mapping[str, Any]) -> Examined:
     problem = log["fatal"] or verified.get("problem")
     if problem:
         return Examined("audit log", problem, _LOG)
-    last = f"{log['size']} entries, the last sealed {log['last_time']}"
+    last = f"{counted(log['size'], 'entry')}, the last sealed {log['last_time']}"
     if not verified:
         return Examined("audit log", f"{last}, being verified")
     return Examined("audit log", f"{last}, verified up to entry {verified['size'] - 1} at {verified['time']}")

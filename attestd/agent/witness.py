@@ -9,6 +9,7 @@ from typing import Final, Protocol
 from attestd.agent.controllers import Backoff
 from attestd.distribution.web import Answer
 from attestd.errors import AttestdError, MalformedError, StoreError, VerificationError
+from attestd.plain import counted
 from attestd.tlog.note import MAX_NOTE_BYTES, NoteSignature, parse_note
 from attestd.tlog.vkey import VerifierKey
 from attestd.tlog.witness import (
@@ -164,7 +165,7 @@ class Witness:
         )
         if found is Conflict.AHEAD:
             raise ForkedError(
-                f"it says that it cosigned this log at size {told}, but the log has {history.size} entries: this log was"
+                f"it says that it cosigned this log at size {told}, but the log has {counted(history.size, 'entry')}: this log was"
                 " restored from a copy, or another copy of it is in use, or the witness lies"
             )
         if found is Conflict.NONSENSE:

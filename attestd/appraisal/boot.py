@@ -7,12 +7,13 @@ its data out. So what a rule looks for it knows by its digest, or else everythin
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Final
 
 from attestd.appraisal.boot_rules import BootRules
 from attestd.errors import MalformedError
+from attestd.plain import counted
 from attestd.tcg.eventlog.covered import DEFINED
 from attestd.tcg.eventlog.efi import (
     GLOBAL_VARIABLE,
@@ -148,6 +149,10 @@ def _named(verified: VerifiedEvents, command_lines: Sequence[str]) -> dict[tuple
     }
 
 
+def _one_of(allowed: Sized, noun: str) -> str:
+    return f"the {noun} that is allowed" if len(allowed) == 1 else f"one of {counted(len(allowed), noun)}"
+
+
 def _finding(rule: str, item: Meaning, expected: str, found: str | None = None) -> BootFinding:
     value = item.value if item.proved else f"digest {item.value}"
     where = f"PCR {item.event.pcr}: {item.name}"
@@ -240,7 +245,7 @@ def _certificates(events: Sequence[Meaning], rules: BootRules, _: tuple[int, ...
         certificate = None if variable is None else certificate_of(variable.value)
         count += certificate is not None
         if hashlib.sha256(certificate or b"").hexdigest() not in allowed:
-            yield _finding(rule, item, f"one of {len(allowed)} certificates")
+            yield _finding(rule, item, _one_of(allowed, "certificate"))
     if not count:
         yield _absent(rule, 7, "a certificate that verified the boot chain")
 
@@ -262,7 +267,7 @@ def _images(events: Sequence[Meaning], rules: BootRules, _: tuple[int, ...]) -> 
     images = [item for item in _of(events, 4) if item.digest not in known]
     for item in images:
         if item.digest.hex() not in allowed:
-            yield _finding(rule, item, f"one of {len(allowed)} images")
+            yield _finding(rule, item, _one_of(allowed, "image"))
     if not images:
         yield _absent(rule, 4, "an image")
 
@@ -271,7 +276,7 @@ def _command_lines(
     events: Sequence[Meaning], rules: BootRules, pcrs: tuple[int, ...]
 ) -> Iterator[BootFinding]:
     rule, allowed = "command_lines", frozenset(rules.command_lines or ())
-    words = f"one of {len(allowed)} command lines" if len(allowed) > 1 else f"`{''.join(allowed)}`"
+    words = _one_of(allowed, "command line") if len(allowed) > 1 else f"`{''.join(allowed)}`"
     # GRUB's PCR and that of overridden command lines: an event that cannot be read may be the one that counts.
     yield from _hidden(rule, [*_of(events, 8), *_of(events, 12)])
     lines = [item for item in events if item.kind in (Kind.COMMAND_LINE, Kind.MODULE_LINE)]
@@ -319,7 +324,7 @@ def _sections(events: Sequence[Meaning], rules: BootRules, _: tuple[int, ...]) -
         name = ".cmdline" if item.kind == Kind.COMMAND_LINE else item.subject
         found.add(name)
         if item.digest.hex() not in wanted.get(name, ()):
-            expected = f"one of {len(wanted[name])} digests" if name in wanted else "no such section"
+            expected = _one_of(wanted[name], "digest") if name in wanted else "no such section"
             yield _finding("sections", item, expected)
     for name in sorted(set(wanted) - found):
         yield _absent("sections", 11, f"UKI section {name}")
@@ -336,7 +341,7 @@ def _digests(events: Sequence[Meaning], rules: BootRules, pcrs: tuple[int, ...])
             # A command line that the rules allow is known by its digest: the kernel's stub measures it into PCR 9.
             is_line = item.kind == Kind.COMMAND_LINE and item.proved and measured_line(item) in lines
             if item.digest.hex() not in allowed and item.digest not in known and not is_line:
-                yield _finding(rule, item, f"one of {len(allowed)} digests")
+                yield _finding(rule, item, _one_of(allowed, "digest"))
 
 
 _Rule = Callable[[Sequence[Meaning], BootRules, tuple[int, ...]], Iterator[BootFinding]]

@@ -10,6 +10,7 @@ from typing import Final, Literal
 from attestd.appraisal.boot import BootFinding, appraise_boot
 from attestd.appraisal.boot_rules import BootRules
 from attestd.errors import MalformedError, VerificationError
+from attestd.plain import counted
 from attestd.tcg.eventlog.covered import covered
 from attestd.tcg.eventlog.meaning import Meaning, read_events
 from attestd.tcg.eventlog.parse import UntrustedEventLog
@@ -131,7 +132,7 @@ def _quirks(events: Sequence[Meaning], bank: str) -> list[str]:
         if content is not None and content.quirk is not None:
             found.setdefault(content.quirk, []).append(item.event.number)
     return [
-        f"{QUIRKS[quirk]} ({len(numbers)} events, the first is event {numbers[0]})"
+        f"{QUIRKS[quirk]} ({counted(len(numbers), 'event')}, the first is event {numbers[0]})"
         for quirk, numbers in found.items()
     ]
 

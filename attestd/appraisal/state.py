@@ -12,6 +12,7 @@ from attestd.appraisal.boot_rules import BootRules
 from attestd.appraisal.logs import MAX_TOLD, LogAppraisal, in_words
 from attestd.errors import UsageError, VerificationError
 from attestd.governance.platform import PlatformPolicy
+from attestd.plain import counted
 from attestd.tcg.eventlog.diff import diff_events
 from attestd.tcg.eventlog.meaning import Meaning, read_events
 from attestd.tcg.eventlog.parse import UntrustedEvent, UntrustedEventLog
@@ -173,7 +174,9 @@ def state_changes(before: BootState, after: BootState, *, pcrs: Iterable[int]) -
     changes = [change for pcr in pcrs for change in _changes(before, after, pcr)]
     more = len(changes) - MAX_TOLD
     # Each decision takes them along, and a log may differ in 32,768 events.
-    return tuple(map(in_words, changes[:MAX_TOLD])) + ((f"and {more} more differences",) if more > 0 else ())
+    return tuple(map(in_words, changes[:MAX_TOLD])) + (
+        (f"and {counted(more, 'more difference')}",) if more > 0 else ()
+    )
 
 
 def _changes(before: BootState, after: BootState, pcr: int) -> Iterator[object]:

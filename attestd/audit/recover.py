@@ -14,6 +14,7 @@ from attestd.audit.stored import verify_stored_checkpoint
 from attestd.errors import RollbackError
 from attestd.lineage.checkpoint import LogKeys, VerifiedCheckpoint
 from attestd.lineage.entry import EntryType
+from attestd.plain import counted
 from attestd.tcg.attest import ClockInfo
 from attestd.tlog.tree import leaf_hash
 
@@ -172,7 +173,7 @@ def _verified_end(store: LogStore, keys: LogKeys) -> VerifiedCheckpoint:
     checkpoint = last.checkpoint
     if frontier.root() != checkpoint.root:
         raise RollbackError(
-            f"the stored tree of {frontier.size} leaves has root {frontier.root().hex()}, the last checkpoint "
+            f"the stored tree of {counted(frontier.size, 'leaf')} has root {frontier.root().hex()}, the last checkpoint "
             f"signs {checkpoint.root.hex()}: nodes were edited; {_REMEDY}"
         )
     return last

@@ -26,6 +26,7 @@ from attestd.errors import (
 )
 from attestd.lineage.checkpoint import LogKeys
 from attestd.lineage.entry import EntryType, join_entry
+from attestd.plain import counted
 from attestd.strict import canonical, format_time_us
 from attestd.tcg.attest import parse_attest
 from attestd.tcg.binding import Purpose, extra_data
@@ -344,6 +345,6 @@ def _deny(pending: Pending, denial: Denial) -> _Draft:
 def _exhausted(artifact: str, most: int, used: int) -> Denial:
     return Denial(
         Code.USES_EXHAUSTED,
-        f"expected at most {most} uses of artifact {artifact}, found {used} already sealed",
+        f"expected at most {counted(most, 'use')} of artifact {artifact}, found {used} already sealed",
         "ask the authority for a new authorization: `attestd authorization issue --help`",
     )

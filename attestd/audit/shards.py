@@ -10,6 +10,7 @@ from attestd.audit.rotate import previous_of, shard_path
 from attestd.audit.store import LogStore, parse_stored
 from attestd.errors import MalformedError, RollbackError
 from attestd.governance.trust import Trust
+from attestd.plain import counted
 from attestd.tlog.checkpoint import parse_origin
 
 __all__ = ["Predecessor", "find_in_shards", "predecessors", "verify_shards"]
@@ -87,7 +88,7 @@ def verify_shards(
             store.close()
         if actual != before.says:
             raise RollbackError(
-                f"{before.path} is not the log that is continued: {verified.size} entries with root"
+                f"{before.path} is not the log that is continued: {counted(verified.size, 'entry')} with root"
                 f" {verified.root.hex()}, expected {before.says.get('size')} with {before.says.get('root')}"
             )
         found.append((before, verified))

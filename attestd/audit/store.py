@@ -10,6 +10,7 @@ from attestd.audit.rows import Carried, Connection, SealedBatch, Spooled, Stored
 from attestd.audit.schema import open_log, open_log_readonly
 from attestd.errors import MalformedError, RollbackError, StoreError, UsageError
 from attestd.lineage.entry import Entry, parse_entry
+from attestd.plain import counted
 from attestd.tlog.checkpoint import BatchMode
 from attestd.tlog.proof import TlogProof, format_proof
 from attestd.tlog.tree import Frontier, inclusion_proof
@@ -75,7 +76,7 @@ class LogStore:
         )
         if leaves != size:
             raise RollbackError(
-                f"the audit log has {leaves} leaves, its last checkpoint covers {size}: rows were deleted or added"
+                f"the audit log has {counted(leaves, 'leaf')}, its last checkpoint covers {size}: rows were deleted or added"
             )
         time = parse_stored(size - 1, self.entry(size - 1)).time if size else ""
         return Tail(Frontier.load(size, self.node), time)
@@ -263,7 +264,7 @@ class LogStore:
         """
         row = self._row("SELECT entry FROM leaves WHERE seq = ?", seq)
         if row is None:
-            raise UsageError(f"the audit log has no entry {seq}, it has {self.size} entries")
+            raise UsageError(f"the audit log has no entry {seq}, it has {counted(self.size, 'entry')}")
         return _blob(row[0])
 
     def entry_chunk(self, start: int, stop: int) -> list[bytes]:
@@ -384,7 +385,7 @@ class LogStore:
     def _require_end(self, *sizes: int) -> None:
         (found,) = self._row("SELECT coalesce(max(seq) + 1, 0) FROM leaves")
         if {found} != set(sizes):
-            raise StoreError(f"the log has {found} leaves, the batch was made for one of {sizes}")
+            raise StoreError(f"the log has {counted(found, 'leaf')}, the batch was made for one of {sizes}")
 
     def _checkpoint(self, clause: str, *parameters: Any) -> StoredCheckpoint | None:
         row = self._row(f"{_CHECKPOINT} {clause}", *parameters)

@@ -20,6 +20,7 @@ from attestd.authorization.statement import (
     Tool,
     Validity,
 )
+from attestd.plain import counted
 from attestd.strict import parse_time
 
 __all__ = ["widenings"]
@@ -52,7 +53,7 @@ def widenings(parent: Statement, child: Statement) -> list[str]:
 def _subject(parent: tuple[Resource, ...], child: tuple[Resource, ...]) -> Iterator[str]:
     # Equal, in order: the first is run by the second. Without the script, its interpreter would be the program.
     if len(parent) != len(child):
-        yield f"subject: the parent has {len(parent)} files, the child {len(child)}"
+        yield f"subject: the parent has {counted(len(parent), 'file')}, the child {len(child)}"
     for index, (outer, inner) in enumerate(zip(parent, child, strict=False)):
         if outer != inner:
             yield f"subject[{index}]: expected the parent's {_file(outer)}, found {_file(inner)}"
@@ -60,7 +61,7 @@ def _subject(parent: tuple[Resource, ...], child: tuple[Resource, ...]) -> Itera
 
 def _scope(parent: Scope, child: Scope) -> Iterator[str]:
     if len(parent.argv) != len(child.argv):
-        yield f"scope.argv: the parent has {len(parent.argv)} arguments, the child {len(child.argv)}"
+        yield f"scope.argv: the parent has {counted(len(parent.argv), 'argument')}, the child {len(child.argv)}"
     for index, (outer, inner) in enumerate(zip(parent.argv, child.argv, strict=False)):
         if not contains(outer, inner):
             yield f"scope.argv[{index}]: the parent allows {describe(outer)}, the child {describe(inner)}"
@@ -131,7 +132,7 @@ def _validity(parent: Validity, child: Validity) -> Iterator[str]:
 def _lineage(parent: Lineage, child: Lineage) -> Iterator[str]:
     if child.max_depth >= parent.max_depth:
         yield (
-            f"lineage.max_depth: {parent.max_depth} links may follow the parent, so fewer than that the child, "
+            f"lineage.max_depth: {counted(parent.max_depth, 'link')} may follow the parent, so fewer than that the child, "
             f"found {child.max_depth}"
         )
     yield from _missing("lineage.delegate_to", set(child.delegate_to), set(parent.delegate_to))

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from attestd.errors import MalformedError, UsageError, VerificationError
+from attestd.plain import counted
 from attestd.strict import Base64Bytes, Strict, canonical, convert, decode_base64, parse_json
 
 __all__ = [
@@ -255,7 +256,7 @@ def verify_threshold(
         UsageError: No keys, or a threshold below 1: nothing empty means pass.
     """
     if not keys or threshold < 1:
-        raise UsageError(f"a threshold of {threshold} over {len(keys)} keys would verify nothing")
+        raise UsageError(f"a threshold of {threshold} over {counted(len(keys), 'key')} would verify nothing")
     return _signers(envelope, tuple(keys), threshold)
 
 
@@ -279,11 +280,11 @@ def _signers(envelope: UntrustedEnvelope, keys: tuple[PublicKey, ...], threshold
             signed.update(key.key_id for key in known.values() if _verifies(key, message, signature.sig))
     if not signed:
         raise SignatureInvalidError(
-            f"none of {len(envelope.signatures)} signatures is from one of the {len(known)} keys that count here"
+            f"none of the signatures ({len(envelope.signatures)}) is from one of the keys that count here ({len(known)})"
         )
     if len(signed) < threshold:
         raise InsufficientApprovalsError(
-            f"expected signatures of {threshold} distinct keys, found {len(signed)}: {', '.join(sorted(signed))}"
+            f"expected signatures of {counted(threshold, 'distinct key')}, found {len(signed)}: {', '.join(sorted(signed))}"
         )
     return tuple(sorted(signed))
 

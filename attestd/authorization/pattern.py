@@ -19,6 +19,7 @@ from typing import Final
 
 from msgspec import UNSET, UnsetType
 
+from attestd.plain import counted
 from attestd.strict import Strict
 
 __all__ = ["CHARSETS", "MAX_CHOICES", "ArgForm", "ArgPattern", "contains", "describe", "matches", "quote"]
@@ -216,7 +217,7 @@ def describe(pattern: ArgPattern, *, whole: bool = False) -> str:
         case _Between(low, high):
             return f"an integer from {low} to {high}"
         case _:
-            return f"{shown(form.prefix)} and then at most {form.most} characters of class {form.charset!r}"
+            return f"{shown(form.prefix)} and then at most {counted(form.most, 'character')} of class {form.charset!r}"
 
 
 def quote(value: str) -> str:

@@ -11,6 +11,7 @@ from attestd.authorization.pattern import ArgPattern, describe, matches, quote
 from attestd.authorization.secret import NOTHING_SECRET, Secrets
 from attestd.authorization.statement import Env, Resource
 from attestd.errors import VerificationError
+from attestd.plain import counted
 
 __all__ = [
     "ScopeMismatch",
@@ -49,16 +50,16 @@ def match_argv(
                 raise ScopeMismatch(f"argv[{index}]: it is not what the artifact allows ({_WITHHELD})")
             raise ScopeMismatch(f"argv[{index}]: expected {describe(pattern)}, found {quote(value)}")
     if len(argv) != len(patterns) and secrets.any_argument:
-        raise ScopeMismatch(f"argv: expected {len(patterns)} arguments, found {len(argv)}")
+        raise ScopeMismatch(f"argv: expected {counted(len(patterns), 'argument')}, found {len(argv)}")
     if len(argv) > len(patterns):
         extra = quote(argv[len(patterns)])
         raise ScopeMismatch(
-            f"argv: expected {len(patterns)} arguments, found {len(argv)}, the first too many {extra}"
+            f"argv: expected {counted(len(patterns), 'argument')}, found {len(argv)}, the first too many {extra}"
         )
     if len(argv) < len(patterns):
         missing = describe(patterns[len(argv)])
         raise ScopeMismatch(
-            f"argv: expected {len(patterns)} arguments, found {len(argv)}, the next one {missing}"
+            f"argv: expected {counted(len(patterns), 'argument')}, found {len(argv)}, the next one {missing}"
         )
 
 

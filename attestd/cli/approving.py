@@ -13,7 +13,7 @@ from attestd.agent.platform_state import PlatformState
 from attestd.cli.base import confirm
 from attestd.cli.boots import change_json
 from attestd.cli.keys import ask_secret, key_options, open_key
-from attestd.cli.output import DIM, HEAD, WARN, Output, counted, mark, say
+from attestd.cli.output import DIM, HEAD, WARN, Output, mark, say
 from attestd.cli.params import DURATION
 from attestd.distribution.approve import Plan, stage_approval
 from attestd.distribution.local import load_own_trust
@@ -22,6 +22,7 @@ from attestd.distribution.standalone import open_local_repository, publish_local
 from attestd.errors import MalformedError, UsageError
 from attestd.governance.trust import Trust
 from attestd.paths import Layout
+from attestd.plain import counted
 from attestd.strict import format_time
 from attestd.tcg.eventlog.diff import Change, diff_events
 from attestd.tcg.eventlog.reading import Kind

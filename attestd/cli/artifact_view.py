@@ -12,6 +12,7 @@ from attestd.authorization.pattern import describe
 from attestd.authorization.statement import Predicate, Validity
 from attestd.cli.output import BAD, GOOD, WARN, Output, text
 from attestd.cli.params import user_name
+from attestd.plain import counted
 from attestd.strict import parse_time
 
 __all__ = ["artifact_json", "chain_facts", "duration", "show_artifact", "validity_text"]
@@ -83,7 +84,7 @@ def _delegation(link: Link) -> str:
     lineage = link.statement.predicate.lineage
     if not lineage.delegate_to:
         return "may not be delegated further"
-    return f"delegates to key {', or '.join(lineage.delegate_to)}; {lineage.max_depth} links may follow"
+    return f"delegates to key {', or '.join(lineage.delegate_to)}; {counted(lineage.max_depth, 'link')} may follow"
 
 
 def _narrowed(above: Link, link: Link) -> Iterator[str]:
@@ -134,7 +135,10 @@ def _conditions(predicate: Predicate) -> list[tuple[str, object]]:
         ("host labels", [f"{name}={value}" for name, value in bindings.host_labels.items()] or None),
         ("requesters", ", ".join(_user(item.uid) for item in bindings.requesters)),
         ("platform", f"{environment.platform}, evidence at most {environment.max_evidence_age_s} s old"),
-        ("quorums", f"{environment.verifiers.quorum} verifiers, {environment.witnesses.quorum} witnesses"),
+        (
+            "quorums",
+            f"{counted(environment.verifiers.quorum, 'verifier')}, {counted(environment.witnesses.quorum, 'witness')}",
+        ),
         ("policy", f"{governance.policy}, governance version {governance.min_version} or later"),
         ("policy digest", governance.policy_digest),
         *((f"metadata {name}", value) for name, value in governance.metadata.items()),

@@ -6,8 +6,9 @@ import click
 
 from attestd.agent.backup import write_backup
 from attestd.cli.base import Command, json_option, state_dir_option
-from attestd.cli.output import Output, counted
+from attestd.cli.output import Output
 from attestd.paths import find_layout
+from attestd.plain import counted
 
 __all__ = ["backup_command"]
 

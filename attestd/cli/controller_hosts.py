@@ -14,6 +14,7 @@ from attestd.cli.params import name_values
 from attestd.errors import UsageError, VerificationError
 from attestd.governance.desk import Attested, HostRow, HostState, Waiting, find_waiting
 from attestd.governance.host import MAX_HOST_RECORD_BYTES, HostRecord
+from attestd.plain import counted
 from attestd.strict import decode_base64, parse_canonical
 from attestd.tcg.public import parse_public
 
@@ -212,7 +213,7 @@ def _said(attested: Attested | None) -> str:
     """What the verifier said last, and when: nothing is decided by it."""
     if attested is None:
         return ""
-    found = f", {attested.findings} findings" if attested.findings else ""
+    found = f", {counted(attested.findings, 'finding')}" if attested.findings else ""
     counts = f"reset {attested.reset_count}.{attested.restart_count}"
     return f"{attested.status}{found}, {attested.at}, {counts}"
 

@@ -8,8 +8,9 @@ from attestd.agent.ask import AgentSocket
 from attestd.agent.doctor import examine
 from attestd.agent.findings import Examined
 from attestd.cli.base import Command, json_option, state_dir_option
-from attestd.cli.output import BAD, GOOD, Output, counted, mark, text
+from attestd.cli.output import BAD, GOOD, Output, mark, text
 from attestd.paths import find_client_layout
+from attestd.plain import counted
 
 __all__ = ["doctor_command"]
 

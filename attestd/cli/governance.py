@@ -11,7 +11,7 @@ import click
 from attestd.authorization.dsse import PublicKey
 from attestd.cli.base import LazyGroup
 from attestd.cli.keys import ask_secret
-from attestd.cli.output import WARN, Output, counted, mark, say, text
+from attestd.cli.output import WARN, Output, mark, say, text
 from attestd.distribution.repository import Repository
 from attestd.distribution.roles import public_of
 from attestd.distribution.settings import FILE
@@ -20,6 +20,7 @@ from attestd.errors import UsageError
 from attestd.governance.changes import Change
 from attestd.governance.draft import RoleKeys
 from attestd.paths import find_client_layout
+from attestd.plain import counted
 from attestd.strict import format_time
 
 __all__ = [

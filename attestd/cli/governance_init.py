@@ -15,6 +15,7 @@ from attestd.errors import UsageError
 from attestd.governance.cedar import DEFAULT_POLICY
 from attestd.governance.edits import draft_shared_authorities
 from attestd.governance.issue import draft_revocations
+from attestd.plain import counted
 
 __all__ = ["init_command"]
 
@@ -131,7 +132,11 @@ def init_command(
         return
     output.title(f"Repository {directory}")
     output.facts(
-        [("root", f"{len(roots)} keys"), ("targets", f"{len(targets)} keys"), ("staged", ", ".join(staged))]
+        [
+            ("root", counted(len(roots), "key")),
+            ("targets", counted(len(targets), "key")),
+            ("staged", ", ".join(staged)),
+        ]
     )
     say(
         f"next: in {directory}, attestd governance sign --key KEY for each who signs, then attestd governance publish"

@@ -13,13 +13,14 @@ from attestd.audit.store import LogStore, parse_stored
 from attestd.cli.base import Command, json_option
 from attestd.cli.entry_view import command_line
 from attestd.cli.governance import open_repository, repository_option
-from attestd.cli.output import BAD, DIM, GOOD, WARN, Output, counted, text
+from attestd.cli.output import BAD, DIM, GOOD, WARN, Output, text
 from attestd.cli.params import FILE
 from attestd.errors import UsageError
 from attestd.gate.replay import Replay, replay
 from attestd.governance.trust import Trust
 from attestd.lineage.entry import Entry, EntryType
 from attestd.paths import find_client_layout
+from attestd.plain import counted
 
 __all__ = ["replay_command"]
 

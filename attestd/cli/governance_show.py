@@ -9,11 +9,12 @@ import click
 
 from attestd.cli.base import Command, json_option
 from attestd.cli.governance import SOON, open_repository, repository_option, show_changes, warn_of_expiry
-from attestd.cli.output import BAD, DIM, WARN, Output, counted, say, text
+from attestd.cli.output import BAD, DIM, WARN, Output, say, text
 from attestd.distribution.next_version import RoleApprovals
 from attestd.distribution.published import Published
 from attestd.distribution.repository import Repository
 from attestd.governance.trust import REVOCABLE, parse_revocations
+from attestd.plain import counted
 from attestd.strict import format_time
 
 __all__ = ["diff_command", "show_command"]

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from attestd.audit.offline import VerifiedLog
-from attestd.cli.output import GOOD, Output, counted, mark, text
+from attestd.cli.output import GOOD, Output, mark, text
+from attestd.plain import counted
 
 __all__ = ["log_json", "show_log", "with_progress"]
 

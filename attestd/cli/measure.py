@@ -19,11 +19,12 @@ from attestd.appraisal.reference import derive_boot_rules, derive_ima_policy
 from attestd.cli.approving import platform_name, platform_option
 from attestd.cli.base import Command, json_option, read_input, state_dir_option, write_output
 from attestd.cli.boots import boot_in_files, event_json, present, read_lines
-from attestd.cli.output import BAD, DIM, Output, counted, mark, say, text
+from attestd.cli.output import BAD, DIM, Output, mark, say, text
 from attestd.cli.params import FILE
 from attestd.distribution.local import load_own_trust
 from attestd.errors import AgentError, UsageError
 from attestd.paths import KERNEL_LOGS, find_client_layout, load_configuration
+from attestd.plain import counted
 from attestd.strict import canonical
 from attestd.tcg.eventlog.parse import MAX_EVENTLOG_BYTES
 from attestd.tcg.ima.ascii import binary_from_ascii, is_ascii_list

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from attestd.plain import plain
 
-__all__ = ["BAD", "DIM", "GOOD", "HEAD", "WARN", "Output", "counted", "mark", "plain", "say", "text"]
+__all__ = ["BAD", "DIM", "GOOD", "HEAD", "WARN", "Output", "mark", "plain", "say", "text"]
 
 GOOD, BAD, WARN, DIM, HEAD = "green", "bold red", "yellow", "dim", "bold"
 _WIDE: Final = 100_000  # not a terminal: nothing is wrapped or cut
@@ -42,13 +42,6 @@ def text(value: object, style: str = "") -> Text:
     if isinstance(value, list):
         return Text("\n").join([text(item, style) for item in value])
     return Text(plain(str(value)), style=style)
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 entry`, `2 entries`."""
-    if number == 1:
-        return f"1 {noun}"
-    return f"{number} {noun[:-1]}ies" if noun.endswith("y") else f"{number} {noun}s"
 
 
 def mark(state: bool | None) -> Text:

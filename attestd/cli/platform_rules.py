@@ -13,7 +13,7 @@ from attestd.cli.approving import platform_name, platform_option
 from attestd.cli.base import Command, confirm, json_option, read_input, state_dir_option
 from attestd.cli.governance import say_changes, say_staged
 from attestd.cli.keys import ask_secret, passphrase_option
-from attestd.cli.output import DIM, Output, counted, mark, say, text
+from attestd.cli.output import DIM, Output, mark, say, text
 from attestd.cli.params import FILE
 from attestd.distribution.local import load_own_trust
 from attestd.distribution.repository import Repository
@@ -22,6 +22,7 @@ from attestd.distribution.standalone import open_local_repository, publish_local
 from attestd.governance.platform import PlatformPolicy
 from attestd.governance.trust import Trust
 from attestd.paths import find_client_layout
+from attestd.plain import counted
 from attestd.strict import canonical, parse_json
 
 __all__ = ["rules_command"]

@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from attestd.appraisal.result import ResultClaims, read_claims
-from attestd.cli.output import BAD, GOOD, counted, text
+from attestd.cli.output import BAD, GOOD, text
 from attestd.errors import MalformedError
+from attestd.plain import counted
 from attestd.strict import format_time
 
 __all__ = ["result_facts", "result_json", "result_line", "token_facts"]

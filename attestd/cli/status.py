@@ -9,7 +9,8 @@ from rich.text import Text
 from attestd.agent.ask import AgentSocket
 from attestd.cli.base import Command, json_option, state_dir_option
 from attestd.cli.entry_view import user
-from attestd.cli.output import BAD, DIM, GOOD, WARN, Output, counted, mark, text
+from attestd.cli.output import BAD, DIM, GOOD, WARN, Output, mark, text
+from attestd.plain import counted
 
 __all__ = ["status_command"]
 
@@ -130,7 +131,9 @@ def _show_witnesses(output: Output, witnesses: Sequence[Mapping[str, Any]]) -> N
     for witness in witnesses:
         at = f", the last time {witness['at']}" if witness["at"] else ""
         words = [
-            text(f"{witness['name']} at {witness['url']}: cosigned up to {witness['cosigned']} entries{at}")
+            text(
+                f"{witness['name']} at {witness['url']}: cosigned up to {counted(witness['cosigned'], 'entry')}{at}"
+            )
         ]
         words += [text(witness["problem"], BAD)] if witness["problem"] else []
         output.facts([(witness["node"], text(words))])
@@ -190,7 +193,7 @@ def _show_log(output: Output, log: Mapping[str, Any], disk: Mapping[str, int]) -
     verified = log["verified"]
     if log["verifying"]:
         done, total = log["verifying"]
-        state = text(f"being verified: {done} of {total} entries", DIM)
+        state = text(f"being verified: {done} of {counted(total, 'entry')}", DIM)
     elif not verified:
         state = text("verification is under way", DIM)
     elif verified["problem"]:

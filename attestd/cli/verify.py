@@ -28,6 +28,7 @@ from attestd.gate.standing import verify_standing
 from attestd.governance.signed import MAX_BYTES
 from attestd.governance.trust import Trust
 from attestd.lineage.receipt import VerifiedReceipt, parse_receipt, verify_receipt
+from attestd.plain import counted
 from attestd.strict import format_time, parse_time
 from attestd.tlog.proof import MAX_PROOF_BYTES
 
@@ -122,7 +123,10 @@ def verify_artifact_file(file: Path, trust: Trust, output: Output) -> int:
                 [
                     ("id", verified.id),
                     ("signed by", [f"key {key_id}" for key_id in verified.signers[0]]),
-                    ("rule", f"{rule.name!r}: {rule.threshold} of {len(rule.keys)} keys must sign"),
+                    (
+                        "rule",
+                        f"{rule.name!r}: {rule.threshold} of {counted(len(rule.keys), 'key')} must sign",
+                    ),
                     (
                         "for",
                         f"{verified.statement.subject[0].name} as uid {verified.statement.predicate.scope.uid}",
@@ -216,7 +220,7 @@ def _show_receipt(output: Output, verified: VerifiedReceipt) -> None:
             ("host", f"{host.host} (tier {host.tier}, user space {host.userspace})"),
             (
                 "log",
-                f"{at.log_id}, checkpoint of {at.checkpoint.size} entries, mode {at.checkpoint.batch.mode.value}",
+                f"{at.log_id}, checkpoint of {counted(at.checkpoint.size, 'entry')}, mode {at.checkpoint.batch.mode.value}",
             ),
             ("TPM clock", f"{at.clock.clock} ms, reset {at.clock.reset_count}"),
             ("PCRs", f"{', '.join(map(str, at.selections))} = {at.pcr_digest.hex()}"),

@@ -8,6 +8,7 @@ from attestd.distribution.signer import Ask, Authority, load_authority, load_pub
 from attestd.errors import UsageError
 from attestd.governance.authorities import Authorities
 from attestd.governance.issue import Sign
+from attestd.plain import counted
 
 __all__ = ["Keyring"]
 
@@ -67,7 +68,7 @@ class Keyring:
         here = [key.key_id for key in authorities.enroller_keys if key.key_id in self]
         if len(here) < authorities.enroller_threshold:
             raise UsageError(
-                f"{authorities.enroller_threshold} enrollers must sign, {len(here)} of their keys are here: name them with"
+                f"{counted(authorities.enroller_threshold, 'enroller')} must sign, {len(here)} of their keys are here: name them with"
                 " --with KEY"
             )
         return [self._sign_with(key_id) for key_id in here[: authorities.enroller_threshold]]

@@ -20,6 +20,7 @@ from attestd.authorization.statement import Resource, Statement
 from attestd.codes import Code, Denied
 from attestd.errors import MalformedError
 from attestd.gate.concealment import Concealment
+from attestd.plain import counted
 
 __all__ = ["Execution", "File", "execution_body", "plan_environment", "require_binding", "require_scope"]
 
@@ -141,7 +142,7 @@ def _check_bytes(subjects: tuple[Resource, ...], execution: Execution) -> None:
     found = (execution.executable, *execution.interpreters)
     if len(subjects) != len(found):
         raise _mismatch(
-            f"the artifact pins {len(subjects)} files ({', '.join(item.name for item in subjects)}), running"
+            f"the artifact pins {counted(len(subjects), 'file')} ({', '.join(item.name for item in subjects)}), running"
             f" {execution.executable.path} takes {len(found)} ({', '.join(item.path for item in found)})",
             "issue a new authorization for what the file is now",
         )
@@ -185,7 +186,8 @@ def require_scope(statement: Statement, execution: Execution, *, secrets: Secret
             str(error),
             "run it as it was authorized, or ask for an authorization that covers this",
         ) from error
-    return f"{len(execution.argv)} arguments, cwd {execution.cwd}, uid {execution.uid}, {len(execution.inputs)} inputs"
+    arguments, inputs = counted(len(execution.argv), "argument"), counted(len(execution.inputs), "input")
+    return f"{arguments}, cwd {execution.cwd}, uid {execution.uid}, {inputs}"
 
 
 def _by_path(inputs: tuple[File, ...]) -> dict[str, str]:
@@ -193,7 +195,7 @@ def _by_path(inputs: tuple[File, ...]) -> dict[str, str]:
     if len(found) != len(inputs):
         # Mount namespaces make two files of one path: only one of them would be compared.
         raise ScopeMismatch(
-            f"inputs: expected each path once, found {len(inputs)} files of {len(found)} paths"
+            f"inputs: expected each path once, found {counted(len(inputs), 'file')} of {counted(len(found), 'path')}"
         )
     return found
 

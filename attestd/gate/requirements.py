@@ -17,6 +17,7 @@ from attestd.governance.host import VerifiedHost
 from attestd.governance.mesh import MeshTrust
 from attestd.governance.platform import PlatformPolicy
 from attestd.governance.trust import Trust
+from attestd.plain import counted
 from attestd.strict import parse_time
 
 __all__ = [
@@ -220,10 +221,10 @@ def require_witnesses(quorum: int, witnesses: int) -> str:
     if witnesses < quorum:
         raise Denied(
             Code.MESH_UNAVAILABLE,
-            f"{quorum} witnesses must cosign a release, there are {witnesses}",
+            f"{counted(quorum, 'witness')} must cosign a release, there are {witnesses}",
             "connect this host to a controller, or ask for an authorization that needs none",
         )
-    return f"{witnesses} witnesses, {quorum} must cosign" if quorum else ""
+    return f"{counted(witnesses, 'witness')}, {quorum} must cosign" if quorum else ""
 
 
 def _require_fresh(trust: Trust, *, now: datetime, grace: timedelta) -> None:

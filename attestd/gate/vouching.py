@@ -12,6 +12,7 @@ from attestd.gate.environment import said
 from attestd.governance.host import VerifiedHost
 from attestd.governance.mesh import MeshTrust
 from attestd.governance.platform import PlatformPolicy
+from attestd.plain import counted
 from attestd.tcg.attest import ClockInfo
 
 __all__ = ["MAX_COUNTED", "QuotedState", "Vouched", "require_verifiers", "verify_tokens", "vouched_for"]
@@ -120,11 +121,12 @@ def require_verifiers(quorum: int, vouched: Vouched, *, wrong: str = "") -> str:
         ]
         raise Denied(
             Code.ENVIRONMENT_UNTRUSTED,
-            f"{quorum} verifiers must affirm this host, {affirming} do; findings of {'; of '.join(findings)}",
+            f"{counted(quorum, 'verifier')} must affirm this host, {affirming} do; findings of {'; of '.join(findings)}",
             "boot an approved state that complies with the rules, or have an authority approve this one (attestd platform approve)",
         )
     raise Denied(
         Code.MESH_UNAVAILABLE,
-        f"{quorum} verifiers must vouch for this host, {affirming} do" + (f": {wrong}" if wrong else ""),
+        f"{counted(quorum, 'verifier')} must vouch for this host, {affirming} do"
+        + (f": {wrong}" if wrong else ""),
         "attestd status says what each verifier answered; or ask for an authorization that needs none",
     )

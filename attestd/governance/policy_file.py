@@ -18,6 +18,7 @@ from cedarpy import PolicySet, Schema, policies_from_json_str, policies_to_json_
 from attestd.errors import MalformedError
 from attestd.governance.policy_schema import SCHEMA
 from attestd.governance.policy_text import Chunk, split_policies
+from attestd.plain import counted
 
 __all__ = ["Expression", "Policy", "expressions", "looks_at", "parse_policy_file", "policy_set", "schema"]
 
@@ -105,7 +106,9 @@ def parse_policy_file(data: bytes, *, name: str, what: str) -> tuple[Policy, ...
         raise MalformedError(f"{what}: {_TOO_DEEP}") from error
     ordered = [forms["staticPolicies"].get(f"policy{place}") for place in range(len(chunks))]
     if forms["templates"] or None in ordered or len(forms["staticPolicies"]) != len(chunks):
-        raise MalformedError(f"{what}: expected {len(chunks)} policies without ?principal and ?resource")
+        raise MalformedError(
+            f"{what}: expected {counted(len(chunks), 'policy')} without ?principal and ?resource"
+        )
     for form, chunk in zip(ordered, chunks, strict=True):
         _require_shallow(form, f"{what}: line {chunk.line}")
     for problem in validate_policies(text, schema()).errors:

@@ -34,6 +34,7 @@ from attestd.governance.host import HOST_RECORD_TYPE, MAX_HOST_RECORD_BYTES
 from attestd.governance.issue import Sign, approve_digest, approve_platform_key
 from attestd.governance.platform import MAX_PLATFORM_BYTES, PlatformFile
 from attestd.governance.succession import past_name, retire_host_record
+from attestd.plain import counted
 from attestd.strict import canonical, parse_canonical
 from attestd.tcg.pcr import PcrSelection
 
@@ -240,8 +241,8 @@ def _end_host_records(
             continue
         if len(here) < authorities.enroller_threshold:
             raise UsageError(
-                f"{authorities.enroller_threshold} enrollers must sign that host records end; {len(here)} of their keys are"
-                " here"
+                f"{counted(authorities.enroller_threshold, 'enroller')} must sign that host records end;"
+                f" {len(here)} of their keys are here"
             )
         enrollers = [signers[key_id] for key_id in here[: authorities.enroller_threshold]]
         past = past_name(files, parts[1].removesuffix(".json"))

@@ -26,6 +26,7 @@ from attestd.governance.host import (
     parse_host_record,
 )
 from attestd.governance.issue import Sign
+from attestd.plain import counted
 from attestd.strict import canonical, decode_base64, format_time, parse_canonical, parse_time
 from attestd.tcg.public import parse_public
 
@@ -88,7 +89,7 @@ def warn_of_succession(
     if age >= LATE:
         hours = int(age / timedelta(hours=1))
         words.append(
-            f"it waited: it begins at {record.not_before}, {hours} hours ago, and holds from then on, not from now"
+            f"it waited: it begins at {record.not_before}, {counted(hours, 'hour')} ago, and holds from then on, not from now"
         )
     names = tuple(_key_name(key.public) for key in (record.ak, record.release_key))
     if present is None or (present.ak_name, present.release_name) == names:

@@ -15,6 +15,7 @@ from attestd.governance.trust import Trust
 from attestd.lineage.checkpoint import LogKeys, VerifiedCheckpoint
 from attestd.lineage.cosigned import cosigned_by
 from attestd.lineage.entry import Entry, EntryType, parse_entry
+from attestd.plain import counted
 from attestd.strict import parse_time
 from attestd.tlog.checkpoint import Checkpoint, parse_checkpoint, parse_origin
 from attestd.tlog.note import UntrustedNote, parse_note
@@ -193,7 +194,7 @@ def _require_released(entry: Entry, at: VerifiedCheckpoint, trust: Trust, *, cos
         )
     if cosigned < witnesses:  # 6
         raise VerificationError(
-            f"receipt: {witnesses} witnesses must have cosigned its checkpoint, {cosigned} of mesh.json's"
+            f"receipt: {counted(witnesses, 'witness')} must have cosigned its checkpoint, {cosigned} of mesh.json's"
             f" {len(trust.mesh.witness_names)} have"
         )
     return approval

@@ -141,7 +141,7 @@ def test_status_and_doctor() -> None:
         assert status["measured"]["ima_list"] == str(host.ima_list)
         healthy = {item.area: item for item in of_status(status, now=datetime.now(UTC))}
         assert healthy["logs"].remedy is None
-        assert "of 1 boots it is kept; IMA list /" in healthy["logs"].found
+        assert "of 1 boot it is kept; IMA list /" in healthy["logs"].found
         host.measure(b"/tmp/evil")
         denial(host)
         host.approve_present_state(not_after=datetime.now(UTC) + timedelta(days=2))

@@ -127,7 +127,7 @@ def test_recorded_grub():
     without = rules(**{**checked, "certificates": checked["certificates"][:1]})
     [found] = appraise(parsed, without).findings
     assert str(found).startswith(
-        "PCR 7: certificate that verified the boot chain from MokListRT: expected one of 1 certificates, found"
+        "PCR 7: certificate that verified the boot chain from MokListRT: expected the certificate that is allowed, found"
         " CN=Debian Secure Boot CA (SHA-256 0796"
     )
     assert found.event == 29
@@ -244,7 +244,7 @@ def test_certificates():
     assert words(authority(), certificates=allowed) == []
     [found] = words(authority(), certificates=["00" * 32])
     assert found.startswith(
-        "PCR 7: certificate that verified the boot chain from db: expected one of 1 certificates"
+        "PCR 7: certificate that verified the boot chain from db: expected the certificate that is allowed"
     )
     assert words(separator(7), certificates=allowed) == [
         "PCR 7: expected a certificate that verified the boot chain, found none"
@@ -292,7 +292,7 @@ def test_images():
     first = [event(4, T.EFI_ACTION, b"Calling EFI Application from Boot Option"), separator(4)]
     assert words(*first, IMAGE, images=[hexed(b"pe")]) == []
     assert words(*first, IMAGE, images=[hexed(b"other")]) == [
-        f"PCR 4: image from memory: expected one of 1 images, found digest {hexed(b'pe')} (event 3)"
+        f"PCR 4: image from memory: expected the image that is allowed, found digest {hexed(b'pe')} (event 3)"
     ]
     assert words(*first, images=[hexed(b"pe")]) == ["PCR 4: expected an image, found none"]
 
@@ -396,7 +396,7 @@ def test_sections():
     wanted = {".linux": [hexed(b"kernel")], ".cmdline": [hexed(b"quiet")]}
     assert words(*uki, sections=wanted) == []
     assert words(*uki, sections={**wanted, ".linux": ["00" * 32]}) == [
-        f"PCR 11: UKI section .linux: expected one of 1 digests, found digest {hexed(b'kernel')} (event 2)"
+        f"PCR 11: UKI section .linux: expected the digest that is allowed, found digest {hexed(b'kernel')} (event 2)"
     ]
     del wanted[".cmdline"]
     [found] = words(*uki, sections=wanted)

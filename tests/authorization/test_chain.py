@@ -231,14 +231,14 @@ def resigned(data: bytes, link: int, *names: str) -> bytes:
 
 
 def test_the_root_is_for_authorities_alone() -> None:
-    with pytest.raises(SignatureInvalidError, match="none of 1 signatures"):
+    with pytest.raises(SignatureInvalidError, match=r"none of the signatures \(1\)"):
         check(resigned(under(root()), 0, "team"))
 
 
 @pytest.mark.parametrize("who", ["alice", "stranger", "member"])
 def test_a_link_is_for_delegates_of_the_one_above(who: str) -> None:
     """Not even for an authority that the link above does not name, nor for a delegate that is not carried."""
-    with pytest.raises(SignatureInvalidError, match="link 2: none of 1 signatures"):
+    with pytest.raises(SignatureInvalidError, match=r"link 2: none of the signatures \(1\)"):
         check(resigned(under(root()), 1, who))
 
 

@@ -242,7 +242,7 @@ def test_another_signers_key_id_is_not_believed():
 def test_a_signature_that_names_an_unknown_key_is_tried_with_no_other():
     (real,) = signed("alice").signatures
     envelope = UntrustedEnvelope(PAYLOAD_TYPE, PAYLOAD, (EnvelopeSignature(CAROL.key_id, real.sig),))
-    with pytest.raises(SignatureInvalidError, match="none of 1 signatures"):
+    with pytest.raises(SignatureInvalidError, match=r"none of the signatures \(1\)"):
         verify_threshold(envelope, keys=[ALICE, BOB], threshold=1)
 
 
@@ -256,7 +256,7 @@ def test_a_broken_signature_of_a_known_key_is_never_skipped_over():
 
 @pytest.mark.parametrize("hint", [True, False])
 def test_a_strangers_signature_does_not_count(hint):
-    with pytest.raises(SignatureInvalidError, match="none of 1 signatures"):
+    with pytest.raises(SignatureInvalidError, match=r"none of the signatures \(1\)"):
         verify_threshold(signed("alice", hint=hint), keys=[BOB, CAROL], threshold=1)
     assert verify_threshold(signed("alice", "bob", hint=hint), keys=[BOB], threshold=1) == (BOB.key_id,)
 
@@ -273,7 +273,7 @@ def test_other_bytes_or_another_type_do_not_verify(name, key):
 
 
 def test_an_envelope_without_signatures_does_not_verify():
-    with pytest.raises(SignatureInvalidError, match="none of 0"):
+    with pytest.raises(SignatureInvalidError, match=r"none of the signatures \(0\)"):
         verify_threshold(UntrustedEnvelope(PAYLOAD_TYPE, PAYLOAD, ()), keys=[ALICE], threshold=1)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from attestd.cli import output
 from attestd.cli.entry_view import entry_facts, summary, user
-from attestd.cli.output import Output, counted, mark, text
+from attestd.cli.output import Output, mark, text
 from attestd.lineage.entry import Entry, EntryType
 from tests.cli.conftest import Cli
 from tests.host import Host
@@ -93,14 +93,6 @@ def test_words_where_ticks_cannot_be_shown(monkeypatch: pytest.MonkeyPatch, tmp_
     with (tmp_path / "out").open("w", encoding="ascii") as stream:
         monkeypatch.setattr(output.sys, "stdout", stream)
         assert [mark(state).plain for state in (True, False, None)] == ["ok", "NO", "-"]
-
-
-def test_counts() -> None:
-    assert [counted(1, "entry"), counted(2, "entry"), counted(0, "approval")] == [
-        "1 entry",
-        "2 entries",
-        "0 approvals",
-    ]
 
 
 def test_users() -> None:

@@ -16,7 +16,7 @@ from tests.governance.tuf import Oracle
 from tests.world import BOOT, NOW, SALT
 
 VECTORS = vectors()
-LEAF = "df6aacad82e13ac78b0b63dab52c3b4e4e0a54de8b8c68bfa5d3bff9e79ed993"
+LEAF = "513cf7b9b3aa2200e4451eeccb1b3f93b6050c45489fa9f21e2df0e4514b106c"
 
 
 @pytest.mark.parametrize("name", sorted(VECTORS))
@@ -103,6 +103,7 @@ def test_the_golden_bodies_have_the_members_of_the_format() -> None:
         "requester",
         "terms",
         "uid",
+        "verifiers",
         "witness_quorum",
     }
     assert (allow.type, set(allow.body)) == (EntryType.DECISION_ALLOW, members)

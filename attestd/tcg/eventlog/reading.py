@@ -5,6 +5,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
 
+from attestd.plain import counted
 from attestd.tcg.eventlog.covered import Covered
 from attestd.tcg.eventlog.efi import (
     GLOBAL_VARIABLE,
@@ -206,7 +207,7 @@ def _database(value: bytes) -> str:
     names = "; ".join(subject_of(entry.data) or entry.digest for entry in certificates[:8])
     rest = len(entries) - len(certificates)
     digest = hashlib.sha256(value).hexdigest()
-    return f"{len(certificates)} certificates [{names}] and {rest} hashes (SHA-256 {digest})"
+    return f"{counted(len(certificates), 'certificate')} [{names}] and {counted(rest, 'hash')} (SHA-256 {digest})"
 
 
 def _read_claim(event: UntrustedEvent) -> Reading:

@@ -161,7 +161,7 @@ def test_databases():
     ]
     assert {entry.owner for entry in entries} == {uuid.UUID(int=7)}
     found = one(7, T.EFI_VARIABLE_DRIVER_CONFIG, variable("db", data, SECURITY))
-    words = f"1 certificates [CN=boot] and 3 hashes (SHA-256 {hexed(data)})"
+    words = f"1 certificate [CN=boot] and 3 hashes (SHA-256 {hexed(data)})"
     assert found == (Kind.VARIABLE, "db", words, True)
     found = one(7, T.EFI_VARIABLE_DRIVER_CONFIG, variable("dbx", b"no lists", SECURITY))
     assert found == (Kind.VARIABLE, "dbx", f"SHA-256 {hexed(b'no lists')}", True)
