@@ -183,7 +183,7 @@ def _check_clock(then: ClockInfo, now: ClockInfo) -> list[str]:
     if now.reset_count < then.reset_count:
         raise RollbackError(
             f"the TPM's reset count went from {then.reset_count} to {now.reset_count}: the TPM was cleared, "
-            "its keys are gone; enrol this host again with `attestd init`"
+            "its keys are gone: attestd rekey --lost makes new ones"
         )
     if now.order < then.order:
         raise RollbackError(

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Final
 
-from attestd.errors import TpmError, UsageError
+from attestd.errors import TpmError, TpmRefusedError, TpmUnavailableError, UsageError
 from attestd.tcg.policy import release_policy
 from attestd.tcg.public import attestation_key_template, parse_public, release_key_template
 from attestd.tpm._channel import Channel
@@ -155,9 +155,17 @@ def _load(
 ) -> LoadedKey:
     name = parse_public(public).name
     with _storage_key(channel, hierarchy) as (parent, _):
-        handle, _ = channel.load(
-            Cc.LOAD, handles=u32(parent), auth=password(), params=sized(private) + sized(public)
-        )
+        try:
+            handle, _ = channel.load(
+                Cc.LOAD, handles=u32(parent), auth=password(), params=sized(private) + sized(public)
+            )
+        except (TpmRefusedError, TpmUnavailableError):
+            raise
+        except TpmError as error:
+            raise TpmError(
+                f"{error}: these keys are not of this TPM as it is now: it was cleared, or is another one (attestd rekey"
+                " --lost makes new keys)"
+            ) from error
     return LoadedKey(handle, name, auth_value)
 
 

@@ -5,11 +5,15 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 
 import pytest
 
 from attestd.codes import Code
 from attestd.lineage.entry import EntryType
+from attestd.lineage.receipt import parse_receipt, verify_receipt
+from attestd.strict import parse_time
+from tests.agent.test_rekey import clear
 from tests.between import Between, Passing, Way, changed, delayed, half_open, lost, silent, through
 from tests.controller.running import PostgreSQL, postgresql
 from tests.faults.client import Told, execute
@@ -245,3 +249,40 @@ def load(host: Member, artifact: bytes) -> Iterator[list[Told]]:
         stopped.set()
         for thread in threads:
             thread.join(40)
+
+
+def test_its_tpm_is_cleared(mesh: Mesh, host: Member, artifact: bytes) -> None:
+    """By the runbook (docs/operations.md): new keys, which operators admit at both controllers, and all goes on; the old ones are over."""
+    recovered(host, artifact)
+    host.wait_settled()
+    receipt = host.receipt(host.entries(EntryType.DECISION_ALLOW)[-1].seq)
+    before = mesh.trust.hosts[host.id]
+    assert host.stop() == 0
+    clear(host)
+    host.start(wait=False)
+    assert host.wait_ended() != 0
+    assert "it was cleared, or is another one (attestd rekey --lost" in (host.top / "agent.log").read_text()
+    rekey = ("rekey", "--yes", "--lost", "--json", "--wait", "0")
+    waiting = host.attestd(*rekey)
+    assert (waiting.status, "2 enrollers must sign, 0 did" in waiting.stderr) == (69, True), waiting
+    assert "other keys than before: its TPM was cleared" in waiting.stderr
+    for controller in mesh.controllers.values():
+        shown = controller.attestd("approve", host.id, "--yes").stderr
+        assert f"WARNING: the keys before (ak {before.ak_name.hex()}) end at " in shown
+    signed = host.attestd(*rekey)
+    assert signed.status == 0, signed
+    record, ended = signed.json["waits"]
+    mesh.governance("enroll", record, "--ended", ended, "--yes")
+    version = mesh.publish()
+    done = host.attestd(*rekey)
+    assert (done.status, done.json["waits"]) == (0, []), done
+    host.start()
+    host.wait_version(version)
+    recovered(host, artifact)
+    vouched(host)
+    trust = mesh.trust
+    assert trust.hosts[host.id].ak_name != before.ak_name
+    old = verify_receipt(parse_receipt(receipt), trust=trust)
+    assert old.host.ak_name == before.ak_name
+    # Until then, and no longer.
+    assert parse_time(old.entry.time) <= old.host.not_after < datetime.now(UTC)
