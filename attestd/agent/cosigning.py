@@ -7,7 +7,6 @@ waits any more is left out.
 
 import asyncio
 import contextlib
-import functools
 import logging
 import threading
 import time
@@ -86,6 +85,25 @@ class _Round:
         return self.checkpoint.note + "".join(map(format_signature_line, lines)).encode()
 
 
+class _Way:
+    """The way to a witness: found when it is asked, and again where what it takes (`controller_ca`) was not there."""
+
+    def __init__(self, url: str, *, ca: str, deadline_s: float) -> None:
+        self._url, self._ca, self._deadline_s = url, ca, deadline_s
+        self._controller: Controller | None = None
+
+    def post(self, body: bytes) -> Answer:
+        if self._controller is None:
+            self._controller = Controller(self._url, ca=self._ca)
+        return self._controller.post(
+            PATH, body, max_bytes=MAX_ANSWER_BYTES, content_type=_TEXT, accepted=ACCEPTED, deadline_s=self._deadline_s
+        )  # fmt: skip
+
+    def close(self) -> None:
+        if self._controller is not None:
+            self._controller.close()
+
+
 class Cosigning:
     """The witnesses of `mesh.json`, asked for one log. Used from the agent's loop."""
 
@@ -123,7 +141,7 @@ class Cosigning:
         self._metrics, self._log = metrics, log
         self._threads, self._writing = CallThreads(), threading.Lock()
         self._mesh = NO_MESH
-        self._witnesses: dict[tuple[object, ...], tuple[Witness, Controller, asyncio.Task[None]]] = {}
+        self._witnesses: dict[tuple[object, ...], tuple[Witness, _Way, asyncio.Task[None]]] = {}
         self._rounds: dict[int, _Round] = {}
         last = reader.last_checkpoint()
         self._newest = None if last is None else Submitted(last.size, last.note)
@@ -157,14 +175,11 @@ class Cosigning:
             wanted.setdefault((found.key.name, found.url), []).append((node, found))
         keyed = {(*key, *sorted(item.key.body for _, item in found)): found for key, found in wanted.items()}
         for gone in [key for key in self._witnesses if key not in keyed]:
-            _, controller, task = self._witnesses.pop(gone)
+            _, way, task = self._witnesses.pop(gone)
             task.cancel()
-            controller.close()
+            way.close()
         for key in [key for key in keyed if key not in self._witnesses]:
-            try:
-                self._witnesses[key] = self._begin(keyed[key])
-            except AttestdError as error:  # Without it there are fewer.
-                self._log.warning(event("witness.lost", witness=key[0], url=key[1], error=error))
+            self._witnesses[key] = self._begin(keyed[key])
         for round_ in list(self._rounds.values()):
             self._settle(round_)
 
@@ -233,9 +248,9 @@ class Cosigning:
         """Asks nobody any more."""
         running, self._witnesses = list(self._witnesses.values()), {}
         self._mesh_now = lambda: None
-        for _, controller, task in running:
+        for _, way, task in running:
             task.cancel()
-            controller.close()
+            way.close()
         await asyncio.gather(*(task for _, _, task in running), return_exceptions=True)
         self._threads.stop()
         for round_ in self._rounds.values():
@@ -243,20 +258,17 @@ class Cosigning:
         with self._writing:  # What is being written is written to its end.
             self._store.close()
 
-    def _begin(self, nodes: list[tuple[str, MeshWitness]]) -> tuple[Witness, Controller, asyncio.Task[None]]:
+    def _begin(self, nodes: list[tuple[str, MeshWitness]]) -> tuple[Witness, _Way, asyncio.Task[None]]:
         keys = tuple(found.key for _, found in nodes)
         url = nodes[0][1].url
-        controller = Controller(url, ca=self._ca)
-        post = functools.partial(
-            controller.post, PATH, max_bytes=MAX_ANSWER_BYTES, content_type=_TEXT, accepted=ACCEPTED, deadline_s=self._wait_s
-        )  # fmt: skip
+        way = _Way(url, ca=self._ca, deadline_s=self._wait_s)
 
         async def send(body: bytes) -> Answer:
-            return await self._threads.run(lambda: post(body))
+            return await self._threads.run(lambda: way.post(body))
 
         came = self._reader.last_cosigned(keys)
         witness = Witness(keys[0].name, ", ".join(name for name, _ in nodes), url, keys, send, came, came)
-        return witness, controller, asyncio.create_task(self._work(witness))
+        return witness, way, asyncio.create_task(self._work(witness))
 
     def _keep(self, size: int, lines: Sequence[NoteSignature]) -> Sequence[NoteSignature]:
         # Where all lines of all witnesses would not fit into a note, one of each: it is a witness that counts.

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +31,7 @@ from attestd.tlog.witness import (
 )
 from tests.audit.conftest import log
 from tests.audit.harness import BOOT, NOW, Log, allow, record
+from tests.controller.certificates import Authority
 from tests.distribution.web import Handler, Web, dripping, endless, serving
 from tests.world import witness
 
@@ -96,13 +98,13 @@ class Scene:
         self.last: SealResult | None = None
 
     @contextlib.asynccontextmanager
-    async def asking(self, *, interval_s: float = 60.0) -> AsyncIterator[Cosigning]:
+    async def asking(self, *, interval_s: float = 60.0, ca: str = "") -> AsyncIterator[Cosigning]:
         logger = logging.Logger("witnesses")  # noqa: LOG001 - one of the test's own
         logger.addHandler(self.said)
         reader = CosignedLog.open(self.log.path, readonly=True)
         self.cosigning = Cosigning(
             CosignedLog.open(self.log.path), reader, mesh=lambda: self.mesh, round_over=self.over.append,
-            now=lambda: NOW, ca="", wait_s=WAIT_S, interval_s=interval_s, metrics=Metrics(), log=logger,
+            now=lambda: NOW, ca=ca, wait_s=WAIT_S, interval_s=interval_s, metrics=Metrics(), log=logger,
         )  # fmt: skip
         try:
             yield self.cosigning
@@ -499,6 +501,28 @@ def test_a_mesh_that_changes(log: Log, one: Scripted, two: Scripted) -> None:
             assert lines(await scene.release(quorum=2)) == {"one", "two"}
 
     asyncio.run(run())
+
+
+def test_a_way_that_cannot_be_found(log: Log, one: Scripted, two: Scripted, tmp_path: Path) -> None:
+    """What says who may vouch for controllers is not there: the witness is named, and asked again once it is."""
+    scene, ca = Scene(log, one, two), tmp_path / "ca.pem"
+    scene.mesh = MeshTrust(
+        {}, {}, 0,
+        {**scene.mesh.witnesses, "one": MeshWitness("https://localhost:1/witness", one.cosigner.key)}, 0,
+    )  # fmt: skip
+
+    async def run() -> None:
+        async with scene.asking(ca=str(ca)) as cosigning:
+            assert lines(await scene.release()) == {"two"}
+            assert "one: controller_ca" in refused(await scene.release(quorum=2))
+            [told] = [item["problem"] for item in cosigning.describe() if item["node"] == "one"]
+            assert f"controller_ca {ca}: expected a PEM file of certificates" in told
+            ca.write_bytes(Authority("servers").pem)
+            scene.seal()
+            await until(lambda: "Connection refused" in str(cosigning.describe()[0]["problem"]))
+
+    asyncio.run(run())
+    assert len(scene.said.of("witness.lost")) == 2
 
 
 def test_many_share_a_round(log: Log, one: Scripted) -> None:
