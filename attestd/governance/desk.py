@@ -205,7 +205,7 @@ class Verdict(Strict, frozen=True):
         decision: What is recorded now.
         digest: About which record; empty: about none.
         fresh: Whether it was not so before.
-        governance: Whether governance has revoked the host as well.
+        governance: Whether governance has revoked the host as well; false also where there is none to be read.
     """
 
     host: HostId

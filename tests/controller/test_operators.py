@@ -18,6 +18,7 @@ from tests.controller.certificates import Authority
 from tests.controller.running import Controller
 from tests.controller.test_enroller import HEADERS, MAKER, Asking, Desk, pending, signed, with_other_keys
 from tests.fleet import attestd
+from tests.host import wait_for
 from tests.world import Host
 
 
@@ -179,6 +180,34 @@ def test_what_ends_other_keys_is_confirmed(afar: Afar, monkeypatch: pytest.Monke
     signed(other.enrol(afar.controller))
     decided = [item for item in afar.ok("hosts", "--json").json["decisions"] if item["digest"] == digest]
     assert words in decided[0]["words"]
+
+
+def test_what_is_decided_stands_in_the_journal(afar: Afar) -> None:
+    """Also where the answer is an error, for there is no governance: it is recorded."""
+    host = asking(afar, "expected there")
+    afar.ok("enroll", host.host.id)
+    signed(host.enrol(afar.controller))
+    afar.controller.wait_said(
+        rf'enrolment.decided host={host.host.id} decision=approved digest=\w+ operator="certificate {afar.alice}'
+    )
+    timestamp = afar.top / "web/metadata/timestamp.json"
+    whole = timestamp.read_bytes()
+    timestamp.write_bytes(b"{}")
+    try:
+        afar.controller.wait_said("governance.unusable")
+        with afar.as_alice() as controller:
+            path, body = f"/v1/hosts/{host.host.id}", canonical({"reason": "stolen"})
+            controller.get(path).problem(503)
+            answered = controller.post(f"{path}/revoke", body, HEADERS)
+            assert (answered.status, answered.json["governance"]) == (200, False), answered
+        afar.controller.wait_said(rf"enrolment.decided host={host.host.id} decision=revoked ")
+    finally:
+        mark = len(afar.controller.said)
+        timestamp.write_bytes(whole)
+        wait_for(
+            "governance is back",
+            lambda: any("governance.read" in line for line in afar.controller.said[mark:]),
+        )
 
 
 def test_nobody_else_gets_an_answer(afar: Afar) -> None:

@@ -1,5 +1,6 @@
 """An operator's place at an enroller: which hosts there are, and what is decided about them, here or over HTTP."""
 
+import contextlib
 from base64 import b64encode
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from attestd.controller.enroller.office import Office
 from attestd.controller.enroller.records import Decided, Kept, KeptState
 from attestd.controller.enroller.records import Decision as Decided_
 from attestd.controller.verifier.rows import Said
-from attestd.errors import UsageError
+from attestd.errors import StoreError, UsageError
 from attestd.governance.desk import (
     Attested,
     Decision,
@@ -65,10 +66,20 @@ class Desk:
         *,
         operator: str,
         now: Callable[[], datetime],
+        decided: Callable[[str, Decided_, str], None] = lambda *_: None,
     ) -> None:
-        """Takes what is remembered, what governance says, its hosts' names, who decides, and the time."""
+        """Takes its parts.
+
+        Args:
+            office: What is remembered.
+            trust: Gives what governance says.
+            names: Its hosts.
+            operator: Who decides.
+            now: The time.
+            decided: Told each decision, of which host, about which record, as soon as it is recorded.
+        """
         self._office, self._trust, self._names = office, trust, names
-        self._operator, self._now = operator, now
+        self._operator, self._now, self._decided = operator, now, decided
 
     def hosts(self, query: HostQuery) -> HostList:
         """A page of those that wait, that are signed and not published, and as governance has them.
@@ -192,7 +203,10 @@ class Desk:
         return self._verdict(host, decision, digest=digest)
 
     def _verdict(self, host: str, decision: Decided_, *, digest: str = "", fresh: bool = True) -> Verdict:
-        governance = host in self._trust().revocations.hosts
+        self._decided(host, decision, digest)
+        governance = False
+        with contextlib.suppress(StoreError):  # It is decided, whether there is governance now or not.
+            governance = host in self._trust().revocations.hosts
         return Verdict(host=host, decision=decision, digest=digest, fresh=fresh, governance=governance)
 
 

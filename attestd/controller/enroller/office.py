@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -27,12 +28,25 @@ from attestd.errors import UsageError, VerificationError
 from attestd.governance.admission import ActivatedEnrolment, Standing
 from attestd.strict import format_time
 
-__all__ = ["Office"]
+__all__ = ["Admission", "Office"]
 
 # Any number, the same for all: whoever decides about a host holds this lock.
 _LOCK: Final = 0x656E726F6C6C
 # In one answer; operators made each of them.
 MAX_DECISIONS: Final = 1000
+
+
+@dataclass(frozen=True)
+class Admission:
+    """Whether a record is to be signed.
+
+    Attributes:
+        waits: What an operator has to decide first; empty: it is to be signed.
+        decided: The decision that it was, where the host was expected.
+    """
+
+    waits: tuple[str, ...]
+    decided: Decided | None
 
 
 class Office:
@@ -59,7 +73,7 @@ class Office:
         standing: Standing,
         reasons: Sequence[str],
         now: datetime,
-    ) -> tuple[str, ...]:
+    ) -> Admission:
         """Decides whether a record is signed now; remembers it either way.
 
         1. No operator revoked the host, or refused this record.
@@ -77,14 +91,14 @@ class Office:
             now: The time.
 
         Returns:
-            What an operator has to decide first; empty: it is to be signed.
+            Whether it is to be signed.
 
         Raises:
             VerificationError: It is refused.
             StoreError: The database fails.
         """
         host, digest = activated.enrolment.ek.host, hashlib.sha256(activated.record).hexdigest()
-        names = _names(activated)
+        names, taken = _names(activated), None
         with self._deciding() as connection:
             decided = read_decided(connection, [host])
             _require_not_refused(decided, digest)  # 1
@@ -94,15 +108,14 @@ class Office:
             expected = _expected(decided, activated)
             if found and not approved and expected and activated.userspace == "none":
                 words = f"expected, decision {expected[0].number}"
-                _record(
-                    connection, Decided(host, digest, Decision.APPROVED, expected[0].operator, words, now)
-                )
+                taken = Decided(host, digest, Decision.APPROVED, expected[0].operator, words, now)
+                _record(connection, taken)
                 approved = True  # 4
             waits = () if approved else found
             _keep(connection, activated, digest, waits, now)
             if not waits and (_remember_keys(connection, names, host) or approved):
                 _spend(connection, expected, digest)
-        return waits
+        return Admission(waits, taken)
 
     def kept(self, hosts: Collection[str]) -> list[Kept]:
         """The records of some hosts that wait or were signed, those that wait first."""

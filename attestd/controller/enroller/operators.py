@@ -9,6 +9,7 @@ from typing import Final
 
 from attestd.controller.enroller.desk import Desk, HostNames
 from attestd.controller.enroller.office import Office
+from attestd.controller.enroller.records import Decision
 from attestd.controller.http.operation import Answer, Body, Call, Handler, Operation, Response
 from attestd.controller.http.problem import MEDIA_TYPE, Problem
 from attestd.errors import UsageError
@@ -127,20 +128,19 @@ class Operators:
             verdict = await asyncio.to_thread(decide, self._desk(call), host)
         except UsageError as error:
             raise Problem(409, str(error)) from error
-        self._log.info(
-            event(
-                "enrolment.decided",
-                host=host,
-                decision=verdict.decision,
-                digest=verdict.digest,
-                operator=call.operator.sha256 if call.operator is not None else None,
-            )
-        )
         return Answer(canonical(verdict))
 
     def _desk(self, call: Call) -> Desk:
         operator = "" if call.operator is None else str(call.operator)
-        return Desk(self._office, self._trust, self._names, operator=operator, now=self._now)
+        sha256 = None if call.operator is None else call.operator.sha256
+
+        def decided(host: str, decision: Decision, digest: str) -> None:
+            # Whatever the answer comes to: nobody may be waiting for it any more.
+            self._log.info(
+                event("enrolment.decided", host=host, decision=decision, digest=digest, operator=sha256)
+            )
+
+        return Desk(self._office, self._trust, self._names, operator=operator, now=self._now, decided=decided)
 
 
 def _decision(verb: str, summary: str, handler: Handler, body: Body) -> Operation:

@@ -182,16 +182,26 @@ class Enroller:
             begun_within=WAITING_LIFETIME if self._office.knows(digest) else BACKDATED,
         )
         known = self._hosts(trust)
-        waits = self._office.admit(
+        admission = self._office.admit(
             activated,
             standing=known.standing(activated),
             reasons=[reason[:_MAX_REASON] for reason in known.reasons(activated, now=now)],
             now=now,
         )
         host = activated.enrolment.ek.host
-        if waits:
+        if admission.waits:
             self._log.info(event("enrolment.waiting", host=host, digest=digest))
-            return Pending(v=1, digest=digest, reasons=waits)
+            return Pending(v=1, digest=digest, reasons=admission.waits)
+        if (taken := admission.decided) is not None:  # Recorded, whether the record can be signed now or not.
+            self._log.info(
+                event(
+                    "enrolment.decided",
+                    host=host,
+                    decision=taken.decision,
+                    digest=digest,
+                    operator=taken.operator,
+                )
+            )
         signed = self._sign(activated, activation.epoch_nonce, trust)
         self._log.info(event("enrolment.signed", host=host, digest=digest))
         return signed
