@@ -6,7 +6,8 @@ Types are msgspec structs: unknown members and wrong types are errors there. Eve
 import binascii
 import json
 import re
-from base64 import b64decode, b64encode, urlsafe_b64encode
+from base64 import b64decode, b64encode
+from binascii import a2b_base64, b2a_base64
 from collections import Counter
 from collections.abc import Hashable, Iterable
 from datetime import UTC, datetime
@@ -55,6 +56,8 @@ Utc = Annotated[str, msgspec.Meta(pattern=_UTC_FORM)]
 Base64Bytes = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9+/]*={0,2}\Z")]
 Base64UrlBytes = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_-]*\Z")]
 
+_TO_URL: Final = bytes.maketrans(b"+/", b"-_")
+_FROM_URL: Final = bytes.maketrans(b"-_", b"+/")
 _UTC_PATTERN: Final = re.compile(_UTC_FORM)
 _T = TypeVar("_T")
 _encode: Final = msgspec.json.encode
@@ -248,7 +251,7 @@ def decode_base64(text: str, *, what: str) -> bytes:
 
 def encode_base64url(data: bytes) -> str:
     """Base64 as URLs and JWTs have it (RFC 7515, section 2): without padding."""
-    return urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+    return b2a_base64(data, newline=False).rstrip(b"=").translate(_TO_URL).decode("ascii")
 
 
 def decode_base64url(text: str, *, what: str) -> bytes:
@@ -258,7 +261,8 @@ def decode_base64url(text: str, *, what: str) -> bytes:
         MalformedError: Another alphabet, padding, an impossible length, or bits set behind the last byte.
     """
     try:
-        data = b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        padded = text.encode("ascii").translate(_FROM_URL) + b"=" * (-len(text) % 4)
+        data = a2b_base64(padded, strict_mode=True)
     except (binascii.Error, ValueError) as error:
         raise MalformedError(f"{what}: not base64url: {error}") from error
     if encode_base64url(data) != text:

@@ -3,7 +3,6 @@
 That one is used twice is excluded elsewhere: by the TPM's clock, which the verifier keeps for each host (`compare_clocks`).
 """
 
-import hashlib
 import hmac
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -114,4 +113,4 @@ def _mac(key: bytes, head: bytes, host: str, platform: str) -> bytes:
         raise UsageError(f"a key of {len(key)} bytes for challenges: expected at least {_MIN_KEY_BYTES}")
     # Neither a host-id nor a policy's name has a zero in it.
     named = f"{host}\0{platform}\0".encode()
-    return hmac.new(key, _DOMAIN + named + head, hashlib.sha256).digest()
+    return hmac.digest(key, _DOMAIN + named + head, "sha256")

@@ -123,9 +123,14 @@ def appraise_quote(
     quoted = next((item for item in quote.selections if item.bank == selection.bank), None)
     if len(quote.selections) != 1 or quoted is None or not set(selection.pcrs) <= set(quoted.pcrs):
         raise UsageError(f"appraisal: the quote is over {quote.selections}, the policy over {selection}")
-    if composite(quoted, values) != quote.pcr_digest:
+    found = composite(quoted, values)
+    if found != quote.pcr_digest:
         raise UsageError("appraisal: the PCR values are not those that were quoted")
-    state = composite(selection, {index: values[index] for index in selection.pcrs})
+    state = (
+        found
+        if quoted == selection
+        else composite(selection, {index: values[index] for index in selection.pcrs})
+    )
     approval = policy.approval_for(state, epoch=epoch, at=at)
     findings: tuple[str, ...] = ()
     if approval is None:

@@ -12,7 +12,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import insert, select, text
 
-from attestd.controller.store.engine import Store, migrate
+from attestd.controller.store.engine import FRESH_S, Store, migrate
 from attestd.controller.store.schema import METADATA, witness_anchors
 from attestd.errors import StoreError, UsageError
 from tests.controller.running import PostgreSQL
@@ -43,6 +43,33 @@ def test_a_transaction_is_whole_or_not_at_all(url: str) -> None:
     with store.read() as connection:
         assert connection.execute(select(witness_anchors)).all() == [("a", 1)]
     store.close()
+
+
+def test_who_reads_waits_for_nobody_who_writes(url: str) -> None:
+    migrate(url)
+    store = Store.open(url)
+    began = time.monotonic()
+    with store.write() as connection:
+        connection.execute(insert(witness_anchors), [{"anchor": "a", "generation": 1}])
+        with store.read() as other:
+            assert other.execute(select(witness_anchors)).all() == []
+    assert time.monotonic() - began < 1
+    store.close()
+
+
+def test_a_connection_that_was_cut_while_idle_is_replaced(pg: PostgreSQL) -> None:
+    url = pg.database()
+    migrate(url)
+    store, other = Store.open(url), Store.open(url)
+    with store.read() as connection:
+        [process] = connection.execute(text("SELECT pg_backend_pid()")).scalars()
+    with other.read() as connection:
+        connection.execute(text("SELECT pg_terminate_backend(:process)"), {"process": process})
+    time.sleep(FRESH_S)
+    with store.read() as connection:
+        assert connection.execute(text("SELECT pg_backend_pid()")).scalar_one() != process
+    store.close()
+    other.close()
 
 
 def test_a_database_of_another_schema_is_refused(url: str, tmp_path: Path) -> None:

@@ -238,7 +238,7 @@ def test_what_operators_see(remote: Remote, controller: Controller) -> None:
 
 def test_two_processes(remote: Remote, tmp_path: Path, pg: PostgreSQL) -> None:
     """They have one secret and one store: a host may ask one and answer the other."""
-    url = pg.database()
+    url, new = pg.database(), remote.enrol("new")
     with verifying(tmp_path / "one", remote, database=url) as one:
         remote.attest(one)
         two = Controller(tmp_path / "two", **{**one.configuration, "database": url})
@@ -260,6 +260,24 @@ def test_two_processes(remote: Remote, tmp_path: Path, pg: PostgreSQL) -> None:
             with ThreadPoolExecutor(2) as threads:
                 found = list(threads.map(lambda made: made.post(EVIDENCE, evidence, JSON), (one, two)))
             assert sorted(answered.status for answered in found) == [200, 403]
+            _attests_elsewhere_meanwhile(remote, new, one, two)
+
+
+def _attests_elsewhere_meanwhile(remote: Remote, new: Remote, one: Controller, two: Controller) -> None:
+    """What `one` read for its challenge is over by then: it must neither count nor be in the way."""
+    remote.tick()
+    older = remote.answer(remote.challenge(one))
+    remote.attest(two)
+    assert "clock went back" in refused(one, older, 403)
+    asked = remote.challenge(one)
+    remote.attest(two)
+    remote.tick()
+    remote.result(one.post(EVIDENCE, remote.answer(asked), JSON), asked)
+    asked = new.challenge(one)
+    new.attest(two)
+    new.tick()
+    known = msgspec.structs.replace(asked, eventlog=new.challenge(two).eventlog)
+    new.result(one.post(EVIDENCE, new.answer(known), JSON), asked)
 
 
 def test_an_ima_policy_that_is_none_is_not_the_hosts_fault(tmp_path: Path) -> None:

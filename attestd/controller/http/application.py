@@ -4,7 +4,6 @@ Nothing that stands in a request is written to the journal, but which operation 
 """
 
 import logging
-import secrets
 import time
 from collections.abc import Sequence
 from typing import Any, Final
@@ -19,7 +18,7 @@ from attestd.controller.http.limits import RateLimit, Room, lines_limit
 from attestd.controller.http.metrics import Metrics
 from attestd.controller.http.openapi import PATH, format_document
 from attestd.controller.http.operation import Answer, Call, Operation, Response
-from attestd.controller.http.problem import Problem, format_problem
+from attestd.controller.http.problem import Problem, correlation_ids, format_problem
 from attestd.errors import AttestdError
 from attestd.journal import event
 
@@ -56,7 +55,7 @@ class Application:
             room: What all bodies together may take; None: as much as is said there.
         """
         self._metrics, self._log, self._rate = metrics, log, rate
-        self._at_a_time, self._lines = 0, lines_limit()
+        self._at_a_time, self._lines, self._ids = 0, lines_limit(), correlation_ids()
         everything = [*operations, _document(operations)]
         self._ordinary = {
             (operation.name, status) for operation in everything for status in operation.ordinary
@@ -78,7 +77,7 @@ class Application:
             raise RuntimeError(f"{scope['type']}: only HTTP is served")
         began = time.monotonic()
         state = scope["state"]
-        seen = Seen(peer=state["peer"], operator=state["operator"], correlation_id=secrets.token_hex(8))
+        seen = Seen(peer=state["peer"], operator=state["operator"], correlation_id=next(self._ids))
         status = 0
 
         async def sending(message: Message) -> None:

@@ -146,9 +146,8 @@ def _query(text: bytes, schema: type[msgspec.Struct] | None) -> Any:
 
 async def _read(max_bytes: int, announced: str | None, receive: Receive, held: Held) -> bytes:
     """The body, or as little of it as shows that it is too large: nothing, where its length says so."""
-    too_large = Problem(413, f"the body is larger than {max_bytes} bytes")
     if announced is not None and int(announced) > max_bytes:  # the parser lets nothing but digits through
-        raise too_large
+        raise _too_large(max_bytes)
     parts: list[bytes] = []
     left = max_bytes
     while True:
@@ -158,12 +157,16 @@ async def _read(max_bytes: int, announced: str | None, receive: Receive, held: H
         part: bytes = message.get("body", b"")
         left -= len(part)
         if left < 0:
-            raise too_large
+            raise _too_large(max_bytes)
         if not held.take(len(part)):
             raise Problem(503, "too much is being sent at once: ask again", headers={"retry-after": "2"})
         parts.append(part)
         if not message.get("more_body", False):
             return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _too_large(max_bytes: int) -> Problem:
+    return Problem(413, f"the body is larger than {max_bytes} bytes")
 
 
 def too_many(wait_s: float) -> Problem:

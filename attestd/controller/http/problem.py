@@ -1,14 +1,18 @@
 """Errors as RFC 9457 says: `application/problem+json`, a status, words; and the id under which the journal has it."""
 
+import os
+from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Final
 
 import msgspec
 
-__all__ = ["MEDIA_TYPE", "Problem", "format_problem"]
+__all__ = ["MEDIA_TYPE", "Problem", "correlation_ids", "format_problem"]
 
 MEDIA_TYPE: Final = "application/problem+json"
 MAX_DETAIL: Final = 600
+_ID_DIGITS: Final = 16
+_IDS_AT_ONCE: Final = 256
 
 
 class Problem(Exception):
@@ -34,6 +38,14 @@ class _Document(msgspec.Struct, frozen=True):
     status: int
     detail: str
     correlation_id: str
+
+
+def correlation_ids() -> Iterator[str]:
+    """Names for requests, without end: from none of them anybody can tell another, nor how many there are."""
+    while True:
+        digits = os.urandom(_IDS_AT_ONCE * _ID_DIGITS // 2).hex()
+        for start in range(0, len(digits), _ID_DIGITS):
+            yield digits[start : start + _ID_DIGITS]
 
 
 def format_problem(status: int, detail: str, *, correlation_id: str) -> bytes:

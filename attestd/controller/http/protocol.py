@@ -29,6 +29,8 @@ __all__ = ["Bounds", "Connection", "Handshake", "Shared"]
 
 MAX_HEADERS: Final = 64
 SHUTDOWN_S: Final = 5
+_STATUS: Final = b"HTTP/1.1 "
+_CONTINUE: Final = b"HTTP/1.1 100 "
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,32 @@ class _Place:
             self._peer = ""
 
 
+class _WholeAnswers:
+    """A transport that sends the head of an answer together with what follows it: uvicorn writes each by itself.
+
+    After a head there is always another write, or the connection ends.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport, self._head = transport, b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(_STATUS) and not data.startswith(_CONTINUE):
+            self._head = data
+            return
+        self._transport.write(data)
+
+    def close(self) -> None:
+        if self._head:
+            self.write(b"")
+        self._transport.close()
+
+
 class _Refused(Exception):
     """Raised within the parser's callbacks to end the request."""
 
@@ -136,7 +164,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Counts it; one too many is ended without a word."""
-        super().connection_made(transport)
+        super().connection_made(cast("asyncio.Transport", _WholeAnswers(transport)))
         operator = _operator(transport)
         if self.scheme == "http" and not self._place.take(transport):  # TLS has taken one already
             return

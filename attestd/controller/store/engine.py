@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Self
@@ -11,15 +12,30 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import (
+    ARRAY,
+    Column,
+    ColumnElement,
+    Connection,
+    Engine,
+    any_,
+    bindparam,
+    create_engine,
+    event,
+    text,
+)
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DisconnectionError, SQLAlchemyError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from attestd.errors import StoreError, UsageError
 
-__all__ = ["Store", "migrate"]
+__all__ = ["Store", "migrate", "one_of"]
 
 POOL: Final = 8
+# SQLAlchemy's own `pool_pre_ping` asks each time: as long as a statement takes.
+FRESH_S: Final = 1.0
+_READING: Final = "attestd_reading"
 BUSY_S: Final = 10
 # Any number, the same for all: whoever changes the schema holds this lock.
 _MIGRATION_LOCK: Final = 0x61747465737464
@@ -40,6 +56,9 @@ class Store:
         """Takes an engine; use `open`."""
         self.engine = engine
         self.is_sqlite = engine.dialect.name == "sqlite"
+        self._reading = engine.execution_options(
+            **({_READING: True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"})
+        )
 
     @classmethod
     def open(cls, url: str) -> Self:
@@ -85,12 +104,22 @@ class Store:
         Raises:
             StoreError: The database fails.
         """
-        with _translated(self.engine.url), self.engine.connect() as connection:
-            yield connection.execution_options(isolation_level="AUTOCOMMIT")
+        with _translated(self.engine.url), self._reading.connect() as connection:
+            yield connection
 
     def close(self) -> None:
         """Closes all connections."""
         self.engine.dispose()
+
+
+def one_of(column: Column[str], name: str, store: Store) -> ColumnElement[bool]:
+    """A condition: a column is one of the strings in the parameter of that name, a list.
+
+    On PostgreSQL the statement is the same for lists of any length, and so is prepared once.
+    """
+    if store.is_sqlite:
+        return column.in_(bindparam(name, expanding=True))
+    return column == any_(bindparam(name, type_=ARRAY(column.type)))
 
 
 def migrate(url: str) -> bool:
@@ -139,8 +168,9 @@ def _engine(url: str) -> Engine:
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     connect = {"connect_timeout": 5, "application_name": "attestd-controller", "options": _POSTGRESQL}
-    engine = create_engine(parsed, connect_args=connect, pool_pre_ping=True, **options)
+    engine = create_engine(parsed, connect_args=connect, **options)
     event.listen(engine, "connect", _prepare_postgresql)
+    _look_at_idle(engine)
     return engine
 
 
@@ -153,8 +183,9 @@ def _prepare_sqlite(connection: Any, _: Any) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    # A transaction that only becomes a writer later may fail where others have written meanwhile.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    # A transaction that only becomes a writer later may fail where others have written meanwhile; who reads needs none.
+    if not connection.get_execution_options().get(_READING):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _prepare_postgresql(connection: Any, _: Any) -> None:
@@ -164,6 +195,26 @@ def _prepare_postgresql(connection: Any, _: Any) -> None:
         cursor.execute("SET synchronous_commit = on")
     connection.commit()
     cursor.close()
+
+
+def _look_at_idle(engine: Engine) -> None:
+    """Asks a connection that was idle whether its server is still there; of one that was in use, the next statement does."""
+    dialect = engine.dialect
+    failure = dialect.import_dbapi().Error
+
+    def checkout(connection: Any, entry: ConnectionPoolEntry, _: Any) -> None:
+        if time.monotonic() - entry.info.get("used", 0.0) < FRESH_S:
+            return
+        try:
+            dialect.do_ping(connection)
+        except failure as error:
+            raise DisconnectionError from error  # The pool makes another.
+
+    def checkin(_: Any, entry: ConnectionPoolEntry) -> None:
+        entry.info["used"] = time.monotonic()
+
+    event.listen(engine, "checkout", checkout)
+    event.listen(engine, "checkin", checkin)
 
 
 def _make_file(path: str) -> None:

@@ -31,8 +31,10 @@ from attestd.controller.http.problem import MEDIA_TYPE, Problem
 from attestd.controller.verifier.example import ASK_EXAMPLE, EVIDENCE_EXAMPLE
 from attestd.controller.verifier.keys import VerifierKeys
 from attestd.controller.verifier.reading import Reading
+from attestd.controller.verifier.recent import RecentRows
 from attestd.controller.verifier.rows import Change, Row, Rows, Said
 from attestd.errors import (
+    AttestdError,
     EvidenceIncompleteError,
     MalformedError,
     StoreError,
@@ -105,6 +107,7 @@ class VerifierRole:
         self._name, self._trust, self._reading, self._keys = name, trust, reading, keys
         self._rows, self._lifetime, self._log, self._now = rows, lifetime, log, now
         self._reads = Batches[str, Row | None](rows.read, name="verifier-read")
+        self._recent = RecentRows(self._reads)
         self._writes = Batches[Change, bool](rows.replace, name="verifier-write")
         self._counted = dict.fromkeys(
             ("challenged", "affirmed", "contraindicated", "incomplete", "refused"), 0
@@ -204,7 +207,8 @@ class VerifierRole:
         1. It parses; else 400, 422.
         2. Governance has the host and the platform policy; else 404.
         3. It is the host's, and was asked for; else 403.
-        4. It goes on from what is kept of the host, and is appraised; else 403, 409.
+        4. It goes on from what is kept of the host, and is appraised; else 403, 409. What was read for the challenge
+           counts as kept; where something else was kept meanwhile, again with that.
         5. What is to be kept of the host is stored, durably, if nothing else was meanwhile; else again from 4.
         6. The result is signed.
         """
@@ -237,7 +241,7 @@ class VerifierRole:
             raise Problem(403, f"host {host.host} is revoked")
         if not host.not_before <= now < host.not_after:
             raise Problem(403, f"the record of host {host.host} does not hold now: enrol it again")
-        row = await self._reads.submit(host.host)
+        row = await self._recent.read(host.host)
         state = _state(row, host)
         if state is not None and row is not None and not row.has_logs:
             state = msgspec.structs.replace(state, eventlog=None)
@@ -257,26 +261,33 @@ class VerifierRole:
 
     async def _appraise(self, authentic: AuthenticEvidence, trust: Trust, id_: str) -> VerifiedEvidence:
         host = authentic.host.host
+        row = await self._recent.take(host)
         for _ in range(TRIES):
-            row = await self._reads.submit(host)
+            state = _state(row, authentic.host)
             try:
-                found = await self._reading.appraise(
-                    authentic, trust=trust, state=_state(row, authentic.host)
-                )
-            except EvidenceIncompleteError as error:
-                self._counted["incomplete"] += 1
-                raise Problem(409, str(error)) from error
+                found = await self._reading.appraise(authentic, trust=trust, state=state)
             except (MalformedError, VerificationError) as error:
-                self._counted["refused"] += 1
-                # By the host's own key: a copy of its TPM, a list that is not its TPM's, or an older quote that came late.
-                self._log.warning(event("evidence.refused", host=host, error=error, id=id_))
-                raise Problem(403, str(error)) from error
+                now = await self._reads.submit(host)
+                if now == row:
+                    raise self._refused(error, host, id_) from error
+                row = now
+                continue
             change = _change(authentic, found, row)
             if await self._writes.submit(change):
                 if row is None or row.status != change.said.status:
                     self._tell(change.said, found)
                 return found
+            row = await self._reads.submit(host)
         raise Problem(409, f"host {host} attests more than once at a time: ask for a challenge again")
+
+    def _refused(self, error: AttestdError, host: str, id_: str) -> Problem:
+        if isinstance(error, EvidenceIncompleteError):
+            self._counted["incomplete"] += 1
+            return Problem(409, str(error))
+        self._counted["refused"] += 1
+        # By the host's own key: a copy of its TPM, a list that is not its TPM's, or an older quote that came late.
+        self._log.warning(event("evidence.refused", host=host, error=error, id=id_))
+        return Problem(403, str(error))
 
     def _tell(self, said: Said, found: VerifiedEvidence) -> None:
         first = found.findings[0] if found.findings else None

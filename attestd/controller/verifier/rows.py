@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from attestd.appraisal.host_state import HostState
 from attestd.appraisal.vector import Status
 from attestd.appraisal.verifier import MAX_LOGS_BYTES
-from attestd.controller.store.engine import Store
+from attestd.controller.store.engine import Store, one_of
 from attestd.controller.store.schema import verifier_hosts, verifier_logs
 
 __all__ = ["Change", "Row", "Rows", "Said", "last_said"]
@@ -27,6 +27,13 @@ _PAGE: Final = 1000
 
 _hosts: Final = verifier_hosts.c
 _logs: Final = verifier_logs.c
+
+# Made once: to make a statement takes SQLAlchemy as long as to run it.
+_REPLACE: Final = (
+    update(verifier_hosts)
+    .where(_hosts.host == bindparam("key"))
+    .values({column.name: bindparam(column.name) for column in _hosts if not column.primary_key})
+)
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,21 @@ class Rows:
         self._store, self._max_log_bytes = store, max_log_bytes
         dialect = sqlite if store.is_sqlite else postgresql
         self._insert = dialect.insert
+        named = one_of(_hosts.host, "hosts", store)
+        self._read = (
+            select(
+                _hosts.host, _hosts.ak, _hosts.digest, _hosts.state, _hosts.status, _logs.digest.is_not(None)
+            )
+            .join_from(verifier_hosts, verifier_logs, _logs.digest == _hosts.eventlog, isouter=True)
+            .where(named)
+        )
+        # All lock in the same order, so none waits for one that waits for it.
+        self._lock = (
+            select(_hosts.host, _hosts.digest, _hosts.eventlog)
+            .where(named)
+            .order_by(_hosts.host)
+            .with_for_update()
+        )
 
     def read(self, hosts: Sequence[str]) -> list[Row | None]:
         """The rows of some hosts.
@@ -104,17 +126,10 @@ class Rows:
         Raises:
             StoreError: The database fails.
         """
-        statement = (
-            select(
-                _hosts.host, _hosts.ak, _hosts.digest, _hosts.state, _hosts.status, _logs.digest.is_not(None)
-            )
-            .join_from(verifier_hosts, verifier_logs, _logs.digest == _hosts.eventlog, isouter=True)
-            .where(_hosts.host.in_(sorted(set(hosts))))
-        )
         with self._store.read() as connection:
             found = {
                 host: Row(ak, digest, bytes(state), Status(status), bool(has_logs))
-                for host, ak, digest, state, status, has_logs in connection.execute(statement)
+                for host, ak, digest, state, status, has_logs in connection.execute(self._read, _named(hosts))
             }
         return [found.get(host) for host in hosts]
 
@@ -190,13 +205,8 @@ class Rows:
             return _log_bytes(connection)
 
     def _locked(self, connection: Connection, hosts: Iterable[str]) -> dict[str, tuple[str, str | None]]:
-        statement = (
-            select(_hosts.host, _hosts.digest, _hosts.eventlog)
-            .where(_hosts.host.in_(sorted(hosts)))
-            .order_by(_hosts.host)  # All lock in the same order, so none waits for one that waits for it.
-            .with_for_update()
-        )
-        return {host: (digest, eventlog) for host, digest, eventlog in connection.execute(statement)}
+        found = connection.execute(self._lock, _named(hosts))
+        return {host: (digest, eventlog) for host, digest, eventlog in found}
 
     def _write(
         self, connection: Connection, rows: Mapping[str, dict[str, Any]], known: Mapping[str, object]
@@ -204,10 +214,7 @@ class Rows:
         """Stores rows; returns the hosts whose first row another process has inserted meanwhile."""
         old = [{"key": host, **rows[host]} for host in sorted(rows) if host in known]
         if old:
-            values: dict[str, Any] = {name: bindparam(name) for name in old[0] if name not in ("key", "host")}
-            connection.execute(
-                update(verifier_hosts).where(_hosts.host == bindparam("key")).values(values), old
-            )
+            connection.execute(_REPLACE, old)
         raced = set()
         for host in sorted(rows):
             if host not in known:
@@ -244,6 +251,10 @@ def last_said(
     with store.read() as connection:
         rows = connection.execute(statement).mappings().all()
     return {row["host"]: _said(row) for row in rows}
+
+
+def _named(hosts: Iterable[str]) -> dict[str, list[str]]:
+    return {"hosts": sorted(set(hosts))}
 
 
 def _forget(connection: Connection, names: Iterable[str]) -> None:
