@@ -457,7 +457,7 @@ def test_a_run_that_the_log_does_not_tell_of(stopped: Host, monkeypatch: pytest.
         item.area: item for item in examine(host.layout, AgentSocket(os.fsencode(host.layout.agent_socket)))
     }
     assert found["runs"].remedy is not None
-    assert "1 commands ran that the log does not tell of, the last at" in found["runs"].found
+    assert "1 command ran that the log does not tell of, the last at" in found["runs"].found
     assert allow.id in found["runs"].found
     assert find_hidden_runs(host.layout)[0] == 3
 
