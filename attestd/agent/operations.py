@@ -23,6 +23,7 @@ from attestd.codes import Denial
 from attestd.errors import AttestdError, ForbiddenError, MalformedError, TpmError, UsageError
 from attestd.governance.trust import REVOCABLE, Trust
 from attestd.lineage.entry import EntryType, parse_entry, parse_entry_name
+from attestd.plain import counted
 from attestd.strict import decode_base64, format_time, parse_json
 from attestd.tcg.algorithms import HASH_SIZES
 from attestd.tcg.binding import Purpose, extra_data
@@ -234,7 +235,9 @@ async def _wanted(core: Core, uid: int, request: dict[str, Any]) -> int:
         async with core.slow.setdefault(uid, asyncio.Lock()):
             seq = await asyncio.to_thread(_find, str(core.layout.log), name)
     if seq is None or seq >= core.store.size:
-        raise UsageError(f"there is no entry {wanted} in the log")
+        raise UsageError(
+            f"there is no entry {wanted} in the log, which has {counted(core.store.size, 'entry')}, from 0 on"
+        )
     return seq
 
 

@@ -61,7 +61,12 @@ def test_show(cli: Cli, running: Host) -> None:
         assert found["id"] == entry.id
         assert found["body"] == entry.body
     assert entry.id in cli.ok("audit", "show", "2").stdout
-    for wanted, words in (("999999", "no entry"), ("zz", "neither"), ("ab" * 32, "no entry")):
+    size = len(running.entries())
+    for wanted, words in (
+        ("999999", f"no entry 999999 in the log, which has {size} entries"),
+        ("zz", "neither"),
+        ("ab" * 32, "no entry"),
+    ):
         result = cli("audit", "show", wanted)
         assert result.status == 64
         assert words in result.stderr
