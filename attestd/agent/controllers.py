@@ -24,6 +24,7 @@ CONNECT_S: Final = 5.0
 READ_S: Final = 20.0
 # For one answer, however slowly it comes.
 ANSWER_S: Final = 60.0
+_REMEDY: Final = "controller_ca, or else governance_ca (for init: --governance-ca FILE),"
 _AGAIN: Final = frozenset({408, 429, 500, 502, 503, 504})
 _MAX_WORDS: Final = 600
 # As many as `mesh.json` can name, of each kind: none waits for another.
@@ -37,19 +38,24 @@ class Controller:
         url: Where it is.
     """
 
-    def __init__(self, url: str, *, ca: str = "", client: ClientCertificate | None = None) -> None:
+    def __init__(
+        self, url: str, *, ca: str = "", client: ClientCertificate | None = None, remedy: str = _REMEDY
+    ) -> None:
         """Takes its address.
 
         Args:
             url: `https://…` or `http://…`.
             ca: A PEM file of the certificate authorities that may vouch for it; empty: the system's.
             client: What it is shown, where it asks for a certificate: operators have one, hosts have none.
+            remedy: What names who may vouch for it, as an error says it.
 
         Raises:
             UsageError: It is no such address, or a file cannot be read.
         """
         settings = "controller", "controller_ca"
-        self._web = Web(url, ca=ca, settings=settings, connect_s=CONNECT_S, read_s=READ_S, client=client)
+        self._web = Web(
+            url, ca=ca, settings=settings, connect_s=CONNECT_S, read_s=READ_S, client=client, remedy=remedy
+        )
         self.url = self._web.url
 
     def get(self, path: str, *, max_bytes: int, deadline_s: float = ANSWER_S) -> Answer:

@@ -5,7 +5,7 @@ import hashlib
 import secrets
 import time
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -170,7 +170,7 @@ class Enrolling:
             self._ask_everybody()
             if len(self._signed) >= threshold:
                 return self._joined()
-            words = "; ".join([*self._refused.values(), *self._waits.values()])
+            words = "; ".join(_said_once({**self._refused, **self._waits}))
             if len(self._enrollers) - len(self._refused) < threshold:
                 raise VerificationError(
                     f"{counted(threshold, 'enroller')} must sign, {len(self._signed)} did: {words}"
@@ -322,6 +322,17 @@ class Enrolling:
             if same and fresh and epoch and (record.ek.public, record.ek.chain_digest) == (ek, digest)
             else None
         )
+
+
+def _said_once(words: Mapping[str, str]) -> Iterator[str]:
+    """What enrollers said, by their addresses; of those that said the same, once."""
+    by_words: dict[str, list[str]] = {}
+    for url, said in words.items():
+        # An error begins with what was asked, which has an id of its own at each.
+        where, _, rest = said.partition(": ")
+        by_words.setdefault(rest if where.startswith(url) else said, []).append(url)
+    for said, urls in by_words.items():
+        yield f"{', '.join(urls)}: {said}"
 
 
 class _EpochByEnrollers:

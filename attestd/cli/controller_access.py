@@ -18,7 +18,7 @@ from attestd.cli.base import state_dir_option
 from attestd.cli.controller import controller_module, place_of, system_option
 from attestd.cli.keys import ask_secret, passphrase_option
 from attestd.cli.params import FILE
-from attestd.distribution.web import ClientCertificate
+from attestd.distribution.web import ClientCertificate, CutOffError
 from attestd.errors import StoreError, UsageError, VerificationError
 from attestd.strict import canonical
 
@@ -87,9 +87,7 @@ class Afar:
         """TLS ends without a word where a certificate is not accepted."""
         try:
             yield
-        except StoreError as error:
-            if "CERTIFICATE_VERIFY_FAILED" in str(error):
-                raise StoreError(f"{error}: --ca FILE names who may vouch for that controller") from error
+        except CutOffError as error:
             raise StoreError(
                 f"{error}; where it answers others: did its operator_ca issue {self._certificate}, and is that still valid?"
             ) from error
@@ -194,4 +192,6 @@ def _afar(url: str, certificate: Path | None, key: Path | None, ca: Path | None)
             "--certificate and --key are needed: by them the controller knows which operator asks"
         )
     client = ClientCertificate(str(certificate), str(key), ask_secret)
-    return Afar(Controller(url, ca=str(ca) if ca else "", client=client), certificate=certificate)
+    return Afar(
+        Controller(url, ca=str(ca) if ca else "", client=client, remedy="--ca FILE"), certificate=certificate
+    )

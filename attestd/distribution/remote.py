@@ -79,7 +79,12 @@ class _Directory:
 class _Web:
     def __init__(self, url: str, *, ca: str) -> None:
         self._web = Web(
-            url, ca=ca, settings=("governance_url", "governance_ca"), connect_s=CONNECT_S, read_s=READ_S
+            url,
+            ca=ca,
+            settings=("governance_url", "governance_ca"),
+            connect_s=CONNECT_S,
+            read_s=READ_S,
+            remedy="governance_ca (for init: --governance-ca FILE)",
         )
 
     def get(self, path: str, max_bytes: int) -> bytes | None:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from attestd.errors import MalformedError, StoreError, UsageError
 
-__all__ = ["Answer", "ClientCertificate", "Web"]
+__all__ = ["Answer", "ClientCertificate", "CutOffError", "Web"]
 
 _CHUNK: Final = 64 * 1024
 _GOOD: Final = range(200, 300)
@@ -20,6 +20,11 @@ _GOOD: Final = range(200, 300)
 _CUT_AGAIN_S: Final = 0.5
 # What is read of an answer that says no: enough for its words.
 _MAX_WORDS: Final = 16 * 1024
+_CUT_OFF: Final = (ssl.SSLError, ConnectionResetError, BrokenPipeError, http.client.RemoteDisconnected)
+
+
+class CutOffError(StoreError):
+    """The server ended a connection that was there: without a word of TLS, or in the middle of an answer."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ class Web:
         connect_s: float,
         read_s: float,
         client: ClientCertificate | None = None,
+        remedy: str = "",
     ) -> None:
         """Takes its address; nothing is connected yet.
 
@@ -76,6 +82,7 @@ class Web:
             connect_s: How long a connection may take.
             read_s: How long a server may be silent.
             client: Shown to a server that asks; None: nothing is.
+            remedy: What names who may vouch for it, as an error says it; empty: that file, as it is called in `settings`.
 
         Raises:
             UsageError: It is no such address, a certificate that only TLS could show, or a file that cannot be read.
@@ -91,7 +98,7 @@ class Web:
             usable = False
         if not usable:
             raise UsageError(f"{settings[0]} {url!r}: expected https://HOST/PATH or http://HOST/PATH")
-        self._prefix = parts.path
+        self._prefix, self._remedy = parts.path, remedy or settings[1]
         self._errors = (urllib3.exceptions.HTTPError, http.client.HTTPException)
         self._live: set[Any] = set()
         timeout = urllib3.Timeout(connect=connect_s, read=read_s)
@@ -124,7 +131,7 @@ class Web:
             headers: Besides those that are always sent.
 
         Raises:
-            StoreError: No whole answer came.
+            StoreError: No whole answer came; `CutOffError`, where there was a connection, and the server ended it.
             MalformedError: It is larger than `max_bytes`.
         """
         where = f"{self.url}{path}"
@@ -132,7 +139,11 @@ class Web:
             with self._deadline(where, deadline_s):
                 return self._ask(method, path, max_bytes=max_bytes, body=body, headers=headers or {})
         except self._errors as error:
-            raise StoreError(f"{where}: {_words(error)}") from error
+            cause = _root(error)
+            words = f"{where}: {str(cause) or type(cause).__name__}"
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                raise StoreError(f"{words}: {self._remedy} names who may vouch for it") from error
+            raise (CutOffError if isinstance(cause, _CUT_OFF) else StoreError)(words) from error
         except (OSError, ValueError) as error:  # of a socket that was shut down meanwhile
             raise StoreError(f"{where}: {error}") from error
 
@@ -234,8 +245,9 @@ def _context(ca: str, setting: str, client: ClientCertificate | None) -> ssl.SSL
     return context
 
 
-def _words(error: Exception) -> str:
-    cause: Any = error
-    while cause.__cause__ is not None or isinstance(getattr(cause, "reason", None), BaseException):
-        cause = cause.__cause__ or getattr(cause, "reason", cause)
-    return str(cause) or type(cause).__name__
+def _root(error: BaseException) -> BaseException:
+    """What an error came from in the end; urllib3 has it as a cause, as its reason, or as what it is made of."""
+    for found in (error.__cause__, getattr(error, "reason", None), *error.args):
+        if isinstance(found, BaseException):
+            return _root(found)
+    return error

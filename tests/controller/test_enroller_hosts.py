@@ -90,19 +90,20 @@ def test_a_host_joins(mesh: Mesh) -> None:
     # Nobody knows this TPM; its host-id is what somebody has to look at.
     refused = mesh.init(host, *label)
     assert refused.status == 1, refused
-    found = re.search(r"EK of host ([0-9a-f]{64}) ", refused.stderr)
-    assert found is not None, refused
-    mesh.believe(found[1])
+    [id_] = re.findall(r"EK of host ([0-9a-f]{64}) ", refused.stderr)
+    # Both say the same; that is said once.
+    assert f"2 enrollers must sign, 0 did: {', '.join(mesh.urls)}: the EK of host {id_}" in refused.stderr
+    mesh.believe(id_)
     # Its label is its own word: operators decide, each at their controller.
     waiting = mesh.init(host, *label)
     assert waiting.status == 69, waiting
     assert "2 enrollers must sign, 0 did" in waiting.stderr
     assert "labels role=ci, before none" in waiting.stderr
-    mesh.one.attestd("approve", found[1], "--yes")
+    mesh.one.attestd("approve", id_, "--yes")
     waiting = mesh.init(host, *label)
     assert waiting.status == 69, waiting
     assert "2 enrollers must sign, 1 did" in waiting.stderr
-    mesh.two.attestd("approve", found[1], "--yes")
+    mesh.two.attestd("approve", id_, "--yes")
     # An enroller that crashed: the host waits, and goes on.
     mesh.two.kill()
     cut = mesh.init(host, *label)
@@ -112,7 +113,7 @@ def test_a_host_joins(mesh: Mesh) -> None:
     mesh.two.start()
     joined = mesh.init(host, *label)
     assert joined.status == 0, joined
-    assert joined.json["host"] == found[1]
+    assert joined.json["host"] == id_
     assert "not published" in mesh.one.attestd("hosts").stdout
     mesh.fleet.governance("enroll", joined.json["record"], "--yes")
     version = mesh.fleet.publish()

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from attestd.agent.enrollers import Enroller
+from attestd.errors import StoreError
 from attestd.strict import canonical, format_time
 from tests.cli.conftest import Result
 from tests.controller.certificates import Authority
@@ -230,6 +232,28 @@ def test_nobody_else_gets_an_answer(afar: Afar) -> None:
         *("--certificate", "alice.pem", "--key", "alice.key"),
     )  # fmt: skip
     assert (other.status, "certificate verify failed" in other.stderr) == (69, True), other
+    assert ": --ca FILE names who may vouch for it" in other.stderr
+    assert "operator_ca" not in other.stderr
+
+
+def test_whom_nobody_knows_and_what_is_not_there(afar: Afar) -> None:
+    """A host is told what names those who may vouch for a server; that nobody listens has to do with no certificate."""
+    root = afar.controller.state / "trust/root.json"
+    joins = attestd(afar.top, "init", "--tpm", "embedded", "--controller", afar.url, "--root", root)
+    assert joins.status == 69, joins
+    assert "governance_ca (for init: --governance-ca FILE) names who may vouch for it" in joins.stderr
+    host = asking(afar, "stranger")
+    with pytest.raises(
+        StoreError, match=r"controller_ca, or else governance_ca \(for init: --governance-ca FILE\), names"
+    ):
+        Enroller(afar.url).begin(host.request())
+    nobody = attestd(
+        afar.top, "controller", "hosts", "--controller", "https://localhost:1",
+        *("--certificate", "alice.pem", "--key", "alice.key"),
+    )  # fmt: skip
+    assert (nobody.status, "Connection refused" in nobody.stderr) == (69, True), nobody
+    assert "certificate" not in nobody.stderr
+    assert "operator_ca" not in nobody.stderr
 
 
 def test_options_that_do_not_go_together(afar: Afar) -> None:
