@@ -12,7 +12,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, bindparam, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from attestd.controller.store.engine import Store
+from attestd.controller.store.engine import Store, one_of
 from attestd.controller.store.schema import witness_logs
 from attestd.controller.witness.anchor import Anchor
 from attestd.errors import RollbackError, UsageError
@@ -25,6 +25,12 @@ __all__ = ["Conflict", "Cosigned", "Outcome", "State", "Submission"]
 
 # Each rotation of a host's log begins another; a host that was broken into could begin any number.
 MAX_LOGS_OF_A_HOST: Final = 1024
+_logs: Final = witness_logs.c
+_REPLACE: Final = (
+    update(witness_logs)
+    .where(_logs.origin == bindparam("key"))
+    .values(size=bindparam("size"), root=bindparam("root"), note=bindparam("note"))
+)
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,13 @@ class State:
             now: Seconds since the epoch.
         """
         self._store, self._anchor, self._cosigners, self._now = store, anchor, cosigners, now
+        # Made once: to make a statement takes SQLAlchemy as long as to run it.
+        self._latest_of = (
+            select(_logs.origin, _logs.size, _logs.root)
+            .where(one_of(_logs.origin, "origins", store))
+            .order_by(_logs.origin)  # All lock in the same order, so none waits for one that waits for it.
+            .with_for_update()
+        )
 
     def decide(self, submissions: Sequence[Submission]) -> list[Outcome]:
         """Decides about requests in order, and stores what is cosigned; durable when it returns.
@@ -157,14 +170,8 @@ class State:
         }
 
     def _latest(self, connection: Connection, origins: Iterable[str]) -> dict[str, Latest]:
-        table = witness_logs.c
-        statement = (
-            select(table.origin, table.size, table.root)
-            .where(table.origin.in_(sorted(origins)))
-            .order_by(table.origin)  # All lock in the same order, so none waits for one that waits for it.
-            .with_for_update()
-        )
-        return {origin: Latest(size, bytes(root)) for origin, size, root in connection.execute(statement)}
+        found = connection.execute(self._latest_of, {"origins": sorted(origins)})
+        return {origin: Latest(size, bytes(root)) for origin, size, root in found}
 
 
 def _write(
@@ -178,21 +185,19 @@ def _write(
         if row["origin"] in known
     ]
     if old:
-        connection.execute(update(witness_logs).where(witness_logs.c.origin == bindparam("key")), old)
+        connection.execute(_REPLACE, old)
     raced: dict[str, Conflict] = {}
     insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert
     for row in ordered:
         if row["origin"] in known:
             continue
-        statement = insert(witness_logs).values(row).on_conflict_do_nothing().returning(witness_logs.c.origin)
+        statement = insert(witness_logs).values(row).on_conflict_do_nothing().returning(_logs.origin)
         if connection.execute(statement).first() is None:
-            size = connection.execute(
-                select(witness_logs.c.size).where(witness_logs.c.origin == row["origin"])
-            ).scalar_one()
+            size = connection.execute(select(_logs.size).where(_logs.origin == row["origin"])).scalar_one()
             raced[str(row["origin"])] = Conflict(size)
     return raced
 
 
 def _count(connection: Connection, host: str) -> int:
-    statement = select(func.count()).select_from(witness_logs).where(witness_logs.c.host == host)
+    statement = select(func.count()).select_from(witness_logs).where(_logs.host == host)
     return int(connection.execute(statement).scalar_one())
