@@ -19,7 +19,7 @@ from attestd.distribution.local import load_own_trust
 from attestd.distribution.repository import Repository
 from attestd.distribution.rules import Rules, stage_rules
 from attestd.distribution.standalone import open_local_repository, publish_local
-from attestd.governance.platform import PlatformPolicy
+from attestd.governance.platform import MAX_QUORUM, PlatformPolicy, Quorums
 from attestd.governance.trust import Trust
 from attestd.paths import find_client_layout
 from attestd.plain import counted
@@ -28,6 +28,7 @@ from attestd.strict import canonical, parse_json
 __all__ = ["rules_command"]
 
 _SHOWN: Final = 8
+QUORUM: Final = click.IntRange(0, MAX_QUORUM)
 
 
 @click.command(
@@ -38,6 +39,7 @@ attestd platform rules
 attestd platform rules --boot boot.json --yes
 attestd platform rules --boot boot.json --ima ima.json --repository fleet --platform prod
 attestd platform rules --no-ima --yes
+attestd platform rules --verifiers 2 --witnesses 2 --repository fleet --platform prod
 """,
 )
 @click.option("--boot", type=FILE, metavar="FILE", help="Rules over boots: attestd platform measure --rules.")
@@ -46,6 +48,12 @@ attestd platform rules --no-ima --yes
     "--ima", type=FILE, metavar="FILE", help="An IMA policy: attestd platform measure --ima-policy."
 )
 @click.option("--no-ima", is_flag=True, help="No IMA policy.")
+@click.option(
+    "--verifiers", type=QUORUM, metavar="N", help="How many verifiers must vouch for a host; 0: none has to."
+)
+@click.option(
+    "--witnesses", type=QUORUM, metavar="N", help="How many witnesses must cosign a release; 0: none has to."
+)
 @click.option(
     "--repository",
     "directory",
@@ -64,6 +72,8 @@ def rules_command(
     no_boot: bool,
     ima: Path | None,
     no_ima: bool,
+    verifiers: int | None,
+    witnesses: int | None,
     directory: Path | None,
     yes: bool,
     name: str | None,
@@ -73,12 +83,12 @@ def rules_command(
     """Show the rules of a platform policy, or change them.
 
     Rules only deny: a state has to be approved as well. What is not named stays as it is. No platform key is needed: the
-    approvals stay.
+    approvals stay. Quorums are the least of every decision under this policy: artifact or mesh.json may ask for more.
     """
     if (boot is not None and no_boot) or (ima is not None and no_ima):
         raise click.UsageError("a FILE, or none: not both")
     layout, output = find_client_layout(state_dir), Output(as_json=as_json)
-    changes = bool(boot or ima or no_boot or no_ima)
+    changes = bool(boot or ima or no_boot or no_ima) or (verifiers, witnesses) != (None, None)
     repository = Repository(directory) if directory else None
     if changes and repository is None:
         repository = open_local_repository(layout.authority)
@@ -88,15 +98,21 @@ def rules_command(
         _warn(policy.boot)
         _show(policy, trust, output)
         return
-    present = Rules(policy.boot, None if policy.ima is None else trust.ima[policy.ima.sha256])
+    present = Rules(
+        policy.boot,
+        None if policy.ima is None else trust.ima[policy.ima.sha256],
+        _quorums(policy, None, None),
+    )
     chosen = Rules(
         boot=None if no_boot else present.boot if boot is None else _boot(boot),
         ima=None if no_ima else present.ima if ima is None else _ima(ima),
+        quorums=_quorums(policy, verifiers, witnesses),
     )
     if chosen == present:
         say("these are the rules already: nothing was changed")
         return
     _warn(chosen.boot)
+    _warn_of_quorums(chosen.quorums, trust)
     stage_rules(repository, policy.name, chosen)
     if directory is not None:
         say_changes(repository.diff())
@@ -138,6 +154,25 @@ def _warn(rules: BootRules | None) -> None:
         say(f"weak rules: {rules.weakness}")
 
 
+def _quorums(policy: PlatformPolicy, verifiers: int | None, witnesses: int | None) -> Quorums:
+    return Quorums(
+        verifiers=policy.verifier_quorum if verifiers is None else verifiers,
+        witnesses=policy.witness_quorum if witnesses is None else witnesses,
+    )
+
+
+def _warn_of_quorums(quorums: Quorums, trust: Trust) -> None:
+    for kind, asked, there in (
+        ("verifier", quorums.verifiers, len(trust.mesh.verifiers)),
+        ("witness", quorums.witnesses, len(trust.mesh.witness_names)),
+    ):
+        if asked > there:
+            say(
+                f"a quorum of {counted(asked, kind)}, and mesh.json has {there}: everything is denied until it has as many"
+                " (attestd governance mesh)"
+            )
+
+
 def _show(policy: PlatformPolicy, trust: Trust, output: Output) -> None:
     ima = None if policy.ima is None else trust.ima.get(policy.ima.sha256)
     if output.as_json:
@@ -147,10 +182,13 @@ def _show(policy: PlatformPolicy, trust: Trust, output: Output) -> None:
                 "version": policy.version,
                 "boot": None if policy.boot is None else msgspec.to_builtins(policy.boot),
                 "ima": None if policy.ima is None else msgspec.to_builtins(policy.ima),
+                "quorums": {"verifiers": policy.verifier_quorum, "witnesses": policy.witness_quorum},
             }
         )
         return
     output.title(f"Platform {policy.name}, version {policy.version}")
+    quorums = counted(policy.verifier_quorum, "verifier"), counted(policy.witness_quorum, "witness")
+    output.facts([("quorums", ", ".join(quorums))])
     if policy.boot is None:
         output.line("  no rules over boots: an approved state is enough")
     else:

@@ -1,4 +1,4 @@
-"""Puts rules over boots and an IMA policy into a platform policy: a new version of it, staged in the repository."""
+"""Puts rules over boots, an IMA policy and quorums into a platform policy: a new version of it, staged in the repository."""
 
 import hashlib
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from attestd.appraisal.boot_rules import BootRules
 from attestd.distribution.repository import Repository
 from attestd.errors import UsageError
 from attestd.governance.amend import amend_platform_rules
-from attestd.governance.platform import ImaReference, PlatformPolicy
+from attestd.governance.platform import ImaReference, PlatformPolicy, Quorums
 
 __all__ = ["Rules", "stage_rules"]
 
@@ -19,10 +19,12 @@ class Rules:
     Attributes:
         boot: Rules over what was measured in a boot; None: none.
         ima: The IMA policy's file; None: none.
+        quorums: How many must vouch for a host.
     """
 
     boot: BootRules | None
     ima: bytes | None
+    quorums: Quorums
 
 
 def stage_rules(repository: Repository, name: str, rules: Rules) -> PlatformPolicy:
@@ -56,7 +58,9 @@ def stage_rules(repository: Repository, name: str, rules: Rules) -> PlatformPoli
     if rules.ima is not None:
         reference = ImaReference(policy=name, sha256=hashlib.sha256(rules.ima).hexdigest())
     files: dict[str, bytes | None] = {
-        target: amend_platform_rules(plan.files[target], boot=rules.boot, ima=reference)
+        target: amend_platform_rules(
+            plan.files[target], boot=rules.boot, ima=reference, quorums=rules.quorums
+        )
     }
     if reference is not None:
         files[reference.target] = rules.ima

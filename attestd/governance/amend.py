@@ -8,7 +8,7 @@ import msgspec
 
 from attestd.appraisal.boot_rules import BootRules
 from attestd.errors import UsageError
-from attestd.governance.platform import MAX_PLATFORM_BYTES, ImaReference, PlatformFile, Window
+from attestd.governance.platform import MAX_PLATFORM_BYTES, ImaReference, PlatformFile, Quorums, Window
 from attestd.strict import canonical, format_time, parse_canonical, parse_time
 
 __all__ = ["amend_platform_policy", "amend_platform_rules", "windows_of"]
@@ -87,19 +87,22 @@ def windows_of(file: PlatformFile, states: Collection[str]) -> list[Window]:
     return [window for window in file.lifecycle.windows if window.pcr_digest in states]
 
 
-def amend_platform_rules(data: bytes, *, boot: BootRules | None, ima: ImaReference | None) -> bytes:
+def amend_platform_rules(
+    data: bytes, *, boot: BootRules | None, ima: ImaReference | None, quorums: Quorums
+) -> bytes:
     """The next version of a platform policy: the same states, under these rules and no others.
 
     Args:
         data: The present version, verified before.
         boot: Rules over what was measured in a boot; None: none.
         ima: The IMA policy; None: none. Its file has to be published with it.
+        quorums: How many must vouch for a host.
 
     Raises:
         MalformedError: `data` is no platform policy.
     """
     file = parse_canonical(data, PlatformFile, max_bytes=MAX_PLATFORM_BYTES, what="platform policy")
-    reference = msgspec.structs.replace(file.reference, boot=boot, ima=ima)
+    reference = msgspec.structs.replace(file.reference, boot=boot, ima=ima, quorums=quorums)
     amended = msgspec.structs.replace(file, version=file.version + 1, reference=reference)
     return canonical(amended)
 

@@ -29,16 +29,19 @@ from attestd.tcg.pcr import PcrSelection
 from attestd.tcg.policy import REF_PLATFORM, REF_ROOT, approval_message, platform_policy, root_policy
 
 __all__ = [
+    "MAX_QUORUM",
     "TIERS",
     "Approval",
     "ImaReference",
     "PlatformPolicy",
+    "Quorums",
     "Tier",
     "Userspace",
     "parse_platform_policy",
 ]
 
 MAX_PLATFORM_BYTES = 2 << 20
+MAX_QUORUM: Final = 16
 # How the evidence is rooted. Weakest first: a policy's minimum admits itself and what stands right of it.
 Tier = Literal["software", "uncertified", "vtpm", "hardware"]
 TIERS: Final[tuple[str, ...]] = get_args(Tier)
@@ -46,14 +49,16 @@ TIERS: Final[tuple[str, ...]] = get_args(Tier)
 Userspace = Literal["none", "encrypted-tpm", "ima-appraise", "verity"]
 
 _Epoch = Annotated[int, msgspec.Meta(ge=0)]
-_Quorum = Annotated[int, msgspec.Meta(ge=0, le=16)]
+_Quorum = Annotated[int, msgspec.Meta(ge=0, le=MAX_QUORUM)]
 _Pcr = Annotated[int, msgspec.Meta(ge=0, le=23)]
 _Values = Annotated[list[Sha256Hex], msgspec.Meta(min_length=1)]
 _Bank = Literal["sha256"]
 _Name = Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9][a-z0-9._-]{0,63}\Z")]
 
 
-class _Quorums(Strict, frozen=True):
+class Quorums(Strict, frozen=True):
+    """How many verifiers must vouch for a host in each decision, and how many witnesses cosign it."""
+
     verifiers: _Quorum
     witnesses: _Quorum
 
@@ -80,7 +85,7 @@ class _Reference(Strict, frozen=True):
     ima: ImaReference | None
     min_tier: Tier
     pcrs: dict[_Bank, dict[PcrName, _Values]]
-    quorums: _Quorums
+    quorums: Quorums
     userspace: Annotated[list[Userspace], msgspec.Meta(min_length=1)]
 
 

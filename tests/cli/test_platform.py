@@ -231,3 +231,18 @@ def test_accept_clock(cli: Cli, running: Host) -> None:
     result = cli.ok("doctor", "--accept-clock")
     assert "the clock is accepted" in result.stdout
     assert "clock accepted" in [entry.body.get("what") for entry in running.entries()]
+
+
+def test_quorums_of_a_platform_policy(own_cli: Cli, own: Host) -> None:
+    changed = own_cli.ok("platform", "rules", "--verifiers", "1", "--witnesses", "2", "--yes")
+    said = " ".join(changed.stderr.split())
+    assert "platform policy local: verifiers 0 -> 1" in said
+    assert "a quorum of 1 verifier, and mesh.json has 0: everything is denied" in said
+    assert "a quorum of 2 witnesses, and mesh.json has 0" in said
+    policy = own.trust.platforms["local"]
+    assert (policy.verifier_quorum, policy.witness_quorum) == (1, 2)
+    assert own_cli.ok("platform", "rules", "--json").json["quorums"] == {"verifiers": 1, "witnesses": 2}
+    lowered = own_cli.ok("platform", "rules", "--witnesses", "0", "--yes")
+    assert "1 verifier, 0 witnesses" in lowered.stdout
+    assert "already" in own_cli.ok("platform", "rules", "--verifiers", "1").stderr
+    assert own_cli("platform", "rules", "--verifiers", "17").status == 64

@@ -18,7 +18,7 @@ from attestd.governance.issue import (
     draft_revocations,
     sign_host_request,
 )
-from attestd.governance.platform import ImaReference, PlatformPolicy, parse_platform_policy
+from attestd.governance.platform import ImaReference, PlatformPolicy, Quorums, parse_platform_policy
 from attestd.strict import canonical, format_time
 from attestd.tcg.pcr import PcrSelection, composite
 from tests.governance.make_vectors import BOOT_RULES
@@ -198,14 +198,20 @@ def test_other_states_end(world: World, authorities: Authorities) -> None:
     assert (len(again.approvals), again.windows) == (1, {})
 
 
+NONE = Quorums(verifiers=0, witnesses=0)
+
+
 def test_rules_of_a_platform_policy(world: World, authorities: Authorities) -> None:
     rules = parse_boot_rules(canonical(BOOT_RULES))
     ima = ImaReference(policy="fleet", sha256="ab" * 32)
-    data = amend_platform_rules(canonical(world.platforms["local"]), boot=rules, ima=ima)
+    data = amend_platform_rules(
+        canonical(world.platforms["local"]), boot=rules, ima=ima, quorums=Quorums(verifiers=2, witnesses=1)
+    )
     policy = parse(world, authorities, data)
     assert (policy.version, policy.boot, policy.ima) == (2, rules, ima)
+    assert (policy.verifier_quorum, policy.witness_quorum) == (2, 1)
     assert len(policy.approvals) == 1
-    policy = parse(world, authorities, amend_platform_rules(data, boot=None, ima=None))
+    policy = parse(world, authorities, amend_platform_rules(data, boot=None, ima=None, quorums=NONE))
     assert (policy.version, policy.boot, policy.ima) == (3, None, None)
     first = written(world, authorities, boot=rules, ima=ima)["platform/local.json"]
     assert parse(world, authorities, first).boot == rules
