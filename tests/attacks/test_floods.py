@@ -222,20 +222,21 @@ def test_variables_without_end(shared: Host) -> None:
 
 def test_a_client_that_does_not_read_its_questions(shared: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """Questions larger than the socket takes wait for the client as long as an answer would, not for ever."""
-    from attestd.agent import executions
+    from attestd.agent import needs
 
     class Stuck:
         async def send(self, *_: object) -> None:
             await asyncio.Event().wait()
 
-    monkeypatch.setattr(executions, "ANSWER_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(needs, "ANSWER_TIMEOUT_S", 0.05)
     with pytest.raises(TimeoutError):
-        asyncio.run(executions._ask_some(Stuck(), None, ["env:A"], None))  # type: ignore[arg-type]
+        asyncio.run(needs._ask_some(Stuck(), None, ["env:A"], None))  # type: ignore[arg-type]
 
 
 def test_evidence_for_an_artifact_that_nobody_signed() -> None:
     """It must be a second old at most, so each use would have the TPM quote: 0.2 s of a real one, and no leaf tells."""
-    from attestd.agent.executions import _Candidate, _refresh_evidence
+    from attestd.agent.asked import Candidate
+    from attestd.agent.executions import _refresh_evidence
 
     world, taken = World(), []
 
@@ -257,6 +258,6 @@ def test_evidence_for_an_artifact_that_nobody_signed() -> None:
 
     for author, count in ((World("stranger"), 0), (world, 1)):
         data = author.artifact(host_id=world.host.id, max_evidence_age_s=1)
-        candidate = _Candidate(data, parse_artifact(data))
+        candidate = Candidate(data, parse_artifact(data))
         asyncio.run(_refresh_evidence(candidate, world.execution(), cast("Any", Core())))
         assert len(taken) == count

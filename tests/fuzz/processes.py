@@ -14,8 +14,8 @@ from typing import Any, cast
 import click
 
 from attestd.agent.ask import _answer
+from attestd.agent.asked import parse_request
 from attestd.agent.core import Core
-from attestd.agent.executions import _parse
 from attestd.agent.installed import InstalledArtifacts
 from attestd.agent.operations import serve_operation
 from attestd.agent.runner_link import RunnerError, RunnerLink
@@ -85,7 +85,7 @@ def _request(*words: bytes) -> bytes:
     WireError, seeds=lambda: [_request(b"deploy", b"--env"), encode_fields([b"check", b"", b"", b"", b"x"])]
 )
 def client_request(data: bytes) -> None:
-    asked = _parse(Frame(Kind.REQUEST, data, [1, 2, 3, 4, 5], None), 1001)
+    asked = parse_request(Frame(Kind.REQUEST, data, [1, 2, 3, 4, 5], None), 1001)
     assert asked.argv
     asked.descriptors = []
 
