@@ -5,13 +5,29 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from attestd.appraisal.claims import ResultClaims, draft_result
 from attestd.appraisal.host_state import HostState
-from attestd.appraisal.result import AttestationResult, ResultClaims, draft_result, sign_result, verify_result
+from attestd.appraisal.result import AttestationResult, format_result, verify_result
 from attestd.appraisal.verifier import VerifiedEvidence
+from attestd.authorization.dsse import PublicKey
 from attestd.strict import encode_base64url
 from tests.world import World, b64, mesh_file, p256, spki
 
 LIFETIME = timedelta(minutes=5)
+
+SigningKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
+
+
+def sign_result(claims: ResultClaims, *, key: SigningKey) -> str:
+    """Signs claims with a key that is here."""
+    public = PublicKey(key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        return format_result(claims, public=public, sign=key.sign)
+    return format_result(claims, public=public, sign=lambda message: key.sign(message, ec.ECDSA(SHA256())))
 
 
 def verifiers(*names: str, quorum: int = 0) -> bytes:

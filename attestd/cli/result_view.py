@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from attestd.appraisal.result import ResultClaims, read_claims
+from attestd.appraisal.claims import ResultClaims
+from attestd.appraisal.result import read_claims
 from attestd.cli.output import BAD, GOOD, text
 from attestd.errors import MalformedError
 from attestd.plain import counted

@@ -16,7 +16,8 @@ from attestd.agent import controllers
 from attestd.agent.attesting import Attestation
 from attestd.agent.controllers import CallThreads, Controller
 from attestd.agent.measured_logs import BootReader
-from attestd.appraisal.result import AttestationResult, ResultClaims
+from attestd.appraisal.claims import ResultClaims
+from attestd.appraisal.result import AttestationResult
 from attestd.appraisal.state import BootAppraiser
 from attestd.errors import (
     AttestdError,

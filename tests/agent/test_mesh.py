@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import msgspec
 
-from attestd.appraisal.result import FindingsClaim, ResultClaims
+from attestd.appraisal.claims import FindingsClaim, ResultClaims
 from attestd.appraisal.vector import Status
 from attestd.lineage.entry import EntryType
 from tests.agent.verifying import Remote, mesh_of

@@ -8,16 +8,17 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
+from attestd.appraisal.claims import ResultClaims, draft_result
 from attestd.appraisal.evidence import parse_evidence
 from attestd.appraisal.host_state import HostState
 from attestd.appraisal.ima import parse_ima_policy
-from attestd.appraisal.result import ResultClaims, draft_result, sign_result
 from attestd.appraisal.state import BootAppraiser
 from attestd.appraisal.verifier import Verifier, ask_evidence
 from attestd.errors import AttestdError, EvidenceIncompleteError
 from attestd.governance.trust import Trust
 from attestd.strict import canonical
 from tests.distribution.web import Handler, Web, serving
+from tests.results import sign_result
 from tests.world import b64, mesh_file, p256, spki
 
 KEY = bytes(range(32))

@@ -14,16 +14,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from attestd.appraisal.claims import draft_result
 from attestd.appraisal.jws import OneAlgorithm
-from attestd.appraisal.result import (
-    MAX_RESULT_BYTES,
-    AttestationResult,
-    SigningKey,
-    draft_result,
-    read_claims,
-    sign_result,
-    verify_result,
-)
+from attestd.appraisal.result import MAX_RESULT_BYTES, AttestationResult, read_claims, verify_result
 from attestd.appraisal.vector import (
     APPROVED_BOOT,
     APPROVED_CONFIG,
@@ -41,6 +34,7 @@ from attestd.governance.mesh import MeshTrust
 from attestd.strict import canonical, encode_base64url
 from tests.appraisal.attesting import BAD, Attesting
 from tests.governance.test_mesh import mesh
+from tests.results import SigningKey, sign_result
 from tests.world import Host, World, ed25519_key, key_id, p256, spki
 
 ONE, TWO = p256("verifier one"), ed25519_key("verifier two")

@@ -12,6 +12,7 @@ from typing import Final, Literal
 import msgspec
 
 import attestd
+from attestd.appraisal.claims import draft_result
 from attestd.appraisal.evidence import (
     MAX_EVIDENCE_BYTES,
     EvidenceChallenge,
@@ -20,7 +21,7 @@ from attestd.appraisal.evidence import (
     require_own_logs,
 )
 from attestd.appraisal.host_state import HostState, parse_host_state
-from attestd.appraisal.result import draft_result, format_result
+from attestd.appraisal.result import format_result
 from attestd.appraisal.vector import status_of
 from attestd.appraisal.verifier import AuthenticEvidence, VerifiedEvidence, ask_evidence
 from attestd.controller.background import in_background
