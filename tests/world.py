@@ -39,13 +39,16 @@ from attestd.authorization.dsse import (
 )
 from attestd.authorization.issue import DEFAULT_PATH, Sign, draft_statement, issue, resource
 from attestd.authorization.secret import NOTHING_SECRET
+from attestd.errors import StoreError
 from attestd.gate.concealment import Concealment
 from attestd.gate.decide import decide
 from attestd.gate.execution import Execution, File
 from attestd.gate.model import Context, Decision, Request
 from attestd.governance.host import HOST_RECORD_TYPE
-from attestd.governance.metadata import Metadata, TargetFile, Versions, verify_metadata
+from attestd.governance.host_records import Read
+from attestd.governance.metadata import Metadata, Versions, verify_metadata
 from attestd.governance.policy_schema import DEFAULT_POLICY, DEFAULT_POLICY_NAME, EMPTY_ENTITIES, SCHEMA
+from attestd.governance.targets import TargetFile, TargetList
 from attestd.governance.trust import Trust, parse_trust
 from attestd.lineage.entry import EntryType, format_entry
 from attestd.strict import canonical, format_time, format_time_us
@@ -340,7 +343,7 @@ def described(files: Mapping[str, bytes], **changes: Any) -> Metadata:
     }
     found = Metadata(
         versions=Versions(root=1, timestamp=1, snapshot=1, targets={"targets": 1}),
-        targets=targets,
+        targets=TargetList.of(targets),
         expires=NOW + LIFETIME,
         expires_role="root",
         issued=NOW,
@@ -348,9 +351,26 @@ def described(files: Mapping[str, bytes], **changes: Any) -> Metadata:
     return replace(found, **changes)
 
 
+def read_of(files: Mapping[str, bytes]) -> Read:
+    """Reads from these files, as from a mirror that has no others."""
+
+    def read(name: str) -> bytes:
+        if name not in files:
+            raise StoreError(f"{name}: it is not there")
+        return files[name]
+
+    return read
+
+
+def looked_at(trust: Trust) -> Trust:
+    """With its host records verified, so that `unusable` tells of them."""
+    trust.look_at_hosts()
+    return trust
+
+
 def parse_files(files: Mapping[str, bytes]) -> Trust:
     """Any target files, as if they were published."""
-    return parse_trust(files, metadata=described(files))
+    return looked_at(parse_trust(read_of(files), metadata=described(files)))
 
 
 @lru_cache(maxsize=32)
@@ -367,7 +387,7 @@ def _verified(
 ) -> Trust:
     metadata = dict(published)
     found = verify_metadata(lambda name, _: metadata.get(name), root=root, floor=None)
-    return parse_trust(dict(files), metadata=found)
+    return looked_at(parse_trust(read_of(dict(files)), metadata=found))
 
 
 # --- the world -----------------------------------------------------------------------------------------------------

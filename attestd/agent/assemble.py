@@ -146,7 +146,7 @@ async def _checked(
     reader = CosignedLog.open(str(layout.log), readonly=True)
     stack.callback(reader.close)
     source, floor = layout.trust_source(configuration), sealed_floor(store)
-    updater = Updater(source, configuration, log=log)
+    updater = Updater(source, configuration, host=store.host_id, log=log)
     blobs, _ = load_keys(layout.keys)
     trust = await _first_trust(source, updater, floor, host=store.host_id, blobs=blobs)
     host = trust.hosts[store.host_id]

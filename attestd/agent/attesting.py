@@ -109,10 +109,15 @@ class Attestation:
             except EvidenceIncompleteError:
                 whole = True
                 continue
+            host = trust.hosts.get(self.port.host)
+            if host is None:
+                raise VerificationError(
+                    f"governance has no record of this host{trust.why_none(self.port.host)}"
+                )
             result = verify_result(
                 token,
                 mesh=trust.mesh,
-                host=trust.hosts[self.port.host],
+                host=host,
                 nonce=asked.challenge,
                 now=self.now(),
             )

@@ -14,7 +14,7 @@ from typing import Any, Final
 from attestd.account import acting_as, agent_account
 from attestd.agent.exclusive import exclusive
 from attestd.audit.store import LogStore, parse_stored
-from attestd.distribution.fetch import update_mirror
+from attestd.distribution.fetch import of_host, update_mirror
 from attestd.distribution.local import TrustDirectory
 from attestd.distribution.mirror import read_anchor
 from attestd.distribution.remote import Remote, open_remote
@@ -98,9 +98,15 @@ class Updater:
     """
 
     def __init__(
-        self, source: TrustSource, configuration: Configuration, *, log: logging.Logger | None = None
+        self,
+        source: TrustSource,
+        configuration: Configuration,
+        *,
+        host: str | None,
+        log: logging.Logger | None = None,
     ) -> None:
-        """Names the places."""
+        """Names the places, and the host whose records are downloaded with what is everybody's; None: it has none yet."""
+        self._wanted = of_host(host)
         self.url = configuration.governance_url
         self.looked_at: str | None = None
         self.problem: str | None = None
@@ -133,7 +139,7 @@ class Updater:
         self._remote = remote = open_remote(self.url, ca=self._ca)
         try:
             versions = None if floor is None else floor.versions_for(root)
-            update_mirror(remote, self._source.mirror, root=root, floor=versions)
+            update_mirror(remote, self._source.mirror, root=root, floor=versions, wanted=self._wanted)
         finally:
             remote.close()
 
@@ -180,12 +186,12 @@ def update_without_agent(layout: Layout, configuration: Configuration) -> Update
     with exclusive(layout), acting_as(agent_account(layout)):
         store = LogStore.open(str(layout.log), readonly=True)
         try:
-            floor = sealed_floor(store)
+            floor, host = sealed_floor(store), store.host_id
         finally:
             store.close()
         directory = TrustDirectory(source, floor=floor)
         before = _version(directory)
-        updater = Updater(source, configuration)
+        updater = Updater(source, configuration, host=host)
         updater.update(floor)
         return Updated(before, directory.look().version, updater.url or str(source.mirror))
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -64,6 +65,15 @@ class Controllers:
     say: Callable[[str], None]
 
 
+def _downloaded(
+    layout: Layout, configuration: Configuration, *, host: str | None
+) -> tuple[Trust, dict[str, Any]]:
+    source = layout.trust_source(configuration)
+    with acting_as(agent_account(layout)):
+        Updater(source, configuration, host=host).update(None)
+    return first_seen(source)
+
+
 def join(
     layout: Layout,
     configuration: Configuration,
@@ -103,9 +113,7 @@ def join(
             " what is there (attestd deprovision --purge)"
         )
     try:
-        with acting_as(account):
-            Updater(source, configuration).update(None)
-        trust, seen = first_seen(source)
+        trust, seen = _downloaded(layout, configuration, host=None)
     except AttestdError:
         if given:  # a root under which nothing verifies must not stand in the way of the right one
             anchor.unlink()
@@ -116,6 +124,7 @@ def join(
         ek = steps.tpm(lambda tpm: tpm.endorsement_key())
         blobs = steps.make_keys(_public(authorities.root.key))
         host = host_id(ek.public)
+        trust, seen = _downloaded(layout, configuration, host=host)  # with its own records, if it has any
         published = is_record_of(trust.hosts.get(host), blobs)
         tier = vouched_tier(ek, trust, now) or steps.tier()
         request = record = ended = None

@@ -120,12 +120,12 @@ class _Rekey:
         self._steps = HostSteps(layout, configuration, owner)
         self._deadline_s = float(configuration.tpm_deadline_s) * 3
         self._has_log = layout.log.exists()
-        if configuration.governance_url:
-            with acting_as(self._steps.account):
-                Updater(self._source, configuration).update(self._floor())
-        self._trust = load_trust(self._source)
         self._ek = self._steps.tpm(lambda tpm: tpm.endorsement_key())
         self.host = host_id(self._ek.public)
+        if configuration.governance_url:
+            with acting_as(self._steps.account):
+                Updater(self._source, configuration, host=self.host).update(self._floor())
+        self._trust = load_trust(self._source)
         self.origin: str | None = None
         self.closed: Path | None = None
         self.waits: tuple[Path, ...] = ()

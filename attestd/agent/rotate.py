@@ -113,7 +113,9 @@ def _opened(access: TpmAccess, layout: Layout) -> Tpm:
 def _keys(store: LogStore, trust: Trust) -> LogKeys:
     host = trust.hosts.get(store.host_id)
     if host is None:
-        raise StoreError(f"the trust directory has no record of host {store.host_id}, whose log this is")
+        raise StoreError(
+            f"the trust directory has no record of host {store.host_id}, whose log this is{trust.why_none(store.host_id)}"
+        )
     return LogKeys(store.origin, host.release_spki, host.ak_spki)
 
 

@@ -100,7 +100,9 @@ def verify_document(
     what = "quote"
     host = trust.hosts.get(document.host)
     if host is None:  # 1
-        raise VerificationError(f"{what}: the trust directory has no record of host {document.host}")
+        raise VerificationError(
+            f"{what}: the trust directory has no record of host {document.host}{trust.why_none(document.host)}"
+        )
     if host.host in trust.revocations.hosts:
         raise VerificationError(f"{what}: host {host.host} is revoked")
     said = decode_base64(document.challenge, what=what)

@@ -340,7 +340,9 @@ def _named(evidence: UntrustedEvidence, trust: Trust, now: datetime) -> tuple[Ve
     if evidence.host in trust.revocations.hosts:
         raise VerificationError(f"{_WHAT}: host {evidence.host} is revoked")
     if host is None:
-        raise VerificationError(f"{_WHAT}: host {evidence.host} is not enrolled")
+        raise VerificationError(
+            f"{_WHAT}: host {evidence.host} is not enrolled{trust.why_none(evidence.host)}"
+        )
     if not host.not_before <= now < host.not_after:
         raise VerificationError(
             f"{_WHAT}: the record of host {host.host} holds from {format_time(host.not_before)} to"

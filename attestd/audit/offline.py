@@ -68,7 +68,7 @@ def log_keys(origin: str, trust: Trust, *, last: UntrustedNote | None = None) ->
     if not records:
         raise VerificationError(
             f"governance has no record of host {host_id}, whose log this says it is: has an enroller admitted it"
-            " (attestd governance enroll)?"
+            f" (attestd governance enroll)?{trust.why_none(host_id)}"
         )
     host = records[0] if last is None else sealed_by(last, trust=trust)[0]
     return LogKeys(origin, host.release_spki, host.ak_spki)

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from attestd.errors import MalformedError, UsageError, VerificationError
 from attestd.plain import counted
-from attestd.strict import Base64Bytes, Strict, canonical, convert, decode_base64, parse_json
+from attestd.strict import Base64Bytes, Strict, canonical, convert, decode_base64, parse_json, parse_own_form
 
 __all__ = [
     "MAX_ENVELOPE_BYTES",
@@ -186,9 +186,10 @@ def parse_envelope(
     Raises:
         MalformedError: Not such an envelope.
     """
-    return read_envelope(
-        parse_json(data, max_bytes=max_bytes, what="envelope"), payload_type=payload_type, what="envelope"
-    )
+    file = parse_own_form(data, _EnvelopeJson, max_bytes=max_bytes)
+    if file is None:
+        file = convert(parse_json(data, max_bytes=max_bytes, what="envelope"), _EnvelopeJson, what="envelope")
+    return _envelope(file, payload_type=payload_type, what="envelope")
 
 
 def read_envelope(value: Any, *, payload_type: str, what: str) -> UntrustedEnvelope:
@@ -202,7 +203,10 @@ def read_envelope(value: Any, *, payload_type: str, what: str) -> UntrustedEnvel
     Raises:
         MalformedError: Not such an envelope.
     """
-    file = convert(value, _EnvelopeJson, what=what)
+    return _envelope(convert(value, _EnvelopeJson, what=what), payload_type=payload_type, what=what)
+
+
+def _envelope(file: _EnvelopeJson, *, payload_type: str, what: str) -> UntrustedEnvelope:
     if file.payload_type != payload_type:
         raise MalformedError(
             f"{what}: expected payloadType {payload_type!r}, found {file.payload_type[:80]!r}"

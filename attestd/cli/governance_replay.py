@@ -120,7 +120,9 @@ def _newest(store: LogStore, count: int) -> list[Entry]:
 def _replay(entry: Entry, store: LogStore, trust: Trust) -> Replay:
     host = trust.hosts.get(store.host_id)
     if host is None:
-        raise UsageError(f"the log is of host {store.host_id}, of which this governance has no record")
+        raise UsageError(
+            f"the log is of host {store.host_id}, of which this governance has no record{trust.why_none(store.host_id)}"
+        )
     return replay(entry, policies=trust.policies, host=host)
 
 

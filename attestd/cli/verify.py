@@ -345,7 +345,7 @@ def result_command(*, trust: Path, root: Path | None, time: str | None, as_json:
     def verify() -> dict[str, Any]:
         host = known.hosts.get(claims.host)
         if host is None:
-            raise VerificationError(f"host {claims.host} is not enrolled")
+            raise VerificationError(f"host {claims.host} is not enrolled{known.why_none(claims.host)}")
         if claims.host in known.revocations.hosts:
             raise VerificationError(f"host {claims.host} is revoked")
         verify_result(token, mesh=known.mesh, host=host, nonce=None, now=at)

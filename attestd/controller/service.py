@@ -287,13 +287,15 @@ class _Service:
     ) -> None:
         roles = self._configuration.roles
         if Role.ENROLLER in roles:
-            self._start_enroller(store, trust)
+            await self._start_enroller(stack, store, trust)
         if Role.VERIFIER in roles:
             await self._start_verifier(stack, store, trust)
         if Role.LINEAGE in roles:
             self._start_lineage(store, trust)
 
-    def _start_enroller(self, store: Store, trust: TrustWatch) -> None:
+    async def _start_enroller(
+        self, stack: contextlib.AsyncExitStack, store: Store, trust: TrustWatch
+    ) -> None:
         enroller = Enroller(
             trust=trust.current,
             published=trust.target,
@@ -303,6 +305,7 @@ class _Service:
             log=self._log,
             now=_now,
         )
+        await stack.enter_async_context(enroller.running())
         self._operations += enroller.operations()
         self._troubles["enroller"] = enroller.trouble
         self._metrics.add_source(enroller.gauges)

@@ -1,13 +1,14 @@
 """Whether governance that is staged may be published: what hosts would accept of it, and what they could not know. Pure."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from attestd.appraisal.ima import parse_ima_policy
 from attestd.distribution.next_version import Next
 from attestd.errors import MalformedError, UsageError, VerificationError
+from attestd.governance.host_records import HOSTS
 from attestd.governance.policy_schema import EMPTY_ENTITIES, SCHEMA
 from attestd.governance.signed import MAX_TARGET_BYTES
 from attestd.governance.trust import Trust, parse_revocations, parse_trust, require_still_revoked
@@ -70,8 +71,9 @@ def require_acceptable(plan: Next) -> Accepted:
         GovernanceRollbackError: Something is not revoked any more, or the epoch goes back.
         UsageError: A version does not rise, a policy that old receipts name is gone.
     """
-    trust = parse_trust(plan.files, metadata=plan.metadata())
     before = plan.published.files
+    trust = parse_trust(plan.files.__getitem__, metadata=plan.metadata())
+    trust.look_at_hosts(_to_verify(plan))
     _require_rising(plan.files, before)
     for name, data in plan.files.items():
         if name.startswith("ima/") and before.get(name) != data:
@@ -79,34 +81,53 @@ def require_acceptable(plan: Next) -> Accepted:
     if "revocations.json" in before:
         require_still_revoked(parse_revocations(before["revocations.json"]), trust.revocations)
     refused = {name: why for name, why in trust.unusable.items() if before.get(name) != plan.files[name]}
-    lost: dict[str, str] = {}
-    if len(refused) < len(trust.unusable):
-        usable_before = before.keys() - _unusable_before(plan)
-        others = {
-            name: why for name, why in trust.unusable.items() if name not in refused and name in usable_before
-        }
-        lost = (
-            {name: why for name, why in others.items() if name not in _unusable_unrevoked(plan)}
-            if others
-            else {}
-        )
-        refused |= {name: why for name, why in others.items() if name not in lost}
+    others = _usable_before(plan, {name: why for name, why in trust.unusable.items() if name not in refused})
+    edited = _unusable_unrevoked(plan, others)
+    lost = {name: why for name, why in others.items() if name not in edited}
+    refused |= {name: why for name, why in others.items() if name in edited}
     if refused:
         name, why = min(refused.items())
         raise VerificationError(f"{name}: no host would accept it: {why}")
     return Accepted(trust, lost)
 
 
-def _unusable_before(plan: Next) -> set[str]:
+def _to_verify(plan: Next) -> list[str] | None:
+    """Host records that may have become unusable: those that change; all (None), if what they are verified by does."""
+    files, before = plan.files, plan.published.files
+    if files["authorities.json"] != before.get("authorities.json") or (
+        _revoked_keys(files) != _revoked_keys(before)
+    ):
+        return None
+    return [name for name, data in files.items() if before.get(name) != data]
+
+
+def _revoked_keys(files: Mapping[str, bytes]) -> object:
+    return _object(files["revocations.json"]).get("keys") if "revocations.json" in files else None
+
+
+def _usable_before(plan: Next, unusable: Mapping[str, str]) -> dict[str, str]:
+    """Those of these files that hosts believe as they are published."""
     files = plan.published.files
-    return set(parse_trust(files, metadata=plan.metadata(files)).unusable)
+    there = {name: why for name, why in unusable.items() if name in files}
+    if not there:
+        return {}
+    trust = parse_trust(files.__getitem__, metadata=plan.metadata(files))
+    trust.look_at_hosts(there)
+    return {name: why for name, why in there.items() if name not in trust.unusable}
 
 
-def _unusable_unrevoked(plan: Next) -> set[str]:
-    """What would be left out even if no key were revoked: an edit did that, and nobody said so."""
+def _unusable_unrevoked(plan: Next, names: Collection[str]) -> set[str]:
+    """Those of these files that would be left out even if no key were revoked: an edit did that, and nobody said so."""
+    if plan.files["authorities.json"] == plan.published.files.get("authorities.json"):
+        # Host records rest on nothing else: revocations alone ended these.
+        names = [name for name in names if not name.startswith(HOSTS)]
+    if not names:
+        return set()
     revocations = json.loads(plan.files["revocations.json"])
     files = {**plan.files, "revocations.json": canonical({**revocations, "keys": []})}
-    return set(parse_trust(files, metadata=plan.metadata(files)).unusable)
+    trust = parse_trust(files.__getitem__, metadata=plan.metadata(files))
+    trust.look_at_hosts(names)
+    return {name for name in names if name in trust.unusable}
 
 
 def _require_rising(files: Mapping[str, bytes], before: Mapping[str, bytes]) -> None:

@@ -2,27 +2,47 @@
 
 import contextlib
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from attestd.distribution.mirror import METADATA, TARGETS, TIMESTAMP, Mirror
 from attestd.distribution.remote import Remote
 from attestd.durable import make_directories, make_directory, write_atomic
 from attestd.errors import AttestdError, MalformedError, VerificationError
+from attestd.governance.host_records import HOSTS
 from attestd.governance.metadata import (
     Metadata,
-    TargetFile,
     Versions,
     target_path,
     verify_metadata,
     verify_target,
 )
 from attestd.governance.signed import MAX_BYTES
+from attestd.governance.targets import TargetFile
 
-__all__ = ["update_mirror"]
+__all__ = ["Wanted", "everything", "of_host", "update_mirror"]
+
+Wanted = Callable[[str], bool]
 
 
-def update_mirror(remote: Remote, mirror: Path, *, root: bytes, floor: Versions | None) -> Metadata:
+def everything(_: str) -> bool:
+    """Wants all targets: for who knows many hosts, as controllers and auditors do."""
+    return True
+
+
+def of_host(host: str | None) -> Wanted:
+    """Wants what a host goes by: no other host's records, of which there may be a hundred thousand.
+
+    Args:
+        host: The host-id; None: it is not known yet.
+    """
+    own = (f"hosts/{host}.json", f"hosts/history/{host}-")
+    return lambda name: not name.startswith(HOSTS) or (host is not None and name.startswith(own))
+
+
+def update_mirror(
+    remote: Remote, mirror: Path, *, root: bytes, floor: Versions | None, wanted: Wanted
+) -> Metadata:
     """Brings a mirror up to date. Cut off at any moment, it holds the set of before or the new one, whole.
 
     (But for a new root under which the timestamp of before does not verify: then the next call repairs it.)
@@ -37,6 +57,7 @@ def update_mirror(remote: Remote, mirror: Path, *, root: bytes, floor: Versions 
         mirror: Where to; made if it is not there.
         root: The root of trust.
         floor: Versions below which nothing is accepted.
+        wanted: Which targets to keep there, by name: `everything`, or `of_host`. What is there besides is removed.
 
     Returns:
         The verified metadata of what is in the mirror now.
@@ -58,9 +79,8 @@ def update_mirror(remote: Remote, mirror: Path, *, root: bytes, floor: Versions 
             damaged, fetched = True, _Fetched(remote, None)
             metadata = verify_metadata(fetched, root=root, floor=floor)
         before = _timestamp(present)
-        missing = [
-            (name, file) for name, file in metadata.targets.items() if not _is_present(present, name, file)
-        ]
+        targets = {name: metadata.targets[name] for name in metadata.targets if wanted(name)}
+        missing = [(name, file) for name, file in targets.items() if not _is_present(present, name, file)]
     for name, file in missing:
         _download(remote, mirror, name, file)
     timestamp = fetched.new.pop(TIMESTAMP)
@@ -70,8 +90,7 @@ def update_mirror(remote: Remote, mirror: Path, *, root: bytes, floor: Versions 
         write_atomic(mirror / METADATA / TIMESTAMP, timestamp, mode=0o644)  # From here on it is the new set.
     if timestamp != before or damaged:
         _remove_others(mirror / METADATA, {*fetched.names, TIMESTAMP})
-        targets = metadata.targets.items()
-        _remove_others(mirror / TARGETS, {target_path(name, file.sha256) for name, file in targets})
+        _remove_others(mirror / TARGETS, {target_path(name, file.sha256) for name, file in targets.items()})
     return metadata
 
 

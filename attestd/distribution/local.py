@@ -11,7 +11,8 @@ from typing import Final, NamedTuple
 from attestd.distribution.mirror import METADATA, ROOT, TARGETS, TIMESTAMP, Mirror, read_anchor
 from attestd.errors import AttestdError, MalformedError, StoreError, VerificationError
 from attestd.governance.floor import Floor
-from attestd.governance.metadata import Versions, target_path, verify_metadata
+from attestd.governance.host_records import HOSTS
+from attestd.governance.metadata import Metadata, Versions, target_path, verify_metadata
 from attestd.governance.signed import MAX_BYTES
 from attestd.governance.trust import Revocations, Trust, parse_trust, require_still_revoked
 from attestd.paths import Layout, TrustSource, load_configuration
@@ -29,8 +30,8 @@ __all__ = [
 LOOK_S: Final = 0.02
 # Two changes within one tick of the kernel's clock have the same ctime: what was younger than this is looked at again.
 SETTLED_NS: Final = 100_000_000
-# How often every file is looked at, for what was edited where it lies; and what did not verify is tried again. With more
-# files than can be looked at in `DEEP_COST_S` (some thousand), as much less often: a fiftieth of a core is enough for it.
+# How often every file but host records is looked at, for what was edited where it lies; and what did not verify is tried again.
+# With more files than can be looked at in `DEEP_COST_S` (some thousand), as much less often: a fiftieth of a core is enough.
 DEEP_S: Final = 1.0
 DEEP_COST_S: Final = 0.02
 MAX_DEEP_S: Final = 60.0
@@ -88,14 +89,22 @@ def _load(
             given = {TIMESTAMP: before}
             fetch = partial(_metadata, mirror, given)
             try:
-                metadata = verify_metadata(fetch, root=root, floor=floor)
-                files = {name: mirror.target(name, file) for name, file in metadata.targets.items()}
+                metadata = verify_metadata(
+                    fetch, root=root, floor=floor, previous=None if previous is None else previous.metadata
+                )
+                read = partial(_target, source.mirror, metadata)
+                return parse_trust(read, metadata=metadata, previous=previous), before
             except AttestdError:
                 if left and mirror.metadata(TIMESTAMP, MAX_BYTES["timestamp"]) != before:
                     continue  # published anew meanwhile
                 raise
-            return parse_trust(files, metadata=metadata, previous=previous), before
     raise StoreError(f"{source.mirror}: changes faster than it can be read")
+
+
+def _target(mirror: Path, metadata: Metadata, name: str) -> bytes:
+    """A target that metadata names, also long after that was read: where it is gone by then, the next set names another."""
+    with Mirror.open(mirror) as opened:
+        return opened.target(name, metadata.targets[name])
 
 
 def _metadata(mirror: Mirror, given: Mapping[str, bytes | None], name: str, max_bytes: int) -> bytes | None:
@@ -130,6 +139,8 @@ def read_verified_files(source: TrustSource) -> dict[str, bytes]:
 
         targets = verify_metadata(fetch, root=files[ROOT], floor=None).targets
         for name, file in targets.items():
+            if name.startswith(HOSTS) and not mirror.has(name, file):
+                continue  # another host's
             files[f"{TARGETS}/{target_path(name, file.sha256)}"] = mirror.target(name, file)
     return files
 
@@ -274,12 +285,15 @@ def _stamp_of(path: Path) -> _Stamp:
 
 
 def _stamps_below(mirror: Path) -> tuple[_Stamp, ...]:
+    """Of what was read when governance was. Host records are not: whoever reads one compares it with the metadata."""
     found: list[_Stamp] = []
-    pending = [mirror / METADATA, mirror / TARGETS]
+    pending, hosts = [mirror / METADATA, mirror / TARGETS], os.fspath(mirror / TARGETS / HOSTS)
     try:
         while pending:
             with os.scandir(pending.pop()) as entries:
                 for entry in entries:
+                    if entry.path == hosts:
+                        continue
                     status = entry.stat(follow_symlinks=False)
                     found.append(_Stamp(entry.path, status.st_ino, status.st_ctime_ns, status.st_size))
                     if entry.is_dir(follow_symlinks=False):

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import BinaryIO, Final, Self
 
 from attestd.errors import MalformedError, StoreError, VerificationError
-from attestd.governance.metadata import TargetFile, target_path, verify_target
+from attestd.governance.host_records import HOSTS
+from attestd.governance.metadata import target_path, verify_target
 from attestd.governance.signed import MAX_BYTES
+from attestd.governance.targets import TargetFile
 from attestd.paths import TrustSource
 
 __all__ = ["METADATA", "ROOT", "TARGETS", "TIMESTAMP", "Mirror", "read_anchor"]
@@ -25,6 +27,9 @@ METADATA: Final = "metadata"
 TARGETS: Final = "targets"
 TIMESTAMP: Final = "timestamp.json"
 
+_OTHERS: Final = (
+    "a host keeps its own record only: give --trust with all of them, from where governance is published"
+)
 _PART: Final = re.compile(r"\A[A-Za-z0-9_@%+=,~-][A-Za-z0-9_.@%+=,~-]{0,250}\Z")
 
 
@@ -132,6 +137,16 @@ class Mirror:
             except FileNotFoundError:
                 return None
 
+    def has(self, name: str, file: TargetFile) -> bool:
+        """Whether something lies where this target should: what it is, `target` says."""
+        try:
+            os.stat(target_path(name, file.sha256), dir_fd=self._targets, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return True
+
     def target(self, name: str, file: TargetFile) -> bytes:
         """A target, verified against what the metadata says of it.
 
@@ -141,7 +156,8 @@ class Mirror:
         relative = target_path(name, file.sha256)
         path = self._path / TARGETS / relative
         *parents, last = _require_parts(relative, path, most=4)
-        with _translated(path, "see attestd doctor"), contextlib.ExitStack() as stack:
+        hint = _OTHERS if name.startswith(HOSTS) else "see attestd doctor"
+        with _translated(path, hint), contextlib.ExitStack() as stack:
             directory = self._targets
             for part in parents:
                 directory = _open_directory(part, directory, path)

@@ -20,7 +20,8 @@ from attestd.distribution.settings import Expiry
 from attestd.distribution.staging import role_of
 from attestd.errors import UsageError
 from attestd.governance.draft import Delegation, draft_targets
-from attestd.governance.metadata import Metadata, TargetFile, Versions
+from attestd.governance.metadata import Metadata, Versions
+from attestd.governance.targets import TargetFile, TargetList
 
 __all__ = ["Next", "RoleApprovals", "plan_next"]
 
@@ -125,9 +126,9 @@ class Next:
                 snapshot=(published.snapshot.version if published.snapshot else 0) + 1,
                 targets=targets,
             ),
-            targets={
-                name: TargetFile(len(data), sha256[name], role_of(name)) for name, data in found.items()
-            },
+            targets=TargetList.of(
+                {name: TargetFile(len(data), sha256[name], role_of(name)) for name, data in found.items()}
+            ),
             expires=expires,
             expires_role=role,
             issued=None,

@@ -13,11 +13,12 @@ from tuf.api.metadata import Targets
 from attestd.distribution.published import read_file
 from attestd.durable import make_directories, try_lock, write_atomic
 from attestd.errors import StoreError, UsageError
+from attestd.governance.metadata import MAX_TARGETS
 
 __all__ = ["TEAM_PREFIX", "Staging", "require_name", "role_of", "role_of_draft", "team_role"]
 
 TEAM_PREFIX: Final = "team-"
-MAX_FILES: Final = 20_000
+MAX_FILES: Final = MAX_TARGETS
 _PART: Final = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}"
 _NAME: Final = re.compile(rf"\A{_PART}(/{_PART}){{0,3}}\Z")
 _ROLE_FILE: Final = re.compile(r"\A([A-Za-z0-9_-][A-Za-z0-9._-]{0,63})\.json\Z")

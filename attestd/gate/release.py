@@ -117,7 +117,7 @@ def verify_release(
     """
     verified, sealed_in = _receipt(receipt, trust)  # 1, 2
     _require_here_and_now(verified, trust=trust, host_id=host_id, boot=boot, now=now)
-    body, host = verified.entry.body, trust.hosts[host_id]
+    body, host = verified.entry.body, verified.host  # the present record: `_require_here_and_now`
     untrusted = _artifact(artifact, body)  # 3
     authorized, rule = verify_authorization(
         untrusted, trust=trust, executable=execution.executable.path, uid=execution.uid
@@ -191,7 +191,7 @@ def _require_here_and_now(
         raise _refused(
             Code.IDENTITY_MISMATCH, f"the receipt is of host {verified.at.host}, this host is {host_id}"
         )
-    if verified.host is not trust.hosts.get(host_id):
+    if verified.host != trust.hosts.get(host_id):
         raise _refused(Code.IDENTITY_MISMATCH, "the receipt was sealed with keys that were replaced since")
     if entry.boot != boot:
         raise _refused(

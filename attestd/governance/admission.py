@@ -11,7 +11,7 @@ Each enroller does all of this for itself; a host record counts when the thresho
 import hashlib
 import hmac
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -26,6 +26,7 @@ from attestd.governance.host import (
     HostKeys,
     HostRecord,
     VerifiedHost,
+    ek_digest,
     verify_host_keys,
 )
 from attestd.governance.issue import draft_host_request
@@ -294,16 +295,31 @@ def verify_activation(
 
 
 class KnownHosts:
-    """The hosts of one version of governance, to be asked by any of their keys; made once a version."""
+    """The hosts of one version of governance, to be asked by any of their keys; made once a version.
 
-    def __init__(self, trust: Trust) -> None:
-        """Takes the hosts, and what is revoked."""
+    It holds which keys each record, present or earlier, says that it is about: some hundred bytes each. That a record verifies
+    is found out when it matters: when somebody shows a key that it is about.
+    """
+
+    def __init__(self, trust: Trust, previous: "KnownHosts | None" = None) -> None:
+        """Reads all records that `previous` does not know.
+
+        Raises:
+            StoreError: One cannot be read: nobody can say whose keys it is about.
+            VerificationError, MalformedError: One is not the file that the metadata names.
+        """
         self._trust = trust
-        everyone = [*trust.hosts.values(), *(old for olds in trust.host_history.values() for old in olds)]
-        self._by_ek = {record.ek_key: record.host for record in everyone}
-        self._by_name = {
-            name: record.host for record in everyone for name in (record.ak_name, record.release_name)
-        }
+        before = {} if previous is None else previous._claims  # noqa: SLF001 - its own
+        self._claims: dict[str, tuple[bytes, ...]] = {}  # what the metadata says of the file, then the keys
+        self._by_key: dict[bytes, tuple[str, ...] | str] = {}
+        for name, packed in trust.host_files:
+            known = before.get(name)
+            claims = known if known is not None and known[0] == packed else (packed, *_claimed(trust, name))
+            self._claims[name] = claims
+            for key in claims[1:]:
+                others = self._by_key.get(key)
+                # Nearly always one: no tuple for each of three hundred thousand.
+                self._by_key[key] = name if others is None else (*_names(others), name)
 
     def standing(self, activated: ActivatedEnrolment) -> Standing:
         """What the fleet knows of a host, and that it is no other one in disguise.
@@ -319,20 +335,25 @@ class KnownHosts:
         host, keys = enrolment.ek.host, enrolment.keys
         if host in self._trust.revocations.hosts:  # 1
             raise VerificationError(f"host {host} is revoked: what was revoked is not enrolled again")
-        other = self._by_ek.get(enrolment.ek.public.identity, host)
-        if other != host:  # 2
+        for other in self._others(ek_digest(enrolment.ek.public), host):  # 2
             raise VerificationError(
                 f"the EK of host {host} is that of host {other} already: one TPM is one host"
             )
         for name in (keys.ak.name, keys.release_key.name):  # 3
-            other = self._by_name.get(name, host)
-            if other != host:
+            for other in self._others(name, host):
                 raise VerificationError(f"host {host} shows a key of host {other}: a key is of one host")
         records = self._trust.records(host)
         if not records:
             return Standing.NEW
         present = self._trust.hosts.get(host)
         return Standing.SAME if present is not None and _has(present, keys) else Standing.REENROLMENT
+
+    def _others(self, key: bytes, host: str) -> Iterator[str]:
+        """Other hosts that have a record about a key which verifies, or which nobody can read now."""
+        for name in _names(self._by_key.get(key, ())):
+            other = _host_of(name)
+            if other != host and not self._trust.is_refused(name):
+                yield other
 
     def reasons(self, activated: ActivatedEnrolment, *, now: datetime) -> tuple[str, ...]:
         """What an operator has to decide before the record is signed, in words; empty: nothing.
@@ -360,6 +381,20 @@ class KnownHosts:
         if activated.userspace != userspace:
             found.append(f"userspace {activated.userspace}, before {userspace}")
         return tuple(found)
+
+
+def _claimed(trust: Trust, name: str) -> tuple[bytes, ...]:
+    claimed = trust.claimed_keys(name)
+    # One that lies under another host's name is nobody's.
+    return () if claimed is None or claimed.host != _host_of(name) else (claimed.ek, *claimed.names)
+
+
+def _names(names: tuple[str, ...] | str) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else names
+
+
+def _host_of(name: str) -> str:
+    return name.rpartition("/")[2][:64]
 
 
 def _has(record: VerifiedHost, keys: HostKeys) -> bool:

@@ -200,12 +200,12 @@ class Authorities:
     epoch: TpmAuthority
     former: tuple["Authorities", ...] = ()
 
-    @property
+    @cached_property
     def epoch_name(self) -> bytes:
         """The Name of the epoch index, WRITTEN set, on every host under these authorities."""
         return nv_name(epoch_public(self.epoch.name, written=True))
 
-    @property
+    @cached_property
     def release_policy(self) -> bytes:
         """The authPolicy of every release key under these authorities."""
         return release_policy(self.root.name)

@@ -8,7 +8,7 @@ may sign what was not delegated to it. Bytes come from a `Fetch`; time is not ju
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Annotated, Any, Final, TypeVar
@@ -28,14 +28,15 @@ from attestd.governance.signed import (
     parse_signed,
     public_key,
 )
+from attestd.governance.targets import TargetFile, TargetList, packed_length, parse_targets
 from attestd.strict import Strict, convert, parse_time
 
-__all__ = ["Fetch", "Metadata", "TargetFile", "Versions", "target_path", "verify_metadata", "verify_target"]
+__all__ = ["MAX_TARGETS", "Fetch", "Metadata", "Versions", "target_path", "verify_metadata", "verify_target"]
 
 MAX_ROOTS: Final = 1024
 MAX_ROLES: Final = 64
 MAX_DEPTH: Final = 4
-MAX_TARGETS: Final = 20_000
+MAX_TARGETS: Final = 131_072
 MAX_TOTAL_BYTES: Final = 512 << 20  # of all targets
 MAX_PATTERNS: Final = 256
 # Delegated targets times delegated patterns: each may be held against each, which takes microseconds.
@@ -72,15 +73,6 @@ class Versions(Strict, frozen=True):
 
 
 @dataclass(frozen=True)
-class TargetFile:
-    """A target file as its metadata describes it, `role` being the TUF role that signed it."""
-
-    length: int
-    sha256: str
-    role: str
-
-
-@dataclass(frozen=True)
 class Metadata:
     """A verified set of metadata.
 
@@ -92,21 +84,32 @@ class Metadata:
     """
 
     versions: Versions
-    targets: Mapping[str, TargetFile]
+    targets: TargetList
     expires: datetime
     expires_role: str
     issued: datetime | None
+    _roles: Mapping[str, "_Role"] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
 class _Role:
-    """A verified targets role, and the delegations that lead to it."""
+    """A verified targets role, and the delegations that lead to it.
+
+    Attributes:
+        signed: What it says, but for its targets.
+        files: Those, packed.
+        proof: The digest of its file, and whose signatures it was verified by: of the same the same comes again.
+    """
 
     signed: Targets
+    files: Mapping[str, bytes]
     way: tuple[DelegatedRole, ...]
+    proof: tuple[bytes, int, frozenset[tuple[str, PublicKey]]]
 
 
-def verify_metadata(fetch: Fetch, *, root: bytes, floor: Versions | None) -> Metadata:
+def verify_metadata(
+    fetch: Fetch, *, root: bytes, floor: Versions | None, previous: Metadata | None = None
+) -> Metadata:
     """Verifies a published set of metadata, from an anchor that is trusted already.
 
     Args:
@@ -114,6 +117,8 @@ def verify_metadata(fetch: Fetch, *, root: bytes, floor: Versions | None) -> Met
             there is no such file.
         root: The root metadata that the host was given: any version of it, the newest is found from there.
         floor: What was seen before; None: nothing.
+        previous: What was verified before, of which roles that did not change are used again: with a hundred thousand
+            hosts parsing them is nearly all of the work.
 
     Returns:
         The set. Whoever decides by it must compare `expires` with the time.
@@ -129,7 +134,7 @@ def verify_metadata(fetch: Fetch, *, root: bytes, floor: Versions | None) -> Met
     _require_at_least("timestamp", timestamp.content.version, floor.timestamp if floor else 0)  # 5.4.3.1
     snapshot_meta = timestamp.content.snapshot_meta
     _require_at_least("snapshot", snapshot_meta.version, floor.snapshot if floor else 0)  # 5.4.3.2
-    snapshot = _load(fetch, "snapshot", Snapshot, meta=snapshot_meta, delegator=final)  # 5.5.1 to 5.5.4
+    snapshot = _load_snapshot(fetch, snapshot_meta, final)  # 5.5.1 to 5.5.4
     versions = Versions(
         root=final.version,
         timestamp=timestamp.content.version,
@@ -140,7 +145,7 @@ def verify_metadata(fetch: Fetch, *, root: bytes, floor: Versions | None) -> Met
         if role not in versions.targets:
             raise GovernanceRollbackError(f"governance: the snapshot no longer names role {role!r}")
         _require_at_least(role, versions.targets[role], least)
-    roles = _load_roles(fetch, snapshot, final)
+    roles = _load_roles(fetch, snapshot, final, {} if previous is None else previous._roles)  # noqa: SLF001 - its own
     expiries = [
         ("root", final.expires),
         ("timestamp", timestamp.content.expires),
@@ -148,7 +153,7 @@ def verify_metadata(fetch: Fetch, *, root: bytes, floor: Versions | None) -> Met
         *((name, role.signed.expires) for name, role in roles.items()),
     ]
     expires_role, expires = min(expiries, key=lambda item: item[1])
-    return Metadata(versions, _targets(roles), expires, expires_role, _issued(timestamp.content))
+    return Metadata(versions, _targets(roles), expires, expires_role, _issued(timestamp.content), roles)
 
 
 def target_path(name: str, sha256: str) -> str:
@@ -215,7 +220,7 @@ def _keys(root: Root, role: str) -> set[PublicKey]:
     return {public_key(root.keys[key_id], role) for key_id in root.roles[role].keyids}
 
 
-def _load_roles(fetch: Fetch, snapshot: Snapshot, root: Root) -> dict[str, _Role]:
+def _load_roles(fetch: Fetch, snapshot: Snapshot, root: Root, known: Mapping[str, _Role]) -> dict[str, _Role]:
     """5.6: `targets` and every role that it delegates to, in the order in which they are searched (5.6.7)."""
     roles: dict[str, _Role] = {}
     pending: list[tuple[str, Root | Targets, tuple[DelegatedRole, ...]]] = [("targets", root, ())]
@@ -229,24 +234,23 @@ def _load_roles(fetch: Fetch, snapshot: Snapshot, root: Root) -> dict[str, _Role
         meta = snapshot.meta.get(f"{name}.json")
         if meta is None:
             raise VerificationError(f"governance: the snapshot does not name role {name!r}")
-        signed = _load(fetch, name, Targets, meta=meta, delegator=delegator)
-        roles[name] = _Role(signed, way)
-        pending += [(child.name, signed, (*way, child)) for child in reversed(_children(signed))]
+        role = roles[name] = replace(_load_role(fetch, name, meta, delegator, known.get(name)), way=way)
+        pending += [(child.name, role.signed, (*way, child)) for child in reversed(_children(role.signed))]
     _require_bounded(roles)
     _require_delegated(roles)
     return roles
 
 
 def _require_bounded(roles: Mapping[str, _Role]) -> None:
-    if sum(len(role.signed.targets) for role in roles.values()) > MAX_TARGETS:
+    if sum(len(role.files) for role in roles.values()) > MAX_TARGETS:
         raise MalformedError(f"governance: more than {MAX_TARGETS} targets")
-    total = sum(file.length for role in roles.values() for file in role.signed.targets.values())
+    total = sum(packed_length(packed) for role in roles.values() for packed in role.files.values())
     if total > MAX_TOTAL_BYTES:
         raise MalformedError(f"governance: targets of {total} bytes, the limit is {MAX_TOTAL_BYTES}")
     patterns = sum(len(role.way[-1].paths or ()) for role in roles.values() if role.way)
     if patterns > MAX_PATTERNS:
         raise MalformedError(f"governance: more than {MAX_PATTERNS} delegated patterns")
-    delegated = sum(len(role.signed.targets) for role in roles.values() if role.way)
+    delegated = sum(len(role.files) for role in roles.values() if role.way)
     if delegated * patterns > MAX_MATCHES:
         raise MalformedError(
             f"governance: {delegated} delegated targets and {patterns} delegated patterns: their product is over"
@@ -256,7 +260,7 @@ def _require_bounded(roles: Mapping[str, _Role]) -> None:
 
 def _require_delegated(roles: Mapping[str, _Role]) -> None:
     for name, role in roles.items():
-        for path in role.signed.targets:
+        for path in role.files if role.way else ():
             if not all(_is_delegated(delegation, path) for delegation in role.way):
                 raise VerificationError(
                     f"governance: role {name!r} signs {path!r}, which is not delegated to it"
@@ -279,14 +283,19 @@ def _children(signed: Targets) -> list[DelegatedRole]:
     return list((signed.delegations.roles or {}).values()) if signed.delegations else []
 
 
-def _targets(roles: Mapping[str, _Role]) -> dict[str, TargetFile]:
+def _targets(roles: Mapping[str, _Role]) -> TargetList:
     """Every file that a search for its name finds, as the role that it finds first describes it."""
-    return {
-        path: TargetFile(length=file.length, sha256=file.hashes["sha256"], role=name)
-        for name, role in roles.items()
-        for path, file in role.signed.targets.items()
-        if name == "targets" or _search(path, roles) == name
-    }
+    return TargetList(
+        [
+            (name, role.files if name == "targets" else _found(name, role.files, roles))
+            for name, role in roles.items()
+        ]
+    )
+
+
+def _found(name: str, files: Mapping[str, bytes], roles: Mapping[str, _Role]) -> Mapping[str, bytes]:
+    found = {path: packed for path, packed in files.items() if _search(path, roles) == name}
+    return files if len(found) == len(files) else found
 
 
 def _search(path: str, roles: Mapping[str, _Role]) -> str | None:
@@ -295,7 +304,7 @@ def _search(path: str, roles: Mapping[str, _Role]) -> str | None:
     while pending:
         name = pending.pop()
         signed = roles[name].signed
-        if path in signed.targets:
+        if path in roles[name].files:
             return name
         matching: list[str] = []
         for child in _children(signed):
@@ -308,18 +317,40 @@ def _search(path: str, roles: Mapping[str, _Role]) -> str | None:
     return None
 
 
-def _load(fetch: Fetch, role: str, kind: type[_T], *, meta: MetaFile, delegator: Root | Targets) -> _T:
+def _load_snapshot(fetch: Fetch, meta: MetaFile, root: Root) -> Snapshot:
+    name, data = _named(fetch, "snapshot", meta, Snapshot.type)
+    return _of_version(parse_signed(data, Snapshot, what=name).verify(root, "snapshot"), meta, name)
+
+
+def _load_role(
+    fetch: Fetch, role: str, meta: MetaFile, delegator: Root | Targets, known: _Role | None
+) -> _Role:
+    name, data = _named(fetch, role, meta, Targets.type)
+    signers = delegator.get_delegated_role(role)
+    keys = frozenset((key_id, public_key(delegator.get_key(key_id), role)) for key_id in signers.keyids)
+    proof = hashlib.sha256(data).digest(), signers.threshold, keys
+    if known is not None and known.proof == proof:
+        return replace(known, signed=_of_version(known.signed, meta, name))
+    untrusted = parse_targets(data, what=name, known=None if known is None else known.files)
+    signed = _of_version(untrusted.signed.verify(delegator, role), meta, name)
+    return _Role(signed, untrusted.files, (), proof)
+
+
+def _of_version(signed: _T, meta: MetaFile, name: str) -> _T:
+    if signed.version != meta.version:
+        raise VerificationError(f"governance: {name} is version {signed.version}")
+    return signed
+
+
+def _named(fetch: Fetch, role: str, meta: MetaFile, kind: str) -> tuple[str, bytes]:
     """A file that another one names by version, and perhaps by length and hashes: of one set, never a mixture."""
     name = f"{meta.version}.{role}.json"
-    data = _fetch(fetch, name, kind.type, length=meta.length)
+    data = _fetch(fetch, name, kind, length=meta.length)
     try:
         meta.verify_length_and_hashes(data)
     except LengthOrHashMismatchError as error:
         raise VerificationError(f"governance: {name}: {error}") from error
-    signed = parse_signed(data, kind, what=name).verify(delegator, role)
-    if signed.version != meta.version:
-        raise VerificationError(f"governance: {name} is version {signed.version}")
-    return signed
+    return name, data
 
 
 def _fetch(fetch: Fetch, name: str, kind: str, *, length: int | None = None) -> bytes:

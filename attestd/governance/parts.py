@@ -1,4 +1,4 @@
-"""The target files beside authorities and revocations: each verified, or left out with its reason."""
+"""The target files beside authorities, revocations and host records: each verified, or left out with its reason."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar, cast
 
-from attestd.errors import AttestdError, MalformedError, VerificationError
+from attestd.errors import MalformedError, VerificationError
 from attestd.governance.authorities import Authorities, AuthorityRule, parse_team, unusable_team
 from attestd.governance.ek_trust import EkFile, EkTrust, join_ek_trust, parse_ek_file
-from attestd.governance.host import VerifiedHost, parse_host_record
+from attestd.governance.host_records import HOSTS, Read, RecordFiles, of_its_time
 from attestd.governance.mesh import NO_MESH, UNUSABLE_MESH, MeshTrust, parse_mesh
 from attestd.governance.metadata import Metadata
 from attestd.governance.platform import PlatformPolicy, parse_platform_policy
@@ -36,11 +36,13 @@ class Memo:
         basis: Of `parsed`: one `authorities.json` and one set of revoked keys.
         parsed: What files came to, by name and digest.
         policies: Of the policies: one `authorities.json` and the policy files.
+        records: The host records.
     """
 
     basis: str
     parsed: Mapping[tuple[str, str], object]
     policies: str
+    records: RecordFiles
 
 
 @dataclass(frozen=True)
@@ -57,29 +59,44 @@ class Parts:
         authorities: Authorities,
         revoked_keys: frozenset[str],
         metadata: Metadata,
+        read: Read,
         previous: Memo | None,
     ) -> None:
         self._authorities, self._revoked = authorities, revoked_keys
-        self._digests = {name: target.sha256 for name, target in metadata.targets.items()}
+        # But for host records, of which there are a hundred thousand, and none is looked at here.
+        self._digests = {
+            name: metadata.targets[name].sha256 for name in metadata.targets if not name.startswith(HOSTS)
+        }
         self._basis = self._digest_of(sorted(revoked_keys))
         self._known = previous.parsed if previous is not None and previous.basis == self._basis else {}
         self._parsed: dict[tuple[str, str], object] = {}
+        self.records = RecordFiles(
+            metadata.targets,
+            read=read,
+            authorities=authorities,
+            revoked_keys=revoked_keys,
+            basis=self._basis,
+            previous=None if previous is None else previous.records,
+        )
         self.unusable: dict[str, str] = {}
         self.rules: dict[str, tuple[AuthorityRule, ...]] = {}
         self.platforms: dict[str, PlatformPolicy] = {}
         self.history: dict[tuple[str, int], PlatformPolicy] = {}
         self.ima: dict[str, bytes] = {}
-        self.hosts: dict[str, VerifiedHost] = {}
-        self.host_history: dict[str, dict[int, VerifiedHost]] = {}
         self.policy_files: dict[str, bytes] = {}
         self.mesh: MeshTrust = NO_MESH
         self._ek_files: dict[str, EkFile] = {}
 
     @property
+    def names(self) -> list[str]:
+        """The files to be added."""
+        return sorted(self._digests)
+
+    @property
     def memo(self) -> Memo:
         """For the next set."""
         policies = {name: self._digests[name] for name in self.policy_files}
-        return Memo(self._basis, self._parsed, self._digest_of(policies))
+        return Memo(self._basis, self._parsed, self._digest_of(policies), self.records)
 
     def add(self, name: str, data: bytes) -> None:
         """Takes one file.
@@ -94,11 +111,8 @@ class Parts:
                 self._add_platform(name, file, data)
             case ["ima", file] if file.endswith(".json"):
                 self.ima[self._digests[name]] = data
-            case ["hosts", file]:
-                for host in self._usable(name, partial(self._host, data, file, "{0.host}.json")):
-                    self.hosts[host.host] = host
-            case ["platform" | "hosts" as kind, "history", file]:
-                self._add_history(name, kind, file, data)
+            case ["platform", "history", file]:
+                self._add_history(name, file, data)
             case ["mesh.json"] | ["ek-allow.json"] | ["ek-roots", _]:
                 self._add_of_controllers(name, data)
             case ["policy", file] if file in _POLICY_FILES or file.endswith(".cedar"):
@@ -135,16 +149,10 @@ class Parts:
         for file in self._usable(name, partial(parse_ek_file, name, data)):
             self._ek_files[name] = file
 
-    def _add_history(self, name: str, kind: str, file: str, data: bytes) -> None:
-        if kind == "platform":
-            parse = partial(self._platform, data, file, "{0.name}-{0.version}.json")
-            for policy in self._usable(name, partial(self._of_its_time, parse)):
-                self.history[policy.name, policy.version] = policy
-            return
-        number = _history_number(file)
-        earlier = partial(self._host, data, file, f"{{0.host}}-{number}.json")
-        for host in self._usable(name, partial(self._of_its_time, earlier)):
-            self.host_history.setdefault(host.host, {})[number] = host
+    def _add_history(self, name: str, file: str, data: bytes) -> None:
+        parse = partial(self._platform, data, file, "{0.name}-{0.version}.json")
+        for policy in self._usable(name, partial(of_its_time, parse, self._authorities)):
+            self.history[policy.name, policy.version] = policy
 
     def _add_team(self, name: str, team: str, rest: list[str], data: bytes) -> None:
         scope = self._authorities.teams.get(team)
@@ -175,16 +183,6 @@ class Parts:
             return ()
         return (found,)
 
-    def _of_its_time(self, parse: Callable[[Authorities], _T]) -> _T:
-        """History was signed by the present TPM authorities, or by those that they replaced."""
-        found: list[AttestdError] = []
-        for authorities in (self._authorities, *self._authorities.former):
-            try:
-                return parse(authorities)
-            except (MalformedError, VerificationError) as error:
-                found.append(error)
-        raise found[0]
-
     def _platform(
         self, data: bytes, found: str, named: str, authorities: Authorities | None = None
     ) -> PlatformPolicy:
@@ -192,19 +190,6 @@ class Parts:
         policy = parse_platform_policy(data, authorities=by, revoked_keys=self._revoked)
         _require_name(found, named.format(policy))
         return policy
-
-    def _host(
-        self, data: bytes, found: str, named: str, authorities: Authorities | None = None
-    ) -> VerifiedHost:
-        by = authorities or self._authorities
-        host = parse_host_record(data, authorities=by, revoked_keys=self._revoked)
-        _require_name(found, named.format(host))
-        return host
-
-
-def _history_number(file: str) -> int:
-    number = file.removesuffix(".json").rpartition("-")[2]
-    return int(number) if number.isascii() and number.isdigit() and len(number) < 10 else 0
 
 
 def _require_name(found: str, expected: str) -> None:

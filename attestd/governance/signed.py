@@ -19,13 +19,15 @@ from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
 from attestd.authorization.dsse import PublicKey
 from attestd.errors import MalformedError, VerificationError
-from attestd.strict import Sha256Hex, convert, parse_json, parse_time
+from attestd.strict import Sha256Hex, canonical, convert, parse_json, parse_time
 
 __all__ = [
     "ISSUED",
     "MAX_BYTES",
     "MAX_SNAPSHOT_ROLES",
+    "MAX_TARGET_BYTES",
     "RoleName",
+    "TargetName",
     "UntrustedSigned",
     "Version",
     "parse_signed",
@@ -33,7 +35,7 @@ __all__ = [
 ]
 
 ISSUED: Final = "x-attestd-issued"
-MAX_BYTES: Final = {"root": 512 << 10, "timestamp": 16 << 10, "snapshot": 2 << 20, "targets": 8 << 20}
+MAX_BYTES: Final = {"root": 512 << 10, "timestamp": 16 << 10, "snapshot": 2 << 20, "targets": 32 << 20}
 MAX_TARGET_BYTES: Final = 32 << 20
 MAX_SNAPSHOT_ROLES: Final = 128  # More than can be delegated at once: a role that ended stays listed.
 
@@ -43,6 +45,7 @@ Version = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
 
 _MetaName = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}\.json\Z")]
 _TARGET_NAME: Final = r"\A[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}){0,3}\Z"
+TargetName = Annotated[str, msgspec.Meta(pattern=_TARGET_NAME)]
 # `?` and one `*` within a part of a path: with more it takes long to see that a name does not match. A set of characters
 # in brackets nobody needs, and few read right.
 _PART: Final = r"(?=[^/])[A-Za-z0-9._?-]{0,128}(\*[A-Za-z0-9._?-]{0,128})?"
@@ -141,7 +144,7 @@ class _Delegations(_Tolerant, frozen=True):
 
 
 class _Targets(_Common, frozen=True):
-    targets: dict[Annotated[str, msgspec.Meta(pattern=_TARGET_NAME)], _TargetFile]
+    targets: dict[TargetName, _TargetFile]
     delegations: _Delegations | UnsetType = UNSET
 
 
@@ -216,14 +219,21 @@ def parse_signed(data: bytes, kind: type[_T], *, what: str) -> UntrustedSigned[_
         raise MalformedError(f"{where}: expected metadata of type {kind.type!r}")
     shape = convert(file.signed, _SHAPES[kind], what=where)
     parse_time(shape.expires)
-    payload = encode_canonical(file.signed)
+    payload = _payload(data, file.signed)
     try:
         # It empties the value that it is given, which nobody needs any more.
         metadata: Metadata[_T] = Metadata.from_dict(value)
     except (ValueError, KeyError, TypeError) as error:
         raise MalformedError(f"{where}: {error}") from error
     _require_sound(metadata.signed, where)
-    return UntrustedSigned(metadata.signed, str(payload).encode(), metadata.signatures, what)
+    return UntrustedSigned(metadata.signed, payload, metadata.signatures, what)
+
+
+def _payload(data: bytes, signed: dict[str, Any]) -> bytes:
+    """OLPC canonical JSON; where nothing in a file had to be escaped, that is RFC 8785's, which is made much faster."""
+    if data.isascii() and b"\\" not in data:
+        return canonical(signed)
+    return str(encode_canonical(signed)).encode()
 
 
 def _require_sound(signed: Root | Timestamp | Snapshot | Targets, where: str) -> None:

@@ -1,11 +1,11 @@
 """Trust: authorities, platform policies, host records and revocations: the target files of one set of governance.
 
 What everything rests on must load, or nothing is trusted. Of the rest, one file that does not verify is left out and says
-why, so that a revoked enroller ends the hosts that rest on it and not the fleet.
+why, host records when somebody asks for them, so that a revoked enroller ends the hosts that rest on it and not the fleet.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Annotated, Final, Literal
@@ -24,11 +24,13 @@ from attestd.governance.authorities import (
 )
 from attestd.governance.cedar import Policies, parse_policies
 from attestd.governance.ek_trust import EkTrust
-from attestd.governance.host import VerifiedHost
+from attestd.governance.host import ClaimedKeys, VerifiedHost, parse_claimed_keys
+from attestd.governance.host_records import HOSTS, HostHistory, HostRecords, Read, Reasons
 from attestd.governance.mesh import MeshTrust
 from attestd.governance.metadata import Metadata, Versions, verify_target
 from attestd.governance.parts import Memo, Parts
 from attestd.governance.platform import PlatformPolicy
+from attestd.governance.targets import TargetList
 from attestd.strict import Base64Bytes, HostId, Sha256Hex, Strict, canonical, decode_base64, parse_canonical
 from attestd.tcg.policy import REF_EPOCH_SET, approval_message, epoch_set_policy
 
@@ -43,6 +45,7 @@ __all__ = [
 ]
 
 MAX_REVOCATIONS_BYTES: Final = 16 << 20
+_MEMBERS: Final = 1000
 REVOCABLE: Final = ("artifacts", "keys", "hosts", "subjects", "requesters")
 
 
@@ -87,15 +90,17 @@ class Trust:
         versions: Of every role of the metadata.
         expires: When the first role expires, which is `expires_role`.
         issued: When the timestamp was made, if it says so.
-        unusable: Why a file was left out, by name: whatever names it is denied.
+        unusable: Why a file was left out, by name: whatever names it is denied. Of a host record it is known once somebody
+            asked for it, or for all of them (`look_at_hosts`).
         platforms: Current platform policies by name.
         history: Earlier versions by (name, version): they verify old receipts and allow nothing.
         ima: IMA policies by their SHA-256, as they were published: who goes by one parses it.
-        hosts: Host records by host-id.
+        hosts: Host records by host-id, verified when they are asked for (`HostRecords`: use `get`).
         host_history: Earlier records by host-id, the newest first: they verify what was sealed while they held.
         policies: Cedar policies.
         ek: Whose endorsement keys enrollers believe.
         mesh: The controllers that hosts ask.
+        metadata: What was verified before.
     """
 
     version: int
@@ -115,6 +120,7 @@ class Trust:
     policies: Policies
     ek: EkTrust
     mesh: MeshTrust
+    metadata: Metadata = field(repr=False, compare=False)
     _memo: Memo = field(repr=False, compare=False)
 
     def platform_version(self, name: str, version: int) -> PlatformPolicy | None:
@@ -124,35 +130,82 @@ class Trust:
             return current
         return self.history.get((name, version))
 
+    def look_at_hosts(self, names: Iterable[str] | None = None) -> int:
+        """Reads and verifies host records, so that `unusable` tells of them.
+
+        Args:
+            names: Of their files; others among them are left out. None: all, of which a thousand take half a second.
+
+        Returns:
+            How many were looked at.
+        """
+        return self._memo.records.look(names)
+
+    def claimed_keys(self, name: str) -> ClaimedKeys | None:
+        """The keys that a host record's file is about, of which nothing but its digest is verified; None: it is no host record.
+
+        Raises:
+            StoreError: It is not there, or cannot be read.
+            VerificationError, MalformedError: What is there is not the file that the metadata names.
+        """
+        data = self._memo.records.read(name)
+        try:
+            return parse_claimed_keys(data)
+        except MalformedError:
+            return None
+
+    def is_refused(self, name: str) -> bool:
+        """Whether a host record's file does not verify; False where it is not known, for it cannot be read now."""
+        return self._memo.records.is_refused(name)
+
+    @property
+    def host_files(self) -> Iterator[tuple[str, bytes]]:
+        """The files of host records, earlier ones too: names, and what the metadata says of each, to be compared."""
+        files = self._memo.records.files
+        return ((name, packed) for name in files if name.startswith(HOSTS) and (packed := files.packed(name)))
+
+    def why_none(self, host: str) -> str:
+        """Why there is no record of a host, to be put behind a sentence that says so; empty: governance names none."""
+        reason = self.unusable.get(f"{HOSTS}{host}.json")
+        return "" if reason is None else f": {reason}"
+
     def records(self, host: str) -> tuple[VerifiedHost, ...]:
         """All records of a host: the present one, if it has one, and earlier ones, the newest first."""
         present = self.hosts.get(host)
         return (() if present is None else (present,)) + self.host_history.get(host, ())
 
 
-def parse_trust(files: Mapping[str, bytes], *, metadata: Metadata, previous: Trust | None = None) -> Trust:
-    """Verifies the target files of a set of governance.
+def parse_trust(read: Read, *, metadata: Metadata, previous: Trust | None = None) -> Trust:
+    """Verifies the target files of a set of governance; host records are read and verified when they are asked for.
 
     Args:
-        files: Contents by name, for example `platform/local.json`: exactly those that the metadata names.
+        read: Gives the contents of a target by its name, for example `platform/local.json`; for as long as the result is used,
+            from any thread.
         metadata: Verified; it says what each file must be. Whether it has expired is for whoever decides by it.
-        previous: What was trusted before: files that it verified under the same authorities are not verified again.
+        previous: What was trusted before: what it verified under the same authorities is not verified again.
 
     Raises:
+        StoreError: A file cannot be read.
         MalformedError: `authorities.json`, `revocations.json` or a policy does not parse; a file of no known name.
-        VerificationError: A file is missing, not signed, or not what the metadata says.
+        VerificationError: A file is not what the metadata says.
     """
-    _require_exact(files, metadata)
-    authorities = parse_authorities(_required(files, "authorities.json"))
-    revocations = _revocations(_required(files, "revocations.json"), authorities)
+
+    def contents(name: str) -> bytes:
+        data = read(name)
+        verify_target(name, metadata.targets[name], data)
+        return data
+
+    authorities = parse_authorities(_required(metadata, "authorities.json", contents))
+    revocations = _revocations(_required(metadata, "revocations.json", contents), authorities)
     parts = Parts(
         authorities=authorities,
         revoked_keys=revocations.keys,
         metadata=metadata,
+        read=contents,
         previous=None if previous is None else previous._memo,  # noqa: SLF001 - its own
     )
-    for name in sorted(files):
-        parts.add(name, files[name])
+    for name in parts.names:
+        parts.add(name, contents(name))
     ek = parts.ek_trust()
     memo = parts.memo
     policies = (
@@ -161,28 +214,25 @@ def parse_trust(files: Mapping[str, bytes], *, metadata: Metadata, previous: Tru
         else parse_policies(parts.policy_files, teams=authorities.teams)
     )
     team_rules = [rule for team in authorities.teams for rule in parts.rules.get(team, ())]
-    names = {name: target.sha256 for name, target in metadata.targets.items()}
     return Trust(
         version=metadata.versions.snapshot,
-        digest=hashlib.sha256(canonical(names)).hexdigest(),
+        digest=_digest(metadata.targets, previous),
         versions=metadata.versions,
         expires=metadata.expires,
         expires_role=metadata.expires_role,
         issued=metadata.issued,
-        unusable={**parts.unusable, **policies.unusable},
+        unusable=Reasons({**parts.unusable, **policies.unusable}, parts.records),
         authorities=replace(authorities, rules=(*authorities.rules, *team_rules)),
         platforms=parts.platforms,
         history=parts.history,
         ima=parts.ima,
-        hosts=parts.hosts,
-        host_history={
-            host: tuple(old for _, old in sorted(records.items(), reverse=True))
-            for host, records in parts.host_history.items()
-        },
+        hosts=HostRecords(parts.records),
+        host_history=HostHistory(parts.records),
         revocations=revocations,
         policies=policies,
         ek=ek,
         mesh=parts.mesh,
+        metadata=metadata,
         _memo=memo,
     )
 
@@ -216,20 +266,22 @@ def require_still_revoked(before: Revocations, after: Revocations) -> None:
         )
 
 
-def _require_exact(files: Mapping[str, bytes], metadata: Metadata) -> None:
-    for name, target in metadata.targets.items():
-        if name not in files:
-            raise VerificationError(f"trust: {name} is missing: the governance mirror is not complete")
-        verify_target(name, target, files[name])
-    unsigned = sorted(files.keys() - metadata.targets.keys())
-    if unsigned:
-        raise VerificationError(f"trust: no role signs {unsigned[0]!r}")
-
-
-def _required(files: Mapping[str, bytes], name: str) -> bytes:
-    if name not in files:
+def _required(metadata: Metadata, name: str, read: Read) -> bytes:
+    if name not in metadata.targets:
         raise MalformedError(f"trust: governance has no {name}")
-    return files[name]
+    return read(name)
+
+
+def _digest(files: TargetList, previous: Trust | None) -> str:
+    """SHA-256 over the RFC 8785 form of an object that has each file's digest by its name; a thousand members at a time."""
+    if previous is not None and files.is_same(previous._memo.records.files):  # noqa: SLF001 - its own
+        return previous.digest
+    names, digest = sorted(files), hashlib.sha256(b"{")
+    for start in range(0, len(names), _MEMBERS):
+        some = {name: files[name].sha256 for name in names[start : start + _MEMBERS]}
+        digest.update((b"," if start else b"") + canonical(some)[1:-1])
+    digest.update(b"}")
+    return digest.hexdigest()
 
 
 def _revocations(data: bytes, authorities: Authorities) -> Revocations:

@@ -97,7 +97,8 @@ def sealed_by(note: UntrustedNote, *, trust: Trust) -> tuple[VerifiedHost, LogKe
     origin = parse_checkpoint(note.text).origin
     records = trust.records(parse_origin(origin).host_id)
     if not records:
-        raise VerificationError(f"checkpoint: no host record for host {parse_origin(origin).host_id}")
+        host_id = parse_origin(origin).host_id
+        raise VerificationError(f"checkpoint: no host record for host {host_id}{trust.why_none(host_id)}")
     lines = {line.key_id for line in note.signatures if line.name == origin}
     candidates = [(host, _log_keys(origin, host.release_spki, host.ak_spki)) for host in records]
     return next((found for found in candidates if found[1].attestation.key_id in lines), candidates[0])

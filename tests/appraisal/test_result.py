@@ -13,6 +13,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from msgspec import structs
 
 from attestd.appraisal.claims import draft_result
 from attestd.appraisal.jws import OneAlgorithm
@@ -183,7 +184,7 @@ def test_vectors() -> None:
     wrong.line = "quiet"
     wrong.publish()
     assert trust_vector(wrong.verify()).configuration == UNSUPPORTABLE_CONFIG
-    hard = replace(no_ima, host=replace(no_ima.host, tier="hardware"))
+    hard = replace(no_ima, host=structs.replace(no_ima.host, tier="hardware"))
     assert trust_vector(hard).hardware == GENUINE_HARDWARE
     strict = replace(no_ima.appraisal, policy=replace(no_ima.appraisal.policy, min_tier="hardware"))
     assert trust_vector(replace(no_ima, appraisal=strict)).hardware == UNRECOGNIZED_HARDWARE
@@ -225,7 +226,7 @@ def test_no_result_outlives_what_it_rests_on() -> None:
         return now + timedelta(seconds=seconds)
 
     assert lasts(GOOD.evidence) == 300
-    assert lasts(replace(GOOD.evidence, host=replace(GOOD.host, not_after=after(90)))) == 90
+    assert lasts(replace(GOOD.evidence, host=structs.replace(GOOD.host, not_after=after(90)))) == 90
     assert lasts(by(valid_until=after(60))) == 60
     assert lasts(by(valid_until=after(600))) == 300
     assert lasts(by(windows={found.pcr_digest: after(30)}, valid_until=after(60))) == 30
@@ -392,7 +393,7 @@ def test_the_release_key_of_another_host() -> None:
 
 
 def test_a_result_about_another_host() -> None:
-    other = replace(GOOD.host, host="ab" * 32)
+    other = structs.replace(GOOD.host, host="ab" * 32)
     assert "UEID" in GOOD.refused(GOOD.token(), host=other)
 
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from attestd.controller.published import governance_operations
-from attestd.distribution.fetch import update_mirror
+from attestd.distribution.fetch import everything, update_mirror
 from attestd.distribution.remote import open_remote
 from tests.controller.serving import Served, served
 from tests.world import World
@@ -127,7 +127,7 @@ def test_a_host_takes_its_governance_from_it(app: Served, web: Path, tmp_path: P
     """By the code that agents have."""
     root = (web / "root.json").read_bytes()
     remote = open_remote(f"http://127.0.0.1:{app.port}/governance")
-    update_mirror(remote, tmp_path / "mirror", root=root, floor=None)
+    update_mirror(remote, tmp_path / "mirror", root=root, floor=None, wanted=everything)
     for name in published(web):
         if not name.startswith("metadata/1.root"):
             assert (tmp_path / "mirror" / name).read_bytes() == (web / name).read_bytes(), name

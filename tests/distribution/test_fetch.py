@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tuf.ngclient import Updater
 
-from attestd.distribution.fetch import update_mirror
+from attestd.distribution.fetch import everything, update_mirror
 from attestd.distribution.mirror import Mirror
 from attestd.distribution.remote import open_remote
 from attestd.errors import (
@@ -48,7 +48,7 @@ def update(server: Web, mirror: Path, published: Published, floor: Versions | No
     server.files = published.files
     remote = open_remote(server.url)
     try:
-        return update_mirror(remote, mirror, root=published.root, floor=floor)
+        return update_mirror(remote, mirror, root=published.root, floor=floor, wanted=everything)
     finally:
         remote.close()
 
@@ -133,7 +133,7 @@ def test_roots_are_kept(server: Web, published: Published, tmp_path: Path) -> No
 
 def test_from_a_directory(published: Published, tmp_path: Path) -> None:
     remote = open_remote(str(published.write(tmp_path / "d")))
-    update_mirror(remote, tmp_path / "m", root=published.root, floor=None)
+    update_mirror(remote, tmp_path / "m", root=published.root, floor=None, wanted=everything)
     assert read(tmp_path / "m", published) == FIRST
 
 

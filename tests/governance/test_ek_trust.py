@@ -69,9 +69,9 @@ def test_known_files_are_not_parsed_again():
     world.extra["ek-allow.json"] = canonical({"v": 1, "hosts": {}})
     files = world.files()
     from attestd.governance.trust import parse_trust
-    from tests.world import described
+    from tests.world import described, read_of
 
-    after = parse_trust(files, metadata=described(files), previous=before)
+    after = parse_trust(read_of(files), metadata=described(files), previous=before)
     assert after.ek.anchors.roots["maker"] is before.ek.anchors.roots["maker"]
     assert after.ek.allowed == {}
 

@@ -13,8 +13,9 @@ from tuf.api.exceptions import RepositoryError
 from attestd.errors import GovernanceRollbackError, MalformedError, VerificationError
 from attestd.governance import metadata as under_test
 from attestd.governance.draft import Delegation
-from attestd.governance.metadata import TargetFile, Versions, target_path, verify_metadata, verify_target
+from attestd.governance.metadata import Versions, target_path, verify_metadata, verify_target
 from attestd.governance.signed import MAX_BYTES, MAX_TARGET_BYTES
+from attestd.governance.targets import TargetFile
 from tests.governance.tuf import (
     FILES,
     Oracle,
@@ -39,7 +40,7 @@ ONLINE = ("timestamp.json", "{snapshot}.snapshot.json")
 def test_a_published_set_verifies(repository: Repository, oracle: Oracle) -> None:
     found = verify(repository)
     assert found.versions == Versions(root=1, timestamp=1, snapshot=1, targets={"targets": 1, "team-a": 1})
-    assert found.targets == {
+    assert dict(found.targets) == {
         name: TargetFile(
             length=len(data),
             sha256=sha256(data).hexdigest(),

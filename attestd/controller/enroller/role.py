@@ -1,16 +1,19 @@
 """Enrolment over HTTP: two requests, between which nothing is kept."""
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import os
+import threading
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Final, TypeVar
 
 import msgspec
 
+from attestd.controller.background import in_background
 from attestd.controller.enroller.example import EXAMPLE
 from attestd.controller.enroller.keys import EnrollerKeys
 from attestd.controller.enroller.office import Office
@@ -54,6 +57,7 @@ CHALLENGE_LIFETIME: Final = timedelta(minutes=10)
 WAITING_LIFETIME: Final = timedelta(days=30)
 # Each walks certificate chains and signs: more at a time would only keep the other roles waiting.
 AT_A_TIME: Final = 4
+PREPARE_S: Final = 1.0
 _MAX_REASON: Final = 512
 
 _T = TypeVar("_T")
@@ -88,6 +92,7 @@ class Enroller:
         self._max_validity, self._log, self._now = max_validity, log, now
         self._slots = asyncio.Semaphore(AT_A_TIME)
         self._known: tuple[str, KnownHosts] | None = None
+        self._knowing = threading.Lock()
         self._operators = Operators(office=office, trust=trust, log=log, now=now)
         self._counted = dict.fromkeys(("challenged", "signed", "waiting", "refused"), 0)
 
@@ -123,6 +128,12 @@ class Enroller:
             ),
             *self._operators.operations(),
         ]
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Reads host records ahead of who is to be admitted, as long as the context lasts."""
+        async with in_background(self._prepare()):
+            yield
 
     async def begin(self, call: Call) -> Answer:
         """`POST /v1/enrollments`."""
@@ -256,11 +267,26 @@ class Enroller:
             raise StoreError(f"enroller_key {key_id}: governance does not name it among the enrollers")
 
     def _hosts(self, trust: Trust) -> KnownHosts:
-        """The index of this version of governance; made once, unless two threads need it at the same moment."""
-        found = self._known
-        if found is None or found[0] != trust.digest:
-            found = self._known = trust.digest, KnownHosts(trust)
-        return found[1]
+        """The index of this version of governance; made once, from the one before: the first takes seconds in a large fleet.
+
+        Raises:
+            StoreError: A host record cannot be read.
+        """
+        with self._knowing:
+            found = self._known
+            if found is None or found[0] != trust.digest:
+                try:
+                    known = KnownHosts(trust, None if found is None else found[1])
+                except (VerificationError, MalformedError) as error:  # of the files here, not of who asks
+                    raise StoreError(f"governance: {error}") from error
+                found = self._known = trust.digest, known
+            return found[1]
+
+    async def _prepare(self) -> None:
+        while True:
+            with contextlib.suppress(StoreError):  # Who asks is told.
+                await asyncio.to_thread(self._hosts, self._trust())
+            await asyncio.sleep(PREPARE_S)
 
 
 def _example() -> bytes:

@@ -42,6 +42,7 @@ from attestd.errors import (
     VerificationError,
 )
 from attestd.governance.host import VerifiedHost
+from attestd.governance.host_records import record_name
 from attestd.governance.platform import PlatformPolicy
 from attestd.governance.trust import Trust
 from attestd.journal import event
@@ -350,7 +351,9 @@ def _parse(body: bytes) -> UntrustedEvidence:
 def _require_known(trust: Trust, host: str, platform: str) -> tuple[VerifiedHost, PlatformPolicy]:
     found, policy = trust.hosts.get(host), trust.platforms.get(platform)
     if found is None:
-        raise Problem(404, f"host {host} is not enrolled")
+        # What governance names and cannot be read here is no reason for a host to enrol again.
+        is_unread = host in trust.hosts and not trust.is_refused(record_name(host))
+        raise Problem(503 if is_unread else 404, f"host {host} is not enrolled{trust.why_none(host)}")
     if policy is None:
         raise Problem(404, f"governance has no usable platform policy {platform!r}")
     return found, policy

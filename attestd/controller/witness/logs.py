@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 from attestd.errors import MalformedError, StoreError, UsageError, VerificationError
 from attestd.governance.host import VerifiedHost
+from attestd.governance.host_records import record_name
 from attestd.governance.trust import Trust
 from attestd.lineage.checkpoint import LogKeys
 from attestd.tlog.checkpoint import parse_origin
@@ -127,7 +128,10 @@ class KnownLogs:
         trust = self._trust()
         record = trust.hosts.get(host)
         if record is None:
-            return None
+            if host not in trust.hosts:
+                return None
+            words = f"the record of host {host} is not usable{trust.why_none(host)}"
+            raise (UntrustedLogError if trust.is_refused(record_name(host)) else StoreError)(words)
         if host in trust.revocations.hosts:
             raise UntrustedLogError(f"host {host} is revoked")
         if not record.not_before <= self._now() <= record.not_after:
@@ -136,7 +140,7 @@ class KnownLogs:
 
     def _of_host(self, origin: str, record: VerifiedHost) -> _HostLog:
         cached = self._cached.get(origin)
-        if cached is not None and cached[0] is record:
+        if cached is not None and cached[0] == record:
             return cached[1]
         log = _HostLog(LogKeys(origin, record.release_spki, record.ak_spki))
         if len(self._cached) >= _MAX_CACHED:

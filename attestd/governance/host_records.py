@@ -1,0 +1,350 @@
+"""The host records of a set of governance: which there are is known, and each is read and verified when it is asked for.
+
+A fleet of a hundred thousand hosts takes a minute to verify, and who loads governance needs one of them, or each now and
+then. What verified is remembered by what the metadata says of its file, not by its name: so a file that changes places is
+another one, and the next set of governance goes on with what did not change. Pure: bytes come from a `Read`.
+"""
+
+import contextlib
+import re
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, ValuesView
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final, TypeVar
+
+from attestd.errors import MalformedError, StoreError, VerificationError
+from attestd.governance.authorities import Authorities
+from attestd.governance.host import VerifiedHost, parse_host_record
+from attestd.governance.metadata import verify_target
+from attestd.governance.targets import TargetList
+
+__all__ = [
+    "HOSTS",
+    "HostHistory",
+    "HostRecords",
+    "Read",
+    "Reasons",
+    "RecordFiles",
+    "of_its_time",
+    "record_name",
+]
+
+_T = TypeVar("_T")
+
+Read = Callable[[str], bytes]
+"""Gives a target's bytes by its name.
+
+Raises:
+    StoreError: It is not there, or cannot be read.
+    VerificationError, MalformedError: It is no such file.
+"""
+
+HOSTS: Final = "hosts/"
+_PRESENT: Final = re.compile(r"\Ahosts/([0-9a-f]{64})\.json\Z")
+_EARLIER: Final = re.compile(r"\Ahosts/history/([0-9a-f]{64})-(0|[1-9][0-9]{0,8})\.json\Z")
+# More than this many that no set names any more, and they are let go of.
+_SLACK: Final = 4096
+_ID: Final = 64
+
+
+@dataclass
+class _Memory:
+    """What records came to, by what the metadata says of them: of one `authorities.json` and one set of revoked keys.
+
+    Sets of governance that follow each other share it, and so do threads: dictionaries take one step at a time, and what two
+    threads find out at once is the same.
+    """
+
+    present: dict[bytes, VerifiedHost] = field(default_factory=dict)
+    earlier: dict[bytes, VerifiedHost] = field(default_factory=dict)
+    # By name: why it is not usable, and what the metadata said of it then; None: what is there is not that file.
+    refused: dict[str, tuple[bytes | None, str]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.present) + len(self.earlier) + len(self.refused)
+
+    def keep(self, *sets: TargetList) -> None:
+        """Lets go of what none of these sets is about."""
+        named = {files.packed(name) for files in sets for name in files if name.startswith(HOSTS)}
+        # New dictionaries: another thread may look at these. What it adds to them meanwhile is verified again.
+        self.present = {packed: host for packed, host in list(self.present.items()) if packed in named}
+        self.earlier = {packed: host for packed, host in list(self.earlier.items()) if packed in named}
+        self.refused = {name: why for name, why in list(self.refused.items()) if name in sets[0]}
+
+
+class RecordFiles:
+    """The files below `hosts/`, read and verified one at a time, as often as it takes.
+
+    A record that does not verify stays unusable, for its bytes are those that were signed. One that cannot be read, or is
+    not the file that the metadata names, is unusable now, and looked at again when it is asked for again.
+    """
+
+    def __init__(
+        self,
+        files: TargetList,
+        *,
+        read: Read,
+        authorities: Authorities,
+        revoked_keys: frozenset[str],
+        basis: str,
+        previous: "RecordFiles | None",
+    ) -> None:
+        """Takes what the metadata names, and looks at no file.
+
+        Args:
+            files: All targets.
+            read: Gives their bytes.
+            authorities: Whose enrollers, and how many.
+            revoked_keys: Signatures by these count for nothing.
+            basis: The same for the same authorities and revoked keys.
+            previous: The set before.
+        """
+        self.files, self.basis = files, basis
+        self._read, self._authorities, self._revoked = read, authorities, revoked_keys
+        self._memory = _Memory()
+        if previous is not None and previous.basis == basis:
+            self._memory = previous._memory  # noqa: SLF001 - its own
+        self.misnamed: dict[str, str] = {}
+        self.count = 0
+        self.history: dict[str, tuple[int, ...]] = {}
+        if previous is not None and files.is_same(previous.files):
+            self.misnamed, self.count, self.history = previous.misnamed, previous.count, previous.history
+        else:
+            self._name()
+        if len(self._memory) > self.count + sum(map(len, self.history.values())) + _SLACK:
+            # Also what the set before is about: somebody may be deciding by it.
+            self._memory.keep(files, files if previous is None else previous.files)
+
+    def _name(self) -> None:
+        history: dict[str, list[int]] = {}
+        for name in self.files:
+            if not name.startswith(HOSTS):
+                continue
+            if _PRESENT.match(name):
+                self.count += 1
+            elif earlier := _EARLIER.match(name):
+                history.setdefault(earlier[1], []).append(int(earlier[2]))
+            elif name.count("/") == 1 or name.startswith("hosts/history/"):
+                self.misnamed[name] = "expected hosts/HOST.json, or hosts/history/HOST-NUMBER.json"
+            else:
+                raise MalformedError(f"trust: unknown file {name!r}: expected hosts/HOST.json")
+        self.history = {host: tuple(sorted(numbers, reverse=True)) for host, numbers in history.items()}
+
+    def read(self, name: str) -> bytes:
+        """A record's bytes, as the metadata names them.
+
+        Raises:
+            StoreError: It is not there, or cannot be read.
+            VerificationError, MalformedError: What is there is not that file.
+        """
+        data = self._read(name)
+        verify_target(name, self.files[name], data)
+        return data
+
+    def present(self, host: str) -> VerifiedHost | None:
+        """A host's record; None: there is none, or `refused` says why it is not usable."""
+        name = record_name(host)
+        packed = self.files.packed(name)
+        if packed is None or not self.is_named(host):
+            return None
+        found = self._memory.present.get(packed)
+        if found is None or found.host != host:
+            found = self._verified(name, packed, host, self._memory.present)
+        return found
+
+    def earlier(self, host: str) -> tuple[VerifiedHost, ...]:
+        """A host's earlier records that are usable, the newest first."""
+        found: list[VerifiedHost] = []
+        for number in self.history.get(host, ()):
+            name = f"hosts/history/{host}-{number}.json"
+            packed = self.files.packed(name)
+            if packed is None:
+                continue
+            known = self._memory.earlier.get(packed)
+            if known is None or known.host != host:
+                known = self._verified(name, packed, host, self._memory.earlier)
+            if known is not None:
+                found.append(known)
+        return tuple(found)
+
+    def is_named(self, host: str) -> bool:
+        """Whether governance names a record of this host."""
+        return len(host) == _ID and record_name(host) in self.files and record_name(host) not in self.misnamed
+
+    def hosts(self) -> Iterator[str]:
+        """The hosts that governance names."""
+        return (found[1] for name in self.files if (found := _PRESENT.match(name)) is not None)
+
+    def look(self, names: Iterable[str] | None = None) -> int:
+        """Looks at records, by their files' names, so that `refused` tells of them; None: at all.
+
+        Returns:
+            How many records were looked at.
+        """
+        count = 0
+        for name in self.files if names is None else names:
+            if (present := _PRESENT.match(name)) is not None:
+                self.present(present[1])
+            elif (earlier := _EARLIER.match(name)) is not None:
+                self.earlier(earlier[1])
+            else:
+                continue
+            count += 1
+        return count
+
+    def is_refused(self, name: str) -> bool:
+        """Whether a record does not verify, whatever else happens; False also where it cannot be read now."""
+        self.look([name])
+        known = self._memory.refused.get(name)
+        return name in self.misnamed or (known is not None and known[0] == self.files.packed(name))
+
+    def refused(self) -> dict[str, str]:
+        """Why records are not usable, as far as anybody asked for them."""
+        return {
+            name: why for name in list(self._memory.refused) if (why := self.reason(name)) is not None
+        } | (self.misnamed)
+
+    def reason(self, name: str) -> str | None:
+        """Why a file is not usable, as `refused`."""
+        packed, why = self._memory.refused.get(name, (None, None))
+        current = self.files.packed(name)
+        if why is not None and current is not None and packed in (None, current):
+            return why
+        return self.misnamed.get(name)
+
+    def _verified(
+        self, name: str, packed: bytes, host: str, memory: dict[bytes, VerifiedHost]
+    ) -> VerifiedHost | None:
+        refused = self._memory.refused
+        if (known := refused.get(name)) is not None and known[0] == packed:
+            return None
+        try:
+            data = self.read(name)
+        except (StoreError, VerificationError, MalformedError) as error:
+            refused[name] = None, str(error)
+            return None
+        try:
+            parse = partial(self._parse, data, host)
+            is_earlier = memory is self._memory.earlier
+            found = of_its_time(parse, self._authorities) if is_earlier else parse(self._authorities)
+        except (VerificationError, MalformedError) as error:
+            refused[name] = packed, str(error)
+            return None
+        refused.pop(name, None)
+        memory[packed] = found
+        return found
+
+    def _parse(self, data: bytes, host: str, authorities: Authorities) -> VerifiedHost:
+        found = parse_host_record(data, authorities=authorities, revoked_keys=self._revoked)
+        if found.host != host:
+            raise VerificationError(f"it holds what belongs in {found.host}.json")
+        return found
+
+
+def record_name(host: str) -> str:
+    """The file of a host's present record."""
+    return f"{HOSTS}{host}.json"
+
+
+def of_its_time(parse: Callable[[Authorities], _T], authorities: Authorities) -> _T:
+    """What a file of the history says: it was signed under the present TPM authorities, or under those that they replaced.
+
+    Raises:
+        MalformedError, VerificationError: Under none; why not under the present ones.
+    """
+    try:
+        return parse(authorities)
+    except (MalformedError, VerificationError):
+        for former in authorities.former:
+            with contextlib.suppress(MalformedError, VerificationError):
+                return parse(former)
+        raise
+
+
+class HostRecords(Mapping[str, VerifiedHost]):
+    """Host records by host-id.
+
+    Iteration, `len` and `in` are about the hosts that governance names, and read nothing. `get` gives None where a record is
+    not usable, as for a host that is not named; `values` and `items` leave it out. `[]` is for who knows that it is usable:
+    who asked with `get` keeps what it gave, for the next time it may be another.
+    """
+
+    def __init__(self, files: RecordFiles) -> None:
+        """Takes the files."""
+        self._files = files
+
+    def __getitem__(self, host: str) -> VerifiedHost:
+        found = self._files.present(host)
+        if found is None:
+            raise KeyError(host)
+        return found
+
+    def __contains__(self, host: object) -> bool:
+        return isinstance(host, str) and self._files.is_named(host)
+
+    def __iter__(self) -> Iterator[str]:
+        return self._files.hosts()
+
+    def __len__(self) -> int:
+        return self._files.count
+
+    def values(self) -> ValuesView[VerifiedHost]:
+        """Those that are usable."""
+        return _Usable(self)
+
+    def items(self) -> ItemsView[str, VerifiedHost]:
+        """Those that are usable, by host-id."""
+        return _UsableItems(self)
+
+
+class _Usable(ValuesView[VerifiedHost]):
+    _mapping: HostRecords
+
+    def __iter__(self) -> Iterator[VerifiedHost]:
+        return (found for host in self._mapping if (found := self._mapping.get(host)) is not None)
+
+
+class _UsableItems(ItemsView[str, VerifiedHost]):
+    _mapping: HostRecords
+
+    def __iter__(self) -> Iterator[tuple[str, VerifiedHost]]:
+        return ((host, found) for host in self._mapping if (found := self._mapping.get(host)) is not None)
+
+
+class HostHistory(Mapping[str, tuple[VerifiedHost, ...]]):
+    """Earlier records by host-id, the newest first: of each host that has a history, those that are usable."""
+
+    def __init__(self, files: RecordFiles) -> None:
+        """Takes the files."""
+        self._files = files
+
+    def __getitem__(self, host: str) -> tuple[VerifiedHost, ...]:
+        if host not in self._files.history:
+            raise KeyError(host)
+        return self._files.earlier(host)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files.history)
+
+    def __len__(self) -> int:
+        return len(self._files.history)
+
+
+class Reasons(Mapping[str, str]):
+    """Why files are not usable, by name: host records as far as anybody asked for them."""
+
+    def __init__(self, reasons: Mapping[str, str], files: RecordFiles) -> None:
+        """Takes the reasons of other files, and the host records."""
+        self._reasons, self._files = reasons, files
+
+    def __getitem__(self, name: str) -> str:
+        found = self._reasons.get(name) or self._files.reason(name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._reasons, **self._files.refused()})
+
+    def __len__(self) -> int:
+        return len({**self._reasons, **self._files.refused()})
