@@ -9,7 +9,7 @@ from typing import Final
 
 from attestd.controller.background import in_background
 from attestd.controller.http.metrics import Gauge
-from attestd.distribution.local import TrustDirectory, read_target
+from attestd.distribution.local import TrustDirectory
 from attestd.errors import AttestdError, MalformedError, StoreError, VerificationError
 from attestd.governance.trust import Trust
 from attestd.journal import event
@@ -51,7 +51,7 @@ class TrustWatch:
             StoreError: It cannot be read, or does not verify.
         """
         try:
-            return read_target(self._directory.source, name)
+            return self.current().file(name)
         except (VerificationError, MalformedError) as error:
             raise StoreError(f"governance: {error}") from error
 

@@ -23,7 +23,6 @@ __all__ = [
     "load_mirror",
     "load_own_trust",
     "load_trust",
-    "read_target",
     "read_verified_files",
 ]
 
@@ -109,17 +108,6 @@ def _target(mirror: Path, metadata: Metadata, name: str) -> bytes:
 
 def _metadata(mirror: Mirror, given: Mapping[str, bytes | None], name: str, max_bytes: int) -> bytes | None:
     return given[name] if name in given else mirror.metadata(name, max_bytes)
-
-
-def read_target(source: TrustSource, name: str) -> bytes | None:
-    """One target as it is published, verified against the metadata; None: none is published under that name.
-
-    Raises:
-        StoreError, VerificationError, MalformedError: As `load_trust`.
-    """
-    with Mirror.open(source.mirror) as mirror:
-        targets = verify_metadata(mirror.metadata, root=read_anchor(source), floor=None).targets
-        return mirror.target(name, targets[name]) if name in targets else None
 
 
 def read_verified_files(source: TrustSource) -> dict[str, bytes]:

@@ -141,6 +141,15 @@ class Trust:
         """
         return self._memo.records.look(names)
 
+    def file(self, name: str) -> bytes | None:
+        """A file as it is published, verified against the metadata, and by that alone; None: none is of that name.
+
+        Raises:
+            StoreError: It is not there, or cannot be read.
+            VerificationError, MalformedError: What is there is not the file that the metadata names.
+        """
+        return self._memo.records.read(name) if name in self.metadata.targets else None
+
     def claimed_keys(self, name: str) -> ClaimedKeys | None:
         """The keys that a host record's file is about, of which nothing but its digest is verified; None: it is no host record.
 

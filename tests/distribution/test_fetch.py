@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from tuf.ngclient import Updater
 
-from attestd.distribution.fetch import everything, update_mirror
+from attestd.distribution.fetch import everything, of_host, update_mirror
+from attestd.distribution.local import load_trust, read_verified_files
 from attestd.distribution.mirror import Mirror
 from attestd.distribution.remote import open_remote
 from attestd.errors import (
@@ -19,11 +20,14 @@ from attestd.errors import (
     StoreError,
     VerificationError,
 )
+from attestd.governance.host import HOST_RECORD_TYPE
 from attestd.governance.metadata import Versions, verify_metadata
+from attestd.paths import TrustSource
+from attestd.strict import canonical
 from tests.distribution import web
 from tests.distribution.published import Published, files_below
 from tests.distribution.web import Behaviour, Web, serving
-from tests.world import ed25519_key
+from tests.world import Host, World, dsse, ed25519_key
 
 FIRST = {
     "authorities.json": b"one",
@@ -105,6 +109,41 @@ def test_an_update_downloads_what_is_new_and_removes_what_is_old(
     published.files.pop("metadata/1.root.json")
     assert files_below(tmp_path / "m") == published.files
     assert sum(name.startswith("targets/") for name in server.asked) == 2
+
+
+def test_a_host_takes_its_own_record_only(server: Web, tmp_path: Path) -> None:
+    """And its history; whoever asks about another host is told that it is not here."""
+    world = World()
+    other, mirror = Host("other", root=world.root), tmp_path / "m"
+    world.records[other.id] = world.host_record(other)
+    for host in (world.host, other):
+        record = dsse(canonical(world.host_record(host)), world.enrollers, payload_type=HOST_RECORD_TYPE)
+        world.extra[f"hosts/history/{host.id}-1.json"] = record
+    repository = world.publish()
+    server.files = {f"metadata/{name}": data for name, data in repository.metadata.items()} | {
+        f"targets/{path}": data for path, data in repository.targets.items()
+    }
+    remote = open_remote(server.url)
+    for wanted, records in ((of_host(None), 0), (everything, 4), (of_host(world.host.id), 2)):
+        shutil.rmtree(mirror, ignore_errors=True)
+        update_mirror(remote, mirror, root=repository.root, floor=None, wanted=wanted)
+        assert len(list((mirror / "targets/hosts").rglob("*.json"))) == records
+    (tmp_path / "root.json").write_bytes(repository.root)
+    source = TrustSource(tmp_path, mirror, frozenset({os.geteuid()}))
+    trust = load_trust(source)
+    assert len(trust.records(world.host.id)) == 2
+    assert trust.hosts.get(other.id) is None
+    assert other.id in trust.hosts
+    assert "a host keeps its own record only" in trust.why_none(other.id)
+    assert sum("hosts/" in name for name in read_verified_files(source)) == 2
+    world.revocations |= {"version": 2, "requesters": [5]}
+    world.publish()
+    server.files |= {f"metadata/{name}": data for name, data in repository.metadata.items()}
+    server.files |= {f"targets/{path}": data for path, data in repository.targets.items()}
+    server.asked.clear()
+    update_mirror(remote, mirror, root=repository.root, floor=None, wanted=of_host(world.host.id))
+    assert not any("hosts/" in name for name in server.asked)
+    remote.close()
 
 
 def test_nothing_new(server: Web, published: Published, tmp_path: Path) -> None:

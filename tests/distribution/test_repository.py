@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tuf.api.exceptions import ExpiredMetadataError
@@ -22,11 +23,13 @@ from attestd.errors import (
     UsageError,
     VerificationError,
 )
+from attestd.governance import host_records
+from attestd.governance.host import parse_host_record
 from attestd.governance.metadata import verify_metadata
 from attestd.strict import canonical
 from tests.distribution.repositories import Clock, Office, Reference, served
 from tests.governance.make_vectors import IMA_POLICY
-from tests.world import World, key_id
+from tests.world import Host, World, key_id
 
 
 @pytest.fixture
@@ -549,6 +552,41 @@ def test_what_an_edit_makes_unusable_is_not_staged(office: Office, world: World)
     with pytest.raises(VerificationError, match="no host would accept it"):
         repository.stage({"authorities.json": world.files()["authorities.json"]})
     assert not repository.plan().drafts
+
+
+def test_only_what_may_have_changed_is_verified(
+    office: Office, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a hundred thousand hosts: one record for one host, each once where what they rest on changes."""
+    others = [Host(f"other {number}", root=world.root) for number in range(5)]
+    world.records |= {host.id: world.host_record(host) for host in others}
+    repository = office.published(world)
+    verified: list[str] = []
+
+    def counting(data: bytes, **more: Any) -> Any:
+        found = parse_host_record(data, **more)
+        verified.append(found.host)
+        return found
+
+    monkeypatch.setattr(host_records, "parse_host_record", counting)
+    changed = others[0].id
+    world.records[changed] |= {"labels": {"role": "new"}}
+    repository.stage({f"hosts/{changed}.json": world.files()[f"hosts/{changed}.json"]})
+    assert verified == [changed]
+    verified.clear()
+    world.revocations |= {"version": 2, "requesters": [7]}
+    repository.stage({"revocations.json": world.files()["revocations.json"]})
+    assert verified == [changed], "no key is revoked"
+    world.revocations |= {"version": 2, "keys": [key_id(world.authors[0])]}
+    verified.clear()
+    repository.stage({"revocations.json": world.files()["revocations.json"]})
+    assert sorted(verified) == sorted(world.records)
+    repository.unstage([f"hosts/{changed}.json"])
+    verified.clear()
+    world.revocations |= {"keys": [key_id(world.enrollers[0])]}
+    repository.stage({"revocations.json": world.files()["revocations.json"]})
+    assert sorted(verified) == sorted(world.records), "those that end, as they were believed before"
+    assert repository.validate().lost.keys() == {f"hosts/{host}.json" for host in world.records}
 
 
 def test_an_ima_policy_that_agents_could_not_go_by_is_not_staged(office: Office, world: World) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from attestd.errors import MalformedError, UsageError, VerificationError
+from attestd.errors import MalformedError, StoreError, UsageError, VerificationError
+from attestd.governance import trust as under_test
 from attestd.governance.admission import (
     ActivatedEnrolment,
     KnownHosts,
@@ -19,15 +20,16 @@ from attestd.governance.admission import (
     verify_enrolment,
 )
 from attestd.governance.enrolment import Activation
-from attestd.governance.host import parse_host_record
+from attestd.governance.host import HOST_RECORD_TYPE, ClaimedKeys, parse_claimed_keys, parse_host_record
 from attestd.governance.issue import sign_host_request
+from attestd.governance.trust import parse_trust
 from attestd.strict import canonical, format_time
 from attestd.tcg.public import parse_public
 from tests.governance.enrolling import KEY, LIFE, YEAR, Enrolling, allow, counting
 from tests.governance.test_ek_trust import index, pem
 from tests.tcg import build
 from tests.tcg.ek_build import Authority
-from tests.world import Host, World, b64, signer, tpm_signature
+from tests.world import Host, World, b64, described, dsse, read_of, signer, tpm_signature
 
 MAKER, CLOUD = Authority.root("maker"), Authority.root("cloud")
 
@@ -350,6 +352,52 @@ class TestActivation:
 class TestStanding:
     def known(self, enrolling: Enrolling) -> KnownHosts:
         return KnownHosts(enrolling.world.trust())
+
+    def test_of_one_version_after_another(self, new: Enrolling, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Only records that changed are read again; what is gone is known no more."""
+        world, read = new.world, []
+        first = KnownHosts(world.trust())
+
+        def counting(data: bytes) -> ClaimedKeys:
+            read.append(data)
+            return parse_claimed_keys(data)
+
+        monkeypatch.setattr(under_test, "parse_claimed_keys", counting)
+        world.records[new.host.id] = world.host_record(new.host)
+        second = KnownHosts(world.trust(), first)
+        assert len(read) == 1
+        assert second.standing(enrolled(new)) is Standing.SAME
+        del world.records[new.host.id]
+        assert KnownHosts(world.trust(), second).standing(enrolled(new)) is Standing.NEW
+        assert len(read) == 1
+
+    def test_a_key_of_another_host(self, new: Enrolling) -> None:
+        """Whose record counts, or cannot be read now; not what says so and does not verify."""
+        world, other = new.world, "ab" * 32
+        name = f"hosts/{other}.json"
+        stolen = {**world.host_record(new.host), "host": other}
+        world.extra[name] = dsse(canonical(stolen), world.enrollers, payload_type=HOST_RECORD_TYPE)
+        assert self.known(new).standing(enrolled(new)) is Standing.NEW, "it is no record of that host"
+        moved = dsse(canonical(world.host_record(new.host)), world.enrollers, payload_type=HOST_RECORD_TYPE)
+        world.extra[name] = moved
+        assert self.known(new).standing(enrolled(new)) is Standing.NEW, "it lies under another's name"
+        world.extra[name] = b"{}"
+        assert self.known(new).standing(enrolled(new)) is Standing.NEW, "it is no record"
+
+    def test_where_records_cannot_be_read(self, new: Enrolling) -> None:
+        """Nobody is admitted while it is not known who is who."""
+        world = new.world
+        twin = Host("twin", root=world.root)
+        twin.ak, twin.ak_public = new.host.ak, new.host.ak_public
+        world.records[twin.id] = world.host_record(twin)
+        files, metadata = world.files(), described(world.files())
+        trust = parse_trust(read_of(files), metadata=metadata)
+        known, refused = KnownHosts(trust), f"shows a key of host {twin.id}"
+        del files[f"hosts/{twin.id}.json"]
+        with pytest.raises(VerificationError, match=refused):
+            known.standing(enrolled(new))
+        with pytest.raises(StoreError, match="not there"):
+            KnownHosts(trust)
 
     def test_a_new_host(self, new: Enrolling) -> None:
         activated = enrolled(new)
