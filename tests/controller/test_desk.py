@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 from sqlalchemy import insert
 
 from attestd.cli.controller_desk import walk
@@ -42,7 +43,7 @@ class Fleet(Mapping[str, VerifiedHost]):
     def __getitem__(self, host: str) -> VerifiedHost:
         self.names[host]
         self.looked += 1
-        return dataclasses.replace(self.record, host=host)
+        return structs.replace(self.record, host=host)
 
     def __iter__(self) -> Iterator[str]:
         self.listed += 1
