@@ -118,7 +118,7 @@ class _Place:
 class _WholeAnswers:
     """A transport that sends the head of an answer together with what follows it: uvicorn writes each by itself.
 
-    After a head there is always another write, or the connection ends.
+    After a head there is another write, or the answer is over, as that to HEAD is (`flush`), or the connection ends.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
@@ -135,9 +135,12 @@ class _WholeAnswers:
             return
         self._transport.write(data)
 
-    def close(self) -> None:
+    def flush(self) -> None:
         if self._head:
             self.write(b"")
+
+    def close(self) -> None:
+        self.flush()
         self._transport.close()
 
 
@@ -164,7 +167,8 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Counts it; one too many is ended without a word."""
-        super().connection_made(cast("asyncio.Transport", _WholeAnswers(transport)))
+        self._answers = _WholeAnswers(transport)
+        super().connection_made(cast("asyncio.Transport", self._answers))
         operator = _operator(transport)
         if self.scheme == "http" and not self._place.take(transport):  # TLS has taken one already
             return
@@ -200,6 +204,11 @@ class Connection(HttpToolsProtocol):
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
+
+    def on_response_complete(self) -> None:
+        """The answer is over: that to HEAD was a head alone."""
+        self._answers.flush()
+        super().on_response_complete()
 
     # -- the parser's callbacks
 
