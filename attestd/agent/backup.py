@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from attestd.account import acting_as, agent_account
-from attestd.audit.schema import copy_log, open_log_readonly
+from attestd.audit.files import copy_log, open_log_readonly
 from attestd.audit.store import LogStore
 from attestd.authorization.artifact import MAX_ARTIFACT_BYTES
 from attestd.distribution.local import read_verified_files

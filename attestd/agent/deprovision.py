@@ -9,7 +9,7 @@ from typing import Final
 from attestd.account import acting_as, agent_account
 from attestd.agent.exclusive import exclusive
 from attestd.agent.tpm_access import TpmAccess
-from attestd.audit.schema import settle
+from attestd.audit.files import settle
 from attestd.audit.store import LogStore
 from attestd.distribution.local import load_own_trust, read_verified_files
 from attestd.durable import write_atomic

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 
 from attestd.account import acting_as, agent_account
+from attestd.audit.files import migrate
 from attestd.audit.rotate import finish_rotation
-from attestd.audit.schema import migrate
 from attestd.errors import StoreError, UsageError
 from attestd.paths import Layout
 

@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from attestd.account import acting_as, agent_account
 from attestd.agent.exclusive import exclusive
-from attestd.audit.store import LogStore, parse_stored
+from attestd.audit.reader import parse_stored
+from attestd.audit.store import LogStore
 from attestd.distribution.fetch import of_host, update_mirror
 from attestd.distribution.local import TrustDirectory
 from attestd.distribution.mirror import read_anchor

@@ -17,7 +17,7 @@ from attestd.agent.exclusive import exclusive
 from attestd.agent.keystore import load_keys, save_keys
 from attestd.agent.tpm_access import TpmAccess
 from attestd.agent.tpm_port import TpmPort
-from attestd.audit.schema import create
+from attestd.audit.files import create
 from attestd.audit.seal import Pending, Sealer
 from attestd.audit.store import LogStore
 from attestd.authorization.dsse import PublicKey

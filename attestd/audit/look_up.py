@@ -2,7 +2,8 @@
 
 from typing import Final
 
-from attestd.audit.store import LogStore, parse_stored
+from attestd.audit.reader import parse_stored
+from attestd.audit.store import LogStore
 from attestd.errors import UsageError
 from attestd.lineage.entry import Entry, EntryType
 from attestd.tlog.tree import leaf_hash

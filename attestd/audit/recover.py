@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from attestd.audit.reader import parse_stored
 from attestd.audit.sealing_tpm import SealingTpm
-from attestd.audit.store import LogStore, parse_stored
+from attestd.audit.store import LogStore
 from attestd.audit.stored import verify_stored_checkpoint
 from attestd.errors import RollbackError
 from attestd.lineage.checkpoint import LogKeys, VerifiedCheckpoint

@@ -16,8 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from attestd.audit.schema import create, settle
-from attestd.audit.store import LogStore, parse_stored
+from attestd.audit.files import create, settle
+from attestd.audit.reader import parse_stored
+from attestd.audit.store import LogStore
 from attestd.durable import sync_directory
 from attestd.errors import RollbackError, StoreError
 from attestd.tlog.checkpoint import origin

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from attestd.audit.offline import VerifiedLog, verify_stored
+from attestd.audit.reader import parse_stored
 from attestd.audit.rotate import previous_of, shard_path
-from attestd.audit.store import LogStore, parse_stored
+from attestd.audit.store import LogStore
 from attestd.errors import MalformedError, RollbackError
 from attestd.governance.trust import Trust
 from attestd.plain import counted

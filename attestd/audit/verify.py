@@ -13,8 +13,9 @@ from typing import Final, Literal
 
 import msgspec
 
+from attestd.audit.reader import parse_stored
 from attestd.audit.rows import Carried
-from attestd.audit.store import LogStore, StoredCheckpoint, parse_stored
+from attestd.audit.store import LogStore, StoredCheckpoint
 from attestd.audit.stored import verify_stored_checkpoint, verify_stored_checkpoints
 from attestd.errors import MalformedError, RollbackError, UsageError
 from attestd.lineage.checkpoint import LogKeys, VerifiedCheckpoint

@@ -9,7 +9,8 @@ import click
 from rich.text import Text
 
 from attestd.agent.records import open_own_log
-from attestd.audit.store import LogStore, parse_stored
+from attestd.audit.reader import parse_stored
+from attestd.audit.store import LogStore
 from attestd.cli.base import Command, json_option
 from attestd.cli.entry_view import command_line
 from attestd.cli.governance import open_repository, repository_option

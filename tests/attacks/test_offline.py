@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from attestd.agent.assemble import assembled
 from attestd.agent.core import Core
 from attestd.agent.keystore import load_keys, save_keys
-from attestd.audit import schema
+from attestd.audit import files
 from attestd.audit.seal import Charge, Pending
 from attestd.audit.store import LogStore
 from attestd.authorization.artifact import parse_artifact
@@ -56,14 +56,14 @@ def plant(path: Path, name: str, table: str, sql: str) -> None:
 @pytest.mark.parametrize("which", TRIGGERS)
 def test_a_trigger_in_the_log(tmp_path: Path, which: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "log.db"
-    schema.create(str(path), origin="o", host_id="h", log_id="l", created="2026-01-31T12:00:00Z")
+    files.create(str(path), origin="o", host_id="h", log_id="l", created="2026-01-31T12:00:00Z")
     plant(path, *TRIGGERS[which])
     with monkeypatch.context() as weakened:
-        weakened.setattr(schema, "_check_schema", lambda *_: None)
-        with closing(schema.open_log(str(path))) as log:
+        weakened.setattr(files, "_check_schema", lambda *_: None)
+        with closing(files.open_log(str(path))) as log:
             log.execute("INSERT INTO charges (artifact, n, seq) VALUES ('a', 1, 0)")
             assert log.execute("SELECT count(*) FROM charges").fetchone() == (0,), "the use was not counted"
-    for open_ in (schema.open_log, schema.open_log_readonly):
+    for open_ in (files.open_log, files.open_log_readonly):
         with pytest.raises(RollbackError, match="the schema was edited"):
             open_(str(path))
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from attestd.audit import schema
+from attestd.audit import files
 from attestd.audit.recover import Recovery, recover
 from attestd.audit.seal import Charge, Pending, Sealer, SealResult
 from attestd.audit.store import LogStore
@@ -55,7 +55,7 @@ class Log:
         self.tpm = SoftwareTpm()
         self.keys = self.tpm.keys(self.origin)
         self._stores: list[LogStore] = []
-        schema.create(
+        files.create(
             self.path, origin=self.origin, host_id=HOST_ID, log_id=LOG_ID, created="2026-01-31T12:00:00Z"
         )
 

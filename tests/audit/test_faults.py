@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from attestd.audit.files import open_log
 from attestd.audit.recover import recover, unsettled_allows, void_body
-from attestd.audit.schema import open_log
 from attestd.audit.seal import CRASH_POINTS, Pending, Sealer
 from attestd.audit.store import LogStore
 from attestd.errors import RollbackError, StoreError, TpmUnavailableError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from attestd.audit import schema
+from attestd.audit import files, schema
 from attestd.errors import RollbackError, StoreError
 from tests.audit.harness import Log
 
@@ -24,7 +24,7 @@ TABLES = (
 
 
 def _create(path: Path) -> None:
-    schema.create(str(path), origin="o", host_id="h", log_id="l", created="2026-01-31T12:00:00Z")
+    files.create(str(path), origin="o", host_id="h", log_id="l", created="2026-01-31T12:00:00Z")
 
 
 def _raw(log: Log, statement: str) -> None:
@@ -52,7 +52,7 @@ def test_create_never_touches_an_existing_log(tmp_path: Path):
 def test_create_succeeds_after_a_crash_in_create(tmp_path: Path):
     (tmp_path / "log.db.new").write_bytes(b"half a database")
     _create(tmp_path / "log.db")
-    schema.open_log(str(tmp_path / "log.db")).close()
+    files.open_log(str(tmp_path / "log.db")).close()
 
 
 def test_create_says_that_the_directory_is_missing(tmp_path: Path):
@@ -63,7 +63,7 @@ def test_create_says_that_the_directory_is_missing(tmp_path: Path):
 def test_the_connection_is_durable_and_trusts_no_schema(tmp_path: Path):
     path = str(tmp_path / "odd ?name#%41.db")
     _create(Path(path))
-    connection = schema.open_log(path)
+    connection = files.open_log(path)
     found = {
         name: connection.execute(f"PRAGMA {name}").fetchone()[0]
         for name in ("journal_mode", "synchronous", "trusted_schema", "recursive_triggers")
@@ -118,7 +118,7 @@ def test_replace_is_aborted(started: Log, table: str):
 )
 def test_an_edited_schema_is_refused(log: Log, statement: str, message: str):
     _raw(log, statement)
-    for open_ in (schema.open_log, schema.open_log_readonly):
+    for open_ in (files.open_log, files.open_log_readonly):
         with pytest.raises(RollbackError, match=message):
             open_(log.path)
 
@@ -133,18 +133,18 @@ def test_an_edited_schema_is_refused(log: Log, statement: str, message: str):
 def test_another_schema_is_refused(log: Log, statement: str, message: str):
     _raw(log, statement)
     with pytest.raises(StoreError, match=message):
-        schema.open_log(log.path)
+        files.open_log(log.path)
 
 
 def test_what_is_no_database_is_refused(tmp_path: Path):
     (tmp_path / "log.db").write_bytes(b"not a database, but long enough to be looked at" * 100)
     for name in ("log.db", "missing.db"):
         with pytest.raises(StoreError, match="cannot open"):
-            schema.open_log(str(tmp_path / name))
+            files.open_log(str(tmp_path / name))
 
 
 def test_readonly_writes_nothing(log: Log):
-    connection = schema.open_log_readonly(log.path)
+    connection = files.open_log_readonly(log.path)
     with pytest.raises(sqlite3.OperationalError, match="readonly"):
         connection.execute("INSERT INTO leaves VALUES (0, x'7b7d')")
     connection.close()
@@ -167,27 +167,27 @@ def make_v1(path: str) -> None:
 def test_a_log_of_version_1_is_migrated_and_a_copy_kept(started: Log):
     before = started.verify()
     make_v1(started.path)
-    for open_ in (schema.open_log, schema.open_log_readonly):
+    for open_ in (files.open_log, files.open_log_readonly):
         with pytest.raises(StoreError, match="schema version 1, this attestd reads version 4: attestd serve"):
             open_(started.path)
     old = Path(started.path).read_bytes()
-    assert schema.migrate(started.path) == 1
+    assert files.migrate(started.path) == 1
     after = started.verify()
     assert (after.size, after.root, after.types) == (before.size, before.root, before.types)
     copy = f"{started.path}.v1"
     assert stat.S_IMODE(os.stat(copy).st_mode) == 0o600
     with pytest.raises(StoreError, match="schema version 1"):
-        schema.open_log_readonly(copy)
+        files.open_log_readonly(copy)
     assert len(old) <= os.path.getsize(copy) <= os.path.getsize(started.path)
-    assert schema.migrate(copy) == 1, "the copy is as good as the log was"
-    assert schema.migrate(started.path) is None
+    assert files.migrate(copy) == 1, "the copy is as good as the log was"
+    assert files.migrate(started.path) is None
 
 
 def test_a_newer_log_is_refused_and_left_alone(started: Log):
     _raw(started, "PRAGMA user_version = 5")
     before = Path(started.path).read_bytes()
     with pytest.raises(StoreError, match=r"schema version 5.*newer attestd"):
-        schema.migrate(started.path)
+        files.migrate(started.path)
     assert Path(started.path).read_bytes() == before
     assert not os.path.exists(f"{started.path}.v5")
 
@@ -196,7 +196,7 @@ def test_an_edited_log_is_not_migrated(started: Log):
     make_v1(started.path)
     _raw(started, "DROP TRIGGER leaves_no_delete")
     with pytest.raises(RollbackError, match="leaves_no_delete"):
-        schema.migrate(started.path)
+        files.migrate(started.path)
 
 
 def test_a_migration_that_is_cut_off_has_not_happened(started: Log, monkeypatch: pytest.MonkeyPatch):
@@ -205,6 +205,6 @@ def test_a_migration_that_is_cut_off_has_not_happened(started: Log, monkeypatch:
     with monkeypatch.context() as patch:
         patch.setattr(schema, "_ADDED", added)
         with pytest.raises(StoreError, match="cannot migrate"):
-            schema.migrate(started.path)
-    assert schema.migrate(started.path) == 1
+            files.migrate(started.path)
+    assert files.migrate(started.path) == 1
     started.verify()

@@ -3,7 +3,7 @@ import sqlite3
 
 import pytest
 
-from attestd.audit.schema import open_log
+from attestd.audit.files import open_log
 from attestd.audit.seal import Pending
 from attestd.audit.store import LogStore, Spooled
 from attestd.errors import RollbackError, StoreError, UsageError

@@ -111,12 +111,12 @@ NOT_A_LOG = (MalformedError, VerificationError, RollbackError, StoreError)
 
 
 def _database() -> list[bytes]:
-    from attestd.audit import schema
+    from attestd.audit import files
 
     path = Path("seed.db")
     path.unlink(missing_ok=True)
     log = Log(WORLD.host)
-    schema.create(
+    files.create(
         str(path), origin=log.origin, host_id=WORLD.host.id, log_id=log.log_id, created="2026-01-31T12:00:00Z"
     )
     return [path.read_bytes()]
