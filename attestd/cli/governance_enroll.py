@@ -1,6 +1,7 @@
 """`attestd governance enroll`: admits a host; the record that it had before ends."""
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -9,13 +10,24 @@ from attestd.authorization.dsse import EnvelopeSignature, UntrustedEnvelope, for
 from attestd.cli.base import Command, confirm, json_option, read_input, write_output
 from attestd.cli.governance import open_repository, repository_option, say_staged
 from attestd.cli.keys import open_key, passphrase_option
-from attestd.cli.output import Output, say
+from attestd.cli.output import WARN, Output, say
 from attestd.cli.params import FILE
 from attestd.errors import MalformedError, UsageError, VerificationError
 from attestd.governance.authorities import Authorities, parse_authorities
-from attestd.governance.host import HOST_RECORD_TYPE, MAX_HOST_RECORD_BYTES, HostRecord, parse_host_record
+from attestd.governance.host import (
+    HOST_RECORD_TYPE,
+    MAX_HOST_RECORD_BYTES,
+    HostRecord,
+    VerifiedHost,
+    parse_host_record,
+)
 from attestd.governance.issue import Sign, sign_host_request
-from attestd.governance.succession import draft_ended_record, place_host_record, verify_ended_record
+from attestd.governance.succession import (
+    draft_ended_record,
+    place_host_record,
+    verify_ended_record,
+    warn_of_succession,
+)
 from attestd.governance.trust import parse_revocations
 from attestd.strict import parse_canonical
 
@@ -86,9 +98,11 @@ def enroll_command(
         raise UsageError("--key is needed: the enroller's")
     record = parse_canonical(data, HostRecord, max_bytes=MAX_HOST_RECORD_BYTES, what=str(request))
     files = repository.plan().published.files
-    before = _before(files, record.host)
+    before, present = _before(files, record.host) or (None, None)
     payload = None if before is None else draft_ended_record(before, successor=data)
     _show(record, ends=payload is not None)
+    for words in warn_of_succession(data, present=present, seen=None, now=datetime.now(UTC)):
+        say(f"WARNING: {words}", style=WARN)
     confirm("Admit this host?", yes=yes)
     if path is not None and payload is not None and ended_path is None:
         raise UsageError(
@@ -116,17 +130,16 @@ def _hand_on(path: Path, signed: bytes, ended_path: Path | None, ended: bytes | 
     say(f"signed; next: another enroller, attestd governance enroll {path}{option}")
 
 
-def _before(files: Mapping[str, bytes], host: str) -> bytes | None:
+def _before(files: Mapping[str, bytes], host: str) -> tuple[bytes, VerifiedHost] | None:
     """The record that the host has; one that nobody believes any more ends by itself."""
     present = files.get(f"hosts/{host}.json")
     if present is None:
         return None
     authorities, revoked = _trusted(files)
     try:
-        parse_host_record(present, authorities=authorities, revoked_keys=revoked)
+        return present, parse_host_record(present, authorities=authorities, revoked_keys=revoked)
     except VerificationError:
         return None
-    return present
 
 
 def _trusted(files: Mapping[str, bytes]) -> tuple[Authorities, Collection[str]]:

@@ -5,7 +5,7 @@ import json
 import shutil
 from base64 import b64encode
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -320,13 +320,19 @@ def test_enrolling(repository: Cli) -> None:
     Path("authorities.json").write_bytes(canonical({**world.authorities, "version": 2}))
     run = in_repository(repository)
     run("add", "authorities.json", "authorities.json")
-    Path("request.json").write_bytes(canonical(world.records[world.host.id]))
+    now = datetime.now(UTC)
+    times = {
+        "not_before": format_time(now - timedelta(hours=30.5)),
+        "not_after": format_time(now + timedelta(days=9)),
+    }
+    Path("request.json").write_bytes(canonical({**world.records[world.host.id], **times}))
     enroll = ("governance", "enroll", "--repository", "governance", "request.json", "--yes")
     refused = repository(*enroll, "--key", "carol.pem")
     assert refused.status == 1
     assert "no host would accept it" in refused.stderr
     done = repository.ok(*enroll, "--key", "enroller.pem")
     assert world.host.id in done.stderr, "what is signed is shown first"
+    assert f"WARNING: it waited: it begins at {times['not_before']}, 30 hours ago" in done.stderr
     assert trust().hosts.keys() == {world.host.id}
     assert repository(*enroll).status == 64
     Path("request.json").write_bytes(b"{}")
