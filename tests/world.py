@@ -74,7 +74,6 @@ from attestd.tcg.public import (
     release_key_template,
 )
 from attestd.tcg.quote import VerifiedQuote, join_quote, verify_quote
-from attestd.tcg.signature import ecdsa_from_der
 from attestd.tlog.checkpoint import Batch, BatchMode, Checkpoint, origin
 from attestd.tlog.cosignature import Cosigner, cosigner
 from attestd.tlog.note import NoteSignature, format_note, parse_note
@@ -82,6 +81,7 @@ from attestd.tlog.proof import TlogProof, format_proof, parse_proof
 from attestd.tlog.tree import Frontier, inclusion_proof, leaf_hash
 from attestd.tlog.vkey import ecdsa_vkey, format_vkey, tpm_quote_vkey
 from tests.repository import LIFETIME, Repository
+from tests.tcg.parsing import ecdsa_from_der
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 BOOT = "3f1c2d4e-5a6b-4c7d-8e9f-0a1b2c3d4e5f"

@@ -38,9 +38,7 @@ __all__ = [
     "epoch_message",
     "join_host_records",
     "nonce_of_epoch_message",
-    "parse_activation",
     "parse_challenge",
-    "parse_enrolment",
     "parse_outcome",
 ]
 
@@ -152,24 +150,6 @@ class Pending(Strict, frozen=True, tag_field="state", tag="pending"):
 
 
 Outcome = Signed | Pending
-
-
-def parse_enrolment(data: bytes) -> EnrolmentRequest:
-    """Reads the body of `POST /v1/enrollments`.
-
-    Raises:
-        MalformedError: It is not of that form.
-    """
-    return convert(_json(data, "enrolment", MAX_ENROLMENT_BYTES), EnrolmentRequest, what="enrolment")
-
-
-def parse_activation(data: bytes) -> Activation:
-    """Reads the body of `POST /v1/enrollments/{id}/activation`.
-
-    Raises:
-        MalformedError: It is not of that form.
-    """
-    return convert(_json(data, "activation", MAX_ACTIVATION_BYTES), Activation, what="activation")
 
 
 def parse_challenge(data: bytes) -> Challenge:

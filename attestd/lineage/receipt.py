@@ -27,7 +27,6 @@ __all__ = [
     "VerifiedReceipt",
     "parse_receipt",
     "sealed_by",
-    "verify_checkpoint",
     "verify_receipt",
 ]
 
@@ -102,16 +101,6 @@ def sealed_by(note: UntrustedNote, *, trust: Trust) -> tuple[VerifiedHost, LogKe
     lines = {line.key_id for line in note.signatures if line.name == origin}
     candidates = [(host, _log_keys(origin, host.release_spki, host.ak_spki)) for host in records]
     return next((found for found in candidates if found[1].attestation.key_id in lines), candidates[0])
-
-
-def verify_checkpoint(note: UntrustedNote, *, trust: Trust) -> VerifiedCheckpoint:
-    """Verifies the signature lines of a checkpoint against a record of its host: see `LogKeys.verify`.
-
-    Raises:
-        MalformedError: The text is no checkpoint, or the quote line holds no quote.
-        VerificationError: No host record for the origin, or the lines do not verify with its keys.
-    """
-    return sealed_by(note, trust=trust)[1].verify(note)
 
 
 def verify_receipt(receipt: UntrustedReceipt, *, trust: Trust) -> VerifiedReceipt:

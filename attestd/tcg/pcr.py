@@ -16,7 +16,6 @@ __all__ = [
     "composite",
     "composite_of_banks",
     "marshal_selections",
-    "parse_selections",
     "read_selections",
     "selection_from_text",
 ]
@@ -65,18 +64,6 @@ def marshal_selections(selections: Sequence[PcrSelection]) -> bytes:
         bits = sum(1 << pcr for pcr in selection.pcrs)
         parts.append(_SELECTION.pack(HASH_IDS[selection.bank], 3, bits.to_bytes(3, "little")))
     return b"".join(parts)
-
-
-def parse_selections(data: bytes) -> tuple[PcrSelection, ...]:
-    """Parses a TPML_PCR_SELECTION and nothing after it.
-
-    Raises:
-        MalformedError: Truncated, trailing bytes, or as `read_selections`.
-    """
-    reader = Reader(data, "TPML_PCR_SELECTION")
-    selections = read_selections(reader)
-    reader.end()
-    return selections
 
 
 def read_selections(reader: Reader) -> tuple[PcrSelection, ...]:

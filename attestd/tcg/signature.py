@@ -8,7 +8,6 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from attestd.errors import MalformedError, VerificationError
 from attestd.tcg._reader import Reader, sized
@@ -19,7 +18,6 @@ __all__ = [
     "RsaSignature",
     "Signature",
     "VerifyingKey",
-    "ecdsa_from_der",
     "parse_signature",
 ]
 
@@ -142,19 +140,6 @@ def parse_signature(data: bytes) -> Signature:
     if empty:
         raise MalformedError("TPMT_SIGNATURE: an empty signature")
     return signature
-
-
-def ecdsa_from_der(der: bytes) -> EcdsaSignature:
-    """Turns a P-256, SHA-256 signature in DER, as authorities make it, into the TPM's form.
-
-    Raises:
-        MalformedError: Not the DER of two positive numbers of at most 32 bytes.
-    """
-    try:
-        r, s = decode_dss_signature(der)
-        return EcdsaSignature("sha256", r.to_bytes(32, "big"), s.to_bytes(32, "big"))
-    except (ValueError, OverflowError) as error:
-        raise MalformedError(f"not a DER signature by a P-256 key: {error}") from error
 
 
 def _unsigned(value: bytes) -> bytes:

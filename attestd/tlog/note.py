@@ -24,7 +24,6 @@ __all__ = [
     "parse_note",
     "parse_signature_line",
     "verify_ecdsa",
-    "verify_ed25519",
 ]
 
 MAX_NOTE_BYTES: Final = 64 * 1024
@@ -159,20 +158,6 @@ def verify_ecdsa(note: UntrustedNote, key: VerifierKey) -> None:
         VerificationError: The key has not exactly one line, or its signature is wrong.
         UsageError: A key of another type.
     """
-    key.verify(_payload(note, key, SignatureType.ECDSA), note.text)
-
-
-def verify_ed25519(note: UntrustedNote, key: VerifierKey) -> None:
-    """Verifies the line of an Ed25519 key (type 0x01).
-
-    Raises:
-        VerificationError: The key has not exactly one line, or its signature is wrong.
-        UsageError: A key of another type.
-    """
-    key.verify(_payload(note, key, SignatureType.ED25519), note.text)
-
-
-def _payload(note: UntrustedNote, key: VerifierKey, expected: SignatureType) -> bytes:
-    if key.algorithm is not expected:
-        raise UsageError(f"{key.name} is a key of type {key.algorithm.name}, not {expected.name}")
-    return note.signature(key.name, key.key_id)
+    if key.algorithm is not SignatureType.ECDSA:
+        raise UsageError(f"{key.name} is a key of type {key.algorithm.name}, not {SignatureType.ECDSA.name}")
+    key.verify(note.signature(key.name, key.key_id), note.text)

@@ -23,7 +23,6 @@ __all__ = [
     "VerifierKey",
     "cosignature_vkey",
     "ecdsa_vkey",
-    "ed25519_vkey",
     "format_vkey",
     "mldsa_vkey",
     "parse_vkey",
@@ -104,17 +103,12 @@ class VerifierKey:
 _TYPES: Final = frozenset(bytes([type_]) for type_ in SignatureType)
 
 
-def ed25519_vkey(name: str, public_key: bytes) -> VerifierKey:
-    """A key of type 0x01, from its 32 bytes (RFC 8032).
+def cosignature_vkey(name: str, public_key: bytes) -> VerifierKey:
+    """A witness's key, type 0x04, from its 32 bytes of Ed25519.
 
     Raises:
-        MalformedError: Not a name or a key; so for the four below.
+        MalformedError: Not a name or a key; so for the three below.
     """
-    return VerifierKey(name, bytes([SignatureType.ED25519]) + public_key)
-
-
-def cosignature_vkey(name: str, public_key: bytes) -> VerifierKey:
-    """A witness's key, type 0x04, from its 32 bytes of Ed25519."""
     return VerifierKey(name, bytes([SignatureType.COSIGNATURE]) + public_key)
 
 

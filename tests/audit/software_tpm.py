@@ -14,7 +14,7 @@ from attestd.errors import TpmRefusedError
 from attestd.lineage.checkpoint import LogKeys
 from attestd.tcg.attest import ClockInfo
 from attestd.tcg.pcr import PcrSelection
-from attestd.tcg.signature import ecdsa_from_der
+from tests.tcg.parsing import ecdsa_from_der
 
 SELECTION = PcrSelection("sha256", (0, 2, 4, 7, 11, 12))
 

@@ -5,8 +5,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from attestd.tlog._text import format_base64
 from attestd.tlog.note import NoteSignature, format_note
 from attestd.tlog.tree import Frontier, consistency_proof, leaf_hash
-from attestd.tlog.vkey import VerifierKey, ed25519_vkey, format_vkey
+from attestd.tlog.vkey import VerifierKey, format_vkey
 from attestd.tlog.witness import AddCheckpoint, format_add_checkpoint
+from tests.tlog.keys import ed25519_vkey
 from tests.world import ed25519_key
 
 

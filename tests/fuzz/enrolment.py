@@ -16,9 +16,7 @@ from attestd.governance.enrolment import (
     Signed,
     join_host_records,
     nonce_of_epoch_message,
-    parse_activation,
     parse_challenge,
-    parse_enrolment,
     parse_outcome,
 )
 from attestd.governance.trust import Trust
@@ -30,7 +28,7 @@ from attestd.tcg.ek_chain import verify_ek_chain
 from attestd.tcg.endorsement import require_endorsement_key
 from attestd.tcg.public import parse_public
 from tests.fuzz.target import recanonical, target
-from tests.governance.enrolling import KEY, YEAR, Enrolling, allow
+from tests.governance.enrolling import KEY, YEAR, Enrolling, allow, parse_activation, parse_enrolment
 from tests.governance.test_ek_trust import index, pem
 from tests.tcg import build
 from tests.tcg.ek_build import (

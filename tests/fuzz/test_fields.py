@@ -20,7 +20,7 @@ from attestd.codes import Denied
 from attestd.errors import MalformedError, VerificationError
 from attestd.gate.decide import decide
 from attestd.gate.release import verify_release
-from attestd.lineage.receipt import parse_receipt, verify_checkpoint, verify_receipt
+from attestd.lineage.receipt import parse_receipt, sealed_by, verify_receipt
 from attestd.strict import canonical
 from attestd.tcg.binding import Purpose, extra_data
 from attestd.tcg.quote import join_quote, verify_quote
@@ -144,7 +144,7 @@ def test_checkpoint(checkpoint: Checkpoint) -> None:
         forged.append((release, quoted))  # a record needs no line of the release key
     for lines in forged:
         with pytest.raises(REFUSED):
-            verify_checkpoint(UntrustedNote(text, lines), trust=TRUST)
+            sealed_by(UntrustedNote(text, lines), trust=TRUST)[1].verify(UntrustedNote(text, lines))
 
 
 @pytest.mark.parametrize("number", range(len(LINES)))
@@ -162,8 +162,14 @@ def test_checkpoint_lines(number: int) -> None:
     for changed in wrong:
         lines: tuple[NoteSignature, ...] = (*LINES[:number], changed, *LINES[number + 1 :])
         with pytest.raises(REFUSED):
-            verify_checkpoint(UntrustedNote(valid.TEXT, lines), trust=TRUST)
-    assert verify_checkpoint(UntrustedNote(valid.TEXT, LINES), trust=TRUST).released
+            sealed_by(UntrustedNote(valid.TEXT, lines), trust=TRUST)[1].verify(
+                UntrustedNote(valid.TEXT, lines)
+            )
+    assert (
+        sealed_by(UntrustedNote(valid.TEXT, LINES), trust=TRUST)[1]
+        .verify(UntrustedNote(valid.TEXT, LINES))
+        .released
+    )
 
 
 def _flip(data: bytes, at: int) -> bytes:

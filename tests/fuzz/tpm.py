@@ -9,16 +9,17 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from attestd.errors import MalformedError, TpmError, UsageError, VerificationError
 from attestd.tcg.attest import QuoteInfo, parse_attest
 from attestd.tcg.binding import Purpose, extra_data
-from attestd.tcg.pcr import PcrSelection, marshal_selections, parse_selections, selection_from_text
+from attestd.tcg.pcr import PcrSelection, marshal_selections, selection_from_text
 from attestd.tcg.public import parse_public, require_attestation_key, require_release_key
 from attestd.tcg.quote import split_quote, verify_quote_of_any_state
-from attestd.tcg.signature import ecdsa_from_der, parse_signature
+from attestd.tcg.signature import parse_signature
 from attestd.tpm.device import Tpm
 from attestd.tpm.keys import AuthValues, KeyBlobs
 from tests.fuzz import valid
 from tests.fuzz.target import target
 from tests.fuzz.valid import TRUST, WORLD
-from tests.world import SELECTION, sign, sized
+from tests.tcg.parsing import parse_selections
+from tests.world import SELECTION, sized
 
 AK = WORLD.host.ak.public_key()
 
@@ -49,11 +50,6 @@ def tpm_public(data: bytes) -> None:
 )
 def tpm_signature(data: bytes) -> None:
     parse_signature(data).verify(AK, valid.ATTEST)
-
-
-@target(MalformedError, seeds=lambda: [sign(WORLD.host.ak, b"x")])
-def der_signature(data: bytes) -> None:
-    parse_signature(ecdsa_from_der(data).marshal())
 
 
 @target(MalformedError, seeds=lambda: [valid.ATTEST, valid.CERTIFY[0], *_vectors("quote.msg")])

@@ -11,8 +11,9 @@ from attestd.tcg.quote import split_quote
 from attestd.tlog.checkpoint import BatchMode
 from attestd.tlog.note import parse_note
 from attestd.tlog.proof import parse_proof
-from attestd.tlog.vkey import cosignature_vkey, ecdsa_vkey, ed25519_vkey, format_vkey, tpm_quote_vkey
+from attestd.tlog.vkey import cosignature_vkey, ecdsa_vkey, format_vkey, tpm_quote_vkey
 from tests.chains import delegable, delegate_key, under
+from tests.tlog.keys import ed25519_vkey
 from tests.world import SELECTION, World, b64, spki
 
 TESTS = Path(__file__).parent.parent

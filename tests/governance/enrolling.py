@@ -7,14 +7,37 @@ from hashlib import sha256
 from typing import Any
 
 from attestd.governance.admission import challenge_enrolment, verify_enrolment
-from attestd.governance.enrolment import Activation, Challenge, EnrolmentRequest, draft_enrolment
+from attestd.governance.enrolment import (
+    MAX_ACTIVATION_BYTES,
+    MAX_ENROLMENT_BYTES,
+    Activation,
+    Challenge,
+    EnrolmentRequest,
+    draft_enrolment,
+)
 from attestd.governance.issue import draft_host_request
-from attestd.strict import canonical
+from attestd.strict import canonical, convert, parse_json
 from attestd.tcg.public import parse_public
 from tests.tcg.activation import recover
 from tests.world import Host, World, b64
 
 KEY = bytes(range(32))
+
+
+def parse_enrolment(data: bytes) -> EnrolmentRequest:
+    """As an enroller reads the body of `POST /v1/enrollments`."""
+    return convert(
+        parse_json(data, max_bytes=MAX_ENROLMENT_BYTES, what="enrolment"), EnrolmentRequest, what="enrolment"
+    )
+
+
+def parse_activation(data: bytes) -> Activation:
+    """As an enroller reads the body of `POST /v1/enrollments/{id}/activation`."""
+    return convert(
+        parse_json(data, max_bytes=MAX_ACTIVATION_BYTES, what="activation"), Activation, what="activation"
+    )
+
+
 YEAR = timedelta(days=365)
 LIFE = timedelta(minutes=10)
 

@@ -17,9 +17,7 @@ from attestd.governance.enrolment import (
     epoch_message,
     join_host_records,
     nonce_of_epoch_message,
-    parse_activation,
     parse_challenge,
-    parse_enrolment,
     parse_outcome,
 )
 from attestd.governance.host import HOST_RECORD_TYPE, parse_host_record
@@ -27,7 +25,7 @@ from attestd.strict import canonical
 from attestd.tcg.nv import epoch_public, nv_name
 from attestd.tcg.policy import REF_EPOCH_INIT, nv_write_cp_hash
 from attestd.tcg.public import authority_name
-from tests.governance.enrolling import Enrolling, allow
+from tests.governance.enrolling import Enrolling, allow, parse_activation, parse_enrolment
 from tests.world import World, b64, dsse, ed25519_key, key_id, spki
 
 WORLD = World()

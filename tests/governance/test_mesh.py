@@ -12,7 +12,8 @@ from attestd.errors import MalformedError, VerificationError
 from attestd.governance.changes import describe_changes
 from attestd.governance.mesh import NO_MESH, UNUSABLE_MESH, MeshTrust, parse_mesh
 from attestd.strict import canonical
-from attestd.tlog.vkey import cosignature_vkey, ed25519_vkey, format_vkey, mldsa_vkey
+from attestd.tlog.vkey import cosignature_vkey, format_vkey, mldsa_vkey
+from tests.tlog.keys import ed25519_vkey
 from tests.world import World, b64, ed25519_key, key_id, p256, spki
 
 

@@ -13,7 +13,7 @@ from msgspec import structs
 
 from attestd.errors import MalformedError, VerificationError
 from attestd.lineage.entry import EntryType
-from attestd.lineage.receipt import VerifiedReceipt, parse_receipt, verify_checkpoint, verify_receipt
+from attestd.lineage.receipt import VerifiedReceipt, parse_receipt, sealed_by, verify_receipt
 from attestd.strict import format_time
 from attestd.tcg.binding import Purpose, extra_data
 from attestd.tcg.pcr import PcrSelection
@@ -237,13 +237,13 @@ def test_1_origin_of_another_host(world: World) -> None:
 def test_1_checkpoint_that_is_none(world: World) -> None:
     note = UntrustedNote(b"not a checkpoint\n", ())
     with pytest.raises(MalformedError):
-        verify_checkpoint(note, trust=world.trust())
+        sealed_by(note, trust=world.trust())[1].verify(note)
 
 
 def test_1_record_checkpoints_verify_without_a_release_line(world: World) -> None:
     world.log.append({}, type_=EntryType.AGENT_STOP, time=NOW, boot=BOOT)
     note = parse_note(world.log.seal(mode=BatchMode.RECORD, pcr_digest=bytes(32)))
-    verified = verify_checkpoint(note, trust=world.trust())
+    verified = sealed_by(note, trust=world.trust())[1].verify(note)
     assert not verified.released
     assert verified.pcr_digest == bytes(32)
     assert verified.checkpoint == parse_checkpoint(note.text)

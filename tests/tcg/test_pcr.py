@@ -10,10 +10,10 @@ from attestd.tcg.pcr import (
     composite,
     composite_of_banks,
     marshal_selections,
-    parse_selections,
     selection_from_text,
 )
 from tests.tcg import build
+from tests.tcg.parsing import parse_selections
 
 selections = st.builds(
     PcrSelection,

@@ -32,10 +32,11 @@ from tpm2_pytss import (
 
 from attestd.errors import VerificationError
 from attestd.tcg import nv, policy, public
-from attestd.tcg.pcr import PcrSelection, composite, parse_selections
+from attestd.tcg.pcr import PcrSelection, composite
 from attestd.tcg.quote import verify_certify, verify_nv_certify, verify_quote
-from attestd.tcg.signature import ecdsa_from_der, parse_signature
+from attestd.tcg.signature import parse_signature
 from tests.tcg import build
+from tests.tcg.parsing import ecdsa_from_der, parse_selections
 
 ROOT, PLATFORM, EPOCH, LEASE = (build.key(scalar) for scalar in (1001, 1002, 1003, 1004))
 NAMES = {key: public.authority_name(key.public_key()) for key in (ROOT, PLATFORM, EPOCH, LEASE)}

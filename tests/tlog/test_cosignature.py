@@ -16,7 +16,8 @@ from attestd.tlog.cosignature import (
     verify_cosignature,
 )
 from attestd.tlog.note import NoteSignature, UntrustedNote
-from attestd.tlog.vkey import SignatureType, ed25519_vkey
+from attestd.tlog.vkey import SignatureType
+from tests.tlog.keys import ed25519_vkey
 
 TEXT = b"example.com/behind-the-sofa\n20852163\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n"
 HEAD = parse_tree_head(TEXT)

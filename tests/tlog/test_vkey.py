@@ -12,12 +12,12 @@ from attestd.tlog.vkey import (
     VerifierKey,
     cosignature_vkey,
     ecdsa_vkey,
-    ed25519_vkey,
     format_vkey,
     mldsa_vkey,
     parse_vkey,
     tpm_quote_vkey,
 )
+from tests.tlog.keys import ed25519_vkey
 from tests.tlog.test_note import CT_LOG_VKEY, ECDSA_NOTES, ED25519_RAW, GO_VKEY, P256, SPKI, WITNESS_VKEY
 
 NAME = "attestd/host/log"

@@ -24,7 +24,6 @@ from attestd.governance.enrolment import (
     epoch_message,
     join_host_records,
     nonce_of_epoch_message,
-    parse_activation,
     parse_challenge,
 )
 from attestd.governance.host import parse_host_record
@@ -35,6 +34,7 @@ from attestd.tcg.public import authority_name, authority_public, host_id, parse_
 from attestd.tpm.device import Tpm
 from attestd.tpm.endorsement import EndorsementKey
 from attestd.tpm.keys import AuthValues, KeyBlobs
+from tests.governance.enrolling import parse_activation
 from tests.governance.test_ek_trust import index
 from tests.world import Host, World, b64, ed25519_key, key_id, sign, signer, spki
 
