@@ -8,9 +8,8 @@ from attestd.errors import TpmError, UsageError
 from attestd.tcg.nv import COUNTER_INDEX, EPOCH_INDEX, counter_public, epoch_public, nv_name
 from attestd.tcg.pcr import PcrSelection
 from attestd.tcg.public import parse_public
-from attestd.tpm import capabilities, nv, pcrs
+from attestd.tpm import capabilities, nv, pcrs, self_testing
 from attestd.tpm._channel import Channel, Transport
-from attestd.tpm._codes import Rc, base, error_of
 from attestd.tpm._commands import Cc, u16
 from attestd.tpm._tcti import Tcti
 from attestd.tpm.capabilities import TpmProperties, read_properties
@@ -28,7 +27,7 @@ _PATIENCE_S: Final = 8.0
 # the device itself open, which one process can; what is saved is the resource manager's.
 _LEFT_LOADED: Final = (capabilities.TRANSIENT, capabilities.LOADED_SESSIONS)
 _LEFT_BEHIND: Final = (*_LEFT_LOADED, capabilities.SAVED_SESSIONS)
-_FULL_TEST, _STATE_CLEAR = b"\x01", u16(0x0000)
+_STATE_CLEAR = u16(0x0000)
 
 
 class Tpm:
@@ -359,7 +358,7 @@ class Tpm:
         Raises:
             TpmUnavailableError: It fails, and is now in failure mode.
         """
-        self._channel.run(Cc.SELF_TEST, params=_FULL_TEST)
+        self_testing.run_self_test(self._channel)
 
     def require_tested(self) -> None:
         """Asks for the outcome of the self test (Part 3, 10.4 TPM2_GetTestResult); works in failure mode as well.
@@ -368,11 +367,7 @@ class Tpm:
             TpmUnavailableError: It failed: the TPM is in failure mode.
             TpmError: Any other outcome than success, or that tests are still to be made.
         """
-        answer = self._channel.run(Cc.GET_TEST_RESULT)
-        answer.sized()  # the manufacturer's own words, of no known form
-        code = answer.number(4)
-        if code and base(code) not in (Rc.TESTING, Rc.NEEDS_TEST):
-            raise error_of(code, "self test")
+        self_testing.require_tested(self._channel)
 
     def shutdown(self) -> None:
         """Prepares a TPM that is ours alone for its end (Part 3, 9.4 TPM2_Shutdown): counters are saved."""
