@@ -100,24 +100,8 @@ def join(
         AgentError: Enrollers, or their operators, have not decided yet: done again, it goes on.
         TpmError: The TPM is not usable, or holds another installation's indices.
     """
-    account = agent_account(layout)
-    make_directories(layout, account)
-    source = layout.trust_source(configuration)
-    anchor = layout.trust / ROOT
-    given = not anchor.exists()
-    if given:
-        write_atomic(anchor, root, mode=0o644)
-    elif read_anchor(source) != root:
-        raise UsageError(
-            f"{anchor} is another root of trust than the one that was given: choose another --state-dir, or remove"
-            " what is there (attestd deprovision --purge)"
-        )
-    try:
-        trust, seen = _downloaded(layout, configuration, host=None)
-    except AttestdError:
-        if given:  # a root under which nothing verifies must not stand in the way of the right one
-            anchor.unlink()
-        raise
+    make_directories(layout, agent_account(layout))
+    trust = _trust_from(root, layout, configuration)
     authorities, now = trust.authorities, datetime.now(UTC).replace(microsecond=0)
     with opened_tpm(layout, configuration) as owner:
         steps = HostSteps(layout, configuration, owner)
@@ -127,40 +111,59 @@ def join(
         trust, seen = _downloaded(layout, configuration, host=host)  # with its own records, if it has any
         published = is_record_of(trust.hosts.get(host), blobs)
         tier = vouched_tier(ek, trust, now) or steps.tier()
+        enrolling = None
         request = record = ended = None
         if controllers is not None:
             enrolling = Enrolling(
                 steps, controllers.enrollers, authorities, ek=ek, blobs=blobs, labels=labels, now=now
             )
-            if not published:
-                enrolling.run(wait_s=controllers.wait_s, say=controllers.say).write(layout)
-                record = layout.host_record
-                ended = layout.host_record_ended if layout.host_record_ended.exists() else None
+        if not published and controllers is not None and enrolling is not None:
+            enrolling.run(wait_s=controllers.wait_s, say=controllers.say).write(layout)
+            record = layout.host_record
+            ended = layout.host_record_ended if layout.host_record_ended.exists() else None
         elif not published:
             request = layout.host_request
-            write_atomic(
-                request,
-                steps.draft_request(authorities, ek, blobs, labels=labels, now=now, tier=tier),
-                mode=0o644,
-            )
-        epoch = max(1, trust.revocations.epoch)
-        sign: Callable[[], Signs]
-        if epoch_key is not None:
-            sign = epoch_key
-        elif controllers is not None:
-            sign = enrolling.epoch_signer
-        else:
-            raise UsageError("the epoch authority's key is needed, or an enroller that has it")
+            draft = steps.draft_request(authorities, ek, blobs, labels=labels, now=now, tier=tier)
+            write_atomic(request, draft, mode=0o644)
         before = [past for past in trust.records(host) if past.ak_name != parse_public(blobs.ak_public).name]
-        steps.define_epoch(epoch, _public(authorities.epoch.key), sign)
+        epoch = max(1, trust.revocations.epoch)
+        steps.define_epoch(epoch, _public(authorities.epoch.key), _epoch_signer(epoch_key, enrolling))
         # The counter of the keys before answers to nobody any more; the enrollers admitted the new ones.
         steps.define_counter(replaces=bool(before) and controllers is not None)
         steps.pin_host(host)
-        log_origin = steps.make_log(
-            host, blobs, selection_of(trust), seen=seen, now=now, reenrolled=bool(before)
-        )
+        selection = selection_of(trust)
+        log_origin = steps.make_log(host, blobs, selection, seen=seen, now=now, reenrolled=bool(before))
     steps.write_configuration()
     return Joined(trust, host, log_origin, tier, request, record, ended)
+
+
+def _trust_from(root: bytes, layout: Layout, configuration: Configuration) -> Trust:
+    """Puts the root of trust where it belongs, and downloads what is published under it."""
+    source, anchor = layout.trust_source(configuration), layout.trust / ROOT
+    given = not anchor.exists()
+    if given:
+        write_atomic(anchor, root, mode=0o644)
+    elif read_anchor(source) != root:
+        raise UsageError(
+            f"{anchor} is another root of trust than the one that was given: choose another --state-dir, or remove"
+            " what is there (attestd deprovision --purge)"
+        )
+    try:
+        return _downloaded(layout, configuration, host=None)[0]
+    except AttestdError:
+        if given:  # a root under which nothing verifies must not stand in the way of the right one
+            anchor.unlink()
+        raise
+
+
+def _epoch_signer(
+    epoch_key: Callable[[], Authority] | None, enrolling: Enrolling | None
+) -> Callable[[], Signs]:
+    if epoch_key is not None:
+        return epoch_key
+    if enrolling is None:
+        raise UsageError("the epoch authority's key is needed, or an enroller that has it")
+    return enrolling.epoch_signer
 
 
 def _public(key: ec.EllipticCurvePublicKey) -> PublicKey:

@@ -75,13 +75,7 @@ def draft_delegation(
         UsageError: The parent has expired, or `now` is not an aware time.
     """
     above = parent.statement.predicate
-    start = max(now.replace(microsecond=0), parse_time(above.validity.not_before))
-    end = parse_time(above.validity.not_after)
-    if start >= end:
-        raise UsageError(
-            f"artifact {parent.id} was valid until {above.validity.not_after}: ask for a new one"
-        )
-    wanted = start + timedelta(seconds=TTL_S if ttl_s is None else ttl_s)
+    validity = _validity(parent, now=now, ttl_s=ttl_s, max_uses=max_uses)
     value: Any = parse_json(parent.envelope.payload, max_bytes=MAX_STATEMENT_BYTES, what="authorization")
     predicate = value["predicate"]
     scope, bindings = predicate["scope"], predicate["bindings"]
@@ -102,16 +96,27 @@ def draft_delegation(
         "on_behalf_of": on_behalf_of or above.attribution.on_behalf_of,
         "reason": reason,
     }
-    predicate["validity"] = {
-        "not_before": _precise(start, above.validity.not_before),
-        "not_after": above.validity.not_after if ttl_s is None and wanted >= end else format_time(wanted),
-        "max_uses": max_uses,
-    }
+    predicate["validity"] = validity
     predicate["lineage"] = {"parent": parent.id, "delegate_to": list(delegate_to), "max_depth": max_depth}
     predicate["enforcement"]["on_trust_loss"] = on_trust_loss or above.enforcement.on_trust_loss
     predicate["secrets"] = []
     # Through the parser that every reader uses: what it would refuse is not issued.
     return parse_statement(canonical(value))
+
+
+def _validity(
+    parent: Link, *, now: datetime, ttl_s: int | None, max_uses: int | None
+) -> dict[str, str | int | None]:
+    above = parent.statement.predicate.validity
+    start, end = max(now.replace(microsecond=0), parse_time(above.not_before)), parse_time(above.not_after)
+    if start >= end:
+        raise UsageError(f"artifact {parent.id} was valid until {above.not_after}: ask for a new one")
+    wanted = start + timedelta(seconds=TTL_S if ttl_s is None else ttl_s)
+    return {
+        "not_before": _precise(start, above.not_before),
+        "not_after": above.not_after if ttl_s is None and wanted >= end else format_time(wanted),
+        "max_uses": max_uses,
+    }
 
 
 def _precise(start: datetime, above: str) -> str:

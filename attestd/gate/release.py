@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from attestd.appraisal.result import AttestationResult
-from attestd.authorization.artifact import UntrustedArtifact, parse_artifact
+from attestd.authorization.artifact import UntrustedArtifact, VerifiedArtifact, parse_artifact
 from attestd.authorization.pattern import quote
 from attestd.codes import Code, Denied
 from attestd.errors import MalformedError, VerificationError
@@ -27,6 +27,8 @@ from attestd.gate.requirements import (
     required_quorums,
 )
 from attestd.gate.vouching import QuotedState, require_verifiers, verify_tokens, vouched_for
+from attestd.governance.authorities import AuthorityRule
+from attestd.governance.host import VerifiedHost
 from attestd.governance.platform import Approval, PlatformPolicy
 from attestd.governance.trust import Trust
 from attestd.lineage.receipt import VerifiedReceipt, parse_receipt, verify_receipt
@@ -123,20 +125,8 @@ def verify_release(
         untrusted, trust=trust, executable=execution.executable.path, uid=execution.uid
     )
     statement = authorized.statement
-    require_not_revoked(authorized, execution, host=host_id, trust=trust)  # 4
-    platform = require_governance(statement, trust=trust, host=host_id, now=now, grace=grace)
-    require_validity(statement, now=now, tolerance=CLOCK_TOLERANCE)
-    require_chain(authorized, rule)
-    terms = artifact_terms(statement, origin=authorized.links[0].statement, signers=authorized.key_ids)
-    require_policy(
-        statement,
-        execution,
-        terms=terms,
-        policies=trust.policies,
-        host=host,
-        findings=(),  # step 5: the state is an approved one, in which nothing is found
-        depth=len(authorized.links) - 1,
-        now=now,
+    platform, terms = _require_in_force(  # 4
+        authorized, rule, execution, trust=trust, host=host, now=now, grace=grace
     )
     _require_approved(sealed_in, platform, body, trust, now=now)  # 5
     require_strength(platform, host)
@@ -170,6 +160,35 @@ def verify_release(
         request_id=_request_id(body),
         on_trust_loss=statement.predicate.enforcement.on_trust_loss,
     )
+
+
+def _require_in_force(
+    authorized: VerifiedArtifact,
+    rule: AuthorityRule,
+    execution: Execution,
+    *,
+    trust: Trust,
+    host: VerifiedHost,
+    now: datetime,
+    grace: timedelta,
+) -> tuple[PlatformPolicy, Mapping[str, Any]]:
+    statement = authorized.statement
+    require_not_revoked(authorized, execution, host=host.host, trust=trust)
+    platform = require_governance(statement, trust=trust, host=host.host, now=now, grace=grace)
+    require_validity(statement, now=now, tolerance=CLOCK_TOLERANCE)
+    require_chain(authorized, rule)
+    terms = artifact_terms(statement, origin=authorized.links[0].statement, signers=authorized.key_ids)
+    require_policy(
+        statement,
+        execution,
+        terms=terms,
+        policies=trust.policies,
+        host=host,
+        findings=(),  # step 5: the state is an approved one, in which nothing is found
+        depth=len(authorized.links) - 1,
+        now=now,
+    )
+    return platform, terms
 
 
 def _receipt(data: bytes, trust: Trust) -> tuple[VerifiedReceipt, Approval]:
