@@ -91,6 +91,10 @@ class Repository:
         self.metadata[f"{self.versions['root']}.root.json"] = self.sign(draft, *names)
         self._root_signers = list(self.signers["root"])
 
+    def contents(self, role: str) -> dict[str, bytes]:
+        """The targets of a role, as they were published last."""
+        return {name: data for name, data in self._contents.get(role, {}).items() if name}
+
     def rotate(self, role: str, *names: str) -> None:
         """Gives a role other keys; the files that it signs are signed again with the next `publish`."""
         self.signers[role] = list(names) or [f"{role} {self.versions['root'] + 1}"]

@@ -129,6 +129,22 @@ def test_a_delegates_artifact_runs_on_another_host(fleet: Fleet) -> None:
     assert there.exec("/usr/bin/echo", "a", "c", authorization=artifact, cwd="/").status == 0
 
 
+def test_a_parent_on_another_host(fleet: Fleet) -> None:
+    """Its record is not kept here: the agent downloads it when the receipt is handed in, and governance names that host."""
+    here, there = fleet.hosts
+    receipt = there.top / "parent.tlog-proof"
+    done = here.exec(TRUE, authorization=here.authorize(TRUE), options=["--receipt", str(receipt)])
+    assert done.status == 0, done
+
+    def kept() -> list[str]:
+        return [path.name.split(".")[1] for path in (there.layout.mirror / "targets/hosts").glob("*.json")]
+
+    assert kept() == [there.id]
+    child = {"authorization": there.authorize(TRUE), "options": ["--json", "--parent", str(receipt)]}
+    assert there.exec(TRUE, **child).status == 0
+    assert sorted(kept()) == sorted([here.id, there.id])
+
+
 def test_an_epoch_bump(fleet: Fleet) -> None:
     """Published once, both TPMs move; what was approved for the epoch before then ends in the TPM itself."""
     states = [host.trust.platforms["fleet"].approvals[0] for host in fleet.hosts]

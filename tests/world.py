@@ -96,7 +96,7 @@ AnyKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
 _P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 # TCG EK Credential Profile, template L-2 (ECC P-256): attributes, PolicySecret(endorsement), AES-128-CFB.
-_EK_HEAD = (
+EK_HEAD = (
     bytes.fromhex("0023000b000300b2")
     + bytes.fromhex("0020837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa")
     + bytes.fromhex("00060080004300100003" + "0010")
@@ -203,7 +203,7 @@ class Host:
 
     def __init__(self, name: str, *, root: EcKey) -> None:
         self.ek, self.ak, self.release_key = (p256(f"{name} {key}") for key in ("ek", "ak", "release"))
-        self.ek_public = with_point(_EK_HEAD, self.ek)
+        self.ek_public = with_point(EK_HEAD, self.ek)
         self.ak_public = with_point(attestation_key_template()[:-4], self.ak)
         policy = release_policy(authority_name(root.public_key()))
         self.release_public = with_point(release_key_template(policy)[:-4], self.release_key)

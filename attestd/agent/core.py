@@ -105,6 +105,7 @@ class Core:
     runner_info: dict[str, Any] = field(default_factory=dict)
     runner_lost: bool = False
     releases: int = 0
+    _getting: asyncio.Lock = field(default_factory=asyncio.Lock)
     _seen: Floor | None = None
     _seen_at: int = 0
     _to_void: dict[int, str] = field(default_factory=dict)
@@ -121,6 +122,12 @@ class Core:
                 f"this host's governance does not verify: {error}",
                 "see attestd doctor",
             )
+
+    async def get_records(self, host: str, trust: Trust) -> None:
+        """Downloads another host's records, which are not kept here, if governance names them: its receipt is to be verified."""
+        async with self._getting:  # One at a time: whoever may ask for decisions can name any host.
+            if self.updater.url and (names := trust.unread(host)):
+                await asyncio.to_thread(self.updater.add, trust.metadata, names)
 
     def context(self) -> Context:
         """What a decision is taken against, as of now."""

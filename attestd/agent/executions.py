@@ -20,6 +20,7 @@ from attestd.gate.model import Request
 from attestd.gate.script import is_script
 from attestd.lineage.receipt import VerifiedReceipt, parse_receipt, verify_receipt
 from attestd.observe import Observed, read_start
+from attestd.tlog.checkpoint import parse_origin
 from attestd.wire import Frame
 
 __all__ = ["serve_request"]
@@ -50,7 +51,7 @@ async def serve_request(connection: Connection, frame: Frame, core: Core) -> Non
 async def _decide(connection: Connection, asked: Asked, core: Core) -> Decided:
     candidates = _candidates(asked, core)
     await ask_for_missing(connection, asked, candidates, core)
-    parent = _parent(asked, core)
+    parent = await _parent(asked, core)
     first: Decided | None = None
     for candidate in candidates:
         execution, failure = _execution(asked, candidate)
@@ -156,7 +157,7 @@ def _file(observed: Observed | None) -> File:
     return _UNSEEN if observed is None else File(observed.path, observed.sha256)
 
 
-def _parent(asked: Asked, core: Core) -> VerifiedReceipt | Denial | None:
+async def _parent(asked: Asked, core: Core) -> VerifiedReceipt | Denial | None:
     if not asked.parent:
         return None
     hint = "give the receipt that attestd exec --receipt wrote for the parent execution"
@@ -164,6 +165,8 @@ def _parent(asked: Asked, core: Core) -> VerifiedReceipt | Denial | None:
     if isinstance(trust, Denial):
         return trust
     try:
-        return verify_receipt(parse_receipt(asked.parent), trust=trust)
+        receipt = parse_receipt(asked.parent)
+        await core.get_records(parse_origin(receipt.checkpoint.origin).host_id, trust)
+        return verify_receipt(receipt, trust=trust)
     except (MalformedError, VerificationError) as error:
         return Denial(Code.LINEAGE_BROKEN, f"the parent's receipt does not verify: {error}", hint)

@@ -6,7 +6,7 @@ What it downloads it does not vouch for: agent and runner each verify all of it,
 import asyncio
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -15,12 +15,13 @@ from attestd.account import acting_as, agent_account
 from attestd.agent.exclusive import exclusive
 from attestd.audit.reader import parse_stored
 from attestd.audit.store import LogStore
-from attestd.distribution.fetch import of_host, update_mirror
+from attestd.distribution.fetch import add_targets, of_host, update_mirror
 from attestd.distribution.local import TrustDirectory
 from attestd.distribution.mirror import read_anchor
 from attestd.distribution.remote import Remote, open_remote
 from attestd.errors import AttestdError, MalformedError, StoreError, VerificationError
 from attestd.governance.floor import Floor, floor_of, seen_body
+from attestd.governance.metadata import Metadata
 from attestd.governance.trust import Trust
 from attestd.journal import event
 from attestd.lineage.entry import EntryType
@@ -134,6 +135,18 @@ class Updater:
             finally:
                 self.looked_at = format_time(datetime.now(UTC))
             self.problem = None
+
+    def add(self, metadata: Metadata, names: Sequence[str]) -> None:
+        """Downloads these targets besides: who asks for them is told by their absence that it could not be done."""
+        try:
+            remote = open_remote(self.url, ca=self._ca)
+            try:
+                add_targets(remote, self._source.mirror, metadata, names)
+            finally:
+                remote.close()
+        except AttestdError as error:
+            if self._log is not None:
+                self._log.warning(event("governance.not_added", url=self.url, error=error))
 
     def _update(self, floor: Floor | None) -> None:
         root = read_anchor(self._source)

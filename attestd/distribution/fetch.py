@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from attestd.distribution.mirror import METADATA, TARGETS, TIMESTAMP, Mirror
@@ -20,7 +20,7 @@ from attestd.governance.metadata import (
 from attestd.governance.signed import MAX_BYTES
 from attestd.governance.targets import TargetFile
 
-__all__ = ["Wanted", "everything", "of_host", "update_mirror"]
+__all__ = ["Wanted", "add_targets", "everything", "of_host", "update_mirror"]
 
 Wanted = Callable[[str], bool]
 
@@ -92,6 +92,23 @@ def update_mirror(
         _remove_others(mirror / METADATA, {*fetched.names, TIMESTAMP})
         _remove_others(mirror / TARGETS, {target_path(name, file.sha256) for name, file in targets.items()})
     return metadata
+
+
+def add_targets(remote: Remote, mirror: Path, metadata: Metadata, names: Iterable[str]) -> None:
+    """Downloads further targets of what is in a mirror; the next set may remove them.
+
+    Args:
+        remote: Where from.
+        mirror: Where to.
+        metadata: Verified.
+        names: Of targets that it names.
+
+    Raises:
+        StoreError: Something cannot be read or written.
+        VerificationError, MalformedError: What is published there is another file.
+    """
+    for name in names:
+        _download(remote, mirror, name, metadata.targets[name])
 
 
 class _Fetched:

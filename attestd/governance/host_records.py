@@ -143,29 +143,13 @@ class RecordFiles:
 
     def present(self, host: str) -> VerifiedHost | None:
         """A host's record; None: there is none, or `refused` says why it is not usable."""
-        name = record_name(host)
-        packed = self.files.packed(name)
-        if packed is None or not self.is_named(host):
-            return None
-        found = self._memory.present.get(packed)
-        if found is None or found.host != host:
-            found = self._verified(name, packed, host, self._memory.present)
-        return found
+        return self._record(record_name(host), host, is_earlier=False) if self.is_named(host) else None
 
     def earlier(self, host: str) -> tuple[VerifiedHost, ...]:
         """A host's earlier records that are usable, the newest first."""
-        found: list[VerifiedHost] = []
-        for number in self.history.get(host, ()):
-            name = f"hosts/history/{host}-{number}.json"
-            packed = self.files.packed(name)
-            if packed is None:
-                continue
-            known = self._memory.earlier.get(packed)
-            if known is None or known.host != host:
-                known = self._verified(name, packed, host, self._memory.earlier)
-            if known is not None:
-                found.append(known)
-        return tuple(found)
+        names = (f"{HOSTS}history/{host}-{number}.json" for number in self.history.get(host, ()))
+        found = (self._record(name, host, is_earlier=True) for name in names)
+        return tuple(record for record in found if record is not None)
 
     def is_named(self, host: str) -> bool:
         """Whether governance names a record of this host."""
@@ -192,6 +176,13 @@ class RecordFiles:
             count += 1
         return count
 
+    def unread(self, host: str) -> list[str]:
+        """The files of a host's records, earlier ones too, that cannot be read now."""
+        names = [record_name(host)] if self.is_named(host) else []
+        names += [f"{HOSTS}history/{host}-{number}.json" for number in self.history.get(host, ())]
+        self.look(names)
+        return [name for name in names if self.reason(name) is not None and not self.is_refused(name)]
+
     def is_refused(self, name: str) -> bool:
         """Whether a record does not verify, whatever else happens; False also where it cannot be read now."""
         self.look([name])
@@ -207,14 +198,21 @@ class RecordFiles:
     def reason(self, name: str) -> str | None:
         """Why a file is not usable, as `refused`."""
         packed, why = self._memory.refused.get(name, (None, None))
-        current = self.files.packed(name)
-        if why is not None and current is not None and packed in (None, current):
+        if why is not None and name in self.files and packed in (None, self.files.packed(name)):
             return why
         return self.misnamed.get(name)
 
-    def _verified(
-        self, name: str, packed: bytes, host: str, memory: dict[bytes, VerifiedHost]
-    ) -> VerifiedHost | None:
+    def _record(self, name: str, host: str, *, is_earlier: bool) -> VerifiedHost | None:
+        packed = self.files.packed(name)
+        memory = self._memory.earlier if is_earlier else self._memory.present
+        found = memory.get(packed)
+        if found is None or found.host != host:
+            found = self._verified(name, packed, host, is_earlier=is_earlier)
+            if found is not None:
+                memory[packed] = found
+        return found
+
+    def _verified(self, name: str, packed: bytes, host: str, *, is_earlier: bool) -> VerifiedHost | None:
         refused = self._memory.refused
         if (known := refused.get(name)) is not None and known[0] == packed:
             return None
@@ -223,15 +221,13 @@ class RecordFiles:
         except (StoreError, VerificationError, MalformedError) as error:
             refused[name] = None, str(error)
             return None
+        parse = partial(self._parse, data, host)
         try:
-            parse = partial(self._parse, data, host)
-            is_earlier = memory is self._memory.earlier
             found = of_its_time(parse, self._authorities) if is_earlier else parse(self._authorities)
         except (VerificationError, MalformedError) as error:
             refused[name] = packed, str(error)
             return None
         refused.pop(name, None)
-        memory[packed] = found
         return found
 
     def _parse(self, data: bytes, host: str, authorities: Authorities) -> VerifiedHost:

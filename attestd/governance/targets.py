@@ -66,13 +66,17 @@ class TargetList(Mapping[str, TargetFile]):
             roles.setdefault(file.role, {})[name] = pack_target(file.sha256, file.length)
         return cls(list(roles.items()))
 
-    def packed(self, name: str) -> bytes | None:
-        """What the metadata says of a file, to be compared; None: there is no such file."""
+    def packed(self, name: str) -> bytes:
+        """What the metadata says of a file, to be compared.
+
+        Raises:
+            KeyError: There is no such file.
+        """
         for _, files in self._files:
             found = files.get(name)
             if found is not None:
                 return found
-        return None
+        raise KeyError(name)
 
     def is_same(self, other: "TargetList") -> bool:
         """Whether it was made of the very lists that the other was made of; False says nothing."""

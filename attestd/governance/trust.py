@@ -163,6 +163,10 @@ class Trust:
         except MalformedError:
             return None
 
+    def unread(self, host: str) -> list[str]:
+        """The files of a host's records, earlier ones too, that cannot be read now: a host keeps its own only."""
+        return self._memo.records.unread(host)
+
     def is_refused(self, name: str) -> bool:
         """Whether a host record's file does not verify; False where it is not known, for it cannot be read now."""
         return self._memo.records.is_refused(name)
@@ -171,7 +175,7 @@ class Trust:
     def host_files(self) -> Iterator[tuple[str, bytes]]:
         """The files of host records, earlier ones too: names, and what the metadata says of each, to be compared."""
         files = self._memo.records.files
-        return ((name, packed) for name in files if name.startswith(HOSTS) and (packed := files.packed(name)))
+        return ((name, files.packed(name)) for name in files if name.startswith(HOSTS))
 
     def why_none(self, host: str) -> str:
         """Why there is no record of a host, to be put behind a sentence that says so; empty: governance names none."""

@@ -8,6 +8,7 @@ import hashlib
 import struct
 from dataclasses import dataclass
 from enum import IntFlag
+from functools import lru_cache
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -304,8 +305,13 @@ def _ecc_head(attributes: Attribute, auth_policy: bytes, parameters: bytes) -> b
     return _HEAD.pack(ALG_ECC, HASH_IDS["sha256"], attributes) + sized(auth_policy) + parameters
 
 
+@lru_cache(maxsize=8)
+def _template(data: bytes) -> Public:
+    return parse_public(data)
+
+
 def _require(public: Public, template: bytes, what: str) -> None:
-    expected = parse_public(template)
+    expected = _template(template)
     for field in ("key_type", "name_alg", "attributes", "auth_policy", "parameters"):
         found, wanted = getattr(public, field), getattr(expected, field)
         if found != wanted:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from attestd.strict import canonical
-from tests.bench import controller, governance, inside, log, measured, processes, verifier
+from tests.bench import controller, fleet, governance, inside, log, measured, processes, verifier
 from tests.bench.measure import Results, Row
 from tests.host import Host
 
@@ -74,6 +74,7 @@ def main() -> int:
     governance.measure(results)
     controller.measure(results)
     verifier.measure(results)
+    fleet.measure(results)
     show(results, time.monotonic() - began)
     print(as_json(results).decode())
     return 0 if all(row.reached is not False for row in results.rows) else 1

@@ -47,11 +47,13 @@ class Done:
     seconds: float
 
 
-async def over_connections(ports: Sequence[int], path: str, bodies: Sequence[bytes]) -> Done:
+async def over_connections(
+    ports: Sequence[int], path: str, bodies: Sequence[bytes], *, connections: int = CONNECTIONS
+) -> Done:
     """Posts all in order, over several connections."""
     answers, times = [b""] * len(bodies), [0.0] * len(bodies)
     waiting = iter(enumerate(bodies))
-    connections = [await Connection.open(ports[number % len(ports)]) for number in range(CONNECTIONS)]
+    opened = [await Connection.open(ports[number % len(ports)]) for number in range(connections)]
 
     async def work(connection: Connection) -> None:
         for number, body in waiting:
@@ -60,8 +62,8 @@ async def over_connections(ports: Sequence[int], path: str, bodies: Sequence[byt
             times[number] = time.perf_counter() - start
 
     began = time.perf_counter()
-    await asyncio.gather(*map(work, connections))
+    await asyncio.gather(*map(work, opened))
     seconds = time.perf_counter() - began
-    for connection in connections:
+    for connection in opened:
         connection.close()
     return Done(answers, times, seconds)

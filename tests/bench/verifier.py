@@ -54,7 +54,7 @@ def measure(results: Results) -> None:
         top = Path(text)
         remote = fleet(hosts)
         remote.world.write_trust(top / "web")
-        with _verifiers(top, count=1) as controllers:
+        with verifiers(top, count=1) as controllers:
             few = _attest(controllers, remote, rounds, paced=True)
             _rows(results, "one process, SQLite", few)
             rows = fill(controllers[0], hosts * 100)
@@ -65,7 +65,7 @@ def measure(results: Results) -> None:
                     "%", bar=120, at_most=True, against=f"of that with {hosts:,}; {many.memory_mb:.0f} MB",
                 )
             )  # fmt: skip
-        with postgresql() as server, _verifiers(top, count=2, database=server.database()) as controllers:
+        with postgresql() as server, verifiers(top, count=2, database=server.database()) as controllers:
             _rows(results, "two processes, PostgreSQL", _attest(controllers, remote, rounds, paced=False))
 
 
@@ -123,7 +123,8 @@ def _rows(results: Results, what: str, found: Load) -> None:
 
 
 @contextmanager
-def _verifiers(top: Path, *, count: int, database: str = "") -> Iterator[list[Controller]]:
+def verifiers(top: Path, *, count: int, database: str = "") -> Iterator[list[Controller]]:
+    """Controllers that verify by the governance below `web`."""
     with ExitStack() as stack:
         found = []
         for number in range(count):

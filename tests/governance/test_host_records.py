@@ -287,6 +287,30 @@ def test_what_does_not_verify_is_not_read_again(world: World) -> None:
     assert trust.claimed_keys(name_of(world.host.id)) is None
 
 
+def test_records_that_are_not_here(world: World, mirror: Mirror) -> None:
+    """As on another host: which they are, so that they can be downloaded."""
+    past = f"hosts/history/{world.host.id}-1.json"
+    record = canonical(world.host_record(world.host))
+    world.extra[past] = dsse(record, world.enrollers, payload_type=HOST_RECORD_TYPE)
+    own = name_of(world.host.id)
+    mirror.files = {name: data for name, data in world.files().items() if name not in (own, past)}
+    trust = load(world, mirror)
+    assert trust.unread(world.host.id) == [own, past]
+    assert trust.unread("ab" * 32) == []
+    mirror.files = world.files()
+    assert trust.unread(world.host.id) == []
+    mirror.files[name_of(other_than(world))] = b"another"
+    assert trust.unread(other_than(world)) == [name_of(other_than(world))]
+
+
+def test_the_same_list_is_gone_through_once(world: World, mirror: Mirror) -> None:
+    metadata = described(world.files())
+    first = parse_trust(mirror, metadata=metadata)
+    again = parse_trust(mirror, metadata=metadata, previous=first)
+    assert (len(again.hosts), again.digest) == (FLEET, first.digest)
+    assert again.hosts[world.host.id] is first.hosts[world.host.id]
+
+
 # --- many at a time ------------------------------------------------------------------------------------------------
 
 

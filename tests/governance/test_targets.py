@@ -60,7 +60,8 @@ def test_with_delegations(repository: Repository) -> None:
     assert "teams/a/x.json" in trusted
     assert set(trusted) == {*FILES, "teams/a/x.json"}
     assert len(trusted) == len(FILES) + 1
-    assert trusted.packed("nothing") is None
+    with pytest.raises(KeyError):
+        trusted.packed("nothing")
     with pytest.raises(KeyError):
         trusted["nothing"]
 
