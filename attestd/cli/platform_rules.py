@@ -37,9 +37,8 @@ QUORUM: Final = click.IntRange(0, MAX_QUORUM)
     example="""
 attestd platform rules
 attestd platform rules --boot boot.json --yes
-attestd platform rules --boot boot.json --ima ima.json --repository fleet --platform prod
+attestd platform rules --boot boot.json --ima ima.json --verifiers 2 --witnesses 2 --repository fleet --platform prod
 attestd platform rules --no-ima --yes
-attestd platform rules --verifiers 2 --witnesses 2 --repository fleet --platform prod
 """,
 )
 @click.option("--boot", type=FILE, metavar="FILE", help="Rules over boots: attestd platform measure --rules.")
