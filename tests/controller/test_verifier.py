@@ -29,7 +29,7 @@ SECRET = "controller/verifier.secret"
 @pytest.fixture(scope="module")
 def remote() -> Remote:
     remote = Remote()
-    for name in ("other", "revoked", "ended"):
+    for name in ("other", "revoked", "ended", "unread"):
         remote.enrol(name)
     world = remote.world
     world.revocations["hosts"] = [Host("revoked", root=world.root).id]
@@ -127,6 +127,18 @@ def test_evidence_of_others(remote: Remote, controller: Controller) -> None:
     )
     assert "PCR" in refused(controller, remote.answer(asked, values={7: bytes(32)}))
     assert "extraData" in refused(controller, remote.answer(asked, purpose=Purpose.QUOTE))
+
+
+def test_a_record_that_is_gone_from_the_mirror(remote: Remote, controller: Controller) -> None:
+    """Its host is not told that it is not enrolled, and is known again when the record is back; others do not notice."""
+    host = Host("unread", root=remote.world.root).id
+    [path] = Path(controller.configuration["governance"]).rglob(f"*.{host}.json")
+    away = path.rename(path.with_name("away"))
+    words = ask(controller, host=host).problem(503)
+    assert remote.challenge(controller).host == remote.host.id
+    assert str(path) in words
+    away.rename(path)
+    assert ask(controller, host=host).status == 200
 
 
 def test_hosts_that_may_not(remote: Remote, controller: Controller) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from attestd.controller.witness.logs import KnownLogs, UntrustedLogError, load_log_list
 from attestd.errors import MalformedError, StoreError, UsageError, VerificationError
+from attestd.governance.trust import parse_trust
 from attestd.lineage.entry import EntryType
 from attestd.tlog.checkpoint import BatchMode
 from attestd.tlog.note import NoteSignature, format_note, parse_note
@@ -16,7 +17,7 @@ from attestd.tlog.vkey import cosignature_vkey, format_vkey, mldsa_vkey, tpm_quo
 from attestd.tlog.witness import AddCheckpoint, format_add_checkpoint
 from tests.controller.logs import Log
 from tests.controller.running import Controller
-from tests.world import BOOT, Host, World, ed25519_key, spki
+from tests.world import BOOT, Host, World, described, ed25519_key, read_of, spki
 from tests.world import Log as HostLog
 
 PATH = "/witness/add-checkpoint"
@@ -154,6 +155,24 @@ def test_in_mode_record_the_quote_alone(world: World) -> None:
     release = parse_note(seal(world, log)).signatures[0]
     with pytest.raises(VerificationError, match="is wrong"):
         known.verify(parse_note(format_note(note.text, (release, *note.signatures))))
+
+
+def test_whose_record_cannot_be_used(world: World) -> None:
+    """One that is not there now is asked for again; one that does not verify is nobody's; who is not named is unknown."""
+    origin, stranger = HostLog(world.host).origin, HostLog(Host("stranger", root=world.root)).origin
+    files, metadata = world.files(), described(world.files())
+    name = f"hosts/{world.host.id}.json"
+    record = files.pop(name)
+    trust = parse_trust(read_of(files), metadata=metadata)
+    known = KnownLogs({}, trust=lambda: trust, now=lambda: world.now)
+    assert known.find(stranger) is None
+    with pytest.raises(StoreError, match=r"not usable: .*not there"):
+        known.find(origin)
+    files[name] = record
+    assert known.find(origin) is not None
+    world.records[world.host.id]["tier"] = "none"
+    with pytest.raises(UntrustedLogError, match="not usable"):
+        logs(world).find(origin)
 
 
 def test_of_whom_the_record_does_not_hold(world: World) -> None:

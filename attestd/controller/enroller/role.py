@@ -58,6 +58,7 @@ WAITING_LIFETIME: Final = timedelta(days=30)
 # Each walks certificate chains and signs: more at a time would only keep the other roles waiting.
 AT_A_TIME: Final = 4
 PREPARE_S: Final = 1.0
+KNOWING_S: Final = 5.0
 _MAX_REASON: Final = 512
 
 _T = TypeVar("_T")
@@ -270,9 +271,13 @@ class Enroller:
         """The index of this version of governance; made once, from the one before: the first takes seconds in a large fleet.
 
         Raises:
-            StoreError: A host record cannot be read.
+            StoreError: A host record cannot be read; or they are being read, and who asks is to ask again.
         """
-        with self._knowing:
+        if not self._knowing.acquire(timeout=KNOWING_S):
+            raise StoreError(
+                "the records of all hosts are being read, which takes a while after a start: ask again"
+            )
+        try:
             found = self._known
             if found is None or found[0] != trust.digest:
                 try:
@@ -281,6 +286,8 @@ class Enroller:
                     raise StoreError(f"governance: {error}") from error
                 found = self._known = trust.digest, known
             return found[1]
+        finally:
+            self._knowing.release()
 
     async def _prepare(self) -> None:
         while True:
