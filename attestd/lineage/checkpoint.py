@@ -1,9 +1,12 @@
 """The two keys that seal one log, and what it means that a checkpoint's signatures hold."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import cast
 
 import msgspec
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 from attestd.errors import VerificationError
@@ -15,11 +18,11 @@ from attestd.tlog.checkpoint import BatchMode, Checkpoint, parse_checkpoint, par
 from attestd.tlog.note import UntrustedNote
 from attestd.tlog.vkey import VerifierKey, ecdsa_vkey, tpm_quote_vkey
 
-__all__ = ["LogKeys", "UntrustedCheckpoint", "VerifiedCheckpoint"]
+__all__ = ["LogKeys", "UntrustedCheckpoint", "VerifiedCheckpoint", "verify_checkpoints"]
 
 
 class VerifiedCheckpoint(msgspec.Struct, frozen=True, gc=False):
-    """A checkpoint whose signatures hold. Only `UntrustedCheckpoint.verify` makes one.
+    """A checkpoint whose signatures hold. Only `UntrustedCheckpoint.verify` and `verify_checkpoints` make one.
 
     Attributes:
         checkpoint: What was signed.
@@ -120,6 +123,31 @@ class LogKeys:
         return UntrustedCheckpoint(self, note.text, checkpoint, release, quote)
 
 
+def verify_checkpoints(checkpoints: Sequence["UntrustedCheckpoint"]) -> list[VerifiedCheckpoint]:
+    """Verifies the signatures of several, each as `UntrustedCheckpoint.verify` does, in less time.
+
+    What a signature's computation needs fills the processor's caches: so all else is done before, and after.
+
+    Raises:
+        VerificationError: One of them does not verify; `UntrustedCheckpoint.verify` says which.
+    """
+    computations = [computation for checkpoint in checkpoints for computation in checkpoint.prepare()]
+    try:
+        for compute in computations:
+            compute()
+    except InvalidSignature as error:
+        raise VerificationError("a checkpoint's signature does not verify") from error
+    return [
+        VerifiedCheckpoint(
+            checkpoint.checkpoint,
+            checkpoint.quote.attest.clock,
+            checkpoint.quote.body.selections,
+            checkpoint.quote.body.pcr_digest,
+        )
+        for checkpoint in checkpoints
+    ]
+
+
 class UntrustedCheckpoint(msgspec.Struct, frozen=True, gc=False):
     """A checkpoint of this log, by what it says, whose signatures nobody has verified. Only `LogKeys.parse` makes one.
 
@@ -140,6 +168,20 @@ class UntrustedCheckpoint(msgspec.Struct, frozen=True, gc=False):
         """
         if self.release is not None:  # 2
             self.keys.release.verify(self.release, self.text)
-        ak_public_key = cast(EllipticCurvePublicKey, self.keys.attestation.public_key)  # of a TPM_QUOTE vkey
-        quote = self.quote.verify(ak_public_key)  # 3
+        quote = self.quote.verify(self._attestation_key)  # 3
         return VerifiedCheckpoint(self.checkpoint, quote.clock, quote.selections, quote.pcr_digest)
+
+    def prepare(self) -> list[Callable[[], None]]:
+        """What `verify` computes: see `attestd.tcg.signature.EcdsaSignature.prepare`.
+
+        Raises:
+            VerificationError: It does not verify, or could not.
+        """
+        computations = [self.quote.signature.prepare(self._attestation_key, self.quote.attest.raw)]
+        if self.release is not None:
+            computations.append(partial(self.keys.release.verify, self.release, self.text))
+        return computations
+
+    @property
+    def _attestation_key(self) -> EllipticCurvePublicKey:
+        return cast(EllipticCurvePublicKey, self.keys.attestation.public_key)  # of a TPM_QUOTE vkey

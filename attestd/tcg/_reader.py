@@ -16,10 +16,10 @@ class Reader:
 
     __slots__ = ("_data", "_offset", "_what")
 
-    def __init__(self, data: bytes, what: str) -> None:
-        """Args: the bytes from outside, and the structure's name in the specification, for errors."""
+    def __init__(self, data: bytes, what: str, offset: int = 0) -> None:
+        """Args: the bytes from outside, the structure's name in the specification, for errors, and how many are read."""
         self._data = data
-        self._offset = 0
+        self._offset = offset
         self._what = what
 
     @property

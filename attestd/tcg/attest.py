@@ -21,6 +21,11 @@ ST_ATTEST_QUOTE: Final = 0x8018
 
 _HEAD: Final = struct.Struct(">IH")
 _CLOCK_AND_FIRMWARE: Final = struct.Struct(">QIIBQ")
+# Up to the firmware's version, as nearly all that is ever seen has it: a Name by SHA-256, and a digest as extraData.
+_USUAL: Final = struct.Struct(">IHH34sH32sQIIBQ")
+_NAME_SIZE: Final = b"\0\x22"
+_EXTRA_SIZE: Final = b"\0\x20"
+_WHAT: Final = "TPMS_ATTEST"
 _MAX_NAME: Final = 66  # TPM2B_NAME and TPM2B_DATA: an algorithm and the largest digest
 _MAX_DIGEST: Final = 64
 _MAX_NV_BUFFER: Final = 2048
@@ -99,13 +104,18 @@ def parse_attest(data: bytes) -> UntrustedAttest:
         MalformedError: No TPM_GENERATED magic, another type, truncated, trailing bytes, over limits, or
             a selection as `pcr.read_selections` refuses it.
     """
-    reader = Reader(data, "TPMS_ATTEST")
-    magic, attest_type = reader.unpack(_HEAD)
-    if magic != TPM_GENERATED:
-        raise MalformedError(f"TPMS_ATTEST: magic {magic:#010x}: these bytes were not made by a TPM")
-    qualified_signer = reader.sized(_MAX_NAME)
-    extra_data = reader.sized(_MAX_NAME)
-    clock, reset_count, restart_count, safe, firmware_version = reader.unpack(_CLOCK_AND_FIRMWARE)
+    if data[6:8] == _NAME_SIZE and data[42:44] == _EXTRA_SIZE and len(data) >= _USUAL.size:
+        magic, attest_type, _, qualified_signer, _, extra_data, *times = _USUAL.unpack_from(data)
+        _require_generated(magic)
+        reader = Reader(data, _WHAT, _USUAL.size)
+    else:
+        reader = Reader(data, _WHAT)
+        magic, attest_type = reader.unpack(_HEAD)
+        _require_generated(magic)
+        qualified_signer = reader.sized(_MAX_NAME)
+        extra_data = reader.sized(_MAX_NAME)
+        times = list(reader.unpack(_CLOCK_AND_FIRMWARE))
+    clock, reset_count, restart_count, safe, firmware_version = times
     if safe > 1:
         raise MalformedError(f"TPMS_CLOCK_INFO: safe is {safe}, expected 0 or 1")
     clock_info = ClockInfo(clock, reset_count, restart_count, bool(safe))
@@ -120,3 +130,8 @@ def parse_attest(data: bytes) -> UntrustedAttest:
         raise MalformedError(f"TPMS_ATTEST: type {attest_type:#06x}: not a quote nor a certification")
     reader.end()
     return UntrustedAttest(data, qualified_signer, extra_data, clock_info, firmware_version, body)
+
+
+def _require_generated(magic: int) -> None:
+    if magic != TPM_GENERATED:
+        raise MalformedError(f"{_WHAT}: magic {magic:#010x}: these bytes were not made by a TPM")

@@ -1,7 +1,8 @@
 """Signatures made by TPMs (TPM 2.0 Part 2, 11.3.4 TPMT_SIGNATURE) and their verification."""
 
 import struct
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Final, TypeGuard
 
 import msgspec
@@ -24,6 +25,7 @@ __all__ = [
 VerifyingKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
 _HEAD: Final = struct.Struct(">HH")
+_P256: Final = struct.Struct(">HHH32sH32s")
 _HASHES: Final[dict[str, hashes.HashAlgorithm]] = {"sha256": hashes.SHA256(), "sha384": hashes.SHA384()}
 _ECDSA: Final = {name: ec.ECDSA(algorithm) for name, algorithm in _HASHES.items()}
 _CURVE_BYTES: Final = {256: 32, 384: 48}
@@ -50,14 +52,25 @@ class EcdsaSignature(msgspec.Struct, frozen=True, gc=False):
         Raises:
             VerificationError: It does not verify, or the key is not ECC on P-256 or P-384.
         """
+        try:
+            self.prepare(public_key, message)()
+        except InvalidSignature as error:
+            raise VerificationError(f"the ECDSA-{self.hash_alg} signature does not verify") from error
+
+    def prepare(self, public_key: VerifyingKey, message: bytes) -> Callable[[], None]:
+        """All of `verify` but the computation.
+
+        Returns:
+            The computation. It raises `cryptography.exceptions.InvalidSignature` where the signature does not verify.
+
+        Raises:
+            VerificationError: The key is not ECC on P-256 or P-384.
+        """
         if not _is_ecc(public_key):
             raise VerificationError("an ECDSA signature, but the key is not an ECC key")
         if max(len(self.r), len(self.s)) > _CURVE_BYTES.get(public_key.key_size, 0):
             raise VerificationError(f"an ECDSA signature larger than a {public_key.curve.name} key can make")
-        try:
-            public_key.verify(self.der(), message, _ECDSA[self.hash_alg])
-        except InvalidSignature as error:
-            raise VerificationError(f"the ECDSA-{self.hash_alg} signature does not verify") from error
+        return partial(public_key.verify, self.der(), message, _ECDSA[self.hash_alg])
 
     def der(self) -> bytes:
         """The signature as X.509 has it: a DER SEQUENCE of r and s."""
@@ -88,6 +101,17 @@ class RsaSignature(msgspec.Struct, frozen=True, gc=False):
         Raises:
             VerificationError: It does not verify, or the key is not RSA of at least 2048 bits.
         """
+        try:
+            self.prepare(public_key, message)()
+        except InvalidSignature as error:
+            raise VerificationError(f"the RSA-{self.hash_alg} signature does not verify") from error
+
+    def prepare(self, public_key: VerifyingKey, message: bytes) -> Callable[[], None]:
+        """All of `verify` but the computation, as `EcdsaSignature.prepare`.
+
+        Raises:
+            VerificationError: The key is not RSA of at least 2048 bits.
+        """
         if not isinstance(public_key, rsa.RSAPublicKey) or public_key.key_size < _MIN_RSA_BITS:
             raise VerificationError(
                 f"an RSA signature, but the key is not RSA of {_MIN_RSA_BITS} bits or more"
@@ -95,10 +119,9 @@ class RsaSignature(msgspec.Struct, frozen=True, gc=False):
         algorithm = _HASHES[self.hash_alg]
         # TPMs differ in the salt's size (the digest's in FIPS mode, else the largest): the encoding tells it.
         pss = padding.PSS(mgf=padding.MGF1(algorithm), salt_length=padding.PSS.AUTO)
-        try:
-            public_key.verify(self.octets, message, pss if self.pss else padding.PKCS1v15(), algorithm)
-        except InvalidSignature as error:
-            raise VerificationError(f"the RSA-{self.hash_alg} signature does not verify") from error
+        return partial(
+            public_key.verify, self.octets, message, pss if self.pss else padding.PKCS1v15(), algorithm
+        )
 
 
 Signature = EcdsaSignature | RsaSignature
@@ -122,6 +145,10 @@ def parse_signature(data: bytes) -> Signature:
     Raises:
         MalformedError: Truncated, trailing bytes, another scheme or hash (SHA-1 among them), empty numbers.
     """
+    if len(data) == _P256.size:  # nearly all that are ever seen
+        scheme, hash_id, r_bytes, r, s_bytes, s = _P256.unpack(data)
+        if (scheme, hash_id, r_bytes, s_bytes) == (ALG_ECDSA, HASH_IDS["sha256"], 32, 32):
+            return EcdsaSignature("sha256", r, s)
     reader = Reader(data, "TPMT_SIGNATURE")
     scheme, hash_id = reader.unpack(_HEAD)
     hash_alg = HASH_NAMES.get(hash_id, "")
