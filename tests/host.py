@@ -109,11 +109,12 @@ class Host:
         self._clients: list[subprocess.Popen[bytes]] = []
 
     @classmethod
-    def create(cls) -> "Host":
-        """A provisioned host in a directory of its own."""
+    def create(cls, *, state: Path | None = None) -> "Host":
+        """A provisioned host in a directory of its own; or a copy of one that is stopped, from its state."""
         host = cls(Path(tempfile.mkdtemp(prefix="h-", dir="/tmp")))
         host.work.mkdir()
-        shutil.copytree(_template(), host.state, symlinks=True)
+        sockets = shutil.ignore_patterns("*.sock*")
+        shutil.copytree(state or _template(), host.state, symlinks=True, ignore=sockets)
         return host
 
     def __enter__(self) -> Self:

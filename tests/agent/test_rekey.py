@@ -32,8 +32,8 @@ from tests.cli.conftest import Cli, cli_of
 from tests.host import Host
 
 
-@pytest.fixture
-def used() -> Iterator[tuple[Host, bytes, bytes]]:
+@pytest.fixture(scope="module")
+def template() -> Iterator[tuple[Host, bytes, bytes]]:
     """A host that used an artifact for two once, stopped; the artifact, and the receipt."""
     with Host.create() as host:
         host.start()
@@ -42,7 +42,17 @@ def used() -> Iterator[tuple[Host, bytes, bytes]]:
         host.wait_settled()
         receipt = host.receipt(host.entries(EntryType.DECISION_ALLOW)[0].seq)
         assert host.stop() == 0
+        host.kill_runner(signal.SIGTERM)
         yield host, artifact, receipt
+
+
+@pytest.fixture
+def used(template: tuple[Host, bytes, bytes]) -> Iterator[tuple[Host, bytes, bytes]]:
+    """A copy of it, for each test its own."""
+    host, artifact, receipt = template
+    with Host.create(state=host.state) as copy:
+        copy.work = host.work  # where the artifact lets it run
+        yield copy, artifact, receipt
 
 
 @pytest.fixture
