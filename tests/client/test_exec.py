@@ -377,11 +377,13 @@ def test_signals_reach_the_command(agent: FakeAgent) -> None:
         stdout=subprocess.PIPE,
     ) as client:
         assert client.stdout is not None
-        assert client.stdout.readline() == b"ready\n"
-        for name in ("INT", "TERM", "HUP", "QUIT", "USR1", "USR2", "CONT", "TSTP", "WINCH"):
-            client.send_signal(getattr(signal, f"SIG{name}"))
-            assert client.stdout.readline() == name.encode() + b"\n"
-        client.kill()
+        try:
+            assert client.stdout.readline() == b"ready\n"
+            for name in ("INT", "TERM", "HUP", "QUIT", "USR1", "USR2", "CONT", "TSTP", "WINCH"):
+                client.send_signal(getattr(signal, f"SIG{name}"))
+                assert client.stdout.readline() == name.encode() + b"\n"
+        finally:
+            client.kill()
 
 
 def test_a_signals_status(agent: FakeAgent) -> None:

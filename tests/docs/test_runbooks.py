@@ -125,12 +125,12 @@ def test_every_runbook_is_followed() -> None:
 @pytest.mark.parametrize("runbook", HAPPENED)
 def test_runbook(case: Case, runbook: str) -> None:
     host = case.host
-    before = host.trust
+    before = host.trust.hosts[host.id]
     HAPPENED[runbook](case)
     case.follow(runbook)
     after = host.trust
     assert after.unusable == {}
-    changed = after.hosts[host.id].release_spki != before.hosts[host.id].release_spki
+    changed = after.hosts[host.id].release_spki != before.release_spki
     assert changed == (runbook in REKEYED)
     assert host.verify_receipt(case.receipt).approval is not None
     if runbook == "authorization":  # encrypted, so the host's tools would ask
