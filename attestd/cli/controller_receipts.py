@@ -93,7 +93,8 @@ def receipts_command(
 ) -> None:
     """Show how much is kept of whose receipts; allow more.
 
-    The fullest first. A host that is broken into signs as many as it likes. Where there is no more room for it, others' are kept all the same.
+    The fullest first. A host that is broken into signs as many as it likes. Where there is no more room for it, others' are kept
+    all the same. Of its denials, for which nobody needs an authorization, a tenth as much is kept, beside the others.
     """
     given = most is not None or most_mb is not None
     if host is None:
@@ -118,7 +119,7 @@ def receipts_command(
         say("no receipt is kept")
         return
     output.table(
-        ("host", "receipts", "of", "MB", "of", "bounds"),
+        ("host", "receipts", "of", "MB", "of", "denials", "of", "MB", "of", "bounds"),
         [
             (
                 row.host[:_SHORT],
@@ -126,6 +127,10 @@ def receipts_command(
                 f"{row.max_receipts:,}",
                 f"{row.bytes / _MB:,.1f}",
                 f"{row.max_bytes / _MB:,.0f}",
+                f"{row.denials:,}",
+                f"{row.max_denials:,}",
+                f"{row.denial_bytes / _MB:,.1f}",
+                f"{row.max_denial_bytes / _MB:,.0f}",
                 "its own" if row.own else "the configuration's",
             )
             for row in rows
@@ -135,4 +140,9 @@ def receipts_command(
 
 def _share(used: HostUsage) -> float:
     """How full it is."""
-    return max(used.receipts / max(used.max_receipts, 1), used.bytes / max(used.max_bytes, 1))
+    return max(
+        used.receipts / max(used.max_receipts, 1),
+        used.bytes / max(used.max_bytes, 1),
+        used.denials / max(used.max_denials, 1),
+        used.denial_bytes / max(used.max_denial_bytes, 1),
+    )

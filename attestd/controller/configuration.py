@@ -118,7 +118,7 @@ class ControllerConfiguration(Strict, frozen=True):
         epoch_key: The epoch authority's key, which signs the first write of each TPM's epoch; empty: hosts bring their own.
         epoch_public_key: PEM file of its public half, for keys that are no files.
         lineage_receipts_per_host: How many receipts of one host are kept, unless an operator gave it a bound of its own.
-        lineage_mb_per_host: Of how many megabytes.
+        lineage_mb_per_host: Of how many megabytes. Of its denials a tenth of either is kept beside.
         ak_trust_domain: The SPIFFE trust domain in certificates of attestation keys; empty: none are issued.
         ak_ca_key: PEM file of the key that issues them; empty: one in the state directory.
         ak_ca_certificate: PEM file of its certificate; empty: one in the state directory, signed by the key itself.

@@ -5,7 +5,7 @@ A receipt is a C2SP tlog-proof whose `extra` carries the entry's exact bytes. Fo
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from attestd.errors import VerificationError
@@ -18,8 +18,8 @@ from attestd.lineage.entry import Entry, EntryType, parse_entry
 from attestd.plain import counted
 from attestd.strict import parse_time
 from attestd.tlog.checkpoint import Checkpoint, parse_checkpoint, parse_origin
-from attestd.tlog.note import UntrustedNote, parse_note
-from attestd.tlog.proof import TlogProof, parse_proof
+from attestd.tlog.note import UntrustedNote, format_note, parse_note
+from attestd.tlog.proof import TlogProof, format_proof, parse_proof
 from attestd.tlog.tree import leaf_hash, verify_inclusion
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "VerifiedReceipt",
     "parse_receipt",
     "sealed_by",
+    "strip_receipt",
     "verify_receipt",
 ]
 
@@ -156,6 +157,24 @@ def verify_receipt(receipt: UntrustedReceipt, *, trust: Trust) -> VerifiedReceip
         approval=_require_released(entry, at, trust, cosigned=len(witnesses)) if released else None,
         witnesses=witnesses,
     )
+
+
+def strip_receipt(receipt: UntrustedReceipt, verified: VerifiedReceipt, *, trust: Trust) -> bytes:
+    """The receipt with no other signature lines than those that verified: nothing is left in it that anybody could add.
+
+    Args:
+        receipt: The receipt.
+        verified: What `verify_receipt` made of it.
+        trust: By which it did.
+    """
+    host, origin = verified.host, verified.at.checkpoint.origin
+    keys = _log_keys(origin, host.release_spki, host.ak_spki)
+    believed = {(origin, keys.attestation.key_id)}
+    if verified.at.released:  # otherwise nobody looked at it
+        believed.add((origin, keys.release.key_id))
+    believed.update((witness.key.name, witness.key.key_id) for witness in trust.mesh.witnesses.values())
+    lines = (line for line in receipt.note.signatures if (line.name, line.key_id) in believed)
+    return format_proof(replace(receipt.proof, checkpoint=format_note(receipt.note.text, lines)))
 
 
 def _require_released(entry: Entry, at: VerifiedCheckpoint, trust: Trust, *, cosigned: int) -> Approval:

@@ -18,6 +18,7 @@ __all__ = [
 ]
 
 MAX_PAGE: Final = 500
+_OF_DENIALS: Final = 10
 MAX_USAGE_BYTES: Final = 1 << 20
 MAX_BOUND_BYTES: Final = 4096
 _Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
@@ -28,8 +29,10 @@ class HostUsage(Strict, frozen=True):
 
     Attributes:
         host: The host-id.
-        receipts: How many.
-        bytes: Of all of them.
+        receipts: How many, denials aside.
+        bytes: Of all of these.
+        denials: How many of denials, which nobody needs an authorization for.
+        denial_bytes: Of all of these.
         max_receipts: How many may be.
         max_bytes: Of how many bytes.
         own: Whether an operator gave it a bound of its own; otherwise it is the configuration's.
@@ -38,9 +41,21 @@ class HostUsage(Strict, frozen=True):
     host: HostId
     receipts: _Count
     bytes: _Count
+    denials: _Count
+    denial_bytes: _Count
     max_receipts: _Count
     max_bytes: _Count
     own: bool
+
+    @property
+    def max_denials(self) -> int:
+        """How many denials may be kept beside: a tenth as many."""
+        return -(-self.max_receipts // _OF_DENIALS)
+
+    @property
+    def max_denial_bytes(self) -> int:
+        """Of how many bytes: a tenth as many."""
+        return -(-self.max_bytes // _OF_DENIALS)
 
 
 class UsageList(Strict, frozen=True):

@@ -1,6 +1,7 @@
 """The lineage role: receipts are kept once, joined by what they say of each other, and read by operators alone."""
 
 import json
+import os
 import re
 import ssl
 from collections.abc import Iterator
@@ -20,11 +21,12 @@ from attestd.lineage.receipt import parse_receipt, verify_receipt
 from attestd.lineage.usage import BoundRequest, UsageQuery
 from attestd.strict import canonical
 from attestd.tlog.checkpoint import BatchMode
+from attestd.tlog.note import NoteSignature
 from tests.controller.certificates import Authority
 from tests.controller.running import Client, Controller
 from tests.controller.test_witness_hosts import write
 from tests.fleet import attestd
-from tests.world import World
+from tests.world import World, mesh_file, with_cosignatures, with_lines, witness
 
 JSON = {"content-type": "application/json"}
 AMPLE = Bounds(1000, 1 << 30)
@@ -150,10 +152,33 @@ def test_no_more_is_kept_of_a_host_than_it_may_have(url: str, kin: Family) -> No
         assert (first.next, second.next) == (min(host, other.world.host.id), None)
 
 
-def test_a_database_of_before_is_counted(url: str, kin: Family) -> None:
+def test_denials_leave_the_room_to_what_ran(url: str) -> None:
+    """Nobody needs an authorization to be denied: a tenth as much of it is kept, beside what else is."""
+    found = family("denials")
+    for name in ("denied", "denied again", "denied too often"):
+        time = found.world.now + timedelta(milliseconds=len(found.receipts))
+        type_ = EntryType.DENIALS_AGGREGATED if name == "denied again" else EntryType.DECISION_DENY
+        found.receipts[name] = found.world.receipt({"name": name}, time=time, type_=type_)
     migrate(url)
     with closing(Store.open(url)) as store:
+        few = Receipts(store, Bounds(11, 1 << 30))
+        assert add(few, found, "denied", "denied again", "denied too often") == ["kept", "kept", "full"]
+        small = Receipts(store, Bounds(1000, 10 * len(found.receipts["denied"])))
+        assert add(small, found, "denied too often", "denied") == ["full", "known"]
+        others = [name for name in found.receipts if not name.startswith("denied")]
+        assert add(few, found, *others) == ["kept"] * len(others)
+        [used] = few.usage(UsageQuery()).hosts
+        held = sum(len(found.receipts[name]) for name in ("denied", "denied again"))
+        assert (used.receipts, used.denials, used.denial_bytes) == (len(others), 2, held)
+        assert (used.max_receipts, used.max_denials) == (11, 2)
+
+
+def test_a_database_of_before_is_counted(url: str, kin: Family) -> None:
+    migrate(url)
+    denied = kin.world.receipt({}, type_=EntryType.DECISION_DENY, mode=BatchMode.RECORD)
+    with closing(Store.open(url)) as store:
         add(Receipts(store, AMPLE), kin, "root", "child")
+        Receipts(store, AMPLE).add(verify_receipt(parse_receipt(denied), trust=kin.world.trust()), denied)
         counted = Receipts(store, AMPLE).usage(UsageQuery())
         with store.write() as connection:
             connection.execute(text("DROP TABLE receipt_hosts"))
@@ -213,6 +238,39 @@ def test_over_http(tmp_path: Path, kin: Family) -> None:
         assert not [line for line in controller.said if "request.bug" in line]
 
 
+def test_padding_is_not_kept(tmp_path: Path) -> None:
+    """Lines of keys that are nobody's verify nothing, and would take the room of ten other receipts."""
+    world = World("padded", now=datetime.now(UTC).replace(microsecond=0))
+    world.extra["mesh.json"] = mesh_file([witness("one")])
+    plain = with_cosignatures(world.receipt(world.decide().body), witness("one"), time=world.now)
+    padded = with_lines(
+        with_cosignatures(plain, witness("nobody"), time=world.now),
+        *(NoteSignature("padding", bytes([number] * 4), os.urandom(4000)) for number in range(9)),
+    )
+    state = tmp_path / "state"
+    with Controller(state, roles=["lineage"], governance=str(state / "web")) as controller:
+        write(world, controller)
+        controller.init().start()
+        anybody = Client(controller.port)
+        host = world.host.id
+        [path] = (state / "web").rglob(f"*.{host}.json")
+        away = path.rename(path.with_name("away"))
+        anybody.post("/v1/receipts", padded).problem(503)  # the record is not there just now
+        away.rename(path)
+        leaf = anybody.post("/v1/receipts", padded).json["leaf"]
+        assert anybody.post("/v1/receipts", plain).status == 200
+        [row] = json.loads(controller.attestd("receipts", "--json").stdout)["hosts"]
+        assert (row["host"], row["receipts"], row["bytes"]) == (host, 1, len(plain))
+        with closing(Store.open(f"sqlite:///{next(state.rglob('controller.db'))}")) as store:
+            kept = Receipts(store, AMPLE).get(leaf)
+    assert kept == plain
+    assert kept is not None
+    (tmp_path / "kept.tlog-proof").write_bytes(kept)
+    world.write_trust(tmp_path / "trust")
+    shown = attestd(tmp_path, "verify", "receipt", "kept.tlog-proof", "--trust", "trust", "--json")
+    assert (shown.status, list(json.loads(shown.stdout)["witnesses"])) == (0, ["one"]), shown
+
+
 def no_room(controller: Controller, kin: Family, operator: Client, top: Path) -> None:
     """Three are kept of this host; an operator, here or from afar, sees it and allows more."""
     host, receipt = kin.world.host.id, kin.receipts["grandchild"]
@@ -220,7 +278,8 @@ def no_room(controller: Controller, kin: Family, operator: Client, top: Path) ->
     for _ in range(2):
         assert f"3 receipts of host {host} are kept" in anybody.post("/v1/receipts", receipt).problem(507)
     assert anybody.post("/v1/receipts", kin.receipts["root"]).status == 200
-    assert len([line for line in controller.said if f"lineage.full host={host} receipts=3" in line]) == 1
+    full = f"lineage.full host={host} what=receipts receipts=3"
+    assert len([line for line in controller.said if full in line]) == 1
     for path in ("/v1/receipts", "/v1/receipts?limit=1"):
         assert "operators" in anybody.get(path).problem(403)
     bound = f"/v1/receipts/hosts/{host}"
@@ -233,7 +292,7 @@ def no_room(controller: Controller, kin: Family, operator: Client, top: Path) ->
     )
     command = ("controller", "receipts")
     shown = attestd(top, *command, *afar)
-    assert re.search(rf"{host[:16]} +3 +3 +0.0 +256 +the configuration's", shown.stdout), shown
+    assert re.search(rf"{host[:16]} +3 +3 +0.0 +256 +0 +1 +0.0 +26 +the configuration's", shown.stdout), shown
     assert attestd(top, *command, host, "--most", "4", *afar).status == 0
     controller.wait_said(f"lineage.bounded host={host} receipts=4 .*operator=")
     [row] = json.loads(controller.attestd("receipts", "--json").stdout)["hosts"]

@@ -13,7 +13,7 @@ from msgspec import structs
 
 from attestd.errors import MalformedError, VerificationError
 from attestd.lineage.entry import EntryType
-from attestd.lineage.receipt import VerifiedReceipt, parse_receipt, sealed_by, verify_receipt
+from attestd.lineage.receipt import VerifiedReceipt, parse_receipt, sealed_by, strip_receipt, verify_receipt
 from attestd.strict import format_time
 from attestd.tcg.binding import Purpose, extra_data
 from attestd.tcg.pcr import PcrSelection
@@ -154,6 +154,23 @@ def test_1_lines_missing_or_repeated(world: World) -> None:
 def test_1_witness_lines_are_not_looked_at(world: World) -> None:
     line = NoteSignature("witness.example", b"\0\0\0\1", b"\0" * 72)
     assert verify(relined(world.grant().receipt, add=(line,)), world)
+
+
+@pytest.mark.parametrize("mode", list(BatchMode))
+def test_what_did_not_verify_can_be_left_out(world: World, mode: BatchMode) -> None:
+    """Lines of unknown keys; in mode `record` the release key's too, for nobody looked at it."""
+    world.extra["mesh.json"] = mesh_file([W1])
+    first = world.receipt({}, type_=EntryType.AGENT_START, mode=mode)
+    origin, text = world.log.origin, parse_note(parse_proof(first).checkpoint).text
+    release = ecdsa_vkey(origin, spki(world.host.release_key))
+    good = with_cosignatures(first, W1)
+    lines = [NoteSignature(name, b"\0\0\0\1", b"\0" * 4000) for name in (origin, "padding", W1.key.name)]
+    if mode is BatchMode.RECORD:
+        lines.append(NoteSignature(origin, release.key_id, b"\0" * 4000))
+    padded = with_lines(good, W2.cosign(text, time=1), *lines)
+    receipt = parse_receipt(padded)
+    assert strip_receipt(receipt, verify(padded, world), trust=world.trust()) == good
+    assert list(verify(good, world).witnesses) == [W1.key.name]
 
 
 def forged(world: World, *, release: Any = None, quote: bytes | None = None) -> bytes:

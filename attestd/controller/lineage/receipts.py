@@ -16,12 +16,13 @@ from attestd.lineage.entry import EntryType
 from attestd.lineage.receipt import VerifiedReceipt
 from attestd.lineage.usage import BoundRequest, HostUsage, UsageList, UsageQuery
 
-__all__ = ["Bounds", "KeptReceipt", "Outcome", "Receipts", "bounds_of"]
+__all__ = ["Bounds", "KeptReceipt", "Outcome", "Part", "Receipts", "bounds_of", "part_of"]
 
 MAX_GENERATIONS: Final = 64
 # Of one execution: its decision, that it is void, its start, its end.
 _MAX_OF_ONE: Final = 16
 _DECISIONS: Final = {EntryType.DECISION_ALLOW, EntryType.DECISION_DENY}
+_DENIALS: Final = {EntryType.DECISION_DENY, EntryType.DENIALS_AGGREGATED}
 # What names the decision that it belongs to.
 _OF_ONE: Final = {
     EntryType.DECISION_VOID,
@@ -75,6 +76,32 @@ class Bounds:
     bytes: int
 
 
+@dataclass(frozen=True)
+class Part:
+    """Those of a host's receipts that one bound is about.
+
+    Attributes:
+        what: `receipts`, or `denials`.
+    """
+
+    what: str
+    receipts: int
+    bytes: int
+    max_receipts: int
+    max_bytes: int
+
+    def has_room(self, size: int) -> bool:
+        """Whether one more of that many bytes may be kept."""
+        return self.receipts < self.max_receipts and self.bytes + size <= self.max_bytes
+
+
+def part_of(used: HostUsage, type_: EntryType) -> Part:
+    """What a receipt of an entry of this type counts in: denials leave the room of the others alone."""
+    if type_ in _DENIALS:
+        return Part("denials", used.denials, used.denial_bytes, used.max_denials, used.max_denial_bytes)
+    return Part("receipts", used.receipts, used.bytes, used.max_receipts, used.max_bytes)
+
+
 def bounds_of(configuration: ControllerConfiguration) -> Bounds:
     """What the configuration says."""
     return Bounds(configuration.lineage_receipts_per_host, configuration.lineage_mb_per_host << 20)
@@ -92,7 +119,7 @@ class Receipts:
 
         Args:
             verified: What was verified.
-            receipt: Its bytes.
+            receipt: Its bytes, with nothing in them that did not verify (`strip_receipt`).
 
         Returns:
             What became of it; and how much there is of its host now.
@@ -107,16 +134,14 @@ class Receipts:
             known = select(receipts.c.leaf).where(receipts.c.leaf == kept.leaf)
             if connection.execute(known).first() is not None:
                 return Outcome.KNOWN, used
-            more = msgspec.structs.replace(used, receipts=used.receipts + 1, bytes=used.bytes + len(receipt))
-            if more.receipts > used.max_receipts or more.bytes > used.max_bytes:
+            part = part_of(used, verified.entry.type)
+            if not part.has_room(len(receipt)):
                 return Outcome.FULL, used
+            names = ("denials", "denial_bytes") if part.what == "denials" else ("receipts", "bytes")
+            more = dict(zip(names, (part.receipts + 1, part.bytes + len(receipt)), strict=True))
             connection.execute(insert(receipts), [{**vars(kept), "receipt": receipt}])
-            connection.execute(
-                update(receipt_hosts)
-                .where(receipt_hosts.c.host == kept.host)
-                .values(receipts=more.receipts, bytes=more.bytes)
-            )
-            return Outcome.KEPT, more
+            connection.execute(update(receipt_hosts).where(receipt_hosts.c.host == kept.host).values(**more))
+            return Outcome.KEPT, msgspec.structs.replace(used, **more)
 
     def usage(self, query: UsageQuery) -> UsageList:
         """How much is kept of whom.
@@ -148,6 +173,8 @@ class Receipts:
             host=row.host,
             receipts=row.receipts,
             bytes=row.bytes,
+            denials=row.denials,
+            denial_bytes=row.denial_bytes,
             max_receipts=self._bounds.receipts if most is None else most,
             max_bytes=self._bounds.bytes if most_bytes is None else most_bytes,
             own=(most, most_bytes) != (None, None),

@@ -12,14 +12,21 @@ from attestd.controller.http.metrics import Gauge
 from attestd.controller.http.operation import Answer, Body, Call, Operation, Response, answer_json
 from attestd.controller.http.problem import MEDIA_TYPE, Problem
 from attestd.controller.lineage.example import EXAMPLE
-from attestd.controller.lineage.receipts import Outcome, Receipts
-from attestd.errors import MalformedError, VerificationError
+from attestd.controller.lineage.receipts import Outcome, Receipts, part_of
+from attestd.errors import MalformedError, StoreError, VerificationError
 from attestd.governance.trust import Trust
 from attestd.journal import event
-from attestd.lineage.receipt import UntrustedReceipt, VerifiedReceipt, parse_receipt, verify_receipt
+from attestd.lineage.receipt import (
+    UntrustedReceipt,
+    VerifiedReceipt,
+    parse_receipt,
+    strip_receipt,
+    verify_receipt,
+)
 from attestd.lineage.usage import MAX_BOUND_BYTES, BoundRequest, HostUsage, UsageList, UsageQuery
 from attestd.prometheus import Labels
 from attestd.strict import Sha256Hex, Strict, canonical
+from attestd.tlog.checkpoint import parse_origin
 from attestd.tlog.proof import MAX_PROOF_BYTES
 
 __all__ = ["Lineage"]
@@ -66,7 +73,7 @@ class Lineage:
         """Takes what governance says now, where receipts are kept, and the journal."""
         self._trust, self._receipts, self._log = trust, receipts, log
         self._counted = dict.fromkeys(("kept", "known", "full", "refused"), 0)
-        self._full: set[str] = set()
+        self._full: set[tuple[str, str]] = set()
 
     def operations(self) -> list[Operation]:
         """What it offers."""
@@ -120,7 +127,7 @@ class Lineage:
                 name="getReceipt",
                 method="GET",
                 path="/v1/receipts/{leaf}",
-                summary="A receipt, as it was brought",
+                summary="A receipt, with the signatures that verified when it was brought",
                 handler=self.get,
                 parameters={"leaf": _LEAF},
                 operators_only=True,
@@ -140,28 +147,37 @@ class Lineage:
 
     async def add(self, call: Call) -> Answer:
         """Verifies a receipt by governance as it is now, and keeps it."""
-        trust = self._trust()
         try:
-            receipt = _parsed(call.value)
-            verified = _verified(receipt, trust)
+            verified, outcome, used = await asyncio.to_thread(self._add, call.value, self._trust())
         except Problem:
             self._counted["refused"] += 1
             raise
-        outcome, used = await asyncio.to_thread(self._receipts.add, verified, call.value)
         self._counted[outcome] += 1
         if outcome is Outcome.FULL:
-            raise self._is_full(used)
+            raise self._is_full(used, verified)
         status = 201 if outcome is Outcome.KEPT else 200
         return answer_json(Kept(leaf=verified.leaf, type=verified.entry.type.value), status=status)
 
-    def _is_full(self, used: HostUsage) -> Problem:
-        if used.host not in self._full:  # In the journal once: whoever broke into it goes on.
-            self._full.add(used.host)
-            self._log.warning(event("lineage.full", host=used.host, receipts=used.receipts, bytes=used.bytes))
+    def _add(self, data: bytes, trust: Trust) -> tuple[VerifiedReceipt, Outcome, HostUsage]:
+        """In a thread: what verifies it may have to be read first."""
+        receipt = _parsed(data)
+        verified = _verified(receipt, trust)
+        outcome, used = self._receipts.add(verified, strip_receipt(receipt, verified, trust=trust))
+        return verified, outcome, used
+
+    def _is_full(self, used: HostUsage, verified: VerifiedReceipt) -> Problem:
+        part = part_of(used, verified.entry.type)
+        if (used.host, part.what) not in self._full:  # In the journal once: whoever broke into it goes on.
+            self._full.add((used.host, part.what))
+            self._log.warning(
+                event(
+                    "lineage.full", host=used.host, what=part.what, receipts=part.receipts, bytes=part.bytes
+                )
+            )
         return Problem(
             507,
-            f"{used.receipts} receipts of host {used.host} are kept, {used.bytes} bytes, and no more than"
-            f" {used.max_receipts} of {used.max_bytes} bytes are: an operator of this controller raises that (attestd"
+            f"{part.receipts} {part.what} of host {used.host} are kept, {part.bytes} bytes, and no more than"
+            f" {part.max_receipts} of {part.max_bytes} bytes are: an operator of this controller raises that (attestd"
             " controller receipts HOST)",
         )
 
@@ -175,7 +191,7 @@ class Lineage:
         if not _HOST.match(host):
             raise Problem(404, f"{host[:80]!r} is no host-id: expected 64 hexadecimal digits")
         used = await asyncio.to_thread(self._receipts.bound, host, call.value)
-        self._full.discard(host)
+        self._full = {full for full in self._full if full[0] != host}
         self._log.info(
             event(
                 "lineage.bounded",
@@ -222,6 +238,9 @@ def _verified(receipt: UntrustedReceipt, trust: Trust) -> VerifiedReceipt:
     try:
         return verify_receipt(receipt, trust=trust)
     except (MalformedError, VerificationError) as error:
+        # By a record that cannot be read just now it may verify.
+        if unread := trust.unread(parse_origin(receipt.checkpoint.origin).host_id):
+            raise StoreError(f"{unread[0]} cannot be read: {error}") from error
         raise Problem(403, str(error)) from error
 
 

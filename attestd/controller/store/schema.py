@@ -143,7 +143,7 @@ receipts = Table(
     Column("receipt", LargeBinary, nullable=False),
     Index("receipts_decision", "decision"),
 )
-"""Receipts of all hosts, each once, as they were brought first."""
+"""Receipts of all hosts, each once, with what verified when they were brought first."""
 
 receipt_hosts = Table(
     "receipt_hosts",
@@ -154,5 +154,8 @@ receipt_hosts = Table(
     # Its own bounds; null: the configuration's.
     Column("max_receipts", BigInteger, nullable=True),
     Column("max_bytes", BigInteger, nullable=True),
+    # Of denials; the others are those above.
+    Column("denials", BigInteger, nullable=False, server_default="0"),
+    Column("denial_bytes", BigInteger, nullable=False, server_default="0"),
 )
 """How much is kept of each host's receipts, and how much may be: a host signs as many leaves as it likes."""
