@@ -25,6 +25,7 @@ from attestd.agent.log_appraisal import LogAppraiser
 from attestd.agent.measured_logs import BootReader
 from attestd.agent.mesh import Verifiers
 from attestd.agent.metrics import Metrics
+from attestd.agent.other_records import OtherRecords
 from attestd.agent.runner_link import RunnerLink
 from attestd.agent.salt import ensure_salt_key
 from attestd.agent.sealing import SealService
@@ -38,6 +39,7 @@ from attestd.audit.store import LogStore
 from attestd.distribution.local import TrustDirectory, load_trust
 from attestd.errors import MalformedError, StoreError, VerificationError
 from attestd.governance.floor import Floor
+from attestd.governance.host import VerifiedHost
 from attestd.governance.mesh import MeshTrust
 from attestd.governance.trust import Trust
 from attestd.lineage.checkpoint import LogKeys
@@ -148,8 +150,7 @@ async def _checked(
     source, floor = layout.trust_source(configuration), sealed_floor(store)
     updater = Updater(source, configuration, host=store.host_id, log=log)
     blobs, _ = load_keys(layout.keys)
-    trust = await _first_trust(source, updater, floor, host=store.host_id, blobs=blobs)
-    host = trust.hosts[store.host_id]
+    trust, host = await _first_trust(source, updater, floor, host=store.host_id, blobs=blobs)
     port = TpmPort(
         owner,
         host=store.host_id,
@@ -216,6 +217,7 @@ async def _opened(
             runner=RunnerLink(layout.runner_socket),
             installed=InstalledArtifacts(layout.authorizations),
             updater=checked.updater,
+            other_records=OtherRecords(port.host, checked.updater),
             epoch=EpochKeeper(port, log=log),
             grace=timedelta(seconds=configuration.governance_grace_s),
             salt_key=ensure_salt_key(layout.salt_key),
@@ -300,7 +302,7 @@ def _mesh(trusted: TrustDirectory) -> MeshTrust | None:
 
 async def _first_trust(
     source: TrustSource, updater: Updater, floor: Floor | None, *, host: str, blobs: KeyBlobs
-) -> Trust:
+) -> tuple[Trust, VerifiedHost]:
     """Whose log this is, by governance that may be older than the log tells: what is decided by is looked at later.
 
     So an agent starts on restored older metadata: it denies everything, records that, and can be asked why.
@@ -315,7 +317,7 @@ async def _first_trust(
         await asyncio.to_thread(updater.update, floor)  # It may have been enrolled since it was initialised.
         trust = load_trust(source)
     record = None if trust is None else trust.hosts.get(host)
-    if trust is None or not is_record_of(record, blobs):
+    if trust is None or record is None or not is_record_of(record, blobs):
         reason = "" if trust is None else trust.unusable.get(f"hosts/{host}.json", "")
         if record is not None:
             reason = "the one there is of other keys than this host has now"
@@ -323,7 +325,7 @@ async def _first_trust(
             f"governance at {source.mirror} has no record of host {host}, whose log this is{reason and f': {reason}'};"
             " have it enrolled: attestd governance enroll, with the file that attestd init wrote"
         )
-    return trust
+    return trust, record
 
 
 def _later(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments: Any) -> None:

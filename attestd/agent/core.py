@@ -20,6 +20,7 @@ from attestd.agent.installed import InstalledArtifacts
 from attestd.agent.measured_logs import BootReader
 from attestd.agent.mesh import Verifiers
 from attestd.agent.metrics import Metrics
+from attestd.agent.other_records import OtherRecords
 from attestd.agent.runner_link import SPOOL_MAX, RunnerLink, Spooled
 from attestd.agent.sealing import Receipt, SealService
 from attestd.agent.tpm_port import TpmPort
@@ -70,6 +71,7 @@ class Core:
         boots: The last boots, kept.
         boot_reader: Reads the logs of this one.
         updater: Downloads governance.
+        other_records: And other hosts' records.
         epoch: Moves the TPM's epoch up as governance says.
         grace: For how long governance metadata may be used after it expired.
         salt_key: From it the salt of each decision is derived.
@@ -96,6 +98,7 @@ class Core:
     runner: RunnerLink
     installed: InstalledArtifacts
     updater: Updater
+    other_records: OtherRecords
     epoch: EpochKeeper
     grace: timedelta
     salt_key: bytes = field(repr=False)
@@ -105,7 +108,6 @@ class Core:
     runner_info: dict[str, Any] = field(default_factory=dict)
     runner_lost: bool = False
     releases: int = 0
-    _getting: asyncio.Lock = field(default_factory=asyncio.Lock)
     _seen: Floor | None = None
     _seen_at: int = 0
     _to_void: dict[int, str] = field(default_factory=dict)
@@ -122,12 +124,6 @@ class Core:
                 f"this host's governance does not verify: {error}",
                 "see attestd doctor",
             )
-
-    async def get_records(self, host: str, trust: Trust) -> None:
-        """Downloads another host's records, which are not kept here, if governance names them: its receipt is to be verified."""
-        async with self._getting:  # One at a time: whoever may ask for decisions can name any host.
-            if self.updater.url and (names := trust.unread(host)):
-                await asyncio.to_thread(self.updater.add, trust.metadata, names)
 
     def context(self) -> Context:
         """What a decision is taken against, as of now."""

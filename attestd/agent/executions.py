@@ -164,9 +164,11 @@ async def _parent(asked: Asked, core: Core) -> VerifiedReceipt | Denial | None:
     trust = core.trust()
     if isinstance(trust, Denial):
         return trust
+    missing: Denial | None = None
     try:
         receipt = parse_receipt(asked.parent)
-        await core.get_records(parse_origin(receipt.checkpoint.origin).host_id, trust)
-        return verify_receipt(receipt, trust=trust)
+        host = parse_origin(receipt.checkpoint.origin).host_id
+        missing = await core.other_records.get(host, trust, asked.uid)
+        return verify_receipt(receipt, trust=trust)  # Where one is missing, another may be enough.
     except (MalformedError, VerificationError) as error:
-        return Denial(Code.LINEAGE_BROKEN, f"the parent's receipt does not verify: {error}", hint)
+        return missing or Denial(Code.LINEAGE_BROKEN, f"the parent's receipt does not verify: {error}", hint)

@@ -179,6 +179,12 @@ def _governance(governance: Mapping[str, Any], now: datetime) -> Iterator[Examin
         yield Examined(
             "governance", f"{name} is published, but left out: {reason}", "publish a good version of it"
         )
+    if governance["unusable_more"]:
+        yield Examined(
+            "governance",
+            f"{counted(governance['unusable_more'], 'more file')} published, but left out",
+            "publish good versions of the others first",
+        )
     yield _freshness(governance, now)
     for name, until in governance["platforms_until"].items():
         if parse_time(until) - now < EXPIRES_SOON:

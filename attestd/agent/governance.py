@@ -97,6 +97,7 @@ class Updater:
         url: Where from; empty: the trust directory is the repository, and there is nothing to download.
         looked_at: When it last looked, RFC 3339; None: not yet.
         problem: What came of it; None: it went well.
+        turn: Rises when an update begins, and when it ended: odd while one runs.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class Updater:
         self.url = configuration.governance_url
         self.looked_at: str | None = None
         self.problem: str | None = None
+        self.turn = 0
         self._source, self._ca, self._log = source, configuration.governance_ca, log
         self._lock = threading.Lock()
         self._remote: Remote | None = None
@@ -125,6 +127,7 @@ class Updater:
         if not self.url:
             return
         with self._lock:
+            self.turn += 1
             try:
                 self._update(floor)
             except AttestdError as error:
@@ -133,11 +136,16 @@ class Updater:
                 self.problem = str(error)
                 raise
             finally:
+                self.turn += 1
                 self.looked_at = format_time(datetime.now(UTC))
             self.problem = None
 
-    def add(self, metadata: Metadata, names: Sequence[str]) -> None:
-        """Downloads these targets besides: who asks for them is told by their absence that it could not be done."""
+    def add(self, metadata: Metadata, names: Sequence[str]) -> str | None:
+        """Downloads these targets besides, which an update may remove again.
+
+        Returns:
+            Why not all of them were; None: they were.
+        """
         try:
             remote = open_remote(self.url, ca=self._ca)
             try:
@@ -147,6 +155,8 @@ class Updater:
         except AttestdError as error:
             if self._log is not None:
                 self._log.warning(event("governance.not_added", url=self.url, error=error))
+            return str(error)
+        return None
 
     def _update(self, floor: Floor | None) -> None:
         root = read_anchor(self._source)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import os
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
@@ -34,6 +35,7 @@ __all__ = ["serve_operation"]
 MAX_REQUEST_BYTES: Final = 1 << 20
 MAX_CHALLENGE_BYTES: Final = 1024
 EXTENDABLE: Final = range(24)
+_TOLD: Final = 64  # files that are not usable
 _LAST: Final = datetime.max.replace(tzinfo=UTC)
 
 _Operation = Callable[[Core, int, dict[str, Any]], Awaitable[dict[str, Any]]]
@@ -165,6 +167,7 @@ def _verified(core: Core) -> dict[str, Any]:
 
 def _governance(trust: Trust, core: Core) -> dict[str, Any]:
     record, certificates = trust.hosts.get(core.host), core.layout.ak_certificates
+    faults = trust.faults(core.host)
     return {
         "version": trust.version,
         "digest": trust.digest,
@@ -173,7 +176,8 @@ def _governance(trust: Trust, core: Core) -> dict[str, Any]:
         "expires": format_time(trust.expires),
         "expires_role": trust.expires_role,
         "usable_until": format_time(trust.expires + min(core.grace, _LAST - trust.expires)),
-        "unusable": dict(trust.unusable),
+        "unusable": dict(itertools.islice(faults.items(), _TOLD)),
+        "unusable_more": max(0, len(faults) - _TOLD),
         "epoch": trust.revocations.epoch,
         "revoked": {member: len(getattr(trust.revocations, member)) for member in REVOCABLE},
         "platforms": {name: policy.version for name, policy in trust.platforms.items()},

@@ -74,6 +74,7 @@ def _show_platform(output: Output, status: Mapping[str, Any]) -> None:
             ("digest", governance["digest"]),
             ("fresh until", _fresh(governance)),
             *((name, text(f"left out: {reason}", BAD)) for name, reason in governance["unusable"].items()),
+            *([("and", text(f"{more} more left out", BAD))] if (more := governance["unusable_more"]) else []),
             *_updates(status["governance_update"]),
             ("tier", f"{governance['tier']}, user space {governance['userspace']}"),
             ("enrolled until", governance["host_record_until"]),

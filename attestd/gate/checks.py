@@ -30,6 +30,8 @@ from attestd.gate.requirements import (
 )
 from attestd.gate.vouching import QuotedState, require_verifiers, vouched_for
 from attestd.governance.authorities import AuthorityRule
+from attestd.governance.cedar import Policies
+from attestd.governance.host import VerifiedHost
 from attestd.governance.platform import PlatformPolicy
 from attestd.governance.trust import Trust
 from attestd.lineage.entry import EntryType
@@ -84,12 +86,17 @@ def check_revocation(
     return None, require_not_revoked(artifact, request.execution, host=context.host, trust=trust)
 
 
-def check_governance(statement: Statement, context: Context, trust: Trust) -> tuple[PlatformPolicy, str]:
-    """Check 5."""
-    platform = require_governance(
+def check_governance(
+    statement: Statement, context: Context, trust: Trust
+) -> tuple[tuple[PlatformPolicy, VerifiedHost], str]:
+    """Check 5. The checks after it go by the record it found: another look may find none."""
+    platform, record = require_governance(
         statement, trust=trust, host=context.host, now=context.now, grace=context.grace
     )
-    return platform, f"version {trust.version}, platform {platform.name!r} version {platform.version}"
+    return (
+        platform,
+        record,
+    ), f"version {trust.version}, platform {platform.name!r} version {platform.version}"
 
 
 def check_condition(name: str, context: Context) -> tuple[None, str]:
@@ -108,13 +115,12 @@ def check_validity(statement: Statement, context: Context) -> tuple[None, str]:
 
 
 def check_identity(
-    statement: Statement, request: Request, context: Context, trust: Trust, platform: PlatformPolicy
+    statement: Statement, request: Request, host: VerifiedHost, platform: PlatformPolicy
 ) -> tuple[None, str]:
     """Check 8."""
     if request.observation is not None:
         raise Denied(request.observation.code, request.observation.sentence, request.observation.hint)
-    labels = trust.hosts[context.host].labels
-    detail = require_binding(statement, request.execution, host=context.host, labels=labels)
+    detail = require_binding(statement, request.execution, host=host.host, labels=host.labels)
     require_unchangeable(request.execution, platform)
     return None, detail
 
@@ -133,7 +139,13 @@ def check_scope(statement: Statement, request: Request, context: Context, trust:
 
 
 def check_policy(
-    artifact: VerifiedArtifact, terms: Mapping[str, Any], request: Request, context: Context, trust: Trust
+    artifact: VerifiedArtifact,
+    terms: Mapping[str, Any],
+    request: Request,
+    context: Context,
+    *,
+    policies: Policies,
+    host: VerifiedHost,
 ) -> tuple[None, str]:
     """Check 10."""
     statement = artifact.statement
@@ -142,8 +154,8 @@ def check_policy(
         statement,
         request.execution,
         terms=terms,
-        policies=trust.policies,
-        host=trust.hosts[context.host],
+        policies=policies,
+        host=host,
         # Without an appraisal nothing is found: check 12 denies.
         findings=appraisal.all_findings if isinstance(appraisal, Appraisal) else (),
         depth=len(artifact.links) - 1,
@@ -193,7 +205,7 @@ def check_evidence(statement: Statement, context: Context) -> tuple[Appraisal, s
 
 
 def check_environment(
-    appraisal: Appraisal, platform: PlatformPolicy, trust: Trust, context: Context
+    appraisal: Appraisal, platform: PlatformPolicy, host: VerifiedHost, context: Context
 ) -> tuple[None, str]:
     """Check 13."""
     if appraisal.policy.digest != platform.digest:
@@ -203,7 +215,7 @@ def check_environment(
             "try again",
         )
     require_state(appraisal, platform, now=context.now)
-    strength = require_strength(platform, trust.hosts[context.host])
+    strength = require_strength(platform, host)
     measured = require_measured(appraisal, platform)
     return None, f"composite {appraisal.pcr_digest.hex()}, {strength}{measured}"
 

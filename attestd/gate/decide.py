@@ -98,16 +98,19 @@ def decide(request: Request, context: Context) -> Decision:
         authority, statement = rule.name, verified.statement
         terms = seen = artifact_terms(statement, origin=verified.links[0].statement, signers=verified.key_ids)
         record.run(4, lambda: checks.check_revocation(verified, request, context, trust))
-        platform = record.run(5, lambda: checks.check_governance(statement, context, trust))
+        platform, host = record.run(5, lambda: checks.check_governance(statement, context, trust))
         record.run(6, lambda: checks.check_condition("clock", context))
         record.run(7, lambda: checks.check_validity(statement, context))
-        record.run(8, lambda: checks.check_identity(statement, request, context, trust, platform))
+        record.run(8, lambda: checks.check_identity(statement, request, host, platform))
         record.run(9, lambda: checks.check_scope(statement, request, context, trust))
         secrets = rule.secrets
-        record.run(10, lambda: checks.check_policy(verified, seen, request, context, trust))
+        record.run(
+            10,
+            lambda: checks.check_policy(verified, seen, request, context, policies=trust.policies, host=host),
+        )
         record.run(11, lambda: checks.check_lineage(verified, rule, request))
         appraisal = record.run(12, lambda: checks.check_evidence(statement, context))
-        record.run(13, lambda: checks.check_environment(appraisal, platform, trust, context))
+        record.run(13, lambda: checks.check_environment(appraisal, platform, host, context))
         counted = record.run(14, lambda: checks.check_mesh(statement, appraisal, platform, trust, context))
         record.run(15, lambda: checks.check_conditions(context))
         record.run(16, lambda: checks.check_uses(verified, context))

@@ -174,7 +174,7 @@ def _require_in_force(
 ) -> tuple[PlatformPolicy, Mapping[str, Any]]:
     statement = authorized.statement
     require_not_revoked(authorized, execution, host=host.host, trust=trust)
-    platform = require_governance(statement, trust=trust, host=host.host, now=now, grace=grace)
+    platform, _ = require_governance(statement, trust=trust, host=host.host, now=now, grace=grace)
     require_validity(statement, now=now, tolerance=CLOCK_TOLERANCE)
     require_chain(authorized, rule)
     terms = artifact_terms(statement, origin=authorized.links[0].statement, signers=authorized.key_ids)

@@ -55,7 +55,7 @@ def require_not_revoked(artifact: VerifiedArtifact, execution: Execution, *, hos
 
 def require_governance(
     statement: Statement, *, trust: Trust, host: str, now: datetime, grace: timedelta
-) -> PlatformPolicy:
+) -> tuple[PlatformPolicy, VerifiedHost]:
     """Governance is fresh; version floor, policy, platform policy and host record that the artifact needs are in force.
 
     Args:
@@ -66,7 +66,7 @@ def require_governance(
         grace: For how long metadata may be used after it expired.
 
     Returns:
-        The platform policy that the artifact names.
+        The platform policy that the artifact names, and the host's record.
 
     Raises:
         Denied: `governance_mismatch`.
@@ -100,7 +100,7 @@ def require_governance(
             else f"valid from {record.not_before} until {record.not_after}"
         )
         raise _mismatch(f"a valid record of host {host} is needed, found: {found}", hint)
-    return platform
+    return platform, record
 
 
 def require_validity(statement: Statement, *, now: datetime, tolerance: timedelta) -> str:

@@ -44,6 +44,8 @@ _PRESENT: Final = re.compile(r"\Ahosts/([0-9a-f]{64})\.json\Z")
 _EARLIER: Final = re.compile(r"\Ahosts/history/([0-9a-f]{64})-(0|[1-9][0-9]{0,8})\.json\Z")
 # More than this many that no set names any more, and they are let go of.
 _SLACK: Final = 4096
+# Of this many records it is remembered why they could not be read; of the latest.
+_MOST_UNREADABLE: Final = 1024
 _ID: Final = 64
 
 
@@ -57,8 +59,8 @@ class _Memory:
 
     present: dict[bytes, VerifiedHost] = field(default_factory=dict)
     earlier: dict[bytes, VerifiedHost] = field(default_factory=dict)
-    # By name: why it is not usable, and what the metadata said of it then; None: what is there is not that file.
-    refused: dict[str, tuple[bytes | None, str]] = field(default_factory=dict)
+    # By name: why it does not verify, and what the metadata said of it then.
+    refused: dict[str, tuple[bytes, str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.present) + len(self.earlier) + len(self.refused)
@@ -102,6 +104,7 @@ class RecordFiles:
         self.files, self.basis = files, basis
         self._read, self._authorities, self._revoked = read, authorities, revoked_keys
         self._memory = _Memory()
+        self._unreadable: dict[str, str] = {}  # Of this set only: the next may well find them.
         if previous is not None and previous.basis == basis:
             self._memory = previous._memory  # noqa: SLF001 - its own
         self.misnamed: dict[str, str] = {}
@@ -180,8 +183,13 @@ class RecordFiles:
         """The files of a host's records, earlier ones too, that cannot be read now."""
         names = [record_name(host)] if self.is_named(host) else []
         names += [f"{HOSTS}history/{host}-{number}.json" for number in self.history.get(host, ())]
-        self.look(names)
-        return [name for name in names if self.reason(name) is not None and not self.is_refused(name)]
+        self.present(host)
+        self.earlier(host)
+        return [name for name in names if name in self._unreadable]
+
+    def is_unreadable(self, name: str) -> bool:
+        """Whether a record could not be read, or was not that file, when somebody asked for it last."""
+        return name in self._unreadable
 
     def is_refused(self, name: str) -> bool:
         """Whether a record does not verify, whatever else happens; False also where it cannot be read now."""
@@ -191,16 +199,15 @@ class RecordFiles:
 
     def refused(self) -> dict[str, str]:
         """Why records are not usable, as far as anybody asked for them."""
-        return {
-            name: why for name in list(self._memory.refused) if (why := self.reason(name)) is not None
-        } | (self.misnamed)
+        names = (*list(self._memory.refused), *list(self._unreadable))
+        return {name: why for name in names if (why := self.reason(name)) is not None} | self.misnamed
 
     def reason(self, name: str) -> str | None:
         """Why a file is not usable, as `refused`."""
-        packed, why = self._memory.refused.get(name, (None, None))
-        if why is not None and name in self.files and packed in (None, self.files.packed(name)):
-            return why
-        return self.misnamed.get(name)
+        known = self._memory.refused.get(name)
+        if known is not None and name in self.files and known[0] == self.files.packed(name):
+            return known[1]
+        return self._unreadable.get(name) or self.misnamed.get(name)
 
     def _record(self, name: str, host: str, *, is_earlier: bool) -> VerifiedHost | None:
         packed = self.files.packed(name)
@@ -210,6 +217,8 @@ class RecordFiles:
             found = self._verified(name, packed, host, is_earlier=is_earlier)
             if found is not None:
                 memory[packed] = found
+        if found is not None:
+            self._unreadable.pop(name, None)
         return found
 
     def _verified(self, name: str, packed: bytes, host: str, *, is_earlier: bool) -> VerifiedHost | None:
@@ -219,8 +228,9 @@ class RecordFiles:
         try:
             data = self.read(name)
         except (StoreError, VerificationError, MalformedError) as error:
-            refused[name] = None, str(error)
+            self._not_read(name, str(error))
             return None
+        self._unreadable.pop(name, None)
         parse = partial(self._parse, data, host)
         try:
             found = of_its_time(parse, self._authorities) if is_earlier else parse(self._authorities)
@@ -229,6 +239,12 @@ class RecordFiles:
             return None
         refused.pop(name, None)
         return found
+
+    def _not_read(self, name: str, why: str) -> None:
+        self._unreadable.pop(name, None)
+        self._unreadable[name] = why  # as the last
+        for old in list(self._unreadable)[:-_MOST_UNREADABLE]:
+            self._unreadable.pop(old, None)
 
     def _parse(self, data: bytes, host: str, authorities: Authorities) -> VerifiedHost:
         found = parse_host_record(data, authorities=authorities, revoked_keys=self._revoked)
@@ -327,7 +343,10 @@ class HostHistory(Mapping[str, tuple[VerifiedHost, ...]]):
 
 
 class Reasons(Mapping[str, str]):
-    """Why files are not usable, by name: host records as far as anybody asked for them."""
+    """Why files are not usable, by name: host records as far as anybody asked for them.
+
+    Iteration, `values` and `items` are each about one moment; `[]` is about the next, and another thread may have read it then.
+    """
 
     def __init__(self, reasons: Mapping[str, str], files: RecordFiles) -> None:
         """Takes the reasons of other files, and the host records."""
@@ -340,7 +359,18 @@ class Reasons(Mapping[str, str]):
         return found
 
     def __iter__(self) -> Iterator[str]:
-        return iter({**self._reasons, **self._files.refused()})
+        return iter(self._now())
 
     def __len__(self) -> int:
-        return len({**self._reasons, **self._files.refused()})
+        return len(self._now())
+
+    def values(self) -> ValuesView[str]:
+        """The reasons."""
+        return self._now().values()
+
+    def items(self) -> ItemsView[str, str]:
+        """Names and reasons."""
+        return self._now().items()
+
+    def _now(self) -> dict[str, str]:
+        return {**self._reasons, **self._files.refused()}

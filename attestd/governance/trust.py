@@ -25,7 +25,7 @@ from attestd.governance.authorities import (
 from attestd.governance.cedar import Policies, parse_policies
 from attestd.governance.ek_trust import EkTrust
 from attestd.governance.host import ClaimedKeys, VerifiedHost, parse_claimed_keys
-from attestd.governance.host_records import HOSTS, HostHistory, HostRecords, Read, Reasons
+from attestd.governance.host_records import HOSTS, HostHistory, HostRecords, Read, Reasons, record_name
 from attestd.governance.mesh import MeshTrust
 from attestd.governance.metadata import Metadata, Versions, verify_target
 from attestd.governance.parts import Memo, Parts
@@ -181,6 +181,17 @@ class Trust:
         """Why there is no record of a host, to be put behind a sentence that says so; empty: governance names none."""
         reason = self.unusable.get(f"{HOSTS}{host}.json")
         return "" if reason is None else f": {reason}"
+
+    def faults(self, host: str) -> dict[str, str]:
+        """Why files are not usable, as far as one host is concerned: its own records first, and not that others' are not there."""
+        found = self.unusable.items()
+        own = (record_name(host), f"{HOSTS}history/{host}-")
+        others = {
+            name: why
+            for name, why in found
+            if not name.startswith(own) and not self._memo.records.is_unreadable(name)
+        }
+        return {name: why for name, why in found if name.startswith(own)} | others
 
     def records(self, host: str) -> tuple[VerifiedHost, ...]:
         """All records of a host: the present one, if it has one, and earlier ones, the newest first."""

@@ -47,6 +47,23 @@ def world() -> World:
     return World()
 
 
+class Once(dict[str, Any]):
+    """Gives what it has once: as where a record cannot be read any more."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self.pop(key, default)
+
+
+def test_the_hosts_record_is_looked_at_once(world: World) -> None:
+    """What check 5 found is what those after it go by."""
+    context = world.context()
+    assert not isinstance(context.trust, Denial)
+    once = replace(context.trust, hosts=Once({world.host.id: context.trust.hosts[world.host.id]}))
+    decision = decide(world.request(), replace(context, trust=once))
+    assert outcome(decision) == (None, None)
+    assert world.host.id not in once.hosts
+
+
 def outcome(decision: Decision) -> tuple[Code | None, int | None]:
     """The denial's code and the number of the check that rejected."""
     code = decision.denial.code if decision.denial else None

@@ -303,6 +303,47 @@ def test_records_that_are_not_here(world: World, mirror: Mirror) -> None:
     assert trust.unread(other_than(world)) == [name_of(other_than(world))]
 
 
+def test_what_cannot_be_read_is_forgotten(
+    world: World, trust: Trust, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told of by the set in which it could not be read, and by that of the latest few."""
+    monkeypatch.setattr(under_test, "_MOST_UNREADABLE", 3)
+    mirror.error = StoreError("no such file")
+    hosts = list(trust.hosts)
+    assert [trust.hosts.get(host) for host in hosts] == [None] * FLEET
+    assert set(trust.unusable) == set(map(name_of, hosts[-3:]))
+    assert dict(load(world, mirror, previous=trust).unusable) == {}
+
+
+def test_what_concerns_one_host(world: World, mirror: Mirror) -> None:
+    """Its own records, first, and what nobody can use; another's that is not there is nobody's fault."""
+    broken, elsewhere = [host for host in sorted(world.records) if host != world.host.id][:2]
+    world.records[broken]["tier"] = "none"
+    mirror.files = world.files()
+    del mirror.files[name_of(elsewhere)]
+    trust = load(world, mirror)
+    trust.look_at_hosts()
+    assert set(trust.unusable) == {name_of(broken), name_of(elsewhere)}
+    assert set(trust.faults(world.host.id)) == {name_of(broken)}
+    assert list(trust.faults(elsewhere)) == [name_of(elsewhere), name_of(broken)]
+
+
+def test_reasons_are_of_one_moment(trust: Trust, mirror: Mirror) -> None:
+    """While somebody goes through them, another thread reads what could not be read before."""
+    for found in (trust.unusable.items, trust.unusable.values, trust.unusable.keys):
+        fresh = iter(found())
+        assert list(fresh) == []
+        mirror.error = StoreError("the disk fails")
+        for host in trust.hosts:
+            trust._memo.records._memory.present.clear()
+            trust.hosts.get(host)
+        going = iter(found())
+        next(going)
+        mirror.error = None
+        trust.look_at_hosts()
+        assert sum(1 for _ in going) == FLEET - 1
+
+
 def test_the_same_list_is_gone_through_once(world: World, mirror: Mirror) -> None:
     metadata = described(world.files())
     first = parse_trust(mirror, metadata=metadata)
