@@ -4,9 +4,14 @@ import asyncio
 import json
 import os
 from base64 import b64decode, b64encode
-from typing import cast
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
+from attestd.agent import operations
 from attestd.agent.core import Core
+from attestd.agent.findings import of_status
 from attestd.agent.operations import serve_operation
 from attestd.lineage.entry import EntryType
 from attestd.strict import canonical
@@ -14,6 +19,7 @@ from attestd.tcg.binding import Purpose, extra_data
 from attestd.tcg.quote import verify_quote
 from tests.agent.test_exec import denied
 from tests.host import Host
+from tests.world import World
 
 
 def test_status_tells_the_truth(shared: Host) -> None:
@@ -115,3 +121,18 @@ def test_offsets_into_logs(shared: Host) -> None:
         assert answer["error"]["kind"] in ("usage", "malformed")
     assert shared.ask("boot_log", boot="now", log="eventlog")["error"]["kind"] == "usage"
     assert shared.ask("boots")["ok"]["boots"] == []
+
+
+def test_of_many_unusable_files_some_are_told(shared: Host) -> None:
+    """Status stays within its frame, and says how many more there are."""
+    world = World("status of a fleet")
+    world.extra = {f"hosts/{number}.json": b"{}" for number in range(70)}
+    layout = SimpleNamespace(ak_certificates=Path("/nonexistent"))
+    core: Any = SimpleNamespace(host=world.host.id, layout=layout, grace=timedelta(0))
+    told = operations._governance(world.trust(), core)
+    assert (len(told["unusable"]), told["unusable_more"]) == (64, 6)
+    status = shared.status()
+    assert (status["governance"]["unusable"], status["governance"]["unusable_more"]) == ({}, 0)
+    status["governance"] |= {"unusable": told["unusable"], "unusable_more": told["unusable_more"]}
+    found = [item.found for item in of_status(status, now=datetime.now(UTC)) if "left out" in item.found]
+    assert (len(found), found[-1]) == (65, "6 more files published, but left out")
