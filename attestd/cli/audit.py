@@ -22,9 +22,9 @@ from attestd.audit.prove import newest_entries, prove_consistency
 from attestd.audit.shards import Predecessor
 from attestd.cli.base import NounGroup, json_option, state_dir_option, write_output
 from attestd.cli.entry_view import entry_facts, entry_json, summary, type_text
+from attestd.cli.given_trust import report
 from attestd.cli.log_view import log_json, show_log, with_progress
 from attestd.cli.output import BAD, DIM, GOOD, WARN, Output, mark, say, text
-from attestd.cli.verify import report
 from attestd.distribution.local import load_own_trust
 from attestd.errors import AgentError
 from attestd.gate.concealment import concealed_places, salted_digest

@@ -16,15 +16,16 @@ from attestd.cli.base import (
     confirm,
     json_option,
     read_input,
-    root_option,
+    root_options,
     state_dir_option,
     write_output,
 )
+from attestd.cli.given_trust import named_trust
 from attestd.cli.governance_revoke import revoke_artifacts_command
 from attestd.cli.issue import delegate_command, issue_command, show_written, signer, signing_options
 from attestd.cli.output import WARN, Output, say
 from attestd.cli.params import FILE, user_name
-from attestd.cli.verify import named_trust, verify_artifact_file
+from attestd.cli.verify import verify_artifact_file
 from attestd.distribution.local import load_own_trust
 from attestd.durable import write_atomic
 from attestd.paths import find_client_layout
@@ -134,20 +135,30 @@ attestd authorization verify --trust /etc/attestd/trust id.auth.json
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="The trust directory (default: this host's).",
 )
-@root_option
+@root_options
 @state_dir_option
 @json_option
 @click.argument("file", type=FILE)
 def verify_command(
-    *, trust: Path | None, root: Path | None, state_dir: str | None, as_json: bool, file: Path
+    *,
+    trust: Path | None,
+    root: Path | None,
+    min_version: int | None,
+    state_dir: str | None,
+    as_json: bool,
+    file: Path,
 ) -> int:
     """Verify who signed an artifact, and that they may.
 
     Whether it is valid at this moment is shown, but decides nothing here.
     """
-    if trust is None and root is not None:
-        raise click.UsageError("--root says what --trust DIR is verified from: name that too")
-    found = load_own_trust(find_client_layout(state_dir)) if trust is None else named_trust(trust, root)
+    if trust is None and (root, min_version) != (None, None):
+        raise click.UsageError("--root and --min-version are about what --trust DIR names: name that too")
+    found = (
+        load_own_trust(find_client_layout(state_dir))
+        if trust is None
+        else named_trust(trust, root, min_version)
+    )
     return verify_artifact_file(file, found, Output(as_json=as_json))
 
 

@@ -17,7 +17,7 @@ __all__ = [
     "confirm",
     "json_option",
     "read_input",
-    "root_option",
+    "root_options",
     "state_dir_option",
     "trust_option",
     "write_output",
@@ -111,24 +111,30 @@ def json_option(command: _F) -> _F:
 
 
 def trust_option(command: _F) -> _F:
-    """`--trust`, required, and `--root`."""
+    """`--trust`, required, and `--root` and `--min-version`."""
     return click.option(
         "--trust",
         metavar="DIR",
         type=click.Path(exists=True, file_okay=False, path_type=Path),
         required=True,
         help="The trust directory: authorities, host records, platform policies, revocations.",
-    )(root_option(command))
+    )(root_options(command))
 
 
-def root_option(command: _F) -> _F:
-    """`--root`: the anchor of a `--trust` that has none."""
+def root_options(command: _F) -> _F:
+    """`--root`, the anchor of a `--trust` that has none, and `--min-version`, how old it may be."""
+    least = click.option(
+        "--min-version",
+        metavar="N",
+        type=click.IntRange(min=1),
+        help="Refuse governance older than version N: whoever gives a copy chooses how old it is.",
+    )
     return click.option(
         "--root",
         metavar="FILE",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="The root of trust (1.root.json), by which DIR may be any copy of what governance publishes.",
-    )(command)
+    )(least(command))
 
 
 def read_input(path: Path, *, max_bytes: int) -> bytes:

@@ -1,10 +1,8 @@
 """`attestd verify`: offline, with nothing but files."""
 
-import os
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 
@@ -16,25 +14,20 @@ from attestd.authorization.artifact import MAX_ARTIFACT_BYTES, parse_artifact
 from attestd.cli.artifact_view import chain_facts, validity_text
 from attestd.cli.base import NounGroup, json_option, read_input, trust_option
 from attestd.cli.entry_view import entry_facts
+from attestd.cli.given_trust import named_trust, report
 from attestd.cli.log_view import log_json, show_log, with_progress
-from attestd.cli.output import BAD, GOOD, Output, mark, say, text
+from attestd.cli.output import BAD, GOOD, Output, mark, text
 from attestd.cli.params import FILE, HEX
 from attestd.cli.result_view import result_facts, result_json
-from attestd.codes import Denied
-from attestd.distribution.local import TrustSource, load_mirror, load_trust
-from attestd.distribution.mirror import ROOT
-from attestd.errors import MalformedError, RollbackError, VerificationError
+from attestd.errors import VerificationError
 from attestd.gate.standing import verify_standing
-from attestd.governance.signed import MAX_BYTES
 from attestd.governance.trust import Trust
 from attestd.lineage.receipt import VerifiedReceipt, parse_receipt, verify_receipt
 from attestd.plain import counted
 from attestd.strict import format_time, parse_time
 from attestd.tlog.proof import MAX_PROOF_BYTES
 
-__all__ = ["named_trust", "verify_artifact_file", "verify_command"]
-
-EXIT_NOT_VERIFIED: Final = 1
+__all__ = ["verify_artifact_file", "verify_command"]
 
 
 @click.group(
@@ -49,65 +42,11 @@ def verify_command() -> None:
     """Verify evidence offline, with nothing but files.
 
     Needs no TPM, no agent and no state: only a trust directory, or what governance publishes (a copy of it, from
-    anywhere) and the root of trust: --trust web --root 1.root.json.
+    anywhere) and the root of trust: --trust web --root 1.root.json. Whoever gives a copy cannot change it, but chooses how old it is:
+    what was revoked since is not in it. Of which version it is, and until when it holds, is said; --min-version refuses older ones.
 
     Exit status: 0 verifies; 1 does not verify; 65 malformed.
     """
-
-
-def named_trust(directory: Path, root: Path | None) -> Trust:
-    """Trust that the caller names.
-
-    Args:
-        directory: With `metadata/` and `targets/`, and with `root.json` if no root is named: whoever owns it is then who
-            the caller trusts, and nobody else may write.
-        root: The root of trust, believed because the caller names it: then nothing in the directory has to be trusted.
-
-    Raises:
-        click.UsageError: The directory has no root of trust, and none is named; or the root cannot be read.
-        StoreError, MalformedError, VerificationError: As `load_trust`.
-    """
-    if root is None and not os.path.lexists(directory / ROOT):
-        raise click.UsageError(
-            f"{directory}: expected a trust directory, found one without {ROOT}: of published files or a mirror, name the"
-            " root of trust, as you were given it, with --root FILE"
-        )
-    try:
-        if root is not None:
-            return load_mirror(directory, root=read_input(root, max_bytes=MAX_BYTES["root"]))
-        return load_trust(TrustSource.at(directory, owners={0, os.geteuid(), directory.stat().st_uid}))
-    except (MalformedError, VerificationError) as error:
-        under = "" if root is None else f" with the root {root}"
-        raise type(error)(f"the trust directory {directory} cannot be used{under}: {error}") from error
-
-
-def report(output: Output, what: str, verify: Callable[[], dict[str, Any]]) -> int:
-    """Runs a verification; what does not verify is a result, not an error.
-
-    Args:
-        output: Where to.
-        what: Names what is verified.
-        verify: Verifies and, unless JSON is wanted, shows; returns the JSON members.
-
-    Returns:
-        The exit status.
-    """
-    try:
-        found = verify()
-    except (VerificationError, RollbackError) as error:
-        problem = str(error)
-    except Denied as denied:
-        problem = f"{denied.denial.code}: {denied.denial.sentence}"
-    else:
-        if output.as_json:
-            output.json({"verified": True, **found})
-        return 0
-    if output.as_json:
-        output.json({"verified": False, "problem": problem})
-    else:
-        output.line(mark(False), text(f" {what} does NOT verify", BAD))
-        say(problem, style=BAD)
-    return EXIT_NOT_VERIFIED
 
 
 def verify_artifact_file(file: Path, trust: Trust, output: Output) -> int:
@@ -155,33 +94,37 @@ def verify_artifact_file(file: Path, trust: Trust, output: Output) -> int:
             "not_after": validity.not_after,
         }
 
-    return report(output, "the artifact", verify)
+    return report(output, "the artifact", verify, trust=trust)
 
 
 @verify_command.command("artifact", example="attestd verify artifact id.auth.json --trust trust/")
 @trust_option
 @json_option
 @click.argument("file", type=FILE)
-def artifact_command(*, trust: Path, root: Path | None, as_json: bool, file: Path) -> int:
+def artifact_command(
+    *, trust: Path, root: Path | None, min_version: int | None, as_json: bool, file: Path
+) -> int:
     """Verify who signed an authorization, and that they may.
 
     Whether it is valid at this moment is shown, but decides nothing here.
     """
-    return verify_artifact_file(file, named_trust(trust, root), Output(as_json=as_json))
+    return verify_artifact_file(file, named_trust(trust, root, min_version), Output(as_json=as_json))
 
 
 @verify_command.command("receipt", example="attestd verify receipt run.tlog-proof --trust trust/")
 @trust_option
 @json_option
 @click.argument("file", type=FILE)
-def receipt_command(*, trust: Path, root: Path | None, as_json: bool, file: Path) -> int:
+def receipt_command(
+    *, trust: Path, root: Path | None, min_version: int | None, as_json: bool, file: Path
+) -> int:
     """Verify a receipt: what was sealed, where, in which state.
 
     Of a decision.allow it proves "sealed for release"; that the command ran is proved by the receipt of its
     execution.start: the runner counted the verifiers that it names as well, and starts nothing otherwise.
     """
     receipt = parse_receipt(read_input(file, max_bytes=MAX_PROOF_BYTES))
-    known = named_trust(trust, root)
+    known = named_trust(trust, root, min_version)
     output = Output(as_json=as_json)
 
     def verify() -> dict[str, Any]:
@@ -205,7 +148,7 @@ def receipt_command(*, trust: Path, root: Path | None, as_json: bool, file: Path
             "body": verified.entry.body,
         }
 
-    return report(output, "the receipt", verify)
+    return report(output, "the receipt", verify, trust=known)
 
 
 def _show_receipt(output: Output, verified: VerifiedReceipt) -> None:
@@ -247,14 +190,20 @@ attestd verify quote host.quote.json --trust trust/ --challenge 00112233
 @json_option
 @click.argument("file", type=FILE)
 def quote_command(
-    *, trust: Path, root: Path | None, challenge: bytes | None, as_json: bool, file: Path
+    *,
+    trust: Path,
+    root: Path | None,
+    min_version: int | None,
+    challenge: bytes | None,
+    as_json: bool,
+    file: Path,
 ) -> int:
     """Verify a quote: which TPM, which challenge, which PCRs.
 
     Whether these are an approved state is shown, but decides nothing here.
     """
     document = parse_quote(read_input(file, max_bytes=MAX_QUOTE_BYTES))
-    known = named_trust(trust, root)
+    known = named_trust(trust, root, min_version)
     output = Output(as_json=as_json)
 
     def verify() -> dict[str, Any]:
@@ -277,7 +226,7 @@ def quote_command(
             "clock_ms": verified.quote.clock.clock,
         }
 
-    return report(output, "the quote", verify)
+    return report(output, "the quote", verify, trust=known)
 
 
 def _states(verified: VerifiedQuoteDocument, trust: Trust) -> dict[str, tuple[str, ...]]:
@@ -329,7 +278,9 @@ attestd verify result result.jwt --trust trust/ --json
 @click.option("--at", "time", metavar="TIME", help="When it is to hold, RFC 3339, UTC; now, if not given.")
 @json_option
 @click.argument("file", type=FILE)
-def result_command(*, trust: Path, root: Path | None, time: str | None, as_json: bool, file: Path) -> int:
+def result_command(
+    *, trust: Path, root: Path | None, min_version: int | None, time: str | None, as_json: bool, file: Path
+) -> int:
     """Verify an attestation result: whose it is, of which host.
 
     It holds if one of the verifiers in the trust directory's mesh.json signed it, for a host as it is enrolled there, and it
@@ -338,7 +289,7 @@ def result_command(*, trust: Path, root: Path | None, time: str | None, as_json:
     """
     token = read_input(file, max_bytes=MAX_RESULT_BYTES).strip().decode("ascii", "replace")
     claims = read_claims(token)
-    known = named_trust(trust, root)
+    known = named_trust(trust, root, min_version)
     at = datetime.now(UTC) if time is None else parse_time(time)
     output = Output(as_json=as_json)
 
@@ -354,20 +305,20 @@ def result_command(*, trust: Path, root: Path | None, time: str | None, as_json:
             output.facts(result_facts(claims))
         return result_json(claims)
 
-    return report(output, "the attestation result", verify)
+    return report(output, "the attestation result", verify, trust=known)
 
 
 @verify_command.command("log", example="attestd verify log log.db --trust trust/")
 @trust_option
 @json_option
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
-def log_command(*, trust: Path, root: Path | None, as_json: bool, path: Path) -> int:
+def log_command(*, trust: Path, root: Path | None, min_version: int | None, as_json: bool, path: Path) -> int:
     """Verify a whole audit log: signatures, hashes, order.
 
     PATH is a log.db, or a directory that audit export wrote. That a log is the newest cannot be seen in it: `attestd audit
     verify` compares it with the TPM.
     """
-    known = named_trust(trust, root)
+    known = named_trust(trust, root, min_version)
     output = Output(as_json=as_json)
 
     def verify() -> dict[str, Any]:
@@ -380,4 +331,4 @@ def log_command(*, trust: Path, root: Path | None, as_json: bool, path: Path) ->
             show_log(output, found)
         return log_json(found)
 
-    return report(output, "the log", verify)
+    return report(output, "the log", verify, trust=known)

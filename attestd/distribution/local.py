@@ -56,7 +56,10 @@ def load_trust(source: TrustSource, *, floor: Versions | None = None) -> Trust:
 
 
 def load_mirror(mirror: Path, *, root: bytes) -> Trust:
-    """Reads and verifies governance from a root of trust that is at hand; who can write to the mirror does not matter.
+    """Reads and verifies governance from a root of trust that is at hand.
+
+    Whoever can write to the mirror cannot change what is believed, but chooses how old it is: no floor is known here, and that it
+    has not expired is for the caller to see.
 
     Args:
         mirror: With `metadata/` and `targets/`, as they were published.

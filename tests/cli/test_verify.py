@@ -3,6 +3,7 @@
 import json
 import shutil
 import sqlite3
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from attestd.agent.standalone import LocalAuthorities
 from attestd.gate.decide import decide
 from attestd.governance.signed import MAX_BYTES
 from attestd.paths import find_layout
-from attestd.strict import canonical
+from attestd.strict import canonical, format_time
 from attestd.tlog.tree import verify_consistency
 from tests.cli.conftest import Cli
 from tests.host import Host
@@ -50,6 +51,7 @@ def test_what_a_host_gives_away_verifies(what: str, file: str, offline: Cli) -> 
     shown = offline.ok("verify", what, file, "--trust", "trust")
     assert shown.stdout.startswith("✓ "), shown
     assert shown.stderr == ""
+    assert "by governance version " in shown.stdout
     assert offline.ok("verify", what, file, "--trust", "trust", "--json").json["verified"] is True
 
 
@@ -241,8 +243,32 @@ def test_another_root_than_the_fleets_is_nobodys(published: Cli) -> None:
     assert published(*given, "given.root.json").status == 1
 
 
+def test_how_old_a_copy_is_is_said(nowhere: Cli) -> None:
+    """Whoever gives it chooses: one of before a revocation, or one that expired long ago, verifies, and says what it is."""
+    world = World("old", now=datetime(2015, 3, 1, 12, tzinfo=UTC))
+    Path("run.tlog-proof").write_bytes(world.receipt(world.decide().body))
+    world.write_trust(Path("web"))
+    given = ("verify", "receipt", "run.tlog-proof", "--trust", "web", "--root", "web/root.json")
+    trust = world.trust()
+    assert trust.issued is not None
+    issued, expires = format_time(trust.issued), format_time(trust.expires)
+    over = f"these files expired at {expires} ({trust.expires_role}): what was revoked since is not known"
+    shown = nowhere.ok(*given)
+    assert f"by governance version 1, issued {issued}, which holds until {expires}\n" in shown.stdout
+    assert over in " ".join(shown.stderr.split())
+    shown = nowhere.ok(*given, "--json", "--min-version", "1")
+    assert shown.json["governance"] == {"version": 1, "issued": issued, "expires": expires}
+    assert over in " ".join(shown.stderr.split())
+    older = nowhere(*given, "--min-version", "2")
+    assert (older.status, older.stdout) == (1, "")
+    assert "governance version 1, expected 2 or newer (--min-version)" in " ".join(older.stderr.split())
+
+
 def test_a_root_without_what_it_is_the_root_of(published: Cli) -> None:
     Path("id.auth.json").write_bytes(World().artifact())
     verify = ("authorization", "verify", "--root", "given.root.json", "id.auth.json")
     assert "name that too" in published(*verify).stderr
+    least = ("--min-version", "2", "id.auth.json")
+    assert "name that too" in published("authorization", "verify", *least).stderr
+    assert published(*verify[:-1], "--trust", "web", *least).status == 1
     assert published.ok(*verify, "--trust", "web", "--json").json["verified"] is True

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from attestd.audit.store import LogStore
-from attestd.cli.verify import named_trust
+from attestd.cli.given_trust import named_trust
 from attestd.lineage.receipt import parse_receipt, verify_receipt
 from swtpm.vm.machine import Machine
 from swtpm.vm.port import Command
