@@ -86,7 +86,7 @@ def report(
     if problem is not None:
         result = {"verified": False, "problem": problem}
     if trust is not None:
-        result["governance"] = _age(trust)
+        result["trust"] = _age(trust)
     if output.as_json:
         output.json(result)
     elif problem is not None:

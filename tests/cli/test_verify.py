@@ -257,7 +257,7 @@ def test_how_old_a_copy_is_is_said(nowhere: Cli) -> None:
     assert f"by governance version 1, issued {issued}, which holds until {expires}\n" in shown.stdout
     assert over in " ".join(shown.stderr.split())
     shown = nowhere.ok(*given, "--json", "--min-version", "1")
-    assert shown.json["governance"] == {"version": 1, "issued": issued, "expires": expires}
+    assert shown.json["trust"] == {"version": 1, "issued": issued, "expires": expires}
     assert over in " ".join(shown.stderr.split())
     older = nowhere(*given, "--min-version", "2")
     assert (older.status, older.stdout) == (1, "")
