@@ -186,8 +186,12 @@ def vouched_tier(ek: EndorsementKey, trust: Trust, now: datetime) -> Tier | None
 
 
 def labels_of(host: str, trust: Trust) -> Mapping[str, str]:
-    """The labels of a host, which its new record keeps; also of a record that ended."""
-    return next((record.labels for record in trust.records(host)), {})
+    """The labels of a host, which its new record keeps; also of a record that ended.
+
+    Raises:
+        StoreError: A record of it cannot be read now.
+    """
+    return next((record.labels for record in trust.known_records(host).usable), {})
 
 
 def _payload(record: bytes) -> bytes:

@@ -125,7 +125,8 @@ def join(
             request = layout.host_request
             draft = steps.draft_request(authorities, ek, blobs, labels=labels, now=now, tier=tier)
             write_atomic(request, draft, mode=0o644)
-        before = [past for past in trust.records(host) if past.ak_name != parse_public(blobs.ak_public).name]
+        records = trust.known_records(host).usable
+        before = [past for past in records if past.ak_name != parse_public(blobs.ak_public).name]
         epoch = max(1, trust.revocations.epoch)
         steps.define_epoch(epoch, _public(authorities.epoch.key), _epoch_signer(epoch_key, enrolling))
         # The counter of the keys before answers to nobody any more; the enrollers admitted the new ones.

@@ -298,7 +298,6 @@ class _Service:
     ) -> None:
         enroller = Enroller(
             trust=trust.current,
-            published=trust.target,
             office=Office(store),
             keys=load_enroller_keys(self._layout.state, self._configuration),
             max_validity=timedelta(days=self._configuration.enroller_max_days),

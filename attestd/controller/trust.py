@@ -10,7 +10,7 @@ from typing import Final
 from attestd.controller.background import in_background
 from attestd.controller.http.metrics import Gauge
 from attestd.distribution.local import TrustDirectory
-from attestd.errors import AttestdError, MalformedError, StoreError, VerificationError
+from attestd.errors import AttestdError, StoreError
 from attestd.governance.trust import Trust
 from attestd.journal import event
 from attestd.paths import TrustSource
@@ -43,17 +43,6 @@ class TrustWatch:
                 f"governance: {self._found.expires_role} expired at {format_time(self._found.expires)}: publish anew"
             )
         return self._found
-
-    def target(self, name: str) -> bytes | None:
-        """One published file, verified, as it lies there now; None: there is none of that name.
-
-        Raises:
-            StoreError: It cannot be read, or does not verify.
-        """
-        try:
-            return self.current().file(name)
-        except (VerificationError, MalformedError) as error:
-            raise StoreError(f"governance: {error}") from error
 
     def trouble(self) -> str | None:
         """Why nothing is trusted, for `/healthz`."""

@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
-from attestd.errors import UsageError, VerificationError
+from attestd.errors import MalformedError, StoreError, UsageError, VerificationError
 from attestd.governance.authorities import Authorities
 from attestd.governance.ek_trust import EkTrust
 from attestd.governance.enrolment import Activation, Challenge, CredentialMember, EnrolmentRequest
@@ -121,7 +121,8 @@ class Standing(StrEnum):
     Attributes:
         NEW: Nothing.
         SAME: It has a record with these very keys.
-        REENROLMENT: It had other keys: its TPM was cleared, it was installed again, or somebody else has its TPM.
+        REENROLMENT: It had other keys: its TPM was cleared, it was installed again, or somebody else has its TPM; or it has
+            records none of which verifies, so that nobody knows which keys it had.
     """
 
     NEW = "new"
@@ -299,27 +300,45 @@ class KnownHosts:
 
     It holds which keys each record, present or earlier, says that it is about: some hundred bytes each. That a record verifies
     is found out when it matters: when somebody shows a key that it is about.
+
+    One thread at a time reads (`read`); then any number ask.
     """
 
     def __init__(self, trust: Trust, previous: "KnownHosts | None" = None) -> None:
-        """Reads all records that `previous` does not know.
-
-        Raises:
-            StoreError: One cannot be read: nobody can say whose keys it is about.
-            VerificationError, MalformedError: One is not the file that the metadata names.
-        """
+        """Takes what `previous` knows of the same files, and reads none."""
         self._trust = trust
         before = {} if previous is None else previous._claims  # noqa: SLF001 - its own
         self._claims: dict[str, tuple[bytes, ...]] = {}  # what the metadata says of the file, then the keys
         self._by_key: dict[bytes, tuple[str, ...] | str] = {}
+        self._unread: dict[str, bytes] = {}
         for name, packed in trust.host_files:
             known = before.get(name)
-            claims = known if known is not None and known[0] == packed else (packed, *_claimed(trust, name))
-            self._claims[name] = claims
-            for key in claims[1:]:
-                others = self._by_key.get(key)
-                # Nearly always one: no tuple for each of three hundred thousand.
-                self._by_key[key] = name if others is None else (*_names(others), name)
+            if known is not None and known[0] == packed:
+                self._add(name, known)
+            else:
+                self._unread[name] = packed
+
+    def read(self) -> None:
+        """Reads the records that it does not know yet; after an error it goes on where it was.
+
+        Raises:
+            StoreError: One cannot be read, or is not the file that the metadata names: nobody can say whose keys it is about.
+        """
+        while self._unread:
+            name, packed = next(iter(self._unread.items()))
+            try:
+                claimed = _claimed(self._trust, name)
+            except (VerificationError, MalformedError) as error:  # of the files here, not of who asks
+                raise StoreError(f"governance: {error}") from error
+            self._add(name, (packed, *claimed))
+            del self._unread[name]
+
+    def _add(self, name: str, claims: tuple[bytes, ...]) -> None:
+        self._claims[name] = claims
+        for key in claims[1:]:
+            others = self._by_key.get(key)
+            # Nearly always one: no tuple for each of three hundred thousand.
+            self._by_key[key] = name if others is None else (*_names(others), name)
 
     def standing(self, activated: ActivatedEnrolment) -> Standing:
         """What the fleet knows of a host, and that it is no other one in disguise.
@@ -330,7 +349,9 @@ class KnownHosts:
 
         Raises:
             VerificationError: One of these does not hold.
+            StoreError: A record of this host, or any whose keys are not known yet, cannot be read now.
         """
+        self.read()
         enrolment = activated.enrolment
         host, keys = enrolment.ek.host, enrolment.keys
         if host in self._trust.revocations.hosts:  # 1
@@ -342,10 +363,10 @@ class KnownHosts:
         for name in (keys.ak.name, keys.release_key.name):  # 3
             for other in self._others(name, host):
                 raise VerificationError(f"host {host} shows a key of host {other}: a key is of one host")
-        records = self._trust.records(host)
-        if not records:
+        records = self._trust.known_records(host)
+        if not records.usable and not records.refused:
             return Standing.NEW
-        present = self._trust.hosts.get(host)
+        present = records.present
         return Standing.SAME if present is not None and _has(present, keys) else Standing.REENROLMENT
 
     def _others(self, key: bytes, host: str) -> Iterator[str]:
@@ -362,16 +383,21 @@ class KnownHosts:
         in `ek-allow.json` was admitted by whoever wrote that, and one that has a record may have it again.
 
         Raises:
-            VerificationError: As `standing`.
+            VerificationError, StoreError: As `standing`.
         """
         standing = self.standing(activated)
         enrolment = activated.enrolment
-        present = self._trust.hosts.get(enrolment.ek.host)
+        records = self._trust.known_records(enrolment.ek.host)
+        present = records.present
         found: list[str] = []
         if standing is Standing.NEW and enrolment.ek.chain is not None:
             found.append(f"a new host, vouched for by {enrolment.ek.chain.root} as {enrolment.ek.tier}")
-        if standing is Standing.REENROLMENT:
+        if standing is Standing.REENROLMENT and records.usable:
             found.append("other keys than before: its TPM was cleared or it was installed again")
+        if present is None and records.refused:
+            found.append(
+                f"its record does not verify, so that nobody knows which keys it had: {records.refused[0]}"
+            )
         if standing is Standing.SAME and present is not None and present.not_after <= now:
             found.append(f"its record ended at {format_time(present.not_after)}")
         labels = {} if present is None else present.labels

@@ -63,13 +63,17 @@ class Attested(Strict, frozen=True):
 
 
 class HostState(StrEnum):
-    """What a row is about: a record that waits or was signed here, or the host as governance has it."""
+    """What a row is about: a record that waits or was signed here, or the host as governance has it.
+
+    `UNUSABLE`: governance names its record, which does not verify, or cannot be read now.
+    """
 
     WAITING = "waiting"
     NOT_PUBLISHED = "not published"
     ENROLLED = "enrolled"
     ENDED = "ended"
     REVOKED = "revoked"
+    UNUSABLE = "unusable"
 
 
 class HostRow(Strict, frozen=True):

@@ -22,6 +22,7 @@ __all__ = [
     "HOSTS",
     "HostHistory",
     "HostRecords",
+    "KnownRecords",
     "Read",
     "Reasons",
     "RecordFiles",
@@ -47,6 +48,26 @@ _SLACK: Final = 4096
 # Of this many records it is remembered why they could not be read; of the latest.
 _MOST_UNREADABLE: Final = 1024
 _ID: Final = 64
+
+
+@dataclass(frozen=True)
+class KnownRecords:
+    """All that governance says of one host, each file of which was read.
+
+    Attributes:
+        present: Its record; None: governance names none, or it does not verify.
+        earlier: Earlier ones that verify, the newest first.
+        refused: Why others do not verify, whatever else happens: what they would say of the host nobody knows.
+    """
+
+    present: VerifiedHost | None
+    earlier: tuple[VerifiedHost, ...]
+    refused: tuple[str, ...]
+
+    @property
+    def usable(self) -> tuple[VerifiedHost, ...]:
+        """Those that verify, the present one first."""
+        return (() if self.present is None else (self.present,)) + self.earlier
 
 
 @dataclass
@@ -181,8 +202,7 @@ class RecordFiles:
 
     def unread(self, host: str) -> list[str]:
         """The files of a host's records, earlier ones too, that cannot be read now."""
-        names = [record_name(host)] if self.is_named(host) else []
-        names += [f"{HOSTS}history/{host}-{number}.json" for number in self.history.get(host, ())]
+        names = self._names(host)
         self.present(host)
         self.earlier(host)
         return [name for name in names if name in self._unreadable]
@@ -191,9 +211,37 @@ class RecordFiles:
         """Whether a record could not be read, or was not that file, when somebody asked for it last."""
         return name in self._unreadable
 
+    def known(self, host: str) -> KnownRecords:
+        """All that governance says of a host; who decides by what it does not say asks here.
+
+        Raises:
+            StoreError: One of its files cannot be read now, or is not the file that the metadata names.
+        """
+        present, earlier, refused = None, [], []
+        for name in self._names(host):
+            is_present = name == record_name(host)
+            found = self._record(name, host, is_earlier=not is_present)
+            if found is None:
+                why = f"{name}: {self.reason(name)}"
+                if not self._is_refused(name):
+                    raise StoreError(f"a record of host {host} cannot be read now, ask again: {why}")
+                refused.append(why)
+            elif is_present:
+                present = found
+            else:
+                earlier.append(found)
+        return KnownRecords(present, tuple(earlier), tuple(refused))
+
     def is_refused(self, name: str) -> bool:
         """Whether a record does not verify, whatever else happens; False also where it cannot be read now."""
         self.look([name])
+        return self._is_refused(name)
+
+    def _names(self, host: str) -> list[str]:
+        present = [record_name(host)] if self.is_named(host) else []
+        return present + [f"{HOSTS}history/{host}-{number}.json" for number in self.history.get(host, ())]
+
+    def _is_refused(self, name: str) -> bool:
         known = self._memory.refused.get(name)
         return name in self.misnamed or (known is not None and known[0] == self.files.packed(name))
 

@@ -32,7 +32,9 @@ from attestd.tcg.public import parse_public
 
 __all__ = [
     "HANDOVER",
+    "LATE",
     "draft_ended_record",
+    "ends_late",
     "past_name",
     "place_host_record",
     "replace_host_record",
@@ -84,15 +86,15 @@ def warn_of_succession(
     Raises:
         MalformedError: It is no host record.
     """
-    record, words = _record(successor), []
+    record = _record(successor)
+    words: list[str] = []
     age = now - parse_time(record.not_before)
     if age >= LATE:
         hours = int(age / timedelta(hours=1))
         words.append(
             f"it waited: it begins at {record.not_before}, {counted(hours, 'hour')} ago, and holds from then on, not from now"
         )
-    names = tuple(_key_name(key.public) for key in (record.ak, record.release_key))
-    if present is None or (present.ak_name, present.release_name) == names:
+    if present is None or not _has_other_keys(record, present):
         return tuple(words)
     end = _handed_over(record)
     if end < present.not_after:
@@ -102,6 +104,25 @@ def warn_of_succession(
             f" will verify, receipts of what ran included{used}"
         )
     return tuple(words)
+
+
+def ends_late(successor: bytes, *, present: VerifiedHost | None, now: datetime) -> bool:
+    """Whether a record that waited takes the place of other keys: who had it signed looked at it lately, or looks again.
+
+    Args:
+        successor: The record's payload.
+        present: The host's present record; None: it has none.
+        now: The time.
+
+    Raises:
+        MalformedError: It is no host record.
+    """
+    record = _record(successor)
+    return (
+        present is not None
+        and _has_other_keys(record, present)
+        and now - parse_time(record.not_before) >= LATE
+    )
 
 
 def verify_ended_record(
@@ -189,6 +210,11 @@ def past_name(files: Mapping[str, bytes | None], host: str) -> str:
 def _handed_over(record: HostRecord) -> datetime:
     """When the record before ends."""
     return parse_time(record.not_before) + HANDOVER
+
+
+def _has_other_keys(record: HostRecord, present: VerifiedHost) -> bool:
+    names = tuple(_key_name(key.public) for key in (record.ak, record.release_key))
+    return (present.ak_name, present.release_name) != names
 
 
 def _key_name(public: str) -> bytes:

@@ -25,7 +25,15 @@ from attestd.governance.authorities import (
 from attestd.governance.cedar import Policies, parse_policies
 from attestd.governance.ek_trust import EkTrust
 from attestd.governance.host import ClaimedKeys, VerifiedHost, parse_claimed_keys
-from attestd.governance.host_records import HOSTS, HostHistory, HostRecords, Read, Reasons, record_name
+from attestd.governance.host_records import (
+    HOSTS,
+    HostHistory,
+    HostRecords,
+    KnownRecords,
+    Read,
+    Reasons,
+    record_name,
+)
 from attestd.governance.mesh import MeshTrust
 from attestd.governance.metadata import Metadata, Versions, verify_target
 from attestd.governance.parts import Memo, Parts
@@ -193,8 +201,16 @@ class Trust:
         }
         return {name: why for name, why in found if name.startswith(own)} | others
 
+    def known_records(self, host: str) -> KnownRecords:
+        """All that governance says of a host, for who decides by what it does not say.
+
+        Raises:
+            StoreError: One of its records cannot be read now: that it has none would be a guess.
+        """
+        return self._memo.records.known(host)
+
     def records(self, host: str) -> tuple[VerifiedHost, ...]:
-        """All records of a host: the present one, if it has one, and earlier ones, the newest first."""
+        """The records of a host that are usable now: the present one, if it has one, and earlier ones, the newest first."""
         present = self.hosts.get(host)
         return (() if present is None else (present,)) + self.host_history.get(host, ())
 

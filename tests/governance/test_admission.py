@@ -29,7 +29,19 @@ from tests.governance.enrolling import KEY, LIFE, YEAR, Enrolling, allow, counti
 from tests.governance.test_ek_trust import index, pem
 from tests.tcg import build
 from tests.tcg.ek_build import Authority
-from tests.world import Host, World, b64, described, dsse, read_of, signer, tpm_signature
+from tests.world import (
+    Host,
+    World,
+    b64,
+    described,
+    dsse,
+    ed25519_key,
+    key_id,
+    read_of,
+    signer,
+    spki,
+    tpm_signature,
+)
 
 MAKER, CLOUD = Authority.root("maker"), Authority.root("cloud")
 
@@ -357,6 +369,7 @@ class TestStanding:
         """Only records that changed are read again; what is gone is known no more."""
         world, read = new.world, []
         first = KnownHosts(world.trust())
+        first.read()
 
         def counting(data: bytes) -> ClaimedKeys:
             read.append(data)
@@ -365,6 +378,7 @@ class TestStanding:
         monkeypatch.setattr(under_test, "parse_claimed_keys", counting)
         world.records[new.host.id] = world.host_record(new.host)
         second = KnownHosts(world.trust(), first)
+        second.read()
         assert len(read) == 1
         assert second.standing(enrolled(new)) is Standing.SAME
         del world.records[new.host.id]
@@ -393,11 +407,82 @@ class TestStanding:
         files, metadata = world.files(), described(world.files())
         trust = parse_trust(read_of(files), metadata=metadata)
         known, refused = KnownHosts(trust), f"shows a key of host {twin.id}"
+        known.read()
         del files[f"hosts/{twin.id}.json"]
         with pytest.raises(VerificationError, match=refused):
             known.standing(enrolled(new))
         with pytest.raises(StoreError, match="not there"):
-            KnownHosts(trust)
+            KnownHosts(trust).standing(enrolled(new))
+        files[f"hosts/{twin.id}.json"] = b"another"
+        with pytest.raises(StoreError, match="bytes, found"):
+            KnownHosts(trust).standing(enrolled(new))
+
+    def test_what_was_read_before_is_kept(self, world: World) -> None:
+        """One record that cannot be read costs its own reading, not that of all."""
+        others = [Host(f"other {number}", root=world.root) for number in range(5)]
+        world.records |= {host.id: world.host_record(host) for host in others}
+        files, read = world.files(), []
+
+        def reading(name: str) -> bytes:
+            read.append(name)
+            return read_of(files)(name)
+
+        trust = parse_trust(reading, metadata=described(files))
+        names = sorted(name for name in files if name.startswith("hosts/"))
+        last = [name for name, _ in trust.host_files][-1]
+        whole = files.pop(last)
+        known = KnownHosts(trust)
+        read.clear()
+        for times in (1, 2, 3):
+            with pytest.raises(StoreError):
+                known.read()
+            assert len(read) == len(names) - 1 + times
+        files[last] = whole
+        known.read()
+        read.clear()
+        known.read()
+        KnownHosts(trust, known).read()
+        assert read == []
+
+    @pytest.mark.parametrize("past", [False, True])
+    def test_a_record_of_its_own_that_cannot_be_read(self, world: World, past: bool) -> None:
+        """It is not new for that: who it was cannot be said now."""
+        again = self.reinstalled(world)
+        own = f"hosts/{world.host.id}.json"
+        if past:
+            world.extra[f"hosts/history/{world.host.id}-1.json"] = world.files()[own]
+            own = f"hosts/history/{world.host.id}-1.json"
+        files = world.files()
+        trust = parse_trust(read_of(files), metadata=described(files))
+        known = KnownHosts(trust)
+        known.read()
+        for changed in (None, b"another"):
+            whole = files.pop(own)
+            if changed is not None:
+                files[own] = changed
+            for ask in (known.standing, lambda made: known.reasons(made, now=world.now)):
+                with pytest.raises(StoreError, match=rf"cannot be read now, ask again: {own}: "):
+                    ask(enrolled(again))
+            files[own] = whole
+        assert known.standing(enrolled(again)) is Standing.REENROLMENT
+
+    @pytest.mark.parametrize("past", [False, True])
+    def test_a_record_of_its_own_that_does_not_verify(self, world: World, past: bool) -> None:
+        """Its enroller was revoked, say: whether the keys are those of before is for a person, on the list or not."""
+        same = self.same(world)
+        second = ed25519_key("admission second enroller")
+        world.authorities["keys"][key_id(second)] = {"spki": b64(spki(second))}
+        world.authorities["enrollers"]["keys"].append(key_id(second))
+        if past:
+            own = f"hosts/history/{world.host.id}-1.json"
+            world.extra[own] = world.files()[f"hosts/{world.host.id}.json"]
+            world.records.clear()
+        world.revocations["keys"] = [key_id(world.enrollers[0])]
+        known = self.known(same)
+        activated = enrolled(same, labels={})
+        assert known.standing(activated) is Standing.REENROLMENT
+        [reason] = known.reasons(activated, now=world.now)
+        assert reason.startswith("its record does not verify, so that nobody knows which keys it had: hosts/")
 
     def test_a_new_host(self, new: Enrolling) -> None:
         activated = enrolled(new)

@@ -11,7 +11,7 @@ import pytest
 from attestd.errors import MalformedError, StoreError, VerificationError
 from attestd.governance import host_records as under_test
 from attestd.governance.host import HOST_RECORD_TYPE
-from attestd.governance.host_records import Read
+from attestd.governance.host_records import KnownRecords, Read
 from attestd.governance.trust import Trust, parse_trust
 from attestd.strict import canonical
 from tests.world import Host, World, described, dsse, ed25519_key, key_id, read_of, spki
@@ -297,8 +297,14 @@ def test_records_that_are_not_here(world: World, mirror: Mirror) -> None:
     trust = load(world, mirror)
     assert trust.unread(world.host.id) == [own, past]
     assert trust.unread("ab" * 32) == []
+    with pytest.raises(StoreError, match=f"cannot be read now, ask again: {own}: "):
+        trust.known_records(world.host.id)
+    assert trust.known_records("ab" * 32) == KnownRecords(None, (), ())
     mirror.files = world.files()
     assert trust.unread(world.host.id) == []
+    known = trust.known_records(world.host.id)
+    assert known.usable == (known.present, *known.earlier) == trust.records(world.host.id)
+    assert (len(known.usable), known.refused) == (2, ())
     mirror.files[name_of(other_than(world))] = b"another"
     assert trust.unread(other_than(world)) == [name_of(other_than(world))]
 

@@ -12,6 +12,7 @@ from attestd.governance.issue import sign_host_request
 from attestd.governance.succession import (
     HANDOVER,
     draft_ended_record,
+    ends_late,
     place_host_record,
     retire_host_record,
     verify_ended_record,
@@ -118,6 +119,9 @@ def test_who_signs_is_told_what_ends(world: World) -> None:
     other = successor(world, **keys)
     assert warn_of_succession(other, present=None, seen=None, now=world.now + hour) == ()
     assert told(other, 25 * hour) == (late, ends)
+    for data, after, is_late in ((other, 25, True), (other, 24, False), (same, 25, False)):
+        assert ends_late(data, present=present, now=world.now + after * hour) is is_late
+    assert not ends_late(other, present=None, now=world.now + 25 * hour)
     assert told(other, seen=end) == (ends,)
     assert told(other, seen=end + hour) == (
         f"{ends}, and the host attested at {format_time(end + hour)}",

@@ -102,16 +102,16 @@ class Desk:
         """All about one host; None: it is not known here.
 
         Raises:
-            StoreError: As `hosts`.
+            StoreError: As `hosts`; or something waits, and its record before cannot be read now.
         """
         trust, decided = self._trust(), self._office.decisions([host])
         kept, rows = self._office.kept([host]), tuple(self._rows(trust, [host]))
-        present = trust.hosts.get(host)
         if not rows and not decided:
             return None
         waits = next((item for item in kept if item.state is KeptState.WAITING), None)
         waiting = None
         if waits is not None:
+            present = trust.known_records(host).present
             waiting = Waiting(
                 digest=waits.digest,
                 record=b64encode(waits.data).decode(),
@@ -129,7 +129,7 @@ class Desk:
         if query.state in _KEPT:
             return names(after=after, limit=most, states=[_KEPT[query.state]], decided=False)
         found = self._names.after(trust, after, most)
-        if query.state not in (HostState.ENROLLED, HostState.ENDED):
+        if query.state not in (HostState.ENROLLED, HostState.ENDED, HostState.UNUSABLE):
             found = sorted({*found, *names(after=after, limit=most, decided=True)})
         return list(found[:most])
 
@@ -141,8 +141,17 @@ class Desk:
             by_host.setdefault(item.host, []).append(item)
         for host in hosts:
             gone = host in here or host in trust.revocations.hosts
+            present, unusable = trust.hosts.get(host), None
+            if present is None and host in trust.hosts:
+                unusable = f"its record is not usable{trust.why_none(host)}"
             rows = _rows_of(
-                host, trust.hosts.get(host), by_host.get(host, ()), here=host in here, gone=gone, now=now
+                host,
+                present,
+                by_host.get(host, ()),
+                unusable=unusable,
+                here=host in here,
+                gone=gone,
+                now=now,
             )
             yield from _with_attested(rows, said)
 
@@ -156,10 +165,10 @@ class Desk:
 
         Raises:
             UsageError: It does not wait any more, or it has warnings that nobody has seen.
-            StoreError: The database fails.
+            StoreError: The database fails; or the record before cannot be read now.
         """
         waits = next((item for item in self._office.kept([host]) if _waits_as(item, digest)), None)
-        warnings = () if waits is None else self._warnings(waits, self._trust().hosts.get(host))
+        warnings = () if waits is None else self._warnings(waits, self._trust().known_records(host).present)
         if warnings and not confirmed:
             raise UsageError(f"{'; '.join(warnings)}: say that this is meant (confirmed)")
         return self._decide(host, digest, Decided_.APPROVED, warnings)
@@ -215,9 +224,16 @@ def _waits_as(kept: Kept, digest: str) -> bool:
 
 
 def _rows_of(
-    host: str, present: VerifiedHost | None, kept: Sequence[Kept], *, here: bool, gone: bool, now: datetime
+    host: str,
+    present: VerifiedHost | None,
+    kept: Sequence[Kept],
+    *,
+    unusable: str | None,
+    here: bool,
+    gone: bool,
+    now: datetime,
 ) -> Iterator[HostRow]:
-    """The rows of a host, which is revoked here, or anywhere (gone)."""
+    """The rows of a host, which is revoked here, or anywhere (gone); `unusable`: why the record that it has is not."""
     facts: tuple[str, Mapping[str, str], str]
     for item in kept:
         waits, record = item.state is KeptState.WAITING, item.record
@@ -235,6 +251,8 @@ def _rows_of(
         yield _row(
             host, HostState.REVOKED if gone else held, facts, ("its record ends soon",) if soon else ()
         )
+    elif unusable is not None:
+        yield _row(host, HostState.REVOKED if gone else HostState.UNUSABLE, ("", {}, ""), (unusable,))
     elif here:
         yield _row(host, HostState.REVOKED, ("", {}, ""), ())
 

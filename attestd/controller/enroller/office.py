@@ -26,6 +26,7 @@ from attestd.controller.store.schema import enrolment_decisions, enrolment_keys,
 from attestd.controller.verifier.rows import Said, last_said
 from attestd.errors import UsageError, VerificationError
 from attestd.governance.admission import ActivatedEnrolment, Standing
+from attestd.governance.succession import LATE
 from attestd.strict import format_time
 
 __all__ = ["Admission", "Office"]
@@ -72,6 +73,8 @@ class Office:
         *,
         standing: Standing,
         reasons: Sequence[str],
+        warned: bool,
+        late: bool,
         now: datetime,
     ) -> Admission:
         """Decides whether a record is signed now; remembers it either way.
@@ -79,7 +82,8 @@ class Office:
         1. No operator revoked the host, or refused this record.
         2. No key of it stood in another host's record that was signed here: governance may not have it yet.
         3. It has other keys than the record that was signed here before: an operator's decision, as after a TPM's clear.
-        4. An operator approved this record, or expected the host with these labels: signed, whatever there was to decide.
+        4. An operator approved this record, within `LATE` where it ends other keys late, or expected the host with these
+           labels, where there is nothing to be warned of: signed, whatever there was to decide.
 
         The host that was expected has come once its next keys, or a record that was approved, are signed with these labels:
         also where nobody had to expect it.
@@ -88,6 +92,8 @@ class Office:
             activated: Verified.
             standing: What governance knows of the host.
             reasons: What there is to decide, by governance.
+            warned: Whoever approves the record is warned (`succession.warn_of_succession`): that it is expected is not enough.
+            late: It ends other keys late (`succession.ends_late`): what was approved long ago is looked at again.
             now: The time.
 
         Returns:
@@ -104,9 +110,13 @@ class Office:
             _require_not_refused(decided, digest)  # 1
             _require_own_keys(connection, names, host)  # 2
             found = (*reasons, *_other_keys(connection, activated, standing))  # 3
-            approved = any(item.decision is Decision.APPROVED and item.digest == digest for item in decided)
+            approvals = _approvals(decided, digest)
+            approved = any(not late or now - item.at < LATE for item in approvals)
+            if approvals and not approved:
+                at = format_time(approvals[-1].at)
+                found = (*found, f"approved at {at}, too long ago for what it ends: look at it again")
             expected = _expected(decided, activated)
-            if found and not approved and expected and activated.userspace == "none":
+            if found and not approved and expected and not warned and activated.userspace == "none":
                 words = f"expected, decision {expected[0].number}"
                 taken = Decided(host, digest, Decision.APPROVED, expected[0].operator, words, now)
                 _record(connection, taken)
@@ -265,6 +275,10 @@ def _other_keys(connection: Connection, activated: ActivatedEnrolment, standing:
     if (record.ak.public, record.release_key.public) == (request.ak.public, request.release_key.public):
         return ()
     return (f"other keys than in the record that was signed here at {format_time(before.at)}",)
+
+
+def _approvals(decided: Sequence[Decided], digest: str) -> list[Decided]:
+    return [item for item in decided if (item.decision, item.digest) == (Decision.APPROVED, digest)]
 
 
 def _expected(decided: Sequence[Decided], activated: ActivatedEnrolment) -> list[Decided]:

@@ -42,9 +42,9 @@ from attestd.governance.enrolment import (
     Signed,
     epoch_message,
 )
-from attestd.governance.host import parse_host_record
+from attestd.governance.host_records import record_name
 from attestd.governance.issue import sign_host_request
-from attestd.governance.succession import draft_ended_record
+from attestd.governance.succession import draft_ended_record, ends_late, warn_of_succession
 from attestd.governance.trust import Trust
 from attestd.journal import event
 from attestd.prometheus import Labels
@@ -71,7 +71,6 @@ class Enroller:
         self,
         *,
         trust: Callable[[], Trust],
-        published: Callable[[str], bytes | None],
         office: Office,
         keys: EnrollerKeys,
         max_validity: timedelta,
@@ -82,14 +81,13 @@ class Enroller:
 
         Args:
             trust: Gives what governance says now.
-            published: Gives a published file by its name.
             office: What is remembered.
             keys: Its keys.
             max_validity: For how long it signs records.
             log: The journal.
             now: The time.
         """
-        self._trust, self._published, self._office, self._keys = trust, published, office, keys
+        self._trust, self._office, self._keys = trust, office, keys
         self._max_validity, self._log, self._now = max_validity, log, now
         self._slots = asyncio.Semaphore(AT_A_TIME)
         self._known: tuple[str, KnownHosts] | None = None
@@ -193,14 +191,16 @@ class Enroller:
             now=now,
             begun_within=WAITING_LIFETIME if self._office.knows(digest) else BACKDATED,
         )
-        known = self._hosts(trust)
+        known, host = self._hosts(trust), activated.enrolment.ek.host
+        record, present = activated.record, trust.known_records(host).present
         admission = self._office.admit(
             activated,
             standing=known.standing(activated),
             reasons=[reason[:_MAX_REASON] for reason in known.reasons(activated, now=now)],
+            warned=bool(warn_of_succession(record, present=present, seen=None, now=now)),
+            late=ends_late(record, present=present, now=now),
             now=now,
         )
-        host = activated.enrolment.ek.host
         if admission.waits:
             self._log.info(event("enrolment.waiting", host=host, digest=digest))
             return Pending(v=1, digest=digest, reasons=admission.waits)
@@ -232,14 +232,13 @@ class Enroller:
     def _ended(self, activated: ActivatedEnrolment, trust: Trust) -> str | None:
         """The end of the record that the host has, for what it sealed until now is to verify after that."""
         host = activated.enrolment.ek.host
-        previous = self._published(f"hosts/{host}.json") if host in trust.hosts else None
-        if previous is None:
-            return None
+        if trust.known_records(host).present is None:
+            return None  # Or none that verifies: what it sealed does not either.
         try:
-            parse_host_record(previous, authorities=trust.authorities, revoked_keys=trust.revocations.keys)
-        except (VerificationError, MalformedError) as error:
-            raise StoreError(f"governance changed while host {host} was enrolled: {error}") from error
-        payload = draft_ended_record(previous, successor=activated.record)
+            previous = trust.file(record_name(host))
+        except (VerificationError, MalformedError) as error:  # of the file here, not of who asks
+            raise StoreError(f"governance: {error}") from error
+        payload = None if previous is None else draft_ended_record(previous, successor=activated.record)
         if payload is None:
             return None
         return b64encode(sign_host_request(payload, signers=[self._keys.signer.sign])).decode()
@@ -270,6 +269,8 @@ class Enroller:
     def _hosts(self, trust: Trust) -> KnownHosts:
         """The index of this version of governance; made once, from the one before: the first takes seconds in a large fleet.
 
+        Where a record cannot be read, what was read before is kept: who asks next goes on there.
+
         Raises:
             StoreError: A host record cannot be read; or they are being read, and who asks is to ask again.
         """
@@ -280,11 +281,8 @@ class Enroller:
         try:
             found = self._known
             if found is None or found[0] != trust.digest:
-                try:
-                    known = KnownHosts(trust, None if found is None else found[1])
-                except (VerificationError, MalformedError) as error:  # of the files here, not of who asks
-                    raise StoreError(f"governance: {error}") from error
-                found = self._known = trust.digest, known
+                found = self._known = trust.digest, KnownHosts(trust, None if found is None else found[1])
+            found[1].read()
             return found[1]
         finally:
             self._knowing.release()
