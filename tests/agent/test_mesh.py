@@ -67,6 +67,9 @@ def shown_and_verified(host: Host, logged: Logged) -> None:
     found = attestd(host.work, *verify, "--json")
     assert (found.status, found.json["status"]) == (0, "contraindicated"), found
     assert found.json["host"] == host.id
+    assert (
+        found.json["governance"] == found.json["trust"]["version"]
+    )  # what the verifier went by; what it is verified by
     assert "says" in attestd(host.work, *verify).stdout
     later = attestd(host.work, *verify, "--at", "2099-01-01T00:00:00Z")
     assert later.status == 1
