@@ -11,13 +11,18 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from attestd.controller.enroller.desk import Desk as OperatorsDesk
+from attestd.controller.enroller.desk import HostNames
+from attestd.controller.enroller.office import Office
 from attestd.controller.store.engine import Store
 from attestd.controller.store.schema import enrolment_decisions, enrolments
+from attestd.errors import StoreError
+from attestd.governance.trust import parse_trust
 from attestd.strict import format_time
 from tests.controller.running import Controller
 from tests.controller.test_enroller import Asking, Desk, pending, signed, with_other_keys
 from tests.governance.enrolling import allow
-from tests.world import Host
+from tests.world import Host, described, read_of
 
 
 class Known:
@@ -88,6 +93,23 @@ def test_its_record_cannot_be_read_now(known: Known) -> None:
         file.write_bytes(whole)
         assert "the keys before" in controller.attestd("approve", known.host, "--yes").stderr
         assert signed(known.other.enrol(controller)).ended is not None
+
+
+def test_who_approves_is_told_that_it_cannot_be_read(known: Known) -> None:
+    """Each for itself: neither what is shown nor what is decided is without the warning."""
+    with known.desk.controller() as controller:
+        digest = pending(known.other.enrol(controller)).digest
+    files = known.desk.world.files()
+    trust = parse_trust(read_of(files), metadata=described(files))
+    del files[f"hosts/{known.host}.json"]
+    with closing(Store.open(known.desk.url)) as store:
+        desk = OperatorsDesk(
+            Office(store), lambda: trust, HostNames(), operator="alice", now=lambda: known.desk.world.now
+        )
+        for ask in (desk.host, lambda host: desk.approve(host, digest, confirmed=False)):
+            with pytest.raises(StoreError, match="cannot be read now, ask again"):
+                ask(known.host)
+        assert desk.refuse(known.host, digest).decision == "refused"
 
 
 def test_its_record_does_not_verify(known: Known) -> None:
