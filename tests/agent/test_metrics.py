@@ -45,6 +45,12 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+def scraped(port: int) -> dict[str, float]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        return parsed(answer.read().decode())
+
+
 def test_both_ways_tell_the_truth(stopped: Host) -> None:
     port, path = free_port(), stopped.top / "attestd.prom"
     host = stopped.start(
@@ -56,16 +62,16 @@ def test_both_ways_tell_the_truth(stopped: Host) -> None:
     assert host.run("/bin/true").status == 0
     denied(host.exec("/bin/true"), "missing_authorization")
     host.wait_settled()
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-        found = parsed(answer.read().decode())
+    entries = host.entries()
+    since = sum(1 for item in entries if item.type != "log.start")
+    # A batch is counted after its requesters were answered.
+    wait_for("all batches are counted", lambda: scraped(port)["attestd_batch_entries_sum"] >= since)
+    found = scraped(port)
+    assert found["attestd_batch_entries_sum"] == since
     assert found['attestd_decisions_total{outcome="allow",code=""}'] == 1
     assert found['attestd_decisions_total{outcome="deny",code="missing_authorization"}'] == 1
     assert found["attestd_releases"] == 1
-    entries = host.entries()
     assert found["attestd_log_entries"] == len(entries)
-    since = sum(1 for item in entries if item.type != "log.start")
-    assert found["attestd_batch_entries_sum"] == since
     assert found["attestd_seal_seconds_count"] == found['attestd_seal_seconds_bucket{le="+Inf"}'] > 0
     assert found['attestd_tpm_command_seconds_count{command="quote"}'] >= found["attestd_seal_seconds_count"]
     assert found['attestd_tpm_command_seconds_count{command="sign"}'] == 1
@@ -87,9 +93,7 @@ def test_aggregated_denials_are_counted(stopped: Host) -> None:
         assert host.exec("/bin/true").status == 77
 
     def counted() -> float | None:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-            found = parsed(answer.read().decode())
-        return found.get('attestd_denials_aggregated_total{code="missing_authorization"}')
+        return scraped(port).get('attestd_denials_aggregated_total{code="missing_authorization"}')
 
     assert wait_for("the aggregated leaf", counted) == 2
 

@@ -95,8 +95,11 @@ def test_one_that_hangs_is_not_mistaken_for_none(process: Daemon, monkeypatch: p
 
 
 def test_one_in_use_is_not_stopped(process: Daemon, short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(daemon, "_ANSWER_S", 0.2)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+    with (
+        monkeypatch.context() as hurried,
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other,
+    ):
+        hurried.setattr(daemon, "_ANSWER_S", 0.2)
         other.connect(str(short_dir / "sock"))
         with pytest.raises(SwtpmError, match="in use by another process"):
             process.stop()
