@@ -14,7 +14,7 @@ import msgspec
 
 from attestd.cli.controller import controller_module
 from attestd.cli.controller_access import Afar, controller_options, own_controller, walk_pages
-from attestd.distribution.local import load_trust
+from attestd.distribution.local import TrustDirectory
 from attestd.governance.desk import (
     MAX_HOST_BYTES,
     MAX_LIST_BYTES,
@@ -48,8 +48,8 @@ class Desk(Protocol):
     def host(self, host: str) -> HostAnswer | None:
         """One host."""
 
-    def approve(self, host: str, digest: str, *, confirmed: bool) -> Verdict:
-        """Has a record signed."""
+    def approve(self, host: str, shown: str) -> Verdict:
+        """Has the record signed of which this was shown."""
 
     def refuse(self, host: str, digest: str) -> Verdict:
         """Refuses a record."""
@@ -74,8 +74,8 @@ class _Remote:
     def host(self, host: str) -> HostAnswer | None:
         return parse_host_answer(self._afar.get(f"/v1/hosts/{host}", max_bytes=MAX_HOST_BYTES))
 
-    def approve(self, host: str, digest: str, *, confirmed: bool) -> Verdict:
-        return self._post(host, "approve", ApproveRequest(digest=digest, confirmed=confirmed))
+    def approve(self, host: str, shown: str) -> Verdict:
+        return self._post(host, "approve", ApproveRequest(shown=shown))
 
     def refuse(self, host: str, digest: str) -> Verdict:
         return self._post(host, "refuse", VerdictRequest(digest=digest))
@@ -98,10 +98,11 @@ def _own(state_dir: str | None, *, system: bool, decides: bool) -> Iterator[Desk
     with own_controller(state_dir, system=system, roles=roles) as own:
         layout = own.layout
         owners = frozenset({0} if layout.system else {0, os.geteuid()})
-        trust = load_trust(TrustSource(layout.trust, Path(own.configuration.governance), owners))
+        trust = TrustDirectory(TrustSource(layout.trust, Path(own.configuration.governance), owners))
+        trust.current()  # Nothing is decided where there is none.
         yield desks.Desk(
             offices.Office(own.store),
-            lambda: trust,
+            trust.current,
             desks.HostNames(),
             operator=_operator(),
             now=lambda: datetime.now(UTC),

@@ -12,7 +12,7 @@ from attestd.cli.controller_desk import Desk, desk_options, walk
 from attestd.cli.output import WARN, Output, say
 from attestd.cli.params import name_values
 from attestd.errors import UsageError, VerificationError
-from attestd.governance.desk import Attested, HostRow, HostState, Waiting, find_waiting
+from attestd.governance.desk import Attested, HostRow, HostState, Verdict, Waiting, find_waiting
 from attestd.governance.host import MAX_HOST_RECORD_BYTES, HostRecord
 from attestd.plain import counted
 from attestd.strict import decode_base64, parse_canonical
@@ -121,18 +121,12 @@ attestd controller approve 81f0c3a2b4d5 --refuse
 def approve_command(*, desk: Desk, name: str, refuse: bool, yes: bool, as_json: bool) -> None:
     """Decide about a host record that waits. Shows exactly what is signed.
 
-    Compare the host-id with the one on the host's own screen. The host gets the signature when it asks again.
+    Compare the host-id with the one on the host's own screen. The host gets the signature when it asks again. Where
+    something else is to be seen by the time you agree, it is shown, and asked again; with --yes it is refused.
     """
-    waiting = [row for page in walk(desk, HostState.WAITING) for row in page.hosts]
-    host = find_waiting(waiting, name)
-    found = desk.host(host)
-    if found is None or found.waiting is None:
-        raise UsageError(f"no record of host {host} waits any more: look again, attestd controller hosts")
-    _show(host, found.waiting)
-    warnings, digest = found.waiting.warnings, found.waiting.digest
-    signed = "Have this record signed all the same?" if warnings else "Have this record signed?"
-    confirm("Refuse this record?" if refuse else signed, yes=yes)
-    verdict = desk.refuse(host, digest) if refuse else desk.approve(host, digest, confirmed=bool(warnings))
+    verdict = None
+    while verdict is None:
+        verdict = _decide(desk, name, refuse=refuse, yes=yes)
     if as_json:
         Output(as_json=True).json(
             {"host": verdict.host, "digest": verdict.digest, "decision": verdict.decision}
@@ -163,6 +157,31 @@ def revoke_command(*, desk: Desk, host: str, reason: str, yes: bool, as_json: bo
     say(f"host {host} {'is' if found.fresh else 'was'} revoked here")
     if not found.governance:
         say(f"next, for all that it has: attestd governance revoke --host {host}", style=WARN)
+
+
+def _decide(desk: Desk, name: str, *, refuse: bool, yes: bool) -> Verdict | None:
+    """Shows what waits, asks, and decides; None: something else is to be seen by now."""
+    host = find_waiting([row for page in walk(desk, HostState.WAITING) for row in page.hosts], name)
+    waiting = _waiting(desk, host)
+    if waiting is None:
+        raise UsageError(f"no record of host {host} waits any more: look again, attestd controller hosts")
+    _show(host, waiting)
+    if refuse:
+        confirm("Refuse this record?", yes=yes)
+        return desk.refuse(host, waiting.digest)
+    confirm(f"Have this record signed{' all the same' if waiting.warnings else ''}?", yes=yes)
+    try:
+        return desk.approve(host, waiting.shown)
+    except (UsageError, VerificationError):
+        if yes or _waiting(desk, host) in (None, waiting):
+            raise
+        say("nothing was decided, for this is not what is to be seen now: look again", style=WARN)
+        return None
+
+
+def _waiting(desk: Desk, host: str) -> Waiting | None:
+    found = desk.host(host)
+    return None if found is None else found.waiting
 
 
 def _order(row: HostRow) -> tuple[int, str]:

@@ -1,5 +1,6 @@
 """What an operator and an enroller say to each other about hosts: the bodies of `/v1/hosts`, strict and bounded. Pure."""
 
+import hashlib
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Final
@@ -8,7 +9,7 @@ import msgspec
 
 from attestd.errors import UsageError
 from attestd.governance.host import MAX_HOST_RECORD_BYTES
-from attestd.strict import Base64Bytes, HostId, Sha256Hex, Strict, convert, parse_json
+from attestd.strict import Base64Bytes, HostId, Sha256Hex, Strict, canonical, convert, parse_json
 
 __all__ = [
     "MAX_PAGE",
@@ -140,7 +141,7 @@ class HostList(Strict, frozen=True):
 
 
 class Waiting(Strict, frozen=True):
-    """A record that waits: exactly what is signed.
+    """A record that waits, exactly what is signed, and all that is said about it: what somebody sees before they approve it.
 
     Attributes:
         digest: SHA-256 of the record.
@@ -149,8 +150,7 @@ class Waiting(Strict, frozen=True):
         at: Since when it waits.
         before: The Name of the attestation key that governance has for this host; null: none.
         labels_before: The labels that governance has for it.
-        warnings: What its signature would do that is easily overlooked (`succession.warn_of_succession`): where there is
-            something, the approval says that it was seen.
+        warnings: What its signature would do that is easily overlooked (`succession.warn_of_succession`).
     """
 
     digest: Sha256Hex
@@ -160,6 +160,11 @@ class Waiting(Strict, frozen=True):
     before: str | None
     labels_before: dict[str, str]
     warnings: tuple[str, ...]
+
+    @property
+    def shown(self) -> str:
+        """SHA-256 of all of it, in hex, over its RFC 8785 form: an approval says by this what was seen."""
+        return hashlib.sha256(canonical(self)).hexdigest()
 
 
 class HostAnswer(Strict, frozen=True):
@@ -172,15 +177,9 @@ class HostAnswer(Strict, frozen=True):
 
 
 class ApproveRequest(Strict, frozen=True):
-    """The body of `approve`.
+    """The body of `approve`: of a record of which this was seen (`Waiting.shown`), and nothing else was to be."""
 
-    Attributes:
-        digest: About which record, by its SHA-256, and no other.
-        confirmed: Whether its warnings were seen; false where it had none.
-    """
-
-    digest: Sha256Hex
-    confirmed: bool
+    shown: Sha256Hex
 
 
 class VerdictRequest(Strict, frozen=True):

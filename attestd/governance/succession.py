@@ -90,15 +90,15 @@ def warn_of_succession(
     words: list[str] = []
     age = now - parse_time(record.not_before)
     if age >= LATE:
-        hours = int(age / timedelta(hours=1))
         words.append(
-            f"it waited: it begins at {record.not_before}, {counted(hours, 'hour')} ago, and holds from then on, not from now"
+            f"it waited: it begins at {record.not_before}, {counted(age.days, 'day')} ago, and holds from then on, not from now"
         )
     if present is None or not _has_other_keys(record, present):
         return tuple(words)
     end = _handed_over(record)
     if end < present.not_after:
-        used = f", and the host attested at {format_time(seen)}" if seen is not None and seen > end else ""
+        # Not when: what is confirmed is these words, and a host that is in use attests every few minutes.
+        used = ", and the host has attested since" if seen is not None and seen > end else ""
         words.append(
             f"the keys before (ak {present.ak_name.hex()}) end at {format_time(end)}: nothing that they sealed since then"
             f" will verify, receipts of what ran included{used}"

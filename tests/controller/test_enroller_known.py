@@ -106,7 +106,7 @@ def test_who_approves_is_told_that_it_cannot_be_read(known: Known) -> None:
         desk = OperatorsDesk(
             Office(store), lambda: trust, HostNames(), operator="alice", now=lambda: known.desk.world.now
         )
-        for ask in (desk.host, lambda host: desk.approve(host, digest, confirmed=False)):
+        for ask in (desk.host, lambda host: desk.approve(host, digest)):
             with pytest.raises(StoreError, match="cannot be read now, ask again"):
                 ask(known.host)
         assert desk.refuse(known.host, digest).decision == "refused"

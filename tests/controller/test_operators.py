@@ -5,7 +5,7 @@ import io
 import json
 import ssl
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 
 from attestd.agent.enrollers import Enroller
 from attestd.errors import StoreError
+from attestd.governance.desk import parse_host_answer
 from attestd.strict import canonical, format_time
 from tests.cli.conftest import Result
 from tests.controller.certificates import Authority
@@ -142,21 +143,27 @@ def test_pages(afar: Afar) -> None:
 
 def test_what_was_looked_at_is_what_is_decided(afar: Afar) -> None:
     host = asking(afar, "changing")
-    seen = pending(host.enrol(afar.controller)).digest
-    pending(host.enrol(afar.controller, labels={"role": "root"}))
     path = f"/v1/hosts/{host.host.id}"
+    seen = pending(host.enrol(afar.controller)).digest
     with afar.as_alice() as controller:
-        body = canonical({"digest": seen, "confirmed": False})
-        assert "waits any more" in controller.post(f"{path}/approve", body, HEADERS).problem(409)
+        shown = parse_host_answer(controller.get(path).body).waiting.shown
+    pending(host.enrol(afar.controller, labels={"role": "root"}))
+    with afar.as_alice() as controller:
+        body = canonical({"digest": seen})
+        assert "waits any more" in controller.post(f"{path}/refuse", body, HEADERS).problem(409)
+        body = canonical({"shown": shown})
+        refused = controller.post(f"{path}/approve", body, HEADERS).problem(409)
         found = controller.get(path).json
+        assert f"it is record {found['waiting']['digest']} now: a new host" in refused
         assert found["waiting"]["digest"] != seen
         assert found["decisions"] == []
+        refuse = canonical({"digest": found["waiting"]["digest"]})
+        assert controller.post(f"{path}/refuse", refuse, HEADERS).status == 200
+        assert "waits any more" in controller.post(f"{path}/approve", body, HEADERS).problem(409)
         for unknown in ("x", "00" * 32):
             controller.get(f"/v1/hosts/{unknown}").problem(404)
         controller.post("/v1/hosts/x/revoke", canonical({"reason": ""}), HEADERS).problem(404)
-        controller.post(f"{path}/approve", canonical({"digest": "x", "confirmed": False}), HEADERS).problem(
-            422
-        )
+        controller.post(f"{path}/approve", canonical({"shown": "x"}), HEADERS).problem(422)
 
 
 def test_what_ends_other_keys_is_confirmed(afar: Afar, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,8 +177,6 @@ def test_what_ends_other_keys_is_confirmed(afar: Afar, monkeypatch: pytest.Monke
         [words] = controller.get(path).json["waiting"]["warnings"]
         ak = world.trust().hosts[before.host.id].ak_name.hex()
         assert words.startswith(f"the keys before (ak {ak}) end at {format_time(world.now)}: nothing that")
-        body = canonical({"digest": digest, "confirmed": False})
-        assert words in controller.post(f"{path}/approve", body, HEADERS).problem(409)
         assert controller.get(path).json["decisions"] == []
     monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
     declined = afar.run("approve", digest)
@@ -182,6 +187,52 @@ def test_what_ends_other_keys_is_confirmed(afar: Afar, monkeypatch: pytest.Monke
     signed(other.enrol(afar.controller))
     decided = [item for item in afar.ok("hosts", "--json").json["decisions"] if item["digest"] == digest]
     assert words in decided[0]["words"]
+
+
+class Meanwhile(io.StringIO):
+    """Somebody who thinks about the first question, while something happens."""
+
+    def __init__(self, happens: Callable[[], object], *answers: str) -> None:
+        super().__init__("".join(f"{answer}\n" for answer in answers))
+        self._happens: Callable[[], object] | None = happens
+
+    def readline(self, size: int | None = -1, /) -> str:
+        if self._happens is not None:
+            happens, self._happens = self._happens, None
+            happens()
+        return super().readline(-1 if size is None else size)
+
+
+@pytest.mark.parametrize("where", ["here", "afar"])
+def test_a_warning_that_comes_while_somebody_looks_is_shown(
+    afar: Afar, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record is the same, but governance has the host by now: with other keys, which it would end."""
+    before, world = asking(afar, f"published meanwhile, seen {where}"), afar.desk.world
+    other = Asking(world, with_other_keys(before.host, world, f"again, {where}"), *before.certificates)
+    digest = pending(other.enrol(afar.controller)).digest
+
+    def published() -> None:
+        record = world.host_record(before.host)
+        afar.desk.governed(lambda world: world.records.update({before.host.id: record}))
+
+    def approve(*options: str) -> Result:
+        if where == "afar":
+            return afar.run("approve", digest, *options)
+        return attestd(
+            afar.top, *("controller", "approve", digest, "--state-dir", afar.controller.state, *options)
+        )
+
+    monkeypatch.setattr(sys, "stdin", Meanwhile(published, "y", "n"))
+    looked = approve()
+    first, again, second = looked.stderr.partition("nothing was decided, for this is not what is to be seen")
+    assert looked.status == 1, looked
+    assert again
+    assert "WARNING" not in first
+    assert "WARNING: the keys before" in second
+    assert "signed all the same?" in second
+    assert "WARNING: the keys before" in approve("--yes").stderr
+    signed(other.enrol(afar.controller))
 
 
 def test_what_is_decided_stands_in_the_journal(afar: Afar) -> None:

@@ -106,7 +106,7 @@ def test_who_signs_is_told_what_ends(world: World) -> None:
     assert told(same) == told(same, 24 * hour) == ()
     [late] = told(same, 25 * hour)
     assert late == (
-        f"it waited: it begins at {format_time(world.now + hour)}, 24 hours ago, and holds from then on, not from now"
+        f"it waited: it begins at {format_time(world.now + hour)}, 1 day ago, and holds from then on, not from now"
     )
     stranger = world.host_record(Host("stranger", root=world.root))
     keys = {name: stranger[name] for name in ("ak", "release_key")}
@@ -124,7 +124,7 @@ def test_who_signs_is_told_what_ends(world: World) -> None:
     assert not ends_late(other, present=None, now=world.now + 25 * hour)
     assert told(other, seen=end) == (ends,)
     assert told(other, seen=end + hour) == (
-        f"{ends}, and the host attested at {format_time(end + hour)}",
+        f"{ends}, and the host has attested since",
     )  # fmt: skip
     # They had ended by then anyway.
     over = successor(

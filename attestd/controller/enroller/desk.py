@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from attestd.controller.enroller.office import Office
+from attestd.controller.enroller.office import Office, no_record
 from attestd.controller.enroller.records import Decided, Kept, KeptState
 from attestd.controller.enroller.records import Decision as Decided_
 from attestd.controller.verifier.rows import Said
@@ -105,22 +105,10 @@ class Desk:
             StoreError: As `hosts`; or something waits, and its record before cannot be read now.
         """
         trust, decided = self._trust(), self._office.decisions([host])
-        kept, rows = self._office.kept([host]), tuple(self._rows(trust, [host]))
+        rows, waits = tuple(self._rows(trust, [host])), self._waits(host)
         if not rows and not decided:
             return None
-        waits = next((item for item in kept if item.state is KeptState.WAITING), None)
-        waiting = None
-        if waits is not None:
-            present = trust.known_records(host).present
-            waiting = Waiting(
-                digest=waits.digest,
-                record=b64encode(waits.data).decode(),
-                reasons=waits.reasons,
-                at=format_time(waits.at),
-                before=None if present is None else present.ak_name.hex(),
-                labels_before={} if present is None else dict(present.labels),
-                warnings=self._warnings(waits, present),
-            )
+        waiting = None if waits is None else self._waiting(waits, trust)
         return HostAnswer(host=host, rows=rows, waiting=waiting, decisions=tuple(map(_decision, decided)))
 
     def _after(self, trust: Trust, query: HostQuery) -> list[str]:
@@ -155,31 +143,39 @@ class Desk:
             )
             yield from _with_attested(rows, said)
 
-    def approve(self, host: str, digest: str, *, confirmed: bool) -> Verdict:
-        """Has this record signed when the host asks again.
+    def approve(self, host: str, shown: str) -> Verdict:
+        """Has the record that waits signed when the host asks again.
 
         Args:
             host: Whose.
-            digest: Its SHA-256.
-            confirmed: The operator has seen its warnings.
+            shown: What the operator has seen of it (`Waiting.shown`).
 
         Raises:
-            UsageError: It does not wait any more, or it has warnings that nobody has seen.
+            UsageError: Nothing waits any more, or there is something else to be seen now: another record, another warning.
             StoreError: The database fails; or the record before cannot be read now.
         """
-        waits = next((item for item in self._office.kept([host]) if _waits_as(item, digest)), None)
-        warnings = () if waits is None else self._warnings(waits, self._trust().known_records(host).present)
-        if warnings and not confirmed:
-            raise UsageError(f"{'; '.join(warnings)}: say that this is meant (confirmed)")
-        return self._decide(host, digest, Decided_.APPROVED, warnings)
+        waits = self._waits(host)
+        if waits is None:
+            raise UsageError(no_record(host))
+        waiting = self._waiting(waits, self._trust())
+        if waiting.shown != shown:
+            words = "; ".join((*waiting.reasons, *waiting.warnings))
+            raise UsageError(
+                f"what waits of host {host} is not what was shown: it is record {waiting.digest} now: {words}: look again"
+            )
+        return self._decide(waits, Decided_.APPROVED, waiting.warnings)
 
     def refuse(self, host: str, digest: str) -> Verdict:
-        """Refuses this record for ever.
+        """Refuses the record of this SHA-256 for ever.
 
         Raises:
-            UsageError, StoreError: As `approve`.
+            UsageError: It does not wait any more.
+            StoreError: The database fails.
         """
-        return self._decide(host, digest, Decided_.REFUSED)
+        waits = self._waits(host)
+        if waits is None or waits.digest != digest:
+            raise UsageError(no_record(host, digest))
+        return self._decide(waits, Decided_.REFUSED)
 
     def expect(self, host: str, labels: Mapping[str, str]) -> Verdict:
         """Has the host's next record signed without waiting, once, if it has these labels.
@@ -200,16 +196,27 @@ class Desk:
         fresh = self._office.revoke(host, reason=reason, operator=self._operator, now=self._now())
         return self._verdict(host, Decided_.REVOKED, fresh=fresh)
 
-    def _warnings(self, waits: Kept, present: VerifiedHost | None) -> tuple[str, ...]:
+    def _waits(self, host: str) -> Kept | None:
+        return next((item for item in self._office.kept([host]) if item.state is KeptState.WAITING), None)
+
+    def _waiting(self, waits: Kept, trust: Trust) -> Waiting:
+        """All that somebody sees of it before they decide."""
+        present = trust.known_records(waits.host).present
         said = self._office.attested([waits.host]).get(waits.host)
         seen = None if said is None else said.at
-        return warn_of_succession(waits.data, present=present, seen=seen, now=self._now())
-
-    def _decide(self, host: str, digest: str, decision: Decided_, warnings: Sequence[str] = ()) -> Verdict:
-        self._office.decide(
-            host, digest, decision, operator=self._operator, now=self._now(), confirmed=warnings
+        return Waiting(
+            digest=waits.digest,
+            record=b64encode(waits.data).decode(),
+            reasons=waits.reasons,
+            at=format_time(waits.at),
+            before=None if present is None else present.ak_name.hex(),
+            labels_before={} if present is None else dict(present.labels),
+            warnings=warn_of_succession(waits.data, present=present, seen=seen, now=self._now()),
         )
-        return self._verdict(host, decision, digest=digest)
+
+    def _decide(self, waits: Kept, decision: Decided_, warnings: Sequence[str] = ()) -> Verdict:
+        self._office.decide(waits, decision, operator=self._operator, now=self._now(), confirmed=warnings)
+        return self._verdict(waits.host, decision, digest=waits.digest)
 
     def _verdict(self, host: str, decision: Decided_, *, digest: str = "", fresh: bool = True) -> Verdict:
         self._decided(host, decision, digest)
@@ -217,10 +224,6 @@ class Desk:
         with contextlib.suppress(StoreError):  # It is decided, whether there is governance now or not.
             governance = host in self._trust().revocations.hosts
         return Verdict(host=host, decision=decision, digest=digest, fresh=fresh, governance=governance)
-
-
-def _waits_as(kept: Kept, digest: str) -> bool:
-    return kept.state is KeptState.WAITING and kept.digest == digest
 
 
 def _rows_of(

@@ -29,7 +29,7 @@ from attestd.governance.admission import ActivatedEnrolment, Standing
 from attestd.governance.succession import LATE
 from attestd.strict import format_time
 
-__all__ = ["Admission", "Office"]
+__all__ = ["Admission", "Office", "no_record"]
 
 # Any number, the same for all: whoever decides about a host holds this lock.
 _LOCK: Final = 0x656E726F6C6C
@@ -152,40 +152,26 @@ class Office:
             return read_names(connection, after=after, limit=limit, states=states, decided=decided)
 
     def decide(
-        self,
-        host: str,
-        digest: str,
-        decision: Decision,
-        *,
-        operator: str,
-        now: datetime,
-        confirmed: Sequence[str] = (),
+        self, kept: Kept, decision: Decision, *, operator: str, now: datetime, confirmed: Sequence[str] = ()
     ) -> None:
         """Records an operator's decision about a record that waits.
 
         Args:
-            host: Whose.
-            digest: Its SHA-256.
+            kept: The record, and for what it waits.
             decision: Approved or refused.
             operator: Who decided.
             now: The time.
             confirmed: What they were warned of.
 
         Raises:
-            UsageError: It does not wait any more: the host came with another one, or somebody else decided.
+            UsageError: It does not wait any more: the host came with another one, there is something else to decide about
+                it, or somebody else decided.
         """
         with self._deciding() as connection:
-            waiting = (
-                enrolments.c.host == host,
-                enrolments.c.state == KeptState.WAITING,
-                enrolments.c.digest == digest,
-            )
+            waiting = enrolments.c.host == kept.host, enrolments.c.state == KeptState.WAITING
             row = connection.execute(select(enrolments).where(*waiting)).first()
-            if row is None:
-                raise UsageError(
-                    f"no record {digest} of host {host} waits any more: look again, attestd controller hosts"
-                )
-            kept = parse_kept(row)
+            if row is None or parse_kept(row) != kept:
+                raise UsageError(no_record(kept.host, kept.digest))
             connection.execute(delete(enrolments).where(*waiting))
             if decision is Decision.APPROVED:
                 # It stays known, though it may be hours until the host asks for its signature.
@@ -231,6 +217,11 @@ class Office:
             if not self._store.is_sqlite:  # whose transactions are one at a time
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
             yield connection
+
+
+def no_record(host: str, digest: str = "") -> str:
+    """That there is nothing to decide, in words."""
+    return f"no record {digest + ' ' if digest else ''}of host {host} waits any more: look again, attestd controller hosts"
 
 
 def _names(activated: ActivatedEnrolment) -> tuple[str, ...]:

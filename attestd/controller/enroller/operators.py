@@ -32,9 +32,7 @@ __all__ = ["Operators"]
 
 _HOST: Final = re.compile(r"\A[0-9a-f]{64}\Z")
 _HOST_WORDS: Final = "The host-id, 64 hexadecimal digits."
-_APPROVE: Final = Body(
-    MAX_REQUEST_BYTES, canonical({"digest": "00" * 32, "confirmed": False}), ApproveRequest
-)
+_APPROVE: Final = Body(MAX_REQUEST_BYTES, canonical({"shown": "00" * 32}), ApproveRequest)
 _DIGEST: Final = Body(MAX_REQUEST_BYTES, canonical({"digest": "00" * 32}), VerdictRequest)
 _LABELS: Final = Body(MAX_REQUEST_BYTES, canonical({"labels": {"role": "ci"}}), ExpectRequest)
 _REASON: Final = Body(MAX_REQUEST_BYTES, canonical({"reason": "stolen"}), RevokeRequest)
@@ -106,9 +104,7 @@ class Operators:
 
     async def approve(self, call: Call) -> Answer:
         """`POST /v1/hosts/{host}/approve`."""
-        return await self._decide(
-            call, lambda desk, host: desk.approve(host, call.value.digest, confirmed=call.value.confirmed)
-        )
+        return await self._decide(call, lambda desk, host: desk.approve(host, call.value.shown))
 
     async def refuse(self, call: Call) -> Answer:
         """`POST /v1/hosts/{host}/refuse`."""
@@ -156,7 +152,7 @@ def _decision(verb: str, summary: str, handler: Handler, body: Body) -> Operatio
             200: Response("It is recorded, with who decided.", schema=Verdict),
             404: Response("No host-id.", MEDIA_TYPE),
             409: Response(
-                "There is nothing of this kind to decide any more, or a record's warnings are to be confirmed.",
+                "There is nothing of this kind to decide any more, or something else than was shown.",
                 MEDIA_TYPE,
             ),
         },
