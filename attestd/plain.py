@@ -12,10 +12,10 @@ def plain(text: str) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 entry`, `2 entries`, `3 keys`, `4 leaves`, `5 hashes`."""
+    """`1 entry`, `2 entries`, `3 keys`, `4 leaves`, `5 hashes`, `6 days`."""
     if number == 1:
         return f"1 {noun}"
-    if noun.endswith("y") and not noun.endswith("ey"):
+    if noun.endswith("y") and not noun.endswith(("ay", "ey")):
         return f"{number} {noun[:-1]}ies"
     if noun.endswith("f"):
         return f"{number} {noun[:-1]}ves"

@@ -209,6 +209,12 @@ class Host:
         self.release_public = with_point(release_key_template(policy)[:-4], self.release_key)
         self.id = host_id(self.ek_public)
 
+    def reinstalled(self, name: str, *, root: EcKey) -> "Host":
+        """The same TPM, its keys made anew."""
+        again = Host(name, root=root)
+        again.ek, again.ek_public, again.id = self.ek, self.ek_public, self.id
+        return again
+
     def certify(self) -> tuple[bytes, bytes]:
         """The AK's certification of the release key."""
         name = parse_public(self.release_public).name

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
@@ -32,6 +33,14 @@ from attestd.governance.trust import parse_revocations
 from attestd.strict import parse_canonical
 
 __all__ = ["enroll_command"]
+
+
+class _Succession(NamedTuple):
+    """What a record would end: the one before, what is signed of that, and what somebody is warned of."""
+
+    before: bytes | None
+    payload: bytes | None
+    warnings: tuple[str, ...]
 
 
 @click.command(
@@ -98,12 +107,17 @@ def enroll_command(
         raise UsageError("--key is needed: the enroller's")
     record = parse_canonical(data, HostRecord, max_bytes=MAX_HOST_RECORD_BYTES, what=str(request))
     files = repository.plan().published.files
-    before, present = _before(files, record.host) or (None, None)
-    payload = None if before is None else draft_ended_record(before, successor=data)
+    seen = _succession(files, record.host, data)
+    before, payload = seen.before, seen.payload
     _show(record, ends=payload is not None)
-    for words in warn_of_succession(data, present=present, seen=None, now=datetime.now(UTC)):
+    for words in seen.warnings:
         say(f"WARNING: {words}", style=WARN)
     confirm("Admit this host?", yes=yes)
+    files = repository.plan().published.files
+    if _succession(files, record.host, data) != seen:
+        raise UsageError(
+            "what it ends, or what there is to know of it, has changed meanwhile: do it again, and look again"
+        )
     if path is not None and payload is not None and ended_path is None:
         raise UsageError(
             "--ended FILE is needed: there the next enroller finds the end of the record that the host has"
@@ -130,16 +144,25 @@ def _hand_on(path: Path, signed: bytes, ended_path: Path | None, ended: bytes | 
     say(f"signed; next: another enroller, attestd governance enroll {path}{option}")
 
 
-def _before(files: Mapping[str, bytes], host: str) -> tuple[bytes, VerifiedHost] | None:
+def _succession(files: Mapping[str, bytes], host: str, successor: bytes) -> _Succession:
+    before, present = _before(files, host)
+    return _Succession(
+        before,
+        None if before is None else draft_ended_record(before, successor=successor),
+        warn_of_succession(successor, present=present, seen=None, now=datetime.now(UTC)),
+    )
+
+
+def _before(files: Mapping[str, bytes], host: str) -> tuple[bytes, VerifiedHost] | tuple[None, None]:
     """The record that the host has; one that nobody believes any more ends by itself."""
     present = files.get(f"hosts/{host}.json")
     if present is None:
-        return None
+        return None, None
     authorities, revoked = _trusted(files)
     try:
         return present, parse_host_record(present, authorities=authorities, revoked_keys=revoked)
     except VerificationError:
-        return None
+        return None, None
 
 
 def _trusted(files: Mapping[str, bytes]) -> tuple[Authorities, Collection[str]]:

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import sys
 from base64 import b64encode
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ from attestd.governance.trust import Trust
 from attestd.strict import canonical, format_time
 from attestd.tlog.vkey import cosignature_vkey, format_vkey
 from tests.cli.conftest import Cli
+from tests.cli.meanwhile import Meanwhile
 from tests.distribution.repositories import Reference, served, write_key
 from tests.softhsm import PIN
 from tests.world import World, ed25519_key, key_id, spki
@@ -337,6 +339,32 @@ def test_enrolling(repository: Cli) -> None:
     assert repository(*enroll).status == 64
     Path("request.json").write_bytes(b"{}")
     assert repository(*enroll, "--key", "enroller.pem").status == 65
+
+
+def test_what_was_seen_is_what_is_signed(repository: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another enroller's record of this host is published while somebody looks: that one would end."""
+    world = fleet_world()
+    Path("authorities.json").write_bytes(canonical({**world.authorities, "version": 2}))
+    run = in_repository(repository)
+    run("add", "authorities.json", "authorities.json")
+    other = world.host_record(world.host.reinstalled("other", root=world.root))
+    Path("first.json").write_bytes(canonical(world.records[world.host.id]))
+    Path("second.json").write_bytes(canonical(other))
+    enroll = ("governance", "enroll", "--repository", "governance", "--key", "enroller.pem")
+
+    def published() -> None:
+        repository.ok(*enroll, "first.json", "--yes")
+        for name in ("alice", "bob"):
+            run("sign", "--key", f"{name}.pem", "--yes")
+        run("publish")
+
+    monkeypatch.setattr(sys, "stdin", Meanwhile(published, "y"))
+    refused = repository(*enroll, "second.json")
+    assert (refused.status, "has changed meanwhile" in refused.stderr) == (64, True), refused
+    assert "the keys before" not in refused.stderr
+    shown = repository.ok("governance", "show", "--repository", "governance", "--json").json
+    assert not [item["role"] for item in shown["roles"] if item["staged"]]
+    assert "WARNING: the keys before" in repository.ok(*enroll, "second.json", "--yes").stderr
 
 
 def test_two_enrollers(repository: Cli) -> None:

@@ -339,9 +339,7 @@ def test_an_expectation_does_not_outlive_the_host_that_came(desk: Desk, believed
 
 def with_other_keys(host: Host, world: World, name: str = "other keys") -> Host:
     """The same TPM, installed again."""
-    again = Host(name, root=world.root)
-    again.ek, again.ek_public, again.id = host.ek, host.ek_public, host.id
-    return again
+    return host.reinstalled(name, root=world.root)
 
 
 def test_a_host_that_comes_again_with_other_keys(desk: Desk, believed: Asking) -> None:

@@ -5,7 +5,7 @@ import io
 import json
 import ssl
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from attestd.errors import StoreError
 from attestd.governance.desk import parse_host_answer
 from attestd.strict import canonical, format_time
 from tests.cli.conftest import Result
+from tests.cli.meanwhile import Meanwhile
 from tests.controller.certificates import Authority
 from tests.controller.running import Controller
 from tests.controller.test_enroller import HEADERS, MAKER, Asking, Desk, pending, signed, with_other_keys
@@ -187,20 +188,6 @@ def test_what_ends_other_keys_is_confirmed(afar: Afar, monkeypatch: pytest.Monke
     signed(other.enrol(afar.controller))
     decided = [item for item in afar.ok("hosts", "--json").json["decisions"] if item["digest"] == digest]
     assert words in decided[0]["words"]
-
-
-class Meanwhile(io.StringIO):
-    """Somebody who thinks about the first question, while something happens."""
-
-    def __init__(self, happens: Callable[[], object], *answers: str) -> None:
-        super().__init__("".join(f"{answer}\n" for answer in answers))
-        self._happens: Callable[[], object] | None = happens
-
-    def readline(self, size: int | None = -1, /) -> str:
-        if self._happens is not None:
-            happens, self._happens = self._happens, None
-            happens()
-        return super().readline(-1 if size is None else size)
 
 
 @pytest.mark.parametrize("where", ["here", "afar"])

@@ -194,9 +194,7 @@ def test_2_another_enrolled_host(world: World, granted: Granted) -> None:
 def test_2_keys_that_the_host_had_before(world: World, granted: Granted) -> None:
     """Their receipts verify, but they release nothing."""
     old = dsse(canonical(world.records[world.host.id]), world.enrollers, payload_type=HOST_RECORD_TYPE)
-    fresh = Host("fresh", root=world.root)
-    fresh.ek, fresh.ek_public, fresh.id = world.host.ek, world.host.ek_public, world.host.id
-    world.records[world.host.id] = world.host_record(fresh)
+    world.records[world.host.id] = world.host_record(world.host.reinstalled("fresh", root=world.root))
     assert refused(world, granted) is Code.EVIDENCE_INVALID, "nobody knows those keys"
     world.extra[f"hosts/history/{world.host.id}-1.json"] = old
     assert verify_receipt(parse_receipt(granted.receipt), trust=world.trust()).approval is not None

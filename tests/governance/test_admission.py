@@ -519,8 +519,7 @@ class TestStanding:
 
     def reinstalled(self, world: World) -> Enrolling:
         """The same TPM, its keys made anew."""
-        again = Host("again", root=world.root)
-        again.ek, again.ek_public, again.id = world.host.ek, world.host.ek_public, world.host.id
+        again = world.host.reinstalled("again", root=world.root)
         allow(world, again)
         return Enrolling(world, again)
 

@@ -372,8 +372,7 @@ def rekeyed(world: World, *, root: Any = None) -> tuple[dict[str, bytes], Host]:
     """The host with another AK and release key on the same TPM, its old record in the history."""
     files = world.files()
     name = f"hosts/{world.host.id}.json"
-    fresh = Host("rekeyed", root=root or world.root)
-    fresh.ek, fresh.ek_public, fresh.id = world.host.ek, world.host.ek_public, world.host.id
+    fresh = world.host.reinstalled("rekeyed", root=root or world.root)
     retired = retire_host_record(files[name], not_after=END, signers=[signer(world.enrollers[0])])
     world.records[world.host.id] = world.host_record(fresh)
     return {**world.files(), f"hosts/history/{world.host.id}-1.json": retired}, fresh

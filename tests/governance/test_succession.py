@@ -108,6 +108,7 @@ def test_who_signs_is_told_what_ends(world: World) -> None:
     assert late == (
         f"it waited: it begins at {format_time(world.now + hour)}, 1 day ago, and holds from then on, not from now"
     )
+    assert ", 2 days ago, and" in told(same, 50 * hour)[0]
     stranger = world.host_record(Host("stranger", root=world.root))
     keys = {name: stranger[name] for name in ("ak", "release_key")}
     for changed in (keys, {"ak": keys["ak"]}, {"release_key": keys["release_key"]}):
