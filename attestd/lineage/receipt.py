@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from attestd.errors import VerificationError
+from attestd.errors import UsageError, VerificationError
 from attestd.governance.host import VerifiedHost
 from attestd.governance.platform import Approval
 from attestd.governance.trust import Trust
@@ -25,6 +25,7 @@ from attestd.tlog.tree import leaf_hash, verify_inclusion
 __all__ = [
     "UntrustedReceipt",
     "VerifiedReceipt",
+    "join_receipts",
     "parse_receipt",
     "sealed_by",
     "strip_receipt",
@@ -175,6 +176,39 @@ def strip_receipt(receipt: UntrustedReceipt, verified: VerifiedReceipt, *, trust
     believed.update((witness.key.name, witness.key.key_id) for witness in trust.mesh.witnesses.values())
     lines = (line for line in receipt.note.signatures if (line.name, line.key_id) in believed)
     return format_proof(replace(receipt.proof, checkpoint=format_note(receipt.note.text, lines)))
+
+
+def join_receipts(kept: UntrustedReceipt, more: UntrustedReceipt) -> bytes | None:
+    """What is to be kept of two receipts of one leaf, so that none of who vouched for it is lost.
+
+    Of one checkpoint: the first, with the lines that the second has beside. Of two: the second, if all witnesses of the
+    first cosigned its checkpoint, and more.
+
+    Args:
+        kept: The first.
+        more: The second; in both nothing is left that did not verify when it was brought (`strip_receipt`).
+
+    Returns:
+        The receipt; None: it is the first, for the second adds nothing, or there is no room for that in a note.
+    """
+    if more.note.text != kept.note.text:
+        joined = more if _cosigners(kept) < _cosigners(more) else kept
+        lines = joined.note.signatures
+    else:
+        # A line by the same key stays: else whoever has two good ones could change what is kept for ever.
+        joined, known = kept, {(line.name, line.key_id) for line in kept.note.signatures}
+        added = (line for line in more.note.signatures if (line.name, line.key_id) not in known)
+        lines = (*kept.note.signatures, *added)
+    if lines == kept.note.signatures:
+        return None
+    try:
+        return format_proof(replace(joined.proof, checkpoint=format_note(joined.note.text, lines)))
+    except UsageError:
+        return None
+
+
+def _cosigners(receipt: UntrustedReceipt) -> set[str]:
+    return {line.name for line in receipt.note.signatures} - {receipt.checkpoint.origin}
 
 
 def _require_released(entry: Entry, at: VerifiedCheckpoint, trust: Trust, *, cosigned: int) -> Approval:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from attestd.controller.lineage.receipts import Bounds, Receipts
+from attestd.controller.lineage.receipts import Bounds, Receipts, part_of
 from attestd.controller.store.engine import Store, migrate
 from attestd.lineage.entry import EntryType
 from attestd.lineage.receipt import parse_receipt, verify_receipt
@@ -152,6 +152,36 @@ def test_no_more_is_kept_of_a_host_than_it_may_have(url: str, kin: Family) -> No
         assert (first.next, second.next) == (min(host, other.world.host.id), None)
 
 
+def test_who_else_cosigned_is_kept_as_well(url: str) -> None:
+    """In the same row and the same room: a receipt that came early has not all of its witnesses yet."""
+    world = World("cosigned", now=datetime.now(UTC).replace(microsecond=0))
+    world.extra["mesh.json"] = mesh_file([witness("one"), witness("two")])
+    body, trust = world.decide().body, world.trust()
+    sealed = {
+        type_: world.receipt(body, type_=type_)
+        for type_ in (EntryType.DECISION_ALLOW, EntryType.DECISION_DENY)
+    }
+    migrate(url)
+    with closing(Store.open(url)) as store:
+        for type_, plain in sealed.items():
+            one, two, both = (
+                with_cosignatures(plain, *map(witness, names)) for names in (["one"], ["two"], ["one", "two"])
+            )
+            verified = verify_receipt(parse_receipt(both), trust=trust)
+            ample = Receipts(store, AMPLE)
+            outcomes = [ample.add(verified, data)[0] for data in (plain, plain, one, plain, one)]
+            assert outcomes == ["kept", "known", "joined", "known", "known"]
+            tenth = 10 if type_ is EntryType.DECISION_DENY else 1
+            for room, outcome in ((len(both) - 1, "known"), (len(both), "joined")):
+                # As many as there are, and their bytes.
+                exact = Receipts(store, Bounds(tenth, room * tenth))
+                assert exact.add(verified, two)[0] == outcome
+            assert ample.get(verified.leaf) == both
+            [used] = ample.usage(UsageQuery()).hosts
+            part = part_of(used, type_)
+            assert (part.receipts, part.bytes) == (1, len(both))
+
+
 def test_denials_leave_the_room_to_what_ran(url: str) -> None:
     """Nobody needs an authorization to be denied: a tenth as much of it is kept, beside what else is."""
     found = family("denials")
@@ -241,7 +271,7 @@ def test_over_http(tmp_path: Path, kin: Family) -> None:
 def test_padding_is_not_kept(tmp_path: Path) -> None:
     """Lines of keys that are nobody's verify nothing, and would take the room of ten other receipts."""
     world = World("padded", now=datetime.now(UTC).replace(microsecond=0))
-    world.extra["mesh.json"] = mesh_file([witness("one")])
+    world.extra["mesh.json"] = mesh_file([witness("one"), witness("two")])
     plain = with_cosignatures(world.receipt(world.decide().body), witness("one"), time=world.now)
     padded = with_lines(
         with_cosignatures(plain, witness("nobody"), time=world.now),
@@ -263,8 +293,15 @@ def test_padding_is_not_kept(tmp_path: Path) -> None:
         assert (row["host"], row["receipts"], row["bytes"]) == (host, 1, len(plain))
         with closing(Store.open(f"sqlite:///{next(state.rglob('controller.db'))}")) as store:
             kept = Receipts(store, AMPLE).get(leaf)
-    assert kept == plain
-    assert kept is not None
+        assert kept == plain
+        assert kept is not None
+        # Who else cosigned is kept later on.
+        both = with_cosignatures(plain, witness("two"), time=world.now)
+        assert [anybody.post("/v1/receipts", data).status for data in (both, plain)] == [200, 200]
+        metrics = anybody.get("/metrics").body.decode()
+        assert 'attestd_lineage_receipts_total{outcome="joined"} 1' in metrics
+        [row] = json.loads(controller.attestd("receipts", "--json").stdout)["hosts"]
+        assert (row["receipts"], row["bytes"]) == (1, len(both))
     (tmp_path / "kept.tlog-proof").write_bytes(kept)
     world.write_trust(tmp_path / "trust")
     shown = attestd(tmp_path, "verify", "receipt", "kept.tlog-proof", "--trust", "trust", "--json")

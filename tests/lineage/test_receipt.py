@@ -13,7 +13,14 @@ from msgspec import structs
 
 from attestd.errors import MalformedError, VerificationError
 from attestd.lineage.entry import EntryType
-from attestd.lineage.receipt import VerifiedReceipt, parse_receipt, sealed_by, strip_receipt, verify_receipt
+from attestd.lineage.receipt import (
+    VerifiedReceipt,
+    join_receipts,
+    parse_receipt,
+    sealed_by,
+    strip_receipt,
+    verify_receipt,
+)
 from attestd.strict import format_time
 from attestd.tcg.binding import Purpose, extra_data
 from attestd.tcg.pcr import PcrSelection
@@ -171,6 +178,54 @@ def test_what_did_not_verify_can_be_left_out(world: World, mode: BatchMode) -> N
     receipt = parse_receipt(padded)
     assert strip_receipt(receipt, verify(padded, world), trust=world.trust()) == good
     assert list(verify(good, world).witnesses) == [W1.key.name]
+
+
+def test_no_witness_of_two_receipts_is_lost(world: World) -> None:
+    """Of one checkpoint the lines of both; a line that is there stays, however good the other one is."""
+    world.extra["mesh.json"] = mesh_file([W1, W2, PQ])
+    plain = world.receipt({}, type_=EntryType.AGENT_START, mode=BatchMode.RECORD)
+
+    def joined(kept: bytes, more: bytes) -> bytes | None:
+        return join_receipts(parse_receipt(kept), parse_receipt(more))
+
+    one, two, later = (with_cosignatures(plain, *by) for by in ((W1,), (W2, PQ), (W2,)))
+    for kept, more in (
+        (plain, plain),
+        (one, plain),
+        (one, with_cosignatures(plain, W1, time=NOW + timedelta(days=1))),
+        (two, later),
+    ):
+        assert joined(kept, more) is None
+    assert joined(plain, one) == one
+    both = joined(one, two)
+    assert both == with_lines(one, *parse_receipt(two).note.signatures[-2:])
+    assert list(verify(both, world).witnesses) == ["one", "two"]
+    # The second quote of a host that signs as it likes.
+    [quote] = parse_receipt(plain).note.signatures
+    other = relined(one, keep=(1,), add=(structs.replace(quote, payload=b"\0" * 72),))
+    assert joined(one, other) is None
+    # A note has only so many lines.
+    crowd = [NoteSignature("witness", bytes([number] * 4), b"\0" * 72) for number in range(15)]
+    for room, is_joined in ((13, True), (14, False)):
+        found = joined(with_lines(one, *crowd[:room]), with_lines(plain, *crowd[: room + 1]))
+        assert (found is not None) is is_joined
+
+
+def test_another_checkpoint_takes_the_place_where_it_has_more_witnesses(world: World) -> None:
+    first = world.receipt({}, type_=EntryType.AGENT_START, mode=BatchMode.RECORD)
+    world.log.append({}, type_=EntryType.AGENT_START, time=NOW, boot=BOOT)
+    second = world.log.receipt(0, world.log.seal(mode=BatchMode.RECORD, pcr_digest=world.pcr_digest))
+
+    def taken(kept: tuple[Cosigner, ...], more: tuple[Cosigner, ...]) -> bool:
+        brought = with_cosignatures(second, *more)
+        found = join_receipts(parse_receipt(with_cosignatures(first, *kept)), parse_receipt(brought))
+        assert found in (None, brought)
+        return found is not None
+
+    assert taken((), (W1,))
+    assert taken((W1,), (W1, W2))
+    for kept, more in (((), ()), ((W1,), (W1,)), ((W1,), (W2,)), ((W1,), (W1, PQ))):
+        assert not taken(kept, more)
 
 
 def forged(world: World, *, release: Any = None, quote: bytes | None = None) -> bytes:

@@ -13,7 +13,7 @@ from attestd.controller.configuration import ControllerConfiguration
 from attestd.controller.store.engine import Store
 from attestd.controller.store.schema import receipt_hosts, receipts
 from attestd.lineage.entry import EntryType
-from attestd.lineage.receipt import VerifiedReceipt
+from attestd.lineage.receipt import VerifiedReceipt, join_receipts, parse_receipt
 from attestd.lineage.usage import BoundRequest, HostUsage, UsageList, UsageQuery
 
 __all__ = ["Bounds", "KeptReceipt", "Outcome", "Part", "Receipts", "bounds_of", "part_of"]
@@ -60,11 +60,13 @@ class Outcome(StrEnum):
     Attributes:
         KEPT: It is kept from now on.
         KNOWN: It was before.
+        JOINED: It was before, and what it shows beside is kept from now on.
         FULL: It is not: of its host no more are.
     """
 
     KEPT = "kept"
     KNOWN = "known"
+    JOINED = "joined"
     FULL = "full"
 
 
@@ -92,7 +94,16 @@ class Part:
 
     def has_room(self, size: int) -> bool:
         """Whether one more of that many bytes may be kept."""
-        return self.receipts < self.max_receipts and self.bytes + size <= self.max_bytes
+        return self.receipts < self.max_receipts and self.can_grow(size)
+
+    def can_grow(self, size: int) -> bool:
+        """Whether that many bytes more may be kept."""
+        return self.bytes + size <= self.max_bytes
+
+    def more(self, *, receipts: int, size: int) -> dict[str, int]:
+        """How much there is with these, as columns of the host's row."""
+        names = ("denials", "denial_bytes") if self.what == "denials" else ("receipts", "bytes")
+        return dict(zip(names, (self.receipts + receipts, self.bytes + size), strict=True))
 
 
 def part_of(used: HostUsage, type_: EntryType) -> Part:
@@ -115,7 +126,7 @@ class Receipts:
         self._store, self._bounds = store, bounds
 
     def add(self, verified: VerifiedReceipt, receipt: bytes) -> tuple[Outcome, HostUsage]:
-        """Keeps a receipt; of one leaf the first that came.
+        """Keeps a receipt; of one leaf the first that came, and who else vouched for it (`join_receipts`).
 
         Args:
             verified: What was verified.
@@ -131,17 +142,22 @@ class Receipts:
         with self._store.write() as connection:
             row = _usage_row(connection, kept.host)
             used = self._usage(row)
-            known = select(receipts.c.leaf).where(receipts.c.leaf == kept.leaf)
-            if connection.execute(known).first() is not None:
-                return Outcome.KNOWN, used
-            part = part_of(used, verified.entry.type)
-            if not part.has_room(len(receipt)):
-                return Outcome.FULL, used
-            names = ("denials", "denial_bytes") if part.what == "denials" else ("receipts", "bytes")
-            more = dict(zip(names, (part.receipts + 1, part.bytes + len(receipt)), strict=True))
-            connection.execute(insert(receipts), [{**vars(kept), "receipt": receipt}])
+            part, same = part_of(used, verified.entry.type), receipts.c.leaf == kept.leaf
+            known = connection.execute(select(receipts.c.receipt).where(same)).scalar_one_or_none()
+            if known is None:
+                if not part.has_room(len(receipt)):
+                    return Outcome.FULL, used
+                connection.execute(insert(receipts), [{**vars(kept), "receipt": receipt}])
+                outcome, more = Outcome.KEPT, part.more(receipts=1, size=len(receipt))
+            else:
+                joined = _joined(bytes(known), receipt)
+                size = 0 if joined is None else len(joined) - len(known)
+                if joined is None or not part.can_grow(size):
+                    return Outcome.KNOWN, used
+                connection.execute(update(receipts).where(same).values(receipt=joined))
+                outcome, more = Outcome.JOINED, part.more(receipts=0, size=size)
             connection.execute(update(receipt_hosts).where(receipt_hosts.c.host == kept.host).values(**more))
-            return Outcome.KEPT, msgspec.structs.replace(used, **more)
+            return outcome, msgspec.structs.replace(used, **more)
 
     def usage(self, query: UsageQuery) -> UsageList:
         """How much is kept of whom.
@@ -224,6 +240,11 @@ def _usage_row(connection: Connection, host: str) -> Any:
     return connection.execute(
         select(receipt_hosts).where(receipt_hosts.c.host == host).with_for_update()
     ).one()
+
+
+def _joined(known: bytes, receipt: bytes) -> bytes | None:
+    """What is kept from now on; None: what was."""
+    return None if known == receipt else join_receipts(parse_receipt(known), parse_receipt(receipt))
 
 
 def _kept(verified: VerifiedReceipt) -> KeptReceipt:

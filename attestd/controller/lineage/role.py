@@ -72,7 +72,7 @@ class Lineage:
     def __init__(self, *, trust: Callable[[], Trust], receipts: Receipts, log: logging.Logger) -> None:
         """Takes what governance says now, where receipts are kept, and the journal."""
         self._trust, self._receipts, self._log = trust, receipts, log
-        self._counted = dict.fromkeys(("kept", "known", "full", "refused"), 0)
+        self._counted = dict.fromkeys((*Outcome, "refused"), 0)
         self._full: set[tuple[str, str]] = set()
 
     def operations(self) -> list[Operation]:
@@ -89,7 +89,7 @@ class Lineage:
                     MAX_PROOF_BYTES, EXAMPLE, words="A C2SP tlog-proof with the entry as its extra data."
                 ),
                 responses={
-                    200: Response("It was here already.", schema=Kept),
+                    200: Response("It was here already; witnesses that it has beside are kept.", schema=Kept),
                     201: Response("It is kept.", schema=Kept),
                     400: Response("It is no receipt.", MEDIA_TYPE),
                     403: Response("It does not verify, and why.", MEDIA_TYPE),
@@ -127,7 +127,7 @@ class Lineage:
                 name="getReceipt",
                 method="GET",
                 path="/v1/receipts/{leaf}",
-                summary="A receipt, with the signatures that verified when it was brought",
+                summary="A receipt, with the signatures that verified when they were brought",
                 handler=self.get,
                 parameters={"leaf": _LEAF},
                 operators_only=True,

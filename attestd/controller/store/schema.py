@@ -143,7 +143,7 @@ receipts = Table(
     Column("receipt", LargeBinary, nullable=False),
     Index("receipts_decision", "decision"),
 )
-"""Receipts of all hosts, each once, with what verified when they were brought first."""
+"""Receipts of all hosts, each once, with what verified when it was brought."""
 
 receipt_hosts = Table(
     "receipt_hosts",
