@@ -2,16 +2,13 @@
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
-from functools import lru_cache
-from typing import Annotated, Final, Literal, cast
+from typing import Annotated, Final, Literal
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from attestd.appraisal.challenge import CHALLENGE_PATTERN
 from attestd.appraisal.vector import Status, TrustVector, status_of, trust_vector
 from attestd.appraisal.verifier import VerifiedEvidence
-from attestd.authorization.dsse import PublicKey
 from attestd.errors import UsageError
 from attestd.governance.host import VerifiedHost
 from attestd.governance.platform import Tier, Userspace
@@ -45,6 +42,7 @@ _UEID_TYPE: Final = b"\x01"
 _MAX_FINDINGS_BYTES: Final = 8 * 1024
 _MAX_FINDING: Final = 1024
 _DEVELOPER: Final = "attestd"
+_NUMBER_BYTES: Final = 32
 
 _Seconds = Annotated[int, msgspec.Meta(ge=0, lt=1 << 36)]
 _Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
@@ -229,13 +227,9 @@ def ueid(host: VerifiedHost) -> str:
 
 def confirmation(host: VerifiedHost) -> Confirmation:
     """RFC 7800: the host's release key."""
-    return _key_claim(host.release_spki)
-
-
-@lru_cache(maxsize=1024)
-def _key_claim(spki: bytes) -> Confirmation:
-    point = cast(ec.EllipticCurvePublicKey, PublicKey(spki).public_key).public_numbers()  # of a host record
-    x, y = (encode_base64url(number.to_bytes(32, "big")) for number in (point.x, point.y))
+    # SPKI DER of a key on P-256 ends in its point's two numbers (RFC 5480), and a host record has no other key.
+    point = host.release_spki[-2 * _NUMBER_BYTES :]
+    x, y = encode_base64url(point[:_NUMBER_BYTES]), encode_base64url(point[_NUMBER_BYTES:])
     return Confirmation(jwk=_Jwk(crv="P-256", kty="EC", x=x, y=y))
 
 

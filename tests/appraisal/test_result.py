@@ -385,11 +385,13 @@ def test_claims(payload: bytes, error: type[AttestdError]) -> None:
 
 
 def test_the_release_key_of_another_host() -> None:
-    other = Host("other", root=World("x").root)
-    numbers = other.release_key.public_key().public_numbers()
-    x, y = (encode_base64url(number.to_bytes(32, "big")) for number in (numbers.x, numbers.y))
-    cnf = {"jwk": {"crv": "P-256", "kty": "EC", "x": x, "y": y}}
-    assert "release key" in GOOD.refused(forged(payload=claims(cnf=cnf)))
+    def naming(host: Host) -> str:
+        numbers = host.release_key.public_key().public_numbers()
+        x, y = (encode_base64url(number.to_bytes(32, "big")) for number in (numbers.x, numbers.y))
+        return forged(payload=claims(cnf={"jwk": {"crv": "P-256", "kty": "EC", "x": x, "y": y}}))
+
+    assert "release key" in GOOD.refused(naming(Host("other", root=World("x").root)))
+    assert GOOD.verify(naming(GOOD.attesting.world.host)).is_affirming
 
 
 def test_a_result_about_another_host() -> None:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qsl
@@ -26,6 +26,7 @@ _NOT_MODIFIED: Final = 304
 _MAX_QUERY: Final = 16
 _MAX_WORDS: Final = 400
 _PIECE: Final = 256 * 1024
+_NO_LIMIT: Final = contextlib.nullcontext()
 
 
 class Gone(Exception):
@@ -40,6 +41,7 @@ class Seen:
         peer: Who asks, as limits count.
         operator: Who asks, by a client certificate.
         correlation_id: Names the request in its answer and in the journal.
+        is_whole: Says whether all of its body is here.
         operation: Which it is, once that is known.
         unread: Whether something of its body may still come.
     """
@@ -47,6 +49,7 @@ class Seen:
     peer: str
     operator: Operator | None
     correlation_id: str
+    is_whole: Callable[[], bool]
     operation: str = "unknown"
     unread: bool = True
 
@@ -89,7 +92,7 @@ class Endpoint:
         finally:
             held.leave()
         # A body in memory waits for nothing but a peer that reads, and for that only so long (`Bounds.write_s`).
-        async with asyncio.timeout(SEND_S) if answer.file else contextlib.nullcontext():
+        async with asyncio.timeout(SEND_S) if answer.file else _NO_LIMIT:
             await send_answer(send, answer, seen.correlation_id, head_only=scope["method"] == "HEAD")
 
     async def _value(
@@ -100,7 +103,7 @@ class Endpoint:
                 raise Problem(413, "a body, where none is expected")
             return None
         try:
-            async with asyncio.timeout(BODY_S):
+            async with _NO_LIMIT if seen.is_whole() else asyncio.timeout(BODY_S):
                 data = await _read(body.max_bytes, headers.get("content-length"), receive, held)
         except TimeoutError as error:
             raise Problem(408, f"the body did not come within {BODY_S:.0f} s") from error
@@ -109,16 +112,19 @@ class Endpoint:
 
 
 class Resource:
-    """What is at one path: an operation for each method."""
+    """What is at one path: an operation for each method.
+
+    Attributes:
+        methods: Those that there are; HEAD is answered as GET is.
+    """
 
     def __init__(self, methods: Mapping[str, Endpoint]) -> None:
         """Takes them, by method."""
-        self._methods = methods
+        self.methods = {**methods, "HEAD": methods["GET"]} if "GET" in methods else dict(methods)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI's entry; the router lets no other method through."""
-        method = scope["method"]
-        await self._methods["GET" if method == "HEAD" else method](scope, receive, send)
+        """ASGI's entry, by one of the methods."""
+        await self.methods[scope["method"]](scope, receive, send)
 
 
 def _query(text: bytes, schema: type[msgspec.Struct] | None) -> Any:
@@ -178,17 +184,15 @@ def too_many(wait_s: float) -> Problem:
 
 async def send_answer(send: Send, answer: Answer, correlation_id: str, *, head_only: bool = False) -> None:
     """Sends an answer, whole, and closes its file."""
-    with answer.file or contextlib.nullcontext():
+    with answer.file or _NO_LIMIT:
         size = len(answer.body) if answer.file is None else os.fstat(answer.file.fileno()).st_size
-        headers = [
-            (b"x-correlation-id", correlation_id.encode()),
-            (b"x-content-type-options", b"nosniff"),
-            *((name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()),
-        ]
+        headers = [(b"x-correlation-id", correlation_id.encode()), (b"x-content-type-options", b"nosniff")]
+        for name, value in answer.headers.items():
+            headers.append((name.encode("latin-1"), value.encode("latin-1")))
         if answer.media_type:
             headers.append((b"content-type", answer.media_type.encode()))
         if answer.status != _NOT_MODIFIED:
-            headers.append((b"content-length", str(size).encode()))
+            headers.append((b"content-length", b"%d" % size))
         if "cache-control" not in answer.headers:
             headers.append((b"cache-control", b"no-store"))
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})

@@ -95,11 +95,13 @@ class Held:
 
     def take(self, size: int) -> bool:
         """Takes as much more; False: there is no room, and it was not taken."""
-        free, room = min(size, self._free), self._room
-        more = size - free
+        if size <= self._free:
+            self._free -= size
+            return True
+        room, more = self._room, size - self._free
         if more > min(room.left, room.most_of_a_peer - room.of[self._peer]):
             return False
-        self._free -= free
+        self._free = 0
         self._held += more
         room.left -= more
         room.of[self._peer] += more
@@ -107,6 +109,8 @@ class Held:
 
     def leave(self) -> None:
         """Gives all of it back."""
+        if not self._held:
+            return
         room = self._room
         room.left += self._held
         room.of[self._peer] -= self._held

@@ -8,7 +8,7 @@ import msgspec
 
 from attestd.controller.http.problem import Problem
 from attestd.errors import MalformedError, UsageError
-from attestd.strict import convert, parse_json
+from attestd.strict import convert, parse_json, parse_own_form
 
 __all__ = ["JSON", "Answer", "Body", "Call", "Handler", "Operation", "Operator", "Response", "answer_json"]
 
@@ -44,7 +44,8 @@ class Body:
     Attributes:
         max_bytes: More is refused before it is read.
         example: A body that the operation accepts, for the document.
-        schema: What its JSON has to be; None: these are bytes, of any media type, that the handler parses.
+        schema: What its JSON has to be, of a kind that `parse_own_form` takes; None: these are bytes, of any media type, that
+            the handler parses.
         parsed: Whether the handler gets it parsed; otherwise it parses JSON itself, in a thread, where it may be large.
         words: What it is, where it is not JSON.
         pattern: A regular expression (ECMA 262) for it, where it is not JSON.
@@ -75,6 +76,9 @@ class Body:
         """
         if self.schema is None:
             return data
+        found = parse_own_form(data, self.schema, max_bytes=self.max_bytes)
+        if found is not None:
+            return found
         try:
             value = parse_json(data, max_bytes=self.max_bytes, what="request")
         except MalformedError as error:

@@ -156,7 +156,8 @@ class Connection(HttpToolsProtocol):
         super().__init__(shared.config, shared.state, {})
         self.timeout_keep_alive = shared.bounds.idle_s  # type: ignore[assignment]  # seconds: a fraction is none the worse
         self._shared = shared
-        self._deadline: TimerHandle | None = None
+        self._due: float | None = None
+        self._timer: TimerHandle | None = None
         self._stalled: TimerHandle | None = None
         self._place = _Place(shared)
         self._peer = ""
@@ -173,14 +174,15 @@ class Connection(HttpToolsProtocol):
         if self.scheme == "http" and not self._place.take(transport):  # TLS has taken one already
             return
         self._peer = _peer_of(transport)
-        self.app_state = {"peer": self._peer, "operator": operator}
-        self._arm("headers")
+        self.app_state = {"peer": self._peer, "operator": operator, "is_whole": self._is_whole}
+        self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Counts it no longer."""
         self._disarm()
-        if self._stalled is not None:
-            self._stalled.cancel()
+        for timer in (self._timer, self._stalled):
+            if timer is not None:
+                timer.cancel()
         self._place.leave()
         super().connection_lost(exc)
 
@@ -189,8 +191,8 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         super().data_received(data)
-        if self._is_answered() and self.timeout_keep_alive_task is None and self._deadline is None:
-            self._arm("headers")  # Empty lines, which may stand before a request, are none.
+        if self._is_answered() and self.timeout_keep_alive_task is None and self._due is None:
+            self._arm()  # Empty lines, which may stand before a request, are none.
 
     def pause_writing(self) -> None:
         """The peer does not read: it has so long to begin again."""
@@ -216,7 +218,7 @@ class Connection(HttpToolsProtocol):
         """The first byte of a request."""
         super().on_message_begin()
         self._head_bytes = 0
-        self._arm("headers")
+        self._arm()
 
     def on_url(self, url: bytes) -> None:
         """A part of the request line."""
@@ -264,6 +266,10 @@ class Connection(HttpToolsProtocol):
         self._disarm()
         self.transport.close()
 
+    def _is_whole(self) -> bool:
+        """Whether nothing of a body is awaited; of a request before the last one nothing is."""
+        return not self.cycle.more_body
+
     def _is_answered(self) -> bool:
         """Whether no answer is under way."""
         cycle = cast("RequestResponseCycle | None", self.cycle)
@@ -280,17 +286,26 @@ class Connection(HttpToolsProtocol):
         self._refusal = status, detail
         raise _Refused
 
-    def _arm(self, what: str) -> None:
-        self._disarm()
-        self._deadline = self.loop.call_later(self._shared.bounds.headers_s, self._end, what)
+    def _arm(self) -> None:
+        """Headers are under way. One timer serves all requests: most of them are whole when their first byte is seen."""
+        self._due = self.loop.time() + self._shared.bounds.headers_s
+        if self._timer is None:
+            self._timer = self.loop.call_at(self._due, self._look)
 
     def _disarm(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+        self._due = None
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._due is None:
+            return
+        if self._due > self.loop.time():
+            self._timer = self.loop.call_at(self._due, self._look)
+        else:
+            self._end("headers")
 
     def _end(self, why: str) -> None:
-        self._deadline = self._stalled = None
+        self._due = self._stalled = None
         self._shared.metrics.refused(f"slow {why}")
         self.transport.abort()
 

@@ -20,7 +20,7 @@ from attestd.appraisal.evidence import (
     UntrustedEvidence,
     require_own_logs,
 )
-from attestd.appraisal.host_state import HostState, parse_host_state
+from attestd.appraisal.host_state import HostState
 from attestd.appraisal.result import format_result
 from attestd.appraisal.vector import status_of
 from attestd.appraisal.verifier import AuthenticEvidence, VerifiedEvidence, ask_evidence
@@ -47,7 +47,7 @@ from attestd.governance.platform import PlatformPolicy
 from attestd.governance.trust import Trust
 from attestd.journal import event
 from attestd.prometheus import Labels
-from attestd.strict import HostId, Strict, encode_own_form, parse_own_form
+from attestd.strict import HostId, Strict, encode_own_form
 
 __all__ = ["VerifierRole", "verifier_running"]
 
@@ -216,10 +216,10 @@ class VerifierRole:
         """
         evidence = await self._parse(call.value)  # 1
         trust, now = self._trust(), self._now()
-        _require_known(trust, evidence.host, evidence.platform)  # 2
         try:
             authentic = self._reading.verifier.authenticate(evidence, trust=trust, now=now)  # 3
         except (MalformedError, VerificationError) as error:
+            _require_known(trust, evidence.host, evidence.platform)  # 2
             self._counted["refused"] += 1
             raise Problem(403, str(error)) from error
         found = await self._appraise(authentic, trust, call.correlation_id)  # 4, 5
@@ -338,9 +338,7 @@ _BODY: Final = Body(MAX_EVIDENCE_BYTES, EVIDENCE_EXAMPLE, UntrustedEvidence)
 
 
 def _parse(body: bytes) -> UntrustedEvidence:
-    evidence: UntrustedEvidence | None = parse_own_form(body, UntrustedEvidence, max_bytes=MAX_EVIDENCE_BYTES)
-    if evidence is None:
-        evidence = _BODY.parse(body)
+    evidence: UntrustedEvidence = _BODY.parse(body)
     try:
         require_own_logs(evidence)
     except MalformedError as error:
@@ -363,7 +361,7 @@ def _state(row: Row | None, host: VerifiedHost) -> HostState | None:
     """What is kept of a host; of another attestation key, as before its TPM was cleared, nothing counts."""
     if row is None or row.ak != host.ak_name.hex():
         return None
-    return parse_host_state(row.state)
+    return row.kept
 
 
 def _change(authentic: AuthenticEvidence, found: VerifiedEvidence, row: Row | None) -> Change:

@@ -8,12 +8,13 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from attestd.appraisal.host_state import HostState
+from attestd.appraisal.host_state import HostState, parse_host_state
 from attestd.appraisal.vector import Status
 from attestd.appraisal.verifier import MAX_LOGS_BYTES
 from attestd.controller.store.engine import Store, one_of
@@ -53,6 +54,15 @@ class Row:
     state: bytes
     status: Status
     has_logs: bool
+
+    @cached_property
+    def kept(self) -> HostState:
+        """The state; challenge and evidence read it.
+
+        Raises:
+            MalformedError: It is none.
+        """
+        return parse_host_state(self.state)
 
 
 @dataclass(frozen=True)
