@@ -127,7 +127,7 @@ def root_options(command: _F) -> _F:
         "--min-version",
         metavar="N",
         type=click.IntRange(min=1),
-        help="Refuse governance older than version N: whoever gives a copy chooses how old it is.",
+        help="Refuse governance older than version N: whoever gives a copy chooses how old it is, and nothing is remembered.",
     )
     return click.option(
         "--root",

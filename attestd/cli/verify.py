@@ -43,7 +43,8 @@ def verify_command() -> None:
 
     Needs no TPM, no agent and no state: only a trust directory, or what governance publishes (a copy of it, from
     anywhere) and the root of trust: --trust web --root 1.root.json. Whoever gives a copy cannot change it, but chooses how old it is:
-    what was revoked since is not in it. Of which version it is, and until when it holds, is said; --min-version refuses older ones.
+    what was revoked since is not in it. Of which version it is, and until when it holds, is said. Nothing is written, so no newer one
+    is remembered from one call to the next: name the oldest that will do with --min-version, each time.
 
     Exit status: 0 verifies; 1 does not verify; 65 malformed.
     """
