@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from attestd.agent.ask import AgentSocket
-from attestd.agent.findings import Examined, of_status, room
+from attestd.agent.findings import Examined, of_record, of_status, record_fault, room
 from attestd.agent.governance import sealed_floor
 from attestd.agent.hidden import find_hidden_runs
 from attestd.agent.platform_state import quote_now
@@ -58,8 +58,9 @@ def examine(layout: Layout, agent: AgentSocket) -> list[Examined]:
         found.append(Examined("agent", str(error), "see the line itself"))
     if status is not None:
         found += _told(status)
-        found += _guarded("platform", lambda: _platforms(layout, agent))
-    found += _guarded("trust", lambda: _trust(layout))
+        host = status.get("agent", {}).get("host", "")
+        found += _guarded("platform", lambda: _platforms(layout, agent, host))
+    found += _guarded("trust", lambda: _trust(layout, is_told=_has_no_record(status)))
     found += _guarded("log", lambda: _log(layout, verified_by_agent=status is not None))
     found += _guarded("runs", lambda: _runs(layout))
     found += _guarded("files", lambda: _files(layout))
@@ -105,9 +106,11 @@ _REMEDIES: Final = {
 }
 
 
-def _platforms(layout: Layout, agent: AgentSocket) -> Iterator[Examined]:
+def _platforms(layout: Layout, agent: AgentSocket, host: str) -> Iterator[Examined]:
     """By a quote of this moment: the agent's evidence is some seconds old."""
     trust = load_own_trust(layout)
+    if trust.hosts.get(host) is None:
+        return  # That is told elsewhere; nobody knows whose a quote is.
     for name, policy in trust.platforms.items():
         verified = quote_now(name, trust=trust, agent=agent)
         found = appraise_quote(
@@ -124,11 +127,15 @@ def _platforms(layout: Layout, agent: AgentSocket) -> Iterator[Examined]:
             yield Examined(f"platform {name}", "; ".join(found.findings), _REMEDIES["platform"])
 
 
-def _trust(layout: Layout) -> Iterator[Examined]:
+def _trust(layout: Layout, *, is_told: bool) -> Iterator[Examined]:
+    """By what is on disk, where a running agent goes by what it has read; `is_told`: it has told that it has no record."""
+    host, floor = _sealed(layout)
     trust = TrustDirectory(
-        layout.trust_source(load_configuration(layout.configuration, os.environ)), floor=_floor(layout)
+        layout.trust_source(load_configuration(layout.configuration, os.environ)), floor=floor
     ).current()
     yield Examined("trust directory", f"{layout.trust} verifies, governance version {trust.version}")
+    if host is not None and trust.hosts.get(host) is None and not is_told:
+        yield of_record(None, record_fault(trust, host), version=trust.version, now=datetime.now(UTC))
     for name, policy in trust.platforms.items():
         if not any(trust.revocations.epoch <= min(old.epoch, old.max_epoch) for old in policy.approvals):
             yield Examined(
@@ -138,12 +145,17 @@ def _trust(layout: Layout) -> Iterator[Examined]:
             )
 
 
-def _floor(layout: Layout) -> Floor | None:
-    """What the log tells was seen, where this user may look."""
+def _has_no_record(status: Mapping[str, Any] | None) -> bool:
+    governance = {} if status is None else status.get("governance", {})
+    return governance.get("host_record_until", "") is None
+
+
+def _sealed(layout: Layout) -> tuple[str | None, Floor | None]:
+    """What the log tells: which host this is, and what was seen; where this user may look."""
     if not os.access(layout.log, os.R_OK, effective_ids=True):
-        return None
+        return None, None
     with open_own_log(layout) as store:
-        return sealed_floor(store)
+        return store.host_id, sealed_floor(store)
 
 
 def _log(layout: Layout, *, verified_by_agent: bool) -> Iterator[Examined]:
@@ -159,10 +171,16 @@ def _log(layout: Layout, *, verified_by_agent: bool) -> Iterator[Examined]:
     with open_own_log(layout) as store:
         store.tail()
         last = store.last_checkpoint()
+        words = "the last checkpoint's signatures verify"
         if last is not None:
-            keys = log_keys(store.origin, load_own_trust(layout))
-            keys.verify(parse_note(last.note))
-        yield Examined("log", f"{counted(store.size, 'entry')}, the last checkpoint's signatures verify")
+            note, trust = parse_note(last.note), load_own_trust(layout)
+            if trust.records(store.host_id):
+                log_keys(store.origin, trust, last=note).verify(note)
+            else:
+                words = (
+                    "the last checkpoint's signatures are not verified, for no record of this host is usable"
+                )
+        yield Examined("log", f"{counted(store.size, 'entry')}, {words}")
 
 
 def _runs(layout: Layout) -> Iterator[Examined]:

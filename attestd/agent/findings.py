@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from attestd.governance.host_records import record_name
+from attestd.governance.trust import Trust
 from attestd.plain import counted
 from attestd.strict import parse_time
 
-__all__ = ["COMPLIES_NOT", "Examined", "of_status", "room"]
+__all__ = ["COMPLIES_NOT", "Examined", "of_record", "of_status", "record_fault", "room"]
 
 EXPIRES_SOON: Final = timedelta(days=30)
 _MIB: Final = 1 << 20
@@ -68,6 +70,51 @@ def of_status(status: Mapping[str, Any], *, now: datetime) -> Iterator[Examined]
     for name, problem in status["conditions"].items():
         if problem and name not in told:
             yield Examined(name, f"{problem['code']}: {problem['sentence']}", problem["hint"])
+
+
+def record_fault(trust: Trust, host: str) -> dict[str, Any] | None:
+    """Why the record that governance names of this host is not usable; None: it is, or governance names none.
+
+    Returns:
+        `reason`, and `refused`: whether it does not verify; otherwise it cannot be read now.
+    """
+    if trust.hosts.get(host) is not None or host not in trust.hosts:
+        return None
+    name = record_name(host)
+    return {"reason": trust.unusable.get(name, "it was read just now"), "refused": trust.is_refused(name)}
+
+
+def of_record(until: str | None, fault: Mapping[str, Any] | None, *, version: int, now: datetime) -> Examined:
+    """What governance's record of this host comes to.
+
+    Args:
+        until: When it ends; None: there is none that is usable.
+        fault: As `record_fault`.
+        version: Of governance.
+        now: What validity is compared with.
+    """
+    if fault is not None and fault["refused"]:
+        return Examined(
+            "governance",
+            f"the record of this host is published, but does not verify: {fault['reason']}",
+            "have those who enrol hosts now sign another one: docs/operations.md, Keys lost, stolen, replaced; an enroller's key"
+            " that was revoked signed for other hosts as well",
+        )
+    if fault is not None:
+        return Examined(
+            "governance",
+            f"the record of this host is published, but cannot be read here: {fault['reason']}",
+            "have it downloaded again: attestd governance update; standalone: attestd governance publish",
+        )
+    if until is None:
+        return Examined("governance", "has no record of this host", "enrol it again: attestd init")
+    if parse_time(until) - now < EXPIRES_SOON:
+        return Examined(
+            "governance",
+            f"this host is enrolled until {until} only",
+            "enrol it again: docs/operations.md, New keys",
+        )
+    return Examined("governance", f"version {version}, enrolled until {until}")
 
 
 def room(free: int, reserve: int) -> Examined:
@@ -165,16 +212,7 @@ def _governance(governance: Mapping[str, Any], now: datetime) -> Iterator[Examin
         yield Examined("governance", governance["error"], _TRUST)
         return
     until = governance["host_record_until"]
-    if until is None:
-        yield Examined("governance", "has no record of this host", "enrol it again: attestd init")
-    elif parse_time(until) - now < EXPIRES_SOON:
-        yield Examined(
-            "governance",
-            f"this host is enrolled until {until} only",
-            "enrol it again: docs/operations.md, New keys",
-        )
-    else:
-        yield Examined("governance", f"version {governance['version']}, enrolled until {until}")
+    yield of_record(until, governance["host_record_fault"], version=governance["version"], now=now)
     for name, reason in governance["unusable"].items():
         yield Examined(
             "governance", f"{name} is published, but left out: {reason}", "publish a good version of it"

@@ -14,7 +14,7 @@ from typing import Any, Final
 import attestd
 from attestd.agent.boot_logs import describe_boots, describe_logs, read_boot_log
 from attestd.agent.core import Core
-from attestd.agent.findings import COMPLIES_NOT
+from attestd.agent.findings import COMPLIES_NOT, record_fault
 from attestd.agent.sealing import Receipt
 from attestd.appraisal.quote import Appraisal
 from attestd.audit.look_up import find_denied, find_void, requester_of
@@ -22,6 +22,7 @@ from attestd.audit.seal import Pending
 from attestd.audit.store import LogStore
 from attestd.codes import Denial
 from attestd.errors import AttestdError, ForbiddenError, MalformedError, TpmError, UsageError
+from attestd.governance.host_records import record_name
 from attestd.governance.trust import REVOCABLE, Trust
 from attestd.lineage.entry import EntryType, parse_entry, parse_entry_name
 from attestd.plain import counted
@@ -168,6 +169,7 @@ def _verified(core: Core) -> dict[str, Any]:
 def _governance(trust: Trust, core: Core) -> dict[str, Any]:
     record, certificates = trust.hosts.get(core.host), core.layout.ak_certificates
     faults = trust.faults(core.host)
+    faults.pop(record_name(core.host), None)
     return {
         "version": trust.version,
         "digest": trust.digest,
@@ -189,6 +191,7 @@ def _governance(trust: Trust, core: Core) -> dict[str, Any]:
         "tier": record.tier if record else None,
         "userspace": record.userspace if record else None,
         "host_record_until": format_time(record.not_after) if record else None,
+        "host_record_fault": record_fault(trust, core.host),
         "ak_certificates": str(certificates) if certificates.exists() else None,
     }
 

@@ -19,7 +19,7 @@ from attestd.audit.store import LogStore
 from attestd.distribution.local import load_trust
 from attestd.distribution.mirror import METADATA, ROOT, TIMESTAMP
 from attestd.distribution.signer import Authority
-from attestd.errors import TpmError, UsageError
+from attestd.errors import TpmError, UsageError, VerificationError
 from attestd.governance.authorities import Authorities, parse_authorities
 from attestd.governance.host import VerifiedHost, parse_host_record
 from attestd.governance.issue import (
@@ -229,16 +229,21 @@ def _require_same(found: Provisioned, *, pcrs: str | None) -> None:
 
 
 def _provisioned(trust: Trust, host: str, log_origin: str, *, fresh: bool) -> Provisioned:
-    platform = trust.platforms.get(PLATFORM) or next(iter(trust.platforms.values()))
-    tier = trust.hosts[host].tier
+    platform = trust.platforms.get(PLATFORM) or next(iter(trust.platforms.values()), None)
+    record = trust.hosts.get(host)
+    if platform is None or record is None:
+        missing = f"record of host {host}{trust.why_none(host)}" if record is None else "platform policy"
+        raise VerificationError(
+            f"governance has no usable {missing}: nothing is released here; attestd doctor says what to do"
+        )
     return Provisioned(
         fresh=fresh,
         host=host,
         log_origin=log_origin,
-        tier=tier,
+        tier=record.tier,
         platform=f"{platform.name} version {platform.version}",
         selection=platform.selection,
-        notes=_notes(tier),
+        notes=_notes(record.tier),
     )
 
 

@@ -77,7 +77,7 @@ def _show_platform(output: Output, status: Mapping[str, Any]) -> None:
             *([("and", text(f"{more} more left out", BAD))] if (more := governance["unusable_more"]) else []),
             *_updates(status["governance_update"]),
             ("tier", f"{governance['tier']}, user space {governance['userspace']}"),
-            ("enrolled until", governance["host_record_until"]),
+            ("enrolled until", _enrolled(governance)),
             ("AK certificates", governance["ak_certificates"]),
         ]
     )
@@ -85,6 +85,16 @@ def _show_platform(output: Output, status: Mapping[str, Any]) -> None:
         output.facts([("logs", text(status["measured"]["problem"], BAD))])
     for name, version in governance["platforms"].items():
         output.facts([(f"platform {name}", _platform(version, status["platforms"].get(name)))])
+
+
+def _enrolled(governance: Mapping[str, Any]) -> str | Text:
+    fault = governance["host_record_fault"]
+    if fault is not None:
+        return text(
+            f"its record {'does not verify' if fault['refused'] else 'cannot be read'}: {fault['reason']}",
+            BAD,
+        )
+    return governance["host_record_until"] or text("governance has no record of it", BAD)
 
 
 def _revoked(counts: Mapping[str, int]) -> str:

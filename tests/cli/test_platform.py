@@ -146,6 +146,14 @@ def test_doctor_without_an_agent(own: Host, own_cli: Cli) -> None:
     own.layout.keys.chmod(0o644)
     assert "0644" in findings(own_cli)["files"]
     own.layout.keys.chmod(0o600)
+    [record] = (own.layout.trust / "targets/hosts").iterdir()
+    whole = record.read_bytes()
+    record.write_bytes(b"")
+    found = findings(own_cli)
+    assert "the record of this host is published, but cannot be read here: " in found["governance"]
+    assert "log" not in found
+    record.write_bytes(whole)
+    assert "governance" not in findings(own_cli)
     (own.layout.trust / "metadata" / "timestamp.json").unlink()
     assert "timestamp.json" in findings(own_cli)["trust"]
     (own.layout.trust / "metadata" / "timestamp.json").mkdir()
@@ -158,13 +166,33 @@ def test_doctor_without_an_agent(own: Host, own_cli: Cli) -> None:
     assert own_cli("status").status == 69
 
 
+def test_doctor_looks_at_the_record_on_disk(running: Host, cli: Cli) -> None:
+    """The agent goes by what it has read, until it starts again."""
+    [record] = (running.layout.trust / "targets/hosts").glob(f"*.{running.id}.json")
+    away = record.rename(record.with_name("away"))
+    try:
+        found = findings(cli)
+    finally:
+        away.rename(record)
+    assert found.keys() == {"governance"}
+    assert "cannot be read here" in found["governance"]
+    assert not findings(cli)
+
+
 def test_doctor_where_nothing_is(nowhere: Cli) -> None:
     assert findings(nowhere).keys() == {"installation"}
 
 
-def test_doctor_sees_an_expired_approval(own: Host, own_cli: Cli) -> None:
+def test_doctor_sees_what_governance_took_back(own: Host, own_cli: Cli) -> None:
     own.revoke(epoch=2)
     assert "approves no state at epoch 2" in findings(own_cli)["platform local"]
+    record = own.trust.hosts[own.id]
+    own.revoke(keys=list(record.enrollers))
+    words = "does not verify: host record: every enroller key is revoked"
+    assert f"the record of this host is published, but {words}" in findings(own_cli)["governance"]
+    refused = own_cli("init")
+    assert refused.status == 1, refused
+    assert f"governance has no usable record of host {own.id}: host record: every enroller" in refused.stderr
 
 
 def test_doctor_sees_a_full_disk(own_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,6 +220,16 @@ SOON = "2020-01-01T00:00:00Z"
         ("governance", {"error": "does not verify"}, "governance"),
         ("governance", {"host_record_until": None}, "governance"),
         ("governance", {"host_record_until": SOON}, "governance"),
+        (
+            "governance",
+            {"host_record_until": None, "host_record_fault": {"reason": "r", "refused": True}},
+            "governance",
+        ),
+        (
+            "governance",
+            {"host_record_until": None, "host_record_fault": {"reason": "r", "refused": False}},
+            "governance",
+        ),
         ("governance", {"platforms_until": {"local": SOON}}, "governance"),
         ("clock", {"problem": "behind"}, "clock"),
         ("log", {"fatal": "rolled back"}, "audit log"),
