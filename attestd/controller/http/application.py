@@ -87,11 +87,6 @@ class Application:
             status = message.get("status", status)
             await send(message)
 
-        if not any(
-            name in (b"content-length", b"transfer-encoding") and value != b"0"
-            for name, value in scope["headers"]
-        ):
-            seen.unread = False
         # "app" tells the router that errors are to be raised, not answered in its own words.
         scope["app"], scope["attestd"] = self, seen
         self._at_a_time += 1
@@ -140,8 +135,8 @@ class Application:
         return Problem(_BUG, "a bug: please report it, with this correlation id")
 
     async def _refuse(self, problem: Problem, seen: Seen, send: Send) -> None:
-        # What is left of a body that was not read could be taken for the next request.
-        headers = problem.headers | ({"connection": "close"} if seen.unread else {})
+        # What is still to come of a body could be taken for the next request.
+        headers = problem.headers | ({} if seen.is_whole() else {"connection": "close"})
         body = format_problem(problem.status, problem.detail, correlation_id=seen.correlation_id)
         await send_answer(
             send, Answer(body, problems.MEDIA_TYPE, problem.status, headers), seen.correlation_id

@@ -43,7 +43,6 @@ class Seen:
         correlation_id: Names the request in its answer and in the journal.
         is_whole: Says whether all of its body is here.
         operation: Which it is, once that is known.
-        unread: Whether something of its body may still come.
     """
 
     peer: str
@@ -51,7 +50,6 @@ class Seen:
     correlation_id: str
     is_whole: Callable[[], bool]
     operation: str = "unknown"
-    unread: bool = True
 
 
 class Endpoint:
@@ -99,7 +97,7 @@ class Endpoint:
         self, body: Body | None, headers: dict[str, str], receive: Receive, seen: Seen, held: Held
     ) -> Any:
         if body is None:
-            if seen.unread:
+            if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
                 raise Problem(413, "a body, where none is expected")
             return None
         try:
@@ -107,7 +105,6 @@ class Endpoint:
                 data = await _read(body.max_bytes, headers.get("content-length"), receive, held)
         except TimeoutError as error:
             raise Problem(408, f"the body did not come within {BODY_S:.0f} s") from error
-        seen.unread = False
         return body.take(data, headers.get("content-type", ""))
 
 
