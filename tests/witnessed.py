@@ -1,5 +1,6 @@
 """Witnesses for a host: real controllers that know it by its own governance, and the mesh.json that names them."""
 
+import json
 import shutil
 import socket
 from collections.abc import Mapping
@@ -9,8 +10,7 @@ from typing import Any
 from attestd.strict import canonical
 from tests.controller.running import Controller
 from tests.host import Host
-
-NOBODY = {"quorum": 0, "nodes": {}}
+from tests.world import mesh_file
 
 
 def witness_of(host: Host, name: str, **configuration: Any) -> Controller:
@@ -46,7 +46,7 @@ def publish_mesh(
 ) -> None:
     """Names witnesses, each by its submission prefix and vkey."""
     named = {name: {"url": url, "vkey": vkey} for name, (url, vkey) in nodes.items()}
-    mesh: dict[str, Any] = {"v": 1, "version": version, "enrollers": {}, "verifiers": NOBODY}
+    mesh = json.loads(mesh_file(version=version))
     host.publish({"mesh.json": canonical({**mesh, "witnesses": {"quorum": quorum, "nodes": named}})})
 
 

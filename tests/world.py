@@ -46,6 +46,7 @@ from attestd.gate.execution import Execution, File
 from attestd.gate.model import Context, Decision, Request
 from attestd.governance.host import HOST_RECORD_TYPE
 from attestd.governance.host_records import Read
+from attestd.governance.mesh import mesh_history_name
 from attestd.governance.metadata import Metadata, Versions, verify_metadata
 from attestd.governance.policy_schema import DEFAULT_POLICY, DEFAULT_POLICY_NAME, EMPTY_ENTITIES, SCHEMA
 from attestd.governance.targets import TargetFile, TargetList
@@ -319,12 +320,14 @@ def witness(name: str) -> Cosigner:
 
 
 def mesh_file(witnesses: Iterable[Cosigner] = (), *, quorum: int = 0, **members: Any) -> bytes:
-    """`mesh.json` with these witnesses; `members` replace."""
+    """`mesh.json` with these witnesses; `members` replace. A later version than the first has a handover in a while."""
     nodes = {
         f"n{number}": {"url": "http://127.0.0.1:9/witness", "vkey": format_vkey(found.key)}
         for number, found in enumerate(witnesses)
     }
     nobody: dict[str, Any] = {"v": 1, "version": 1, "enrollers": {}, "verifiers": {"quorum": 0, "nodes": {}}}
+    if members.get("version", 1) > 1:
+        nobody["handover"] = "2099-01-01T00:00:00Z"
     return canonical({**nobody, "witnesses": {"quorum": quorum, "nodes": nodes}, **members})
 
 
@@ -788,6 +791,13 @@ class World:
         seq = self.log.append(body, type_=type_, time=time or self.now, boot=boot or self.boot)
         checkpoint = self.log.seal(mode=mode, **{"pcr_digest": self.pcr_digest, **seal})
         return self.log.receipt(seq, checkpoint)
+
+    def replace_mesh(self, following: bytes, *, handover: datetime = NOW + timedelta(days=7)) -> None:
+        """`following` is the next version of `mesh.json`; the present one goes to the history."""
+        version = json.loads(self.extra["mesh.json"])["version"]
+        self.extra[mesh_history_name(version)] = self.extra["mesh.json"]
+        members = {"version": version + 1, "handover": format_time(handover)}
+        self.extra["mesh.json"] = canonical({**json.loads(following), **members})
 
     def grant(self, execution: Execution | None = None, **changes: Any) -> Granted:
         """Issues an artifact for an execution, decides, seals; `changes` are those of `artifact`."""

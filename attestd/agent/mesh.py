@@ -361,6 +361,7 @@ def result_body(result: AttestationResult) -> dict[str, Any]:
     """What the log is told of a result."""
     return {
         "what": "verifier's result",
+        "mesh": result.mesh.named,
         "verifier": result.verifier,
         "platform": result.claims.attestd.platform.name,
         "status": str(result.claims.submods.platform.status),

@@ -4,7 +4,7 @@ A result says what one verifier saw of one host, once. It holds until it expires
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final, Literal
@@ -65,6 +65,7 @@ class AttestationResult:
         key_id: Its key's.
         host: The host-id.
         expires: From then on it says nothing.
+        mesh: The version of `mesh.json` by which it verified.
         token: As it was signed.
     """
 
@@ -75,6 +76,7 @@ class AttestationResult:
     issued: datetime
     expires: datetime
     token: str
+    mesh: MeshTrust = field(repr=False, compare=False)
 
     @property
     def is_affirming(self) -> bool:
@@ -140,19 +142,20 @@ def verify_result(
     """Verifies a result.
 
     1. It is a JWS of three parts, each in its one spelling, with a header of `alg`, `kid` and `typ` alone.
-    2. `kid` names the key of a verifier in governance, and the algorithm is that key's: the header chooses nothing.
+    2. `kid` names the key of a verifier in that version of `mesh.json`, and the algorithm is that key's: the header chooses nothing.
     3. The signature verifies.
     4. The claims are canonical, of this profile, and issued under that verifier's own name.
     5. They are about this host: its id and its release key.
     6. They answer the challenge.
-    7. They are issued by now and not over, and do not hold for longer than a day.
+    7. They are issued by now and not over, and do not hold for longer than a day; and that version of `mesh.json` had not ended
+        when they were issued.
 
     Does not check whether the verdict is good (`AttestationResult.is_affirming`), and whether the host still is as it was
     (`AttestationResult.holds`).
 
     Args:
         token: As received.
-        mesh: Whose results count.
+        mesh: Whose results count: the version in force for whoever acts; who audits takes the one that the log entry names.
         host: The record of the host that it has to be about.
         nonce: The challenge that the verifier gave; None: it was not asked by us, which shows no freshness but its expiry.
         now: The time.
@@ -173,6 +176,11 @@ def verify_result(
         raise VerificationError(
             f"{WHAT}: it holds from {format_time(issued)} to {format_time(expires)}, at most a day, and it is {format_time(now)}"
         )
+    if mesh.until is not None and not mesh.counts_at(issued):
+        raise VerificationError(
+            f"{WHAT}: issued {format_time(issued)}; version {mesh.version} of mesh.json counts for what was issued before"
+            f" {format_time(mesh.until)}"
+        )
     return AttestationResult(
         verifier=name,
         key_id=verifier.key.key_id,
@@ -181,6 +189,7 @@ def verify_result(
         issued=issued,
         expires=expires,
         token=token,
+        mesh=mesh,
     )
 
 
@@ -214,7 +223,8 @@ def _issuer(header: _Header, mesh: MeshTrust) -> tuple[str, MeshVerifier]:
         if verifier.key.key_id == header.kid:
             _require("algorithm", header.alg, _algorithm(verifier.key))
             return name, verifier
-    raise VerificationError(f"{WHAT}: mesh.json names no verifier with key {header.kid}")
+    known = f"version {mesh.version} of mesh.json" if mesh.version else "mesh.json"
+    raise VerificationError(f"{WHAT}: {known} names no verifier with key {header.kid}")
 
 
 @lru_cache(maxsize=_KEPT)  # A host asks what a token says for each execution: the signature is verified once.

@@ -1,5 +1,6 @@
 """`attestd governance mesh`, `allow`: a fleet's controllers, how many of them it takes, and TPMs that they believe."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -9,14 +10,14 @@ from attestd.cli.base import Command, json_option, read_input
 from attestd.cli.governance import open_repository, public_key, repository_option, say_staged
 from attestd.cli.keys import passphrase_option
 from attestd.cli.output import Output
-from attestd.cli.params import FILE
+from attestd.cli.params import DURATION, FILE
 from attestd.errors import MalformedError, UsageError
 from attestd.governance.edits import with_allowed_eks
+from attestd.governance.mesh import MESH
 from attestd.governance.mesh_edits import MeshNode, amend_mesh
 
 __all__ = ["allow_command", "mesh_command"]
 
-_MESH: Final = "mesh.json"
 _ALLOW: Final = "ek-allow.json"
 _MAX_VKEYS_BYTES: Final = 64 * 1024
 
@@ -45,6 +46,12 @@ attestd governance mesh --repository governance --verifiers 0 --witnesses 0
 @click.option(
     "--witnesses", "witness_quorum", type=int, metavar="N", help="How many witnesses every decision takes."
 )
+@click.option(
+    "--handover",
+    type=DURATION,
+    metavar="TIME",
+    help="For how long hosts may still go by the version before (30m, 8h, 7d); default: while a timestamp holds.",
+)
 @passphrase_option
 @repository_option
 @json_option
@@ -58,6 +65,7 @@ def mesh_command(
     remove: bool,
     verifier_quorum: int | None,
     witness_quorum: int | None,
+    handover: int | None,
     directory: Path | None,
     state_dir: str | None,
     as_json: bool,
@@ -66,6 +74,9 @@ def mesh_command(
     """Say which controllers hosts ask, and how many it takes.
 
     What is not named stays as it is. Authorizations and platform policies may ask for more of them, never for fewer.
+
+    The version before goes to mesh/history: receipts and results of its time verify by it for good, with the keys that stand in it,
+    unless these are revoked. What hosts make after the handover, and still names it, does not.
     """
     node = MeshNode(
         url=url,
@@ -78,17 +89,22 @@ def mesh_command(
         raise UsageError("a controller's NAME goes with --url and its keys, or with --remove")
     if is_named and remove:
         raise UsageError("--remove goes with no --url and no key")
-    if name is None and verifier_quorum is None and witness_quorum is None:
-        raise UsageError("nothing would change: name a controller, --verifiers or --witnesses")
+    if name is None and verifier_quorum is None and witness_quorum is None and handover is None:
+        raise UsageError("nothing would change: name a controller, --verifiers, --witnesses or --handover")
     repository = open_repository(directory, state_dir)
+    until = (
+        repository.settings.expiry_days.of("timestamp") if handover is None else timedelta(seconds=handover)
+    )
     changed = amend_mesh(
-        repository.plan().files.get(_MESH),
+        repository.plan().files.get(MESH),
+        published=repository.published.files.get(MESH),
+        handover=datetime.now(UTC) + until,
         name=name,
         node=None if remove else node,
         verifier_quorum=verifier_quorum,
         witness_quorum=witness_quorum,
     )
-    repository.stage({_MESH: changed})
+    repository.stage({MESH: changed})
     say_staged(repository, Output(as_json=as_json))
 
 

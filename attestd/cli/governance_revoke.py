@@ -12,7 +12,7 @@ from attestd.cli.base import Command, json_option, read_input
 from attestd.cli.governance import open_repository, repository_option, say_changes, say_staged, staged_file
 from attestd.cli.keys import ask_secret, open_key, passphrase_option
 from attestd.cli.output import WARN, Output, mark, say
-from attestd.cli.params import DIGEST, HEX, KEY_ID, STEP, USER
+from attestd.cli.params import DIGEST, HEX, MESH_KEY_ID, STEP, USER
 from attestd.distribution.repository import Repository
 from attestd.distribution.standalone import publish_local
 from attestd.errors import UsageError
@@ -62,7 +62,13 @@ attestd governance revoke --repository governance --epoch +1 --keep all --epoch-
 """,
 )
 @click.option("--artifact", "artifacts", type=HEX, multiple=True, help="An authorization's id.")
-@click.option("--key", "keys", type=KEY_ID, multiple=True, help="An authority's key.")
+@click.option(
+    "--key",
+    "keys",
+    type=MESH_KEY_ID,
+    multiple=True,
+    help="A key of an authority, a verifier, or a witness (its witness.vkeys: the first).",
+)
 @click.option("--host", "hosts", type=HEX, multiple=True, help="A host-id.")
 @click.option(
     "--subject", "subjects", type=DIGEST, multiple=True, help="An executable, interpreter or input."

@@ -21,6 +21,7 @@ from attestd.cli.params import FILE, HEX
 from attestd.cli.result_view import result_facts, result_json
 from attestd.errors import VerificationError
 from attestd.gate.standing import verify_standing
+from attestd.governance.mesh import MeshTrust
 from attestd.governance.trust import Trust
 from attestd.lineage.receipt import VerifiedReceipt, parse_receipt, verify_receipt
 from attestd.plain import counted
@@ -168,9 +169,17 @@ def _show_receipt(output: Output, verified: VerifiedReceipt) -> None:
             ),
             ("TPM clock", f"{at.clock.clock} ms, reset {at.clock.reset_count}"),
             ("PCRs", f"{', '.join(map(str, at.selections))} = {at.pcr_digest.hex()}"),
+            *([("mesh.json", _version(verified.mesh))] if verified.approval is not None else []),
             *(("cosigned", f"by {name}, {time}") for name, time in _seen(verified).items()),
         ]
     )
+
+
+def _version(mesh: MeshTrust) -> str:
+    if not mesh.version:
+        return "none then"
+    ended = "in force" if mesh.until is None else f"for what was sealed before {format_time(mesh.until)}"
+    return f"version {mesh.version}, {ended}"
 
 
 def _seen(verified: VerifiedReceipt) -> dict[str, str]:
@@ -277,16 +286,29 @@ attestd verify result result.jwt --trust trust/ --json
 )
 @trust_option
 @click.option("--at", "time", metavar="TIME", help="When it is to hold, RFC 3339, UTC; now, if not given.")
+@click.option(
+    "--mesh",
+    type=click.IntRange(min=1),
+    metavar="VERSION",
+    help="By which version of mesh.json: the one that its log entry names; the one in force, if not given.",
+)
 @json_option
 @click.argument("file", type=FILE)
 def result_command(
-    *, trust: Path, root: Path | None, min_version: int | None, time: str | None, as_json: bool, file: Path
+    *,
+    trust: Path,
+    root: Path | None,
+    min_version: int | None,
+    time: str | None,
+    mesh: int | None,
+    as_json: bool,
+    file: Path,
 ) -> int:
     """Verify an attestation result: whose it is, of which host.
 
     It holds if one of the verifiers in the trust directory's mesh.json signed it, for a host as it is enrolled there, and it
-    is not over, or was not at the time that is given: the log keeps results, `attestd audit show --json` has them. Whether
-    the verifier affirms the host is shown, but decides nothing here.
+    is not over, or was not at the time that is given: the log keeps results, `attestd audit show --json` has them, and says by
+    which version of mesh.json each was believed. Whether the verifier affirms the host is shown, but decides nothing here.
     """
     token = read_input(file, max_bytes=MAX_RESULT_BYTES).strip().decode("ascii", "replace")
     claims = read_claims(token)
@@ -300,7 +322,8 @@ def result_command(
             raise VerificationError(f"host {claims.host} is not enrolled{known.why_none(claims.host)}")
         if claims.host in known.revocations.hosts:
             raise VerificationError(f"host {claims.host} is revoked")
-        verify_result(token, mesh=known.mesh, host=host, nonce=None, now=at)
+        believed = known.mesh if mesh is None else known.mesh_version(mesh)
+        verify_result(token, mesh=believed, host=host, nonce=None, now=at)
         if not output.as_json:
             output.line(mark(True), text(" the attestation result verifies", GOOD))
             output.facts(result_facts(claims))

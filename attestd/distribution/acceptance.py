@@ -3,18 +3,27 @@
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from attestd.appraisal.ima import parse_ima_policy
 from attestd.distribution.next_version import Next
 from attestd.errors import MalformedError, UsageError, VerificationError
 from attestd.governance.host_records import HOSTS
+from attestd.governance.mesh import MESH, MESH_HISTORY, mesh_history_name
 from attestd.governance.policy_schema import EMPTY_ENTITIES, SCHEMA
 from attestd.governance.signed import MAX_TARGET_BYTES
 from attestd.governance.trust import Trust, parse_revocations, parse_trust, require_still_revoked
-from attestd.strict import canonical, parse_json
+from attestd.strict import canonical, parse_json, parse_time
 
-__all__ = ["Accepted", "in_one_form", "require_acceptable", "with_history", "with_schema"]
+__all__ = [
+    "Accepted",
+    "in_one_form",
+    "require_acceptable",
+    "require_handover_ahead",
+    "with_history",
+    "with_schema",
+]
 
 
 _SCHEMA: Final = "policy/schema.cedarschema"
@@ -35,12 +44,19 @@ class Accepted:
 
 
 def with_history(files: Mapping[str, bytes], published: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Adds the published version of each platform policy that changes to the history: old receipts name it."""
+    """Adds the published version of each platform policy that changes, and of `mesh.json`, to the history: old receipts name it."""
     found = dict(files)
     for name, data in published.items():
         if _is_platform(name) and files.get(name) != data:
             value = json.loads(data)
             found.setdefault(f"platform/history/{value['name']}-{value['version']}.json", data)
+    mesh = published.get(MESH)
+    if mesh is not None:
+        past = mesh_history_name(json.loads(mesh)["version"])
+        if files.get(MESH) != mesh:
+            found.setdefault(past, mesh)
+        elif found.get(past) == mesh:  # A change was taken back: it is in force.
+            del found[past]
     return found
 
 
@@ -69,12 +85,13 @@ def require_acceptable(plan: Next) -> Accepted:
         MalformedError, VerificationError: Hosts would accept nothing, or leave a file out that is staged; an IMA policy
             that agents could not go by.
         GovernanceRollbackError: Something is not revoked any more, or the epoch goes back.
-        UsageError: A version does not rise, a policy that old receipts name is gone.
+        UsageError: A version does not rise, a policy or a version of `mesh.json` that old receipts name is gone or another.
     """
     before = plan.published.files
     trust = parse_trust(plan.files.__getitem__, metadata=plan.metadata())
     trust.look_at_hosts(_to_verify(plan))
     _require_rising(plan.files, before)
+    _require_mesh_history(plan.files, before)
     for name, data in plan.files.items():
         if name.startswith("ima/") and before.get(name) != data:
             parse_ima_policy(data)  # Hosts do not look at it before they need it.
@@ -134,7 +151,8 @@ def _require_rising(files: Mapping[str, bytes], before: Mapping[str, bytes]) -> 
     for name, old in before.items():
         new = files.get(name)
         if new is None and (
-            name.startswith("platform/history/") or name in ("authorities.json", "revocations.json")
+            name.startswith(("platform/history/", MESH_HISTORY))
+            or name in ("authorities.json", "revocations.json", MESH)
         ):
             raise UsageError(
                 f"{name}: it cannot be removed: receipts that were sealed under it would not verify"
@@ -150,6 +168,56 @@ def _require_rising(files: Mapping[str, bytes], before: Mapping[str, bytes]) -> 
         history = f"platform/history/{was.get('name')}-{was['version']}.json"
         if _is_platform(name) and files.get(history) != old:
             raise UsageError(f"{history}: expected the version that is published: receipts name it")
+
+
+def _require_mesh_history(files: Mapping[str, bytes], before: Mapping[str, bytes]) -> None:
+    """Refuses another past of `mesh.json` than it had: a key that stands in a version counts for what names that version.
+
+    Raises:
+        UsageError: A version was not the published one, or is another than it was; or the next one does not follow from it.
+    """
+    published, new = before.get(MESH), files.get(MESH)
+    for name, data in files.items():
+        if name.startswith(MESH_HISTORY) and before.get(name, published) != data:
+            raise UsageError(
+                f"{name}: expected the version as it was published; only what was in force goes to the history, and it stays as"
+                " it was"
+            )
+    if published is None or new is None or new == published:
+        return
+    was, now = _object(published), _object(new)
+    if now.get("version") != was["version"] + 1:
+        raise UsageError(
+            f"{MESH}: it changes, so its version must be the next: expected {was['version'] + 1}, found {now.get('version')}"
+        )
+    if mesh_history_name(was["version"]) not in files:
+        raise UsageError(
+            f"{mesh_history_name(was['version'])}: expected the version that is published: receipts name it"
+        )
+    if now.get("handover") is None:
+        raise UsageError(
+            f"{MESH}: handover: expected until when hosts may go by version {was['version']}, RFC 3339, found none: attestd"
+            " governance mesh --handover 7d sets it"
+        )
+
+
+def require_handover_ahead(plan: Next, *, now: datetime) -> None:
+    """Refuses to publish a `mesh.json` whose handover is over.
+
+    What hosts make by the version before, until they have this one, would not verify.
+
+    Raises:
+        UsageError: It is over.
+    """
+    new = plan.files.get(MESH)
+    if new is None or new == plan.published.files.get(MESH):
+        return
+    handover = _object(new).get("handover")
+    if handover is not None and parse_time(handover) <= now:
+        raise UsageError(
+            f"{MESH}: handover: expected a time after now, found {handover}: what hosts do until they have this version would not"
+            " verify; attestd governance mesh --handover 7d sets another one, to be signed again"
+        )
 
 
 def _object(data: bytes) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from attestd.distribution.acceptance import (
     Accepted,
     in_one_form,
     require_acceptable,
+    require_handover_ahead,
     with_history,
     with_schema,
 )
@@ -183,7 +184,7 @@ class Repository:
         """Changes what the next version will hold, if hosts would accept it; signatures of changed roles are void.
 
         Files that were edited in place are taken up as well: JSON is put in the form that hosts read, and the
-        published version of a platform policy that changes goes to the history.
+        published version of a platform policy that changes, or of `mesh.json`, goes to the history.
 
         Args:
             files: Contents by target name; None: not in the next version.
@@ -218,7 +219,8 @@ class Repository:
             wanted = kept | {name: published.files[name] for name in chosen if name in published.files}
             # The first root is no change: without it there would be no repository.
             drafts = {} if names is None and published.root else self._staging.drafts()
-            self._write(self._plan(wanted, drafts), present, is_checked=False)
+            plan = self._plan(with_history(wanted, published.files), drafts)
+            self._write(plan, present, is_checked=False)
 
     def set_keys(self, role: str, keys: RoleKeys) -> None:
         """Stages a new root that says who signs a role: `root`, `targets`, or `online`.
@@ -370,6 +372,7 @@ class Repository:
             plan = self.plan()
             if plan.drafts:
                 require_acceptable(plan)
+                require_handover_ahead(plan, now=self._clock())
                 require_signed(plan)
                 self._publish(plan, online, is_new=True)
             # Drafts of what is published are of no more use; also those that a publication left when it was cut off.

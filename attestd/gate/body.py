@@ -83,9 +83,13 @@ def decided_body(
 def governance_body(
     trust: Trust | Denial, platform: PlatformPolicy | None, *, now: datetime
 ) -> dict[str, Any]:
-    """Under which governance was decided, and how old it was; None where the decision did not come so far."""
+    """Under which governance was decided, and how old it was; None where the decision did not come so far.
+
+    `mesh` is also None where governance has no `mesh.json`.
+    """
     return {
         "governance": None if isinstance(trust, Denial) else _governance(trust, now),
+        "mesh": None if isinstance(trust, Denial) else trust.mesh.named,
         "platform": None
         if platform is None
         else {"name": platform.name, "version": platform.version, "digest": platform.digest},

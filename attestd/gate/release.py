@@ -85,7 +85,8 @@ def verify_release(
     """Verifies that exactly this execution was decided, recorded and sealed for release, here and now.
 
     1. The receipt verifies: signatures, inclusion, batch rule, approved platform state.
-    2. It is for a `decision.allow` of this host with its present keys, of this boot, and not older than 60 s.
+    2. It is for a `decision.allow` of this host with its present keys, of this boot, by the version of `mesh.json` that is in
+        force, and not older than 60 s.
     3. The artifact is the one that the leaf names, and enough authorities in force signed it, or its first link, and
        delegates each further one.
     4. It is in force: nothing it is about is revoked, governance is what it asks for, it is valid now, each of its
@@ -215,6 +216,13 @@ def _require_here_and_now(
     if entry.boot != boot:
         raise _refused(
             Code.IDENTITY_MISMATCH, f"the receipt is of boot {quote(entry.boot)}, this boot is {boot}"
+        )
+    if verified.mesh.version != trust.mesh.version:
+        # Of an earlier one the receipt verifies: with the keys of then, which may be anybody's by now.
+        raise _refused(
+            Code.GOVERNANCE_MISMATCH,
+            f"the receipt is of a decision by version {verified.mesh.version} of mesh.json, version {trust.mesh.version} is in"
+            " force: try again",
         )
     age = now - parse_time(entry.time)
     if not -CLOCK_TOLERANCE <= age <= MAX_RECEIPT_AGE:

@@ -24,6 +24,7 @@ from attestd.governance.facts import (
     text,
     texts,
 )
+from attestd.governance.mesh import MESH, MESH_HISTORY
 from attestd.governance.mesh_facts import mesh_facts
 
 __all__ = ["Change", "Facts", "compare_facts", "describe_changes"]
@@ -70,7 +71,7 @@ def describe_changes(before: Mapping[str, bytes], after: Mapping[str, bytes]) ->
         old, new = before.get(name), after.get(name)
         if old == new:
             continue
-        if name.startswith("platform/history/"):
+        if name.startswith(("platform/history/", MESH_HISTORY)):
             words = "kept, for old receipts name it" if old is None else "changed" if new else "removed"
             changes.append(Change(name, words, is_weaker=old is not None))
             continue
@@ -167,7 +168,8 @@ def _order(name: str) -> tuple[int, str]:
         "policy/",
         "teams/",
         "ek-",
-        "mesh.json",
+        MESH,
+        MESH_HISTORY,
         "hosts/",
     )
     return next((place for place, prefix in enumerate(first) if name.startswith(prefix)), len(first)), name

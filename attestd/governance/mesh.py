@@ -3,7 +3,8 @@
 import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -11,19 +12,33 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from attestd.authorization.dsse import PublicKey
 from attestd.errors import MalformedError, VerificationError
 from attestd.governance.authorities import Authorities, Version
-from attestd.strict import Base64Bytes, Sha256Hex, Strict, decode_base64, parse_canonical
+from attestd.strict import (
+    Base64Bytes,
+    Sha256Hex,
+    Strict,
+    Utc,
+    decode_base64,
+    parse_canonical,
+    parse_time,
+)
 from attestd.tlog.vkey import SignatureType, VerifierKey, parse_vkey
 
 __all__ = [
+    "MESH",
+    "MESH_HISTORY",
     "NO_MESH",
     "UNUSABLE_MESH",
     "MeshEnroller",
     "MeshTrust",
     "MeshVerifier",
     "MeshWitness",
+    "mesh_history_name",
     "parse_mesh",
+    "witness_key_id",
 ]
 
+MESH: Final = "mesh.json"
+MESH_HISTORY: Final = "mesh/history/"
 MAX_MESH_BYTES: Final = 256 * 1024
 _MAX_NODES: Final = 64
 _MAX_QUORUM: Final = 16
@@ -75,6 +90,7 @@ class MeshFile(Strict, frozen=True):
     enrollers: Annotated[dict[_Name, _Enroller], msgspec.Meta(max_length=_MAX_NODES)]
     verifiers: _Verifiers
     witnesses: _Witnesses
+    handover: Utc | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +124,10 @@ class MeshTrust:
     A witness is the name of its keys: it may stand here once with a key of each kind, and counts once.
 
     Attributes:
+        version: Which one it is; 0: there is no such file, or none that can be used.
+        digest: SHA-256 of the file, hex.
+        handover: The version before counts for what was signed before; None: for nothing.
+        until: Of an earlier version, its end: the handover of the next one. None: it is in force.
         verifier_quorum: How many verifiers it takes at the least, whatever platform policies and artifacts say.
         witness_quorum: Likewise of witnesses.
     """
@@ -117,6 +137,19 @@ class MeshTrust:
     verifier_quorum: int
     witnesses: Mapping[str, MeshWitness]
     witness_quorum: int
+    version: int = 0
+    digest: str = ""
+    handover: datetime | None = None
+    until: datetime | None = None
+
+    def counts_at(self, time: datetime) -> bool:
+        """Whether its keys count for what was signed then; not whether they count for whoever acts now."""
+        return self.until is None or time < self.until
+
+    @property
+    def named(self) -> dict[str, Any] | None:
+        """As a log entry names it; None: there is none."""
+        return {"version": self.version, "digest": self.digest} if self.version else None
 
     @property
     def witness_names(self) -> frozenset[str]:
@@ -129,28 +162,33 @@ NO_MESH: Final = MeshTrust({}, {}, 0, {}, 0)
 UNUSABLE_MESH: Final = MeshTrust({}, {}, _MAX_QUORUM, {}, _MAX_QUORUM)
 
 
-def parse_mesh(data: bytes, *, authorities: Authorities, revoked_keys: Collection[str]) -> MeshTrust:
+def mesh_history_name(version: int) -> str:
+    """Where a version of `mesh.json` goes when the next one takes its place."""
+    return f"{MESH_HISTORY}{version}.json"
+
+
+def parse_mesh(data: bytes, *, authorities: Authorities | None, revoked_keys: Collection[str]) -> MeshTrust:
     """Parses `mesh.json`; nodes whose keys are revoked are left out, and quorums stay what they are.
+
+    Args:
+        data: The file.
+        authorities: Whose enrollers there are; None: it is an earlier version, whose enrollers nobody asks any more.
+        revoked_keys: They count for nothing, in whatever version.
 
     Raises:
         MalformedError: Not that file, a key that is not what it must be, one key twice, or a quorum that nobody reaches.
         VerificationError: An enroller that `authorities.json` does not name.
     """
-    what = "mesh.json"
+    what = MESH
     file = parse_canonical(data, MeshFile, max_bytes=MAX_MESH_BYTES, what=what)
-    known = {key.key_id for key in authorities.enroller_keys}
-    for name, enroller in file.enrollers.items():
-        if enroller.key_id not in known:
-            raise VerificationError(
-                f"{what}: enroller {name!r}: expected a key of authorities.json's enrollers, found {enroller.key_id}"
-            )
+    enrollers = {} if authorities is None else _enrollers(file, authorities, what)
     verifiers = {
         name: _verifier(node, f"{what}: verifier {name!r}") for name, node in file.verifiers.nodes.items()
     }
     witnesses = {
         name: _witness(node, f"{what}: witness {name!r}") for name, node in file.witnesses.nodes.items()
     }
-    _require_distinct([node.key_id for node in file.enrollers.values()], f"{what}: enrollers")
+    _require_distinct([node.key_id for node in enrollers.values()], f"{what}: enrollers")
     _require_distinct(
         [node.key.key_id for node in verifiers.values()], f"{what}: verifiers", file.verifiers.quorum
     )
@@ -160,20 +198,29 @@ def parse_mesh(data: bytes, *, authorities: Authorities, revoked_keys: Collectio
     names = list({node.key.name for node in witnesses.values()})
     _require_distinct(names, f"{what}: witnesses", file.witnesses.quorum)
     return MeshTrust(
-        {
-            name: MeshEnroller(node.url, node.key_id)
-            for name, node in file.enrollers.items()
-            if node.key_id not in revoked_keys
-        },
+        {name: node for name, node in enrollers.items() if node.key_id not in revoked_keys},
         {name: node for name, node in verifiers.items() if node.key.key_id not in revoked_keys},
         file.verifiers.quorum,
-        {name: node for name, node in witnesses.items() if _key_id(node.key) not in revoked_keys},
+        {name: node for name, node in witnesses.items() if witness_key_id(node.key) not in revoked_keys},
         file.witnesses.quorum,
+        version=file.version,
+        digest=hashlib.sha256(data).hexdigest(),
+        handover=None if file.handover is None else parse_time(file.handover),
     )
 
 
-def _key_id(key: VerifierKey) -> str:
-    """As revocations name it."""
+def _enrollers(file: MeshFile, authorities: Authorities, what: str) -> dict[str, MeshEnroller]:
+    known = {key.key_id for key in authorities.enroller_keys}
+    for name, enroller in file.enrollers.items():
+        if enroller.key_id not in known:
+            raise VerificationError(
+                f"{what}: enroller {name!r}: expected a key of authorities.json's enrollers, found {enroller.key_id}"
+            )
+    return {name: MeshEnroller(node.url, node.key_id) for name, node in file.enrollers.items()}
+
+
+def witness_key_id(key: VerifierKey) -> str:
+    """A witness's key as revocations name it: SHA-256 of its SubjectPublicKeyInfo, hex."""
     spki = key.public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return hashlib.sha256(spki).hexdigest()
 

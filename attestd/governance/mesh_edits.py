@@ -2,6 +2,7 @@
 
 from base64 import b64encode
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
@@ -9,7 +10,7 @@ import msgspec
 from attestd.authorization.dsse import PublicKey
 from attestd.errors import UsageError
 from attestd.governance.mesh import MAX_MESH_BYTES, MeshFile
-from attestd.strict import canonical, parse_canonical
+from attestd.strict import canonical, format_time, parse_canonical
 
 __all__ = ["WITNESS_PREFIX", "MeshNode", "amend_mesh"]
 
@@ -37,17 +38,21 @@ class MeshNode:
 def amend_mesh(
     mesh: bytes | None,
     *,
+    published: bytes | None,
+    handover: datetime,
     name: str | None = None,
     node: MeshNode | None = None,
     verifier_quorum: int | None = None,
     witness_quorum: int | None = None,
 ) -> bytes:
-    """`mesh.json` with a controller, new or changed, or without one; and with other quorums.
+    """The version of `mesh.json` after the published one, with a controller, new or changed, or without one; and with other quorums.
 
     Does not check that the keys are such as may stand there, nor that the quorums can be reached: `parse_mesh` does.
 
     Args:
-        mesh: The present file; None: there is none.
+        mesh: The file to change, as it is staged; None: there is none.
+        published: The file that is in force; None: there is none.
+        handover: From then on nothing counts that still names the published version.
         name: The controller that changes; None: none does.
         node: What it is from now on; None: it goes.
         verifier_quorum: How many verifiers every decision takes; None: as before.
@@ -70,7 +75,10 @@ def amend_mesh(
     for kind, quorum in (("verifiers", verifier_quorum), ("witnesses", witness_quorum)):
         if quorum is not None:
             value[kind]["quorum"] = quorum
-    data = canonical({**value, "version": value["version"] + 1})
+    value["version"], value["handover"] = 1, None
+    if published is not None:
+        value["version"], value["handover"] = _value(published)["version"] + 1, format_time(handover)
+    data = canonical({member: item for member, item in value.items() if item is not None})
     _value(data)
     return data
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, TypeVar, cast
 
@@ -10,7 +10,15 @@ from attestd.errors import MalformedError, VerificationError
 from attestd.governance.authorities import Authorities, AuthorityRule, parse_team, unusable_team
 from attestd.governance.ek_trust import EkFile, EkTrust, join_ek_trust, parse_ek_file
 from attestd.governance.host_records import HOSTS, Read, RecordFiles, of_its_time
-from attestd.governance.mesh import NO_MESH, UNUSABLE_MESH, MeshTrust, parse_mesh
+from attestd.governance.mesh import (
+    MESH,
+    MESH_HISTORY,
+    NO_MESH,
+    UNUSABLE_MESH,
+    MeshTrust,
+    mesh_history_name,
+    parse_mesh,
+)
 from attestd.governance.metadata import Metadata
 from attestd.governance.platform import PlatformPolicy, parse_platform_policy
 from attestd.strict import canonical
@@ -20,7 +28,7 @@ __all__ = ["Memo", "Parts"]
 _POLICY_FILES: Final = ("schema.cedarschema", "entities.json")
 _EXPECTED: Final = (
     "authorities.json, revocations.json, platform/NAME.json, ima/NAME.json, hosts/HOST.json, policy/NAME.cedar,"
-    " ek-roots/NAME.pem, ek-roots/index.json, ek-allow.json, mesh.json, or the like below teams/TEAM/"
+    " ek-roots/NAME.pem, ek-roots/index.json, ek-allow.json, mesh.json, mesh/history/VERSION.json, or the like below teams/TEAM/"
 )
 
 _T = TypeVar("_T")
@@ -85,6 +93,7 @@ class Parts:
         self.ima: dict[str, bytes] = {}
         self.policy_files: dict[str, bytes] = {}
         self.mesh: MeshTrust = NO_MESH
+        self._earlier_meshes: dict[int, MeshTrust] = {}
         self._ek_files: dict[str, EkFile] = {}
 
     @property
@@ -113,7 +122,7 @@ class Parts:
                 self.ima[self._digests[name]] = data
             case ["platform", "history", file]:
                 self._add_history(name, file, data)
-            case ["mesh.json"] | ["ek-allow.json"] | ["ek-roots", _]:
+            case ["mesh.json"] | ["mesh", "history", _] | ["ek-allow.json"] | ["ek-roots", _]:
                 self._add_of_controllers(name, data)
             case ["policy", file] if file in _POLICY_FILES or file.endswith(".cedar"):
                 self.policy_files[name] = data
@@ -127,6 +136,20 @@ class Parts:
         trust, unusable = join_ek_trust(self._ek_files)
         self.unusable |= unusable
         return trust
+
+    def mesh_history(self) -> dict[int, MeshTrust]:
+        """Earlier versions of `mesh.json`, each with its end; to be asked once all files are there."""
+        found = {}
+        for version, mesh in self._earlier_meshes.items():
+            following = {**self._earlier_meshes, self.mesh.version: self.mesh}.get(version + 1)
+            if following is None or following.handover is None:
+                self.unusable[mesh_history_name(version)] = (
+                    f"until when it counts is for the next version to say: expected a version {version + 1} of {MESH} with a"
+                    f" handover, found {'none' if following is None else 'one without'}"
+                )
+            else:
+                found[version] = replace(mesh, until=following.handover)
+        return found
 
     def _digest_of(self, value: object) -> str:
         return hashlib.sha256(canonical([self._digests["authorities.json"], value])).hexdigest()
@@ -142,9 +165,13 @@ class Parts:
                 self.platforms[policy.name] = policy
 
     def _add_of_controllers(self, name: str, data: bytes) -> None:
-        if name == "mesh.json":
+        if name == MESH:
             parse = partial(parse_mesh, data, authorities=self._authorities, revoked_keys=self._revoked)
             [self.mesh] = self._usable(name, parse) or (UNUSABLE_MESH,)
+            return
+        if name.startswith(MESH_HISTORY):
+            for mesh in self._usable(name, partial(self._earlier_mesh, name, data)):
+                self._earlier_meshes[mesh.version] = mesh
             return
         for file in self._usable(name, partial(parse_ek_file, name, data)):
             self._ek_files[name] = file
@@ -182,6 +209,11 @@ class Parts:
             self.unusable[name] = found.reason
             return ()
         return (found,)
+
+    def _earlier_mesh(self, name: str, data: bytes) -> MeshTrust:
+        mesh = parse_mesh(data, authorities=None, revoked_keys=self._revoked)
+        _require_name(name, mesh_history_name(mesh.version))
+        return mesh
 
     def _platform(
         self, data: bytes, found: str, named: str, authorities: Authorities | None = None

@@ -34,7 +34,7 @@ from attestd.governance.host_records import (
     Reasons,
     record_name,
 )
-from attestd.governance.mesh import MeshTrust
+from attestd.governance.mesh import MeshTrust, mesh_history_name
 from attestd.governance.metadata import Metadata, Versions, verify_target
 from attestd.governance.parts import Memo, Parts
 from attestd.governance.platform import PlatformPolicy
@@ -108,6 +108,8 @@ class Trust:
         policies: Cedar policies.
         ek: Whose endorsement keys enrollers believe.
         mesh: The controllers that hosts ask.
+        mesh_history: Earlier versions of it by number, each with its end: they verify what was signed before, and whoever acts
+            now goes by none of them.
         metadata: What was verified before.
     """
 
@@ -128,6 +130,7 @@ class Trust:
     policies: Policies
     ek: EkTrust
     mesh: MeshTrust
+    mesh_history: Mapping[int, MeshTrust]
     metadata: Metadata = field(repr=False, compare=False)
     _memo: Memo = field(repr=False, compare=False)
 
@@ -137,6 +140,25 @@ class Trust:
         if current is not None and current.version == version:
             return current
         return self.history.get((name, version))
+
+    def mesh_version(self, version: int) -> MeshTrust:
+        """`mesh.json` as it was in one version, in force or earlier.
+
+        Raises:
+            VerificationError: It is not here.
+        """
+        found = self.mesh if version == self.mesh.version else self.mesh_history.get(version)
+        if found is None or not found.version:
+            known = [*sorted(self.mesh_history), *filter(None, [self.mesh.version])]
+            raise VerificationError(
+                f"version {version} of mesh.json is not in the trust directory{self._why_no_mesh(version)}: expected one of"
+                f" {', '.join(map(str, known)) or 'none'}; a newer copy of what is published may have it"
+            )
+        return found
+
+    def _why_no_mesh(self, version: int) -> str:
+        reason = self.unusable.get(mesh_history_name(version))
+        return "" if reason is None else f", for {mesh_history_name(version)} cannot be used: {reason}"
 
     def look_at_hosts(self, names: Iterable[str] | None = None) -> int:
         """Reads and verifies host records, so that `unusable` tells of them.
@@ -246,7 +268,7 @@ def parse_trust(read: Read, *, metadata: Metadata, previous: Trust | None = None
     )
     for name in parts.names:
         parts.add(name, contents(name))
-    ek = parts.ek_trust()
+    ek, mesh_history = parts.ek_trust(), parts.mesh_history()
     memo = parts.memo
     policies = (
         previous.policies
@@ -272,6 +294,7 @@ def parse_trust(read: Read, *, metadata: Metadata, previous: Trust | None = None
         policies=policies,
         ek=ek,
         mesh=parts.mesh,
+        mesh_history=mesh_history,
         metadata=metadata,
         _memo=memo,
     )

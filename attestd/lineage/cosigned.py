@@ -1,6 +1,7 @@
 """Which witnesses of a fleet have cosigned a checkpoint."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Final
 
 from attestd.errors import VerificationError
@@ -18,11 +19,12 @@ _YEAR_9999: Final = 253_402_300_799
 def cosigned_by(note: UntrustedNote, mesh: MeshTrust) -> Mapping[str, int]:
     """The witnesses that cosigned a checkpoint, by the keys of `mesh.json`; lines by anybody else are not looked at.
 
-    A witness is its keys' name: with a key of each kind (0x04, 0x06) it counts once.
+    A witness is its keys' name: with a key of each kind (0x04, 0x06) it counts once. A line of a time when the version was no
+    longer in force counts for nothing: a witness that was replaced may still run, and sign what it is shown.
 
     Args:
         note: The checkpoint.
-        mesh: Whose cosignatures count.
+        mesh: Whose cosignatures count: of the version that is in force, or of the one that an entry names.
 
     Returns:
         By the witness's name, when it saw the checkpoint last, in seconds since the epoch. That this is not in the
@@ -40,5 +42,6 @@ def cosigned_by(note: UntrustedNote, mesh: MeshTrust) -> Mapping[str, int]:
             time = verify_cosignature(note, key)
             if time > _YEAR_9999:
                 raise VerificationError(f"note: {key.name} cosigned at {time} s, after the year 9999")
-            times[key.name] = max(times.get(key.name, 0), time)
+            if mesh.counts_at(datetime.fromtimestamp(time, UTC)):
+                times[key.name] = max(times.get(key.name, 0), time)
     return times

@@ -7,16 +7,18 @@ A receipt is a C2SP tlog-proof whose `extra` carries the entry's exact bytes. Fo
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Final
 
 from attestd.errors import UsageError, VerificationError
 from attestd.governance.host import VerifiedHost
+from attestd.governance.mesh import NO_MESH, MeshTrust
 from attestd.governance.platform import Approval
 from attestd.governance.trust import Trust
 from attestd.lineage.checkpoint import LogKeys, VerifiedCheckpoint
 from attestd.lineage.cosigned import cosigned_by
 from attestd.lineage.entry import Entry, EntryType, parse_entry
 from attestd.plain import counted
-from attestd.strict import parse_time
+from attestd.strict import format_time, parse_time
 from attestd.tlog.checkpoint import Checkpoint, parse_checkpoint, parse_origin
 from attestd.tlog.note import UntrustedNote, format_note, parse_note
 from attestd.tlog.proof import TlogProof, format_proof, parse_proof
@@ -31,6 +33,8 @@ __all__ = [
     "strip_receipt",
     "verify_receipt",
 ]
+
+_ABSENT: Final = "(nothing)"
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class VerifiedReceipt:
         leaf: The leaf hash, hex: the id of the decision.
         host: The host record whose keys sealed it: the present one, or an earlier one of the same host.
         approval: For a `decision.allow`, the approved state in which it was sealed.
+        mesh: The version of `mesh.json` whose witnesses were counted.
         witnesses: Who cosigned its checkpoint, and when they saw it, in seconds since the epoch.
     """
 
@@ -61,6 +66,7 @@ class VerifiedReceipt:
     at: VerifiedCheckpoint
     host: VerifiedHost
     approval: Approval | None
+    mesh: MeshTrust
     witnesses: Mapping[str, int]
 
 
@@ -116,10 +122,12 @@ def verify_receipt(receipt: UntrustedReceipt, *, trust: Trust) -> VerifiedReceip
     4. Batch rule: its leaf lies in the batch of this checkpoint, and the batch was sealed for release.
     5. The quote's selection and composite are an approval of the platform policy version that the entry names, and
        no window of that version had closed on it at the entry's time.
-    6. As many witnesses cosigned the checkpoint as the entry says must, by the keys of `mesh.json` in the trust directory:
-        one that governance names no more counts no more.
+    6. It names a version of `mesh.json`, in force or earlier, that had not ended at the entry's time; and by the keys of that
+        version as many witnesses cosigned the checkpoint, before it ended, as the entry says must. Who lets something run also
+        requires that it is the version in force.
 
-    A cosignature by one of those keys that is wrong, or there twice, does not verify, whether it is needed or not.
+    A cosignature by one of those keys that is wrong, or there twice, does not verify, whether it is needed or not. An entry
+    that is no `decision.allow` needs none: which of the witnesses in force cosigned it is told all the same.
 
     It does not check that the decision's artifact verifies, nor that the command ran, nor that cosignatures are not of the
     future: the caller does.
@@ -147,33 +155,34 @@ def verify_receipt(receipt: UntrustedReceipt, *, trust: Trust) -> VerifiedReceip
         raise VerificationError(f"receipt: at {entry.time} host {at.host} was not enrolled with these keys")
     if at.host in trust.revocations.hosts:
         raise VerificationError(f"receipt: host {at.host} is revoked")
-    witnesses = cosigned_by(receipt.note, trust.mesh)
     released = entry.type is EntryType.DECISION_ALLOW
+    mesh = _decided_by(entry, trust) if released else trust.mesh  # 6
+    witnesses = cosigned_by(receipt.note, mesh)
     return VerifiedReceipt(
         entry=entry,
         entry_bytes=entry_bytes,
         leaf=leaf.hex(),
         at=at,
         host=host,
-        approval=_require_released(entry, at, trust, cosigned=len(witnesses)) if released else None,
+        approval=_require_released(entry, at, trust, mesh, cosigned=len(witnesses)) if released else None,
+        mesh=mesh,
         witnesses=witnesses,
     )
 
 
-def strip_receipt(receipt: UntrustedReceipt, verified: VerifiedReceipt, *, trust: Trust) -> bytes:
+def strip_receipt(receipt: UntrustedReceipt, verified: VerifiedReceipt) -> bytes:
     """The receipt with no other signature lines than those that verified: nothing is left in it that anybody could add.
 
     Args:
         receipt: The receipt.
         verified: What `verify_receipt` made of it.
-        trust: By which it did.
     """
     host, origin = verified.host, verified.at.checkpoint.origin
     keys = _log_keys(origin, host.release_spki, host.ak_spki)
     believed = {(origin, keys.attestation.key_id)}
     if verified.at.released:  # otherwise nobody looked at it
         believed.add((origin, keys.release.key_id))
-    believed.update((witness.key.name, witness.key.key_id) for witness in trust.mesh.witnesses.values())
+    believed.update((witness.key.name, witness.key.key_id) for witness in verified.mesh.witnesses.values())
     lines = (line for line in receipt.note.signatures if (line.name, line.key_id) in believed)
     return format_proof(replace(receipt.proof, checkpoint=format_note(receipt.note.text, lines)))
 
@@ -211,7 +220,31 @@ def _cosigners(receipt: UntrustedReceipt) -> set[str]:
     return {line.name for line in receipt.note.signatures} - {receipt.checkpoint.origin}
 
 
-def _require_released(entry: Entry, at: VerifiedCheckpoint, trust: Trust, *, cosigned: int) -> Approval:
+def _decided_by(entry: Entry, trust: Trust) -> MeshTrust:
+    """The version of `mesh.json` that a decision names; none, if there was none."""
+    named = entry.body.get("mesh", _ABSENT)
+    if named is None:
+        return NO_MESH
+    if not isinstance(named, dict):
+        raise VerificationError(
+            "receipt: the decision does not say by which version of mesh.json it was made"
+        )
+    mesh = trust.mesh_version(_integer(named.get("version")))
+    if named.get("digest") != mesh.digest:
+        raise VerificationError(
+            f"receipt: version {mesh.version} of mesh.json: expected SHA-256 {mesh.digest}, the decision names another one"
+        )
+    if mesh.until is not None and not mesh.counts_at(parse_time(entry.time)):
+        raise VerificationError(
+            f"receipt: decided at {entry.time} by version {mesh.version} of mesh.json, which counts for what was decided before"
+            f" {format_time(mesh.until)}: expected a later version"
+        )
+    return mesh
+
+
+def _require_released(
+    entry: Entry, at: VerifiedCheckpoint, trust: Trust, mesh: MeshTrust, *, cosigned: int
+) -> Approval:
     batch = at.checkpoint.batch
     if not batch.first <= entry.seq < at.checkpoint.size or not at.released:  # 4
         raise VerificationError(
@@ -236,9 +269,10 @@ def _require_released(entry: Entry, at: VerifiedCheckpoint, trust: Trust, *, cos
             f"receipt: the quoted platform state was no approved one of the policy it names at {entry.time}"
         )
     if cosigned < witnesses:  # 6
+        ended = "" if mesh.until is None else f" before it ended at {format_time(mesh.until)}"
         raise VerificationError(
-            f"receipt: {counted(witnesses, 'witness')} must have cosigned its checkpoint, {cosigned} of mesh.json's"
-            f" {len(trust.mesh.witness_names)} have"
+            f"receipt: {counted(witnesses, 'witness')} must have cosigned its checkpoint, {cosigned} of"
+            f" {len(mesh.witness_names)} in {f'version {mesh.version} of ' * bool(mesh.version)}mesh.json have{ended}"
         )
     return approval
 

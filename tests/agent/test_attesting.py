@@ -69,7 +69,7 @@ class Side:
 def attesting(host: Host) -> Iterator[Side]:
     with Remote("one", lambda: host.trust) as remote, on(host) as bench:
         remote.start()
-        host.publish(mesh_of(remote))
+        host.publish(mesh_of(remote, version=host.trust.mesh.version + 1))
         paths = load_configuration(host.layout.configuration, {}).log_paths()
         threads = CallThreads()
         yield Side(

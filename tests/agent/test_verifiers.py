@@ -101,6 +101,7 @@ def test_each_is_asked_once_and_then_when_something_changes() -> None:
         await bench.keep(3)
         assert sorted(bench.answering.asked) == ["one", "two"]
         assert [item["status"] for item in bench.sealed] == ["affirming"] * 2
+        assert [item["mesh"] for item in bench.sealed] == [bench.trust.mesh.named] * 2
         # One is named no longer: what it said counts for nothing.
         bench.world.extra["mesh.json"] = verifiers("two")
         await bench.keep()

@@ -36,7 +36,7 @@ from attestd.strict import canonical, encode_base64url
 from tests.appraisal.attesting import BAD, Attesting
 from tests.governance.test_mesh import mesh
 from tests.results import SigningKey, sign_result
-from tests.world import Host, World, ed25519_key, key_id, p256, spki
+from tests.world import Host, World, b64, ed25519_key, key_id, p256, spki
 
 ONE, TWO = p256("verifier one"), ed25519_key("verifier two")
 ALGORITHMS = {"one": "ES256", "two": "EdDSA"}
@@ -108,6 +108,29 @@ def forged(
 
 def standard(**members: Any) -> dict[str, Any]:
     return {"alg": "ES256", "kid": key_id(ONE), "typ": "eat+jwt", **members}
+
+
+# --- earlier versions of mesh.json
+
+
+def test_a_result_of_before_a_key_was_replaced() -> None:
+    """It holds by the version that names the key, if it was issued before that ended; by no other."""
+    issued = Issued()
+    world = issued.attesting.world
+    token = issued.token()
+    first = hashlib.sha256(world.extra["mesh.json"]).hexdigest()
+    assert issued.verify(token).mesh.named == {"version": 1, "digest": first}
+    following = mesh(world)
+    following["verifiers"]["nodes"]["one"]["key"] = b64(spki(p256("a new one")))
+    world.replace_mesh(canonical(following), handover=issued.now + timedelta(seconds=1))
+    trust = world.trust()
+    assert issued.verify(token, mesh=trust.mesh_version(1)).mesh.version == 1
+    assert "version 2 of mesh.json names no verifier with key" in issued.refused(token, mesh=trust.mesh)
+    # The key goes on signing, whoever has it by now.
+    issued.now += timedelta(seconds=1)
+    message = issued.refused(issued.token(), mesh=trust.mesh_version(1))
+    assert "version 1 of mesh.json counts for what was issued before" in message
+    assert issued.verify(issued.token("two"), mesh=trust.mesh).verifier == "two"
 
 
 # --- another library ---------------------------------------------------------------------------------------------

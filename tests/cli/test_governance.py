@@ -7,9 +7,11 @@ import sys
 from base64 import b64encode
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tuf.ngclient import Updater
 
 from attestd.distribution.approve import parse_pcr_values
@@ -17,7 +19,7 @@ from attestd.distribution.repository import Repository
 from attestd.errors import MalformedError
 from attestd.governance.trust import Trust
 from attestd.strict import canonical, format_time
-from attestd.tlog.vkey import cosignature_vkey, format_vkey
+from attestd.tlog.vkey import cosignature_vkey, format_vkey, parse_vkey
 from tests.cli.conftest import Cli
 from tests.cli.meanwhile import Meanwhile
 from tests.distribution.repositories import Reference, served, write_key
@@ -442,6 +444,42 @@ def test_a_mesh(repository: Cli) -> None:
     assert "mesh.json: " in shown
     run("mesh", "one", "--remove", "--verifiers", "0", "--witnesses", "0")
     assert trust().mesh.verifiers == {}
+
+
+def test_another_key_in_the_mesh(repository: Cli) -> None:
+    """The version before goes to the history by itself; however often it is edited, the next version is one more."""
+    run = in_repository(repository)
+    run("mesh", "one", "--url", "https://one.example:8440", "--verifier", "carol.pem", "--verifiers", "1")
+
+    def publish() -> None:
+        for name in ("alice", "bob"):
+            run("sign", "--key", f"{name}.pem", "--yes")
+        run("publish")
+
+    publish()
+    run("mesh", "one", "--verifier", "alice.pem")
+    run("mesh", "one", "--verifier", "bob.pem", "--handover", "8h")
+    shown = repository.ok("governance", "diff", "--repository", "governance").stdout
+    assert "  mesh/history/1.json: kept, for old receipts name it" in shown
+    assert "  mesh.json: mesh: version 1 -> 2" in shown
+    assert "  mesh.json: mesh: handover none -> 20" in shown
+    publish()
+    now = datetime.now(UTC)
+    earlier = trust().mesh_version(1)
+    assert earlier.verifiers["one"].key.key_id == trust_id("carol")
+    assert earlier.until is not None
+    assert timedelta(hours=7.9) < earlier.until - now < timedelta(hours=8)
+    run("mesh", "--verifiers", "0")
+    until = trust().mesh_version(2).until
+    assert until is not None
+    assert timedelta(days=6.9) < until - now < timedelta(days=7.1), "as long as a timestamp holds"
+    # A witness's key is revoked by its vkey.
+    Path("vkeys").write_text(f"{MESH_WITNESS}\nanother\n")
+    run("revoke", "--key", "vkeys")
+    spki_der = parse_vkey(MESH_WITNESS).public_key.public_bytes(
+        Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+    )
+    assert trust().revocations.keys == {sha256(spki_der).hexdigest()}
 
 
 def test_misuse(repository: Cli) -> None:

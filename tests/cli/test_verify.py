@@ -3,7 +3,7 @@
 import json
 import shutil
 import sqlite3
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -16,8 +16,8 @@ from attestd.strict import canonical, format_time
 from attestd.tlog.tree import verify_consistency
 from tests.cli.conftest import Cli
 from tests.host import Host
-from tests.results import result, verifiers
-from tests.world import World
+from tests.results import result, token, verifiers
+from tests.world import World, mesh_file, with_cosignatures, witness
 
 
 @pytest.fixture
@@ -262,6 +262,43 @@ def test_how_old_a_copy_is_is_said(nowhere: Cli) -> None:
     older = nowhere(*given, "--min-version", "2")
     assert (older.status, older.stdout) == (1, "")
     assert "governance version 1, expected 2 or newer (--min-version)" in " ".join(older.stderr.split())
+
+
+def test_after_a_witness_and_a_verifier_were_replaced(nowhere: Cli) -> None:
+    """What was made before verifies by the version that it names; what their keys sign later does not."""
+    world = World(now=datetime.now(UTC).replace(microsecond=0))
+    nodes = json.loads(verifiers("one", quorum=1))["verifiers"]
+    world.extra["mesh.json"] = mesh_file([witness("one")], quorum=1, verifiers=nodes)
+    decision = decide(world.request(), world.context(results=[result(world, "one")]))
+    handover = world.now + timedelta(seconds=60)
+
+    def write(name: str, time: datetime) -> None:
+        receipt = world.receipt(decision.body, time=time)
+        Path(name).write_bytes(with_cosignatures(receipt, witness("one"), time=world.now))
+
+    write("before.tlog-proof", world.now)
+    write("later.tlog-proof", handover)
+    Path("before.jwt").write_text(token(world, "one"))
+    nodes = json.loads(verifiers("two", quorum=1))["verifiers"]
+    world.replace_mesh(mesh_file([witness("two")], quorum=1, verifiers=nodes), handover=handover)
+    world.write_trust(Path("trust"))
+    shown = nowhere.ok("verify", "receipt", "before.tlog-proof", "--trust", "trust").stdout
+    assert f"version 1, for what was sealed before {format_time(handover)}" in " ".join(shown.split())
+    assert "cosigned by one" in " ".join(shown.split())
+    later = nowhere("verify", "receipt", "later.tlog-proof", "--trust", "trust")
+    assert later.status == 1
+    assert "version 1 of mesh.json, which counts for what was decided before" in " ".join(
+        later.stderr.split()
+    )
+    judged = ("verify", "result", "before.jwt", "--trust", "trust", "--at", format_time(world.now))
+    for mesh, said in (
+        ((), "version 2 of mesh.json names no verifier with key"),
+        (("--mesh", "3"), "version 3 of mesh.json is not in the trust directory: expected one of 1, 2;"),
+    ):
+        refused = nowhere(*judged, *mesh)
+        assert refused.status == 1
+        assert said in " ".join(refused.stderr.split())
+    assert nowhere.ok(*judged, "--mesh", "1").stdout.startswith("✓ ")
 
 
 def test_a_root_without_what_it_is_the_root_of(published: Cli) -> None:

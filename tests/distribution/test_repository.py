@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,10 @@ from attestd.errors import (
 from attestd.governance import host_records
 from attestd.governance.host import parse_host_record
 from attestd.governance.metadata import verify_metadata
-from attestd.strict import canonical
+from attestd.strict import canonical, format_time
 from tests.distribution.repositories import Clock, Office, Reference, served
 from tests.governance.make_vectors import IMA_POLICY
-from tests.world import Host, World, key_id
+from tests.world import Host, World, key_id, mesh_file, witness
 
 
 @pytest.fixture
@@ -623,6 +624,85 @@ def test_what_does_not_go_forward(
         return
     with pytest.raises((UsageError, GovernanceRollbackError), match=said):
         repository.stage({"revocations.json": data})
+
+
+def with_mesh(office: Office, world: World) -> tuple[Repository, Path]:
+    """A repository that published version 1 of `mesh.json`; and where that is staged."""
+    world.extra["mesh.json"] = mesh_file([witness("one")])
+    repository = office.published(world)
+    return repository, repository.path / "staged/targets/mesh/history/1.json"
+
+
+def next_mesh(office: Office, **changes: Any) -> bytes:
+    handover = format_time(office.clock.now + timedelta(days=7))
+    return mesh_file([witness("two")], **{"version": 2, "handover": handover, **changes})
+
+
+def test_a_mesh_that_changes_leaves_a_history(office: Office, world: World) -> None:
+    repository, past = with_mesh(office, world)
+    first = world.extra["mesh.json"]
+    repository.stage({"mesh.json": next_mesh(office)})
+    assert past.read_bytes() == first
+    # As it was edited before it was published; and taken back.
+    repository.stage({"mesh.json": next_mesh(office, quorum=1)})
+    repository.unstage(["mesh.json"])
+    assert not past.exists()
+    assert repository.plan().drafts == set()
+    repository.stage({"mesh.json": next_mesh(office)})
+    office.publish(repository, "alice")
+    assert repository.published.files["mesh/history/1.json"] == first
+    assert repository.validate().trust.mesh_version(1).until == office.clock.now + timedelta(days=7)
+    third = next_mesh(office, version=3)
+    for spoilt in (None, b"{}", next_mesh(office)):
+        with pytest.raises(UsageError, match=r"mesh/history/1\.json: (it cannot be|expected the version as)"):
+            repository.stage({"mesh.json": third, "mesh/history/1.json": spoilt})
+    repository.stage({"mesh.json": third})
+    assert sorted(repository.validate().trust.mesh_history) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"version": 1}, "its version must be the next: expected 2, found 1"),
+        ({"version": 3}, "its version must be the next: expected 2, found 3"),
+        ({"handover": None}, "handover: expected until when hosts may go by version 1"),
+        (None, "mesh.json: it cannot be removed"),
+    ],
+)
+def test_a_mesh_that_does_not_follow(
+    office: Office, world: World, changes: dict[str, object] | None, said: str
+) -> None:
+    repository, past = with_mesh(office, world)
+    found = None if changes is None else json.loads(next_mesh(office)) | changes
+    data = found and canonical({member: value for member, value in found.items() if value is not None})
+    with pytest.raises(UsageError, match=said):
+        repository.stage({"mesh.json": data or None})
+    assert not past.exists()
+
+
+@pytest.mark.parametrize("name", ["mesh/history/1.json", "mesh/history/2.json", "mesh/history/7.json"])
+def test_nothing_gets_into_the_history_that_was_not_in_force(office: Office, world: World, name: str) -> None:
+    """A key would count for all entries that name that version, and nobody ever read that it was named."""
+    repository, _ = with_mesh(office, world)
+    other = mesh_file([witness("mallory")], version=int(name[-6]), handover="2099-01-01T00:00:00Z")
+    for staged in ({name: other}, {"mesh.json": next_mesh(office), name: other}):
+        with pytest.raises(UsageError, match="expected the version as it was published"):
+            repository.stage(staged)
+
+
+def test_a_handover_that_is_over_is_not_published(office: Office, world: World) -> None:
+    """Signatures took a week: what hosts did meanwhile by the version in force would verify no more."""
+    repository, _ = with_mesh(office, world)
+    repository.stage({"mesh.json": next_mesh(office)})
+    office.clock.advance(days=7)
+    with pytest.raises(UsageError, match="handover: expected a time after now, found"):
+        office.publish(repository, "alice")
+    repository.stage({"mesh.json": next_mesh(office)})
+    office.publish(repository, "alice")
+    office.clock.advance(days=8)
+    repository.stage(edited(world, office))
+    office.publish(repository, "alice")
+    assert repository.published.files["mesh.json"] != world.extra["mesh.json"]
 
 
 def test_a_false_signature_is_not_merged(office: Office, world: World, tmp_path: Path) -> None:

@@ -3,19 +3,20 @@
 import json
 import textwrap
 from collections.abc import Mapping
+from datetime import timedelta
 from functools import lru_cache
 from typing import Any
 
 from attestd.appraisal.evidence import parse_evidence
-from attestd.strict import canonical
+from attestd.strict import canonical, format_time
 from tests.appraisal.attesting import BAD, Attesting
 from tests.appraisal.test_result import Issued
 from tests.governance.test_mesh import mesh as mesh_file
-from tests.world import World
+from tests.world import NOW, World
 
 
 def mesh() -> str:
-    return _json(mesh_file(World("docs")))
+    return _json(mesh_file(World("docs"), version=2, handover=format_time(NOW + timedelta(days=7))))
 
 
 @lru_cache

@@ -681,6 +681,7 @@ def test_14_mesh(world: World, who: str) -> None:
     decision = vouched(world, who, 2, **{who: 2})
     assert outcome(decision) == (None, None)
     assert decision.body["witness_quorum"] == (2 if who == "witnesses" else 0)
+    assert decision.body["mesh"] == {"version": 1, "digest": digest(world.extra["mesh.json"])}
     said = "verifiers: v0, v1" if who == "verifiers" else "2 witnesses, 2 must cosign"
     assert decision.checks[13].detail == said
     affirming = {"status": "affirming", "tier": "software"}

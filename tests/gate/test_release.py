@@ -494,6 +494,23 @@ def test_5_cosigned_in_the_future(world: World) -> None:
     assert refused(world, granted, receipt=far) is Code.MESH_UNAVAILABLE
 
 
+def test_2_decided_by_an_earlier_mesh_json(world: World) -> None:
+    """It verifies for an auditor; but the witness's key of then may be anybody's by now, and nothing runs by it."""
+    world.extra["mesh.json"] = mesh_file([W1], quorum=1)
+    granted = world.grant()
+    cosigned = with_cosignatures(granted.receipt, W1, W2)
+    assert release(world, granted, receipt=cosigned)
+    world.replace_mesh(mesh_file([W2], quorum=1))
+    assert verify_receipt(parse_receipt(cosigned), trust=world.trust()).mesh.version == 1
+    with pytest.raises(Denied, match=r"by version 1 of mesh\.json, version 2 is in force") as denied:
+        release(world, granted, receipt=cosigned)
+    assert denied.value.denial.code is Code.GOVERNANCE_MISMATCH
+    # As if there had been none, which asks nobody.
+    lax = world.receipt({**granted.body, "mesh": None, "witness_quorum": 0})
+    assert verify_receipt(parse_receipt(lax), trust=world.trust()).mesh.version == 0
+    assert refused(world, granted, receipt=lax) is Code.GOVERNANCE_MISMATCH
+
+
 def affirmed(
     world: World, *, asked_by: str = "artifact", counted: tuple[str, ...] = ("one", "two")
 ) -> Granted:
@@ -668,6 +685,7 @@ LIES: dict[str, list[Any]] = {
     "inputs": [[{"path": "/srv/plan", "sha256": "00" * 32}], None, {}],
     "interpreters": [[{"path": "/bin/sh", "sha256": "00" * 32}], None],
     "isolation": ["none", None],
+    "mesh": [{"version": 1, "digest": "00" * 32}, {"version": 0, "digest": ""}, {}, [], "1", 1],
     "policy": [None, "other"],
     "requester": [{"uid": 0}, {"uid": 1001, "name": "root"}, {"uid": "1001"}, None],
     "terms": [None, {}, {"ttl_s": 1}],
@@ -681,7 +699,7 @@ def test_7_agent_lies_about(world: World, granted: Granted, member: str, lie: An
     if member == "artifact":
         lie = {**granted.body["artifact"], **lie}
     receipt = lied(world, granted, {member: lie})
-    code = Code.EVIDENCE_INVALID if member == "witness_quorum" else Code.IDENTITY_MISMATCH
+    code = Code.EVIDENCE_INVALID if member in ("mesh", "witness_quorum") else Code.IDENTITY_MISMATCH
     assert refused(world, granted, receipt=receipt) is code
 
 

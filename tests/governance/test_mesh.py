@@ -1,6 +1,11 @@
 """`mesh.json`: whose results and cosignatures count, and what is left out with which words."""
 
+import hashlib
+import json
+import re
 from base64 import b64encode
+from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,10 +16,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from attestd.errors import MalformedError, VerificationError
 from attestd.governance.changes import describe_changes
 from attestd.governance.mesh import NO_MESH, UNUSABLE_MESH, MeshTrust, parse_mesh
+from attestd.governance.trust import parse_trust
 from attestd.strict import canonical
 from attestd.tlog.vkey import cosignature_vkey, format_vkey, mldsa_vkey
 from tests.tlog.keys import ed25519_vkey
-from tests.world import World, b64, ed25519_key, key_id, p256, spki
+from tests.world import NOW, World, b64, described, ed25519_key, key_id, p256, spki
 
 
 def raw(name: str) -> bytes:
@@ -109,6 +115,126 @@ def test_an_enroller_that_authorities_do_not_name() -> None:
         parsed(world, enrollers={"one": {"url": "https://one", "key_id": "ab" * 32}})
 
 
+# --- earlier versions
+
+
+END = NOW + timedelta(days=7)
+
+
+def twice_replaced(world: World) -> None:
+    """Version 3 is in force; the enroller of the first two is one no longer."""
+    world.extra["mesh.json"] = canonical(mesh(world))
+    world.replace_mesh(canonical(mesh(world, verifiers=verifiers(spki(p256("a"))))), handover=END)
+    nobody = {"quorum": 0, "nodes": {}}
+    last = canonical(mesh(world, verifiers=nobody, witnesses=nobody, enrollers={}))
+    world.replace_mesh(last, handover=END + timedelta(days=1))
+
+
+def test_earlier_versions_each_end_with_the_handover_of_the_next() -> None:
+    world = World()
+    twice_replaced(world)
+    first = world.extra["mesh/history/1.json"]
+    trust = world.trust()
+    assert (trust.unusable, sorted(trust.mesh_history)) == ({}, [1, 2])
+    found = trust.mesh_version(1)
+    assert (found.version, found.digest, found.until) == (1, hashlib.sha256(first).hexdigest(), END)
+    assert (set(found.verifiers), found.witness_names) == ({"one", "two"}, {"one", "two"})
+    assert found.counts_at(END - timedelta(microseconds=1))
+    assert not found.counts_at(END)
+    assert trust.mesh_version(2).until == END + timedelta(days=1)
+    assert (trust.mesh_version(3), trust.mesh.until) == (trust.mesh, None)
+    assert trust.mesh.counts_at(END + timedelta(days=4000))
+    for version in (0, 4):
+        with pytest.raises(
+            VerificationError, match=rf"version {version} .* not in the trust .* one of 1, 2, 3;"
+        ):
+            trust.mesh_version(version)
+    with pytest.raises(VerificationError, match="one of none;"):
+        World().trust().mesh_version(0)
+
+
+def test_nobody_asks_the_enrollers_of_earlier_versions() -> None:
+    """An enroller that is replaced is no longer in authorities.json: what its controller verified stands."""
+    world = World()
+    gone = {"one": {"url": "https://one.example", "key_id": "ab" * 32}}
+    world.extra["mesh.json"] = canonical(mesh(world, enrollers=gone))
+    assert world.trust().mesh == UNUSABLE_MESH
+    world.replace_mesh(canonical(mesh(world)))
+    assert world.trust().unusable == {}
+    assert world.trust().mesh_version(1).enrollers == {}
+
+
+def test_a_revoked_key_counts_in_no_version() -> None:
+    world = World()
+    twice_replaced(world)
+    world.revocations["keys"] = sorted(map(key_id, [p256("verifier one"), ed25519_key("two")]))
+    found = world.trust().mesh_version(1)
+    assert (list(found.verifiers), list(found.witnesses)) == (["two"], ["one"])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (
+            lambda found: {"mesh/history/9.json": found["mesh/history/1.json"]},
+            "it holds what belongs in mesh/history/1",
+        ),
+        (
+            lambda found: {"mesh/history/01.json": found["mesh/history/1.json"]},
+            "it holds what belongs in mesh/history/1",
+        ),
+        (
+            lambda found: {"mesh/history/3.json": found["mesh.json"]},
+            "expected a version 4 of mesh.json .* found none",
+        ),
+        (lambda _: {"mesh/history/4.json": b"{}"}, "mesh.json: "),
+    ],
+)
+def test_a_history_that_is_none(spoil: Callable[[dict[str, bytes]], dict[str, bytes]], reason: str) -> None:
+    """Left out with a reason; the rest counts."""
+    world = World()
+    twice_replaced(world)
+    spoilt = spoil(world.extra)
+    world.extra |= spoilt
+    trust = world.trust()
+    [name] = spoilt
+    assert list(trust.unusable) == [name]
+    assert re.search(reason, trust.unusable[name])
+    assert sorted(trust.mesh_history) == [1, 2]
+
+
+def test_a_gap_in_the_history() -> None:
+    """Until when a version counts, its follower says: without that, or without a handover in it, it counts for nothing."""
+    world = World()
+    twice_replaced(world)
+    second = world.extra.pop("mesh/history/2.json")
+    trust = world.trust()
+    assert (
+        "expected a version 2 of mesh.json with a handover, found none"
+        in trust.unusable["mesh/history/1.json"]
+    )
+    assert trust.mesh_history == {}
+    with pytest.raises(VerificationError, match=r"one of 3;") as raised:
+        trust.mesh_version(1)
+    assert "for mesh/history/1.json cannot be used: until when it counts" in str(raised.value)
+    without = {member: value for member, value in json.loads(second).items() if member != "handover"}
+    world.extra["mesh/history/2.json"] = canonical(without)
+    trust = world.trust()
+    assert "found one without" in trust.unusable["mesh/history/1.json"]
+    assert sorted(trust.mesh_history) == [2]
+
+
+def test_an_update_that_leaves_the_history_alone_does_not_verify_it_again() -> None:
+    world = World()
+    twice_replaced(world)
+    before = world.trust()
+    world.revocations["version"] += 1
+    metadata, files = described(world.files()), world.files()
+    after = parse_trust(files.__getitem__, metadata=metadata, previous=before)
+    assert after.mesh_history == before.mesh_history
+    assert after.mesh_history[1].verifiers is before.mesh_history[1].verifiers
+
+
 P384 = ec.derive_private_key(7, ec.SECP384R1())
 COMPRESSED = bytes.fromhex("3039301306072a8648ce3d020106082a8648ce3d030107032200") + p256(
     "verifier one"
@@ -145,6 +271,8 @@ COMPRESSED = bytes.fromhex("3039301306072a8648ce3d020106082a8648ce3d030107032200
             "expected a key of cosignatures",
         ),
         ({"version": 0}, "version"),
+        ({"handover": "tomorrow"}, "handover"),
+        ({"handover": "2026-02-30T12:00:00Z"}, "2026-02-30T12:00:00Z"),
         ({"verifiers": {"quorum": 17, "nodes": {}}}, "quorum"),
         ({"enrollers": {"A": {"url": "https://a", "key_id": "ab" * 32}}}, "enrollers"),
         ({"lease_keys": []}, "unknown field"),
@@ -209,5 +337,10 @@ def test_what_changes_in_words() -> None:
             f"! verifier n0: added: key {b64(spki(p256('a')))}; url https://a",
         ]
     )
+    kept = {"mesh/history/1.json": canonical(before)}
+    [change] = describe_changes({}, kept)
+    assert (change.words, change.is_weaker) == ("kept, for old receipts name it", False)
+    [change] = describe_changes(kept, {})
+    assert (change.words, change.is_weaker) == ("removed", True)
     gone = describe_changes({"mesh.json": canonical(before)}, {})
     assert any(change.is_weaker and change.words == "mesh quorum: removed" for change in gone)

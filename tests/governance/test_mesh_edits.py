@@ -1,5 +1,8 @@
 """What `attestd governance mesh` and `allow` write is what hosts read."""
 
+from datetime import UTC, datetime
+from typing import Any
+
 import pytest
 
 from attestd.authorization.dsse import PublicKey
@@ -19,12 +22,19 @@ ONE = MeshNode("http://127.0.0.1:8441/", ENROLLER, VERIFIER, WITNESS)
 HOST = "8" * 64
 
 
+HANDOVER = datetime(2026, 3, 8, 12, tzinfo=UTC)
+
+
+def amended(mesh: bytes | None, *, published: bytes | None = None, **members: Any) -> bytes:
+    return amend_mesh(mesh, published=published, handover=HANDOVER, **members)
+
+
 def parsed(data: bytes) -> MeshTrust:
     return parse_mesh(data, authorities=WORLD.trust().authorities, revoked_keys=())
 
 
 def test_a_controller() -> None:
-    data = amend_mesh(None, name="one", node=ONE, verifier_quorum=1, witness_quorum=1)
+    data = amended(None, name="one", node=ONE, verifier_quorum=1, witness_quorum=1)
     found = parsed(data)
     assert (found.verifier_quorum, found.witness_quorum) == (1, 1)
     assert (found.enrollers["one"].url, found.enrollers["one"].key_id) == (
@@ -35,54 +45,62 @@ def test_a_controller() -> None:
     assert found.witnesses["one"].url == "http://127.0.0.1:8441/witness"
     assert found.witnesses["one"].key.name == "one.example/1"
     assert b'"version":1' in data
-    assert b'"version":2' in amend_mesh(data)
+    assert b"handover" not in data
+
+
+def test_the_version_follows_the_published_one() -> None:
+    """However often it was edited before it is published."""
+    first = amended(amended(None, name="one", node=ONE), verifier_quorum=1)
+    assert parsed(first).version == 1
+    second = amended(amended(first, published=first, verifier_quorum=0), published=first, name="one")
+    assert (parsed(second).version, parsed(second).handover) == (2, HANDOVER)
 
 
 def test_what_is_not_named_stays() -> None:
-    data = amend_mesh(None, name="one", node=ONE, verifier_quorum=1)
-    moved = parsed(amend_mesh(data, name="one", node=MeshNode("https://b")))
+    data = amended(None, name="one", node=ONE, verifier_quorum=1)
+    moved = parsed(amended(data, name="one", node=MeshNode("https://b")))
     assert moved.enrollers["one"].url == moved.verifiers["one"].url == "https://b"
     assert moved.witnesses["one"].url == "https://b/witness"
     assert moved.verifier_quorum == 1
-    other = parsed(amend_mesh(data, name="one", node=MeshNode(verifier=OTHER)))
+    other = parsed(amended(data, name="one", node=MeshNode(verifier=OTHER)))
     assert other.verifiers["one"].key == OTHER
     assert other.witnesses["one"].url == "http://127.0.0.1:8441/witness"
 
 
 def test_a_role_more() -> None:
     """Where the controller is already known it need not be said again."""
-    data = amend_mesh(None, name="one", node=MeshNode("http://a", witness=WITNESS))
-    found = parsed(amend_mesh(data, name="one", node=MeshNode(verifier=VERIFIER)))
+    data = amended(None, name="one", node=MeshNode("http://a", witness=WITNESS))
+    found = parsed(amended(data, name="one", node=MeshNode(verifier=VERIFIER)))
     assert found.verifiers["one"].url == "http://a"
     assert found.witnesses["one"].url == "http://a/witness"
     assert found.enrollers == {}
 
 
 def test_one_that_goes() -> None:
-    data = amend_mesh(None, name="one", node=ONE)
-    data = amend_mesh(data, name="two", node=MeshNode("http://b", verifier=OTHER))
-    found = parsed(amend_mesh(data, name="one"))
+    data = amended(None, name="one", node=ONE)
+    data = amended(data, name="two", node=MeshNode("http://b", verifier=OTHER))
+    found = parsed(amended(data, name="one"))
     assert (set(found.enrollers), set(found.verifiers), set(found.witnesses)) == (set(), {"two"}, set())
     with pytest.raises(UsageError, match="no controller 'three'; there are: one, two"):
-        amend_mesh(data, name="three")
+        amended(data, name="three")
     with pytest.raises(UsageError, match="there are: none"):
-        amend_mesh(None, name="three")
+        amended(None, name="three")
 
 
 @pytest.mark.parametrize("node", [MeshNode("http://a"), MeshNode(verifier=VERIFIER)])
 def test_too_little_for_a_new_one(node: MeshNode) -> None:
     with pytest.raises(UsageError, match="'one' is new: it needs --url, and a key"):
-        amend_mesh(None, name="one", node=node)
+        amended(None, name="one", node=node)
 
 
 def test_what_the_file_cannot_hold() -> None:
     for name, node in (("One", ONE), ("one", MeshNode("http://a?b", ENROLLER))):
         with pytest.raises(MalformedError, match=r"mesh\.json"):
-            amend_mesh(None, name=name, node=node)
+            amended(None, name=name, node=node)
     with pytest.raises(MalformedError, match=r"mesh\.json"):
-        amend_mesh(None, verifier_quorum=17)
+        amended(None, verifier_quorum=17)
     with pytest.raises(MalformedError, match=r"mesh\.json"):
-        amend_mesh(b"{}")
+        amended(b"{}")
 
 
 def test_allowed_eks() -> None:

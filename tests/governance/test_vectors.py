@@ -16,7 +16,7 @@ from tests.governance.tuf import Oracle
 from tests.world import BOOT, NOW, SALT
 
 VECTORS = vectors()
-LEAF = "513cf7b9b3aa2200e4451eeccb1b3f93b6050c45489fa9f21e2df0e4514b106c"
+LEAF = "afd0ee621d77e7d12b41de0625059c442555feeb7b80a0e735b3a527079f575a"
 
 
 @pytest.mark.parametrize("name", sorted(VECTORS))
@@ -97,6 +97,7 @@ def test_the_golden_bodies_have_the_members_of_the_format() -> None:
         "inputs",
         "interpreters",
         "isolation",
+        "mesh",
         "parent",
         "platform",
         "policy",

@@ -1,9 +1,10 @@
 """Receipts: each numbered step of `verify_receipt` attacked, and every byte of a receipt changed."""
 
 import hashlib
+import json
 from base64 import b64encode
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from attestd.lineage.receipt import (
     strip_receipt,
     verify_receipt,
 )
-from attestd.strict import format_time
+from attestd.strict import canonical, format_time
 from attestd.tcg.binding import Purpose, extra_data
 from attestd.tcg.pcr import PcrSelection
 from attestd.tcg.quote import join_quote
@@ -176,7 +177,7 @@ def test_what_did_not_verify_can_be_left_out(world: World, mode: BatchMode) -> N
         lines.append(NoteSignature(origin, release.key_id, b"\0" * 4000))
     padded = with_lines(good, W2.cosign(text, time=1), *lines)
     receipt = parse_receipt(padded)
-    assert strip_receipt(receipt, verify(padded, world), trust=world.trust()) == good
+    assert strip_receipt(receipt, verify(padded, world)) == good
     assert list(verify(good, world).witnesses) == [W1.key.name]
 
 
@@ -546,7 +547,7 @@ def test_6_one_witness_with_a_key_of_each_kind_counts_once(world: World) -> None
     for lines in ((W1,), (PQ,), (W1, PQ)):
         assert list(verify(with_cosignatures(receipt, *lines), world).witnesses) == ["one"]
     receipt = asked_for(world, 2, W1, PQ)
-    assert "1 of mesh.json's 1 have" in refused(with_cosignatures(receipt, W1, PQ), world)
+    assert "1 of 1 in version 1 of mesh.json have" in refused(with_cosignatures(receipt, W1, PQ), world)
 
 
 def test_6_cosignatures_that_count_for_nothing(world: World) -> None:
@@ -554,7 +555,7 @@ def test_6_cosignatures_that_count_for_nothing(world: World) -> None:
     receipt = asked_for(world, 1, W1)
     stranger = cosigner("one", ed25519_key("a witness of the same name"))
     for line in (W2, stranger):
-        assert "0 of mesh.json's 1 have" in refused(with_cosignatures(receipt, line), world)
+        assert "0 of 1 in version 1 of mesh.json have" in refused(with_cosignatures(receipt, line), world)
     cosigned = with_cosignatures(receipt, W1)
     assert verify(cosigned, world)
     world.revocations["keys"] = [
@@ -562,7 +563,7 @@ def test_6_cosignatures_that_count_for_nothing(world: World) -> None:
             W1.key.public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         ).hexdigest()
     ]
-    assert "0 of mesh.json's 0 have" in refused(cosigned, world)
+    assert "0 of 0 in version 1 of mesh.json have" in refused(cosigned, world)
 
 
 def test_6_cosignatures_that_are_none(world: World) -> None:
@@ -594,6 +595,124 @@ def test_6_no_witness_quorum(world: World, quorum: Any) -> None:
     assert "no witness quorum" in refused(
         world.receipt({**world.grant().body, "witness_quorum": quorum}), world
     )
+
+
+# 6. earlier versions of mesh.json
+
+
+END = NOW + timedelta(days=7)
+AFTER = END + timedelta(seconds=1)
+
+
+def replaced(world: World, *, time: datetime = NOW, handover: datetime = END) -> bytes:
+    """A receipt of a decision by version 1, which one of two witnesses must cosign; W2 then took the place of W1."""
+    world.extra["mesh.json"] = mesh_file([W1], quorum=1)
+    receipt = world.receipt(world.grant().body, time=time)
+    world.replace_mesh(mesh_file([W2], quorum=1), handover=handover)
+    return receipt
+
+
+def test_6_a_receipt_of_before_a_key_was_replaced(world: World) -> None:
+    receipt = replaced(world)
+    verified = verify(with_cosignatures(receipt, W1), world)
+    assert (list(verified.witnesses), verified.mesh.version, verified.mesh.until) == (["one"], 1, END)
+    for some in ((), (W2,)):
+        message = refused(with_cosignatures(receipt, *some), world)
+        assert "0 of 1 in version 1 of mesh.json have before it ended at 2026-03-08T12:00:00Z" in message
+    world.replace_mesh(mesh_file())
+    world.replace_mesh(mesh_file([witness("three")]))
+    assert verify(with_cosignatures(receipt, W1), world).mesh.version == 1, "two versions later as well"
+
+
+def test_6_a_replaced_key_counts_for_no_later_version(world: World) -> None:
+    replaced(world)
+    receipt = world.receipt(world.grant().body)
+    assert verify(with_cosignatures(receipt, W2), world).mesh.until is None
+    assert "0 of 1 in version 2 of mesh.json have" in refused(with_cosignatures(receipt, W1), world)
+
+
+def test_6_a_replaced_key_counts_for_nothing_new(world: World) -> None:
+    """An attacker has W1's key and the host's: his entry names the version in which it stood."""
+    last = with_cosignatures(replaced(world, time=END - timedelta(microseconds=1)), W1)
+    assert verify(last, world)
+    for time in (END, AFTER, END + timedelta(days=30)):
+        receipt = with_cosignatures(replaced(World(), time=time), W1)
+        message = refused(receipt, world)
+        assert (
+            "version 1 of mesh.json, which counts for what was decided before 2026-03-08T12:00:00Z" in message
+        )
+
+
+def test_6_a_replaced_witness_that_still_runs(world: World) -> None:
+    """It signs what it is shown, an entry with an old time too; but the time that it signs is its own."""
+    receipt = replaced(world)
+    assert verify(with_cosignatures(receipt, W1, time=END - timedelta(seconds=1)), world)
+    for time in (END, AFTER):
+        assert "0 of 1 in version 1" in refused(with_cosignatures(receipt, W1, time=time), world)
+
+
+def test_6_a_key_that_leaked_is_revoked(world: World) -> None:
+    """Who has the keys of the host and of the witness dates both as he likes: this ends it, in whatever version."""
+    receipt = with_cosignatures(replaced(world), W1)
+    assert verify(receipt, world)
+    spki_der = W1.key.public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    world.revocations["keys"] = [hashlib.sha256(spki_der).hexdigest()]
+    assert "0 of 0 in version 1 of mesh.json have" in refused(receipt, world)
+
+
+@pytest.mark.parametrize(
+    ("lie", "message"),
+    [
+        ({"version": 3}, "version 3 of mesh.json is not in the trust directory: expected one of 1, 2"),
+        ({"version": 0}, "version 0 of mesh.json is not in the trust directory"),
+        ({"version": True}, "version -1 of mesh.json is not in the trust directory"),
+        ({"version": "1"}, "version -1 of mesh.json is not in the trust directory"),
+        ({"digest": "00" * 32}, "version 1 of mesh.json: expected SHA-256 "),
+        ({"digest": None}, "version 1 of mesh.json: expected SHA-256 "),
+        ("1", "does not say by which version of mesh.json"),
+        (1, "does not say by which version of mesh.json"),
+        ([], "does not say by which version of mesh.json"),
+        (None, "0 of 0 in mesh.json have"),
+    ],
+)
+def test_6_a_decision_that_names_another_version(world: World, lie: Any, message: str) -> None:
+    replaced(world)
+    named = {"version": 1, "digest": hashlib.sha256(world.extra["mesh/history/1.json"]).hexdigest()}
+    body = {**world.grant().body, "mesh": named}
+    assert verify(with_cosignatures(world.receipt(body), W1), world)
+    body["mesh"] = {**named, **lie} if isinstance(lie, dict) else lie
+    assert message in refused(with_cosignatures(world.receipt(body), W1, W2), world)
+    del body["mesh"]
+    assert "does not say by which" in refused(with_cosignatures(world.receipt(body), W1, W2), world)
+
+
+def test_6_a_version_without_an_end_is_none(world: World) -> None:
+    """Until when it counts is in the next version: without that it would count for ever."""
+    receipt = with_cosignatures(replaced(world), W1)
+    following = json.loads(world.extra["mesh.json"])
+    for changes in ({"handover": None}, {"version": 3}):
+        members = {name: value for name, value in {**following, **changes}.items() if value is not None}
+        world.extra["mesh.json"] = canonical(members)
+        message = refused(receipt, world)
+        assert (
+            "version 1 of mesh.json is not in the trust directory, for mesh/history/1.json cannot be used"
+            in message
+        )
+        assert f"expected one of {members['version']};" in message
+
+
+def test_6_other_entries_tell_who_cosigned_now(world: World) -> None:
+    replaced(world)
+    receipt = world.receipt({"mesh": "x"}, type_=EntryType.AGENT_START, mode=BatchMode.RECORD)
+    verified = verify(with_cosignatures(receipt, W1, W2), world)
+    assert (list(verified.witnesses), verified.mesh.version) == (["two"], 2)
+
+
+def test_what_is_kept_of_an_old_receipt_is_by_the_keys_of_then(world: World) -> None:
+    receipt = with_cosignatures(replaced(world), W1, W2)
+    kept = strip_receipt(parse_receipt(receipt), verify(receipt, world))
+    names = [line.name for line in parse_note(parse_proof(kept).checkpoint).signatures]
+    assert names == [world.log.origin, world.log.origin, "one"]
 
 
 # sanity of the forgeries above

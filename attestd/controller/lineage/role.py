@@ -162,7 +162,7 @@ class Lineage:
         """In a thread: what verifies it may have to be read first."""
         receipt = _parsed(data)
         verified = _verified(receipt, trust)
-        outcome, used = self._receipts.add(verified, strip_receipt(receipt, verified, trust=trust))
+        outcome, used = self._receipts.add(verified, strip_receipt(receipt, verified))
         return verified, outcome, used
 
     def _is_full(self, used: HostUsage, verified: VerifiedReceipt) -> Problem:
