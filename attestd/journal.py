@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import socket
 import sys
 import traceback
 from collections.abc import Iterator
@@ -20,9 +21,12 @@ from typing import Final, TextIO
 from attestd.errors import AttestdError
 from attestd.plain import plain
 
-__all__ = ["event", "failure", "is_journal", "logging_to_stderr"]
+__all__ = ["JOURNAL", "event", "failure", "is_journal", "logging_to_stderr", "tell_journal"]
+
+JOURNAL: Final = "/run/systemd/journal/socket"
 
 MAX_VALUE_CHARACTERS: Final = 2000
+_TELL_S: Final = 1.0
 _FRAMES: Final = 4
 _BARE: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.,:/@+%-")
 # sd-daemon(3): the journal takes a line's priority from its start.
@@ -96,6 +100,29 @@ def is_journal(stream: TextIO) -> bool:
     except (OSError, ValueError):
         return False
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def tell_journal(line: str, *, identifier: str, address: str = JOURNAL) -> bool:
+    """Writes one record of what somebody decides at a terminal, whose stderr no journal reads.
+
+    By systemd's native journal protocol; whose process it was the journal sees for itself.
+
+    Args:
+        line: The record, as `event` makes it.
+        identifier: Which service it is about: `journalctl -t IDENTIFIER`.
+        address: The journal's socket.
+
+    Returns:
+        Whether it took it.
+    """
+    fields = f"MESSAGE={plain(line)}\nPRIORITY={_PRIORITIES[logging.INFO]}\nSYSLOG_IDENTIFIER={identifier}\n"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        sock.settimeout(_TELL_S)
+        try:
+            sock.sendto(fields.encode(), address)
+        except OSError:
+            return False
+    return True
 
 
 def _value(value: object) -> str:

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attestd.journal import MAX_VALUE_CHARACTERS, event, failure
+from attestd.journal import MAX_VALUE_CHARACTERS, event, failure, tell_journal
 
 ROOT = Path(__file__).parents[1]
 FIELD = re.compile(r' ([a-z_]+)=("(?:[^"\\]|\\.)*"|[^" ]+)')
@@ -44,6 +45,19 @@ def test_values_are_bounded() -> None:
     _, fields = parsed(event("e", value="a b" * 100_000))
     assert len(fields["value"]) == MAX_VALUE_CHARACTERS + 3
     assert fields["value"].endswith("...")
+
+
+def test_what_is_decided_at_a_terminal(tmp_path: Path) -> None:
+    """The fields of a datagram, each a line: none can be added by what a value holds."""
+    address = str(tmp_path / "journal")
+    assert not tell_journal("e", identifier="i", address=address)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.bind(address)
+        line = event("bounded", operator="alice\nPRIORITY=0")
+        assert tell_journal(line, identifier="attestd-controller", address=address)
+        assert journal.recv(4096).decode().splitlines() == [
+            r'MESSAGE=bounded operator="alice\nPRIORITY=0"', "PRIORITY=6", "SYSLOG_IDENTIFIER=attestd-controller",
+        ]  # fmt: skip
 
 
 def test_failure_says_what_and_where_but_not_its_words() -> None:

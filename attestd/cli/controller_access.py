@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import getpass
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -17,12 +18,18 @@ from attestd.agent.controllers import Controller
 from attestd.cli.base import state_dir_option
 from attestd.cli.controller import controller_module, place_of, system_option
 from attestd.cli.keys import ask_secret, passphrase_option
+from attestd.cli.output import say
 from attestd.cli.params import FILE
 from attestd.distribution.web import ClientCertificate, CutOffError
 from attestd.errors import StoreError, UsageError, VerificationError
+from attestd.journal import JOURNAL, tell_journal
 from attestd.strict import canonical
 
-__all__ = ["Afar", "Own", "controller_options", "own_controller", "walk_pages"]
+__all__ = ["Afar", "Own", "controller_options", "own_controller", "say_decided", "walk_pages", "who_decides"]
+
+# As its unit.
+_IDENTIFIER: Final = "attestd-controller"
+_JOURNAL = JOURNAL
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _Page = TypeVar("_Page", bound="_Paged")
@@ -124,6 +131,22 @@ def own_controller(state_dir: str | None, *, system: bool, roles: Sequence[str])
         contextlib.closing(engine.Store.open(configuration.database_url(layout))) as store,
     ):
         yield Own(layout, configuration, store)
+
+
+def who_decides() -> str:
+    """Whoever is at the keyboard, also behind sudo."""
+    try:
+        user = getpass.getuser()
+    except OSError:
+        user = f"uid {os.getuid()}"
+    sudo = os.environ.get("SUDO_USER")
+    return f"{sudo} as {user}" if sudo and user != sudo else user
+
+
+def say_decided(line: str) -> None:
+    """What is decided on this machine stands in the journal, as what is decided from afar; where there is none, it is said."""
+    if not tell_journal(line, identifier=_IDENTIFIER, address=_JOURNAL):
+        say(line)
 
 
 def walk_pages(ask: Callable[[Any], _Page], query: Any) -> Iterator[_Page]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import getpass
 import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -13,7 +12,14 @@ from urllib.parse import urlencode
 import msgspec
 
 from attestd.cli.controller import controller_module
-from attestd.cli.controller_access import Afar, controller_options, own_controller, walk_pages
+from attestd.cli.controller_access import (
+    Afar,
+    controller_options,
+    own_controller,
+    say_decided,
+    walk_pages,
+    who_decides,
+)
 from attestd.distribution.local import TrustDirectory
 from attestd.governance.desk import (
     MAX_HOST_BYTES,
@@ -93,19 +99,26 @@ class _Remote:
 @contextlib.contextmanager
 def _own(state_dir: str | None, *, system: bool, decides: bool) -> Iterator[Desk]:
     desks, offices = controller_module("enroller.desk"), controller_module("enroller.office")
+    records = controller_module("enroller.records")
 
     roles = ("enroller",) if decides else ("enroller", "verifier")
     with own_controller(state_dir, system=system, roles=roles) as own:
         layout = own.layout
         owners = frozenset({0} if layout.system else {0, os.geteuid()})
+        operator = who_decides()
+
+        def decided(host: str, decision: Any, digest: str) -> None:
+            say_decided(records.decided_event(host, decision, digest, operator=operator))
+
         trust = TrustDirectory(TrustSource(layout.trust, Path(own.configuration.governance), owners))
         trust.current()  # Nothing is decided where there is none.
         yield desks.Desk(
             offices.Office(own.store),
             trust.current,
             desks.HostNames(),
-            operator=_operator(),
+            operator=operator,
             now=lambda: datetime.now(UTC),
+            decided=decided,
         )
 
 
@@ -121,13 +134,3 @@ def desk_options(*, decides: bool) -> Callable[[_F], _F]:
 def walk(desk: Desk, state: HostState | None) -> Iterator[HostList]:
     """All pages of the hosts, of one state or of all."""
     return walk_pages(desk.hosts, HostQuery(state=state))
-
-
-def _operator() -> str:
-    """Who decides: whoever is at the keyboard, also behind sudo."""
-    try:
-        user = getpass.getuser()
-    except OSError:
-        user = f"uid {os.getuid()}"
-    sudo = os.environ.get("SUDO_USER")
-    return f"{sudo} as {user}" if sudo and user != sudo else user

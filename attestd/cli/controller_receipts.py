@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 from urllib.parse import urlencode
 
@@ -11,7 +11,14 @@ import msgspec
 
 from attestd.cli.base import Command, json_option
 from attestd.cli.controller import controller_module
-from attestd.cli.controller_access import Afar, controller_options, own_controller, walk_pages
+from attestd.cli.controller_access import (
+    Afar,
+    controller_options,
+    own_controller,
+    say_decided,
+    walk_pages,
+    who_decides,
+)
 from attestd.cli.output import Output, say
 from attestd.errors import UsageError
 from attestd.lineage.usage import (
@@ -58,11 +65,26 @@ class _Remote:
         )
 
 
+class _Own:
+    """The same on this machine."""
+
+    def __init__(self, receipts: _Receipts, event: Callable[..., str]) -> None:
+        self._receipts, self._event = receipts, event
+
+    def usage(self, query: UsageQuery) -> UsageList:
+        return self._receipts.usage(query)
+
+    def bound(self, host: str, request: BoundRequest) -> HostUsage:
+        used = self._receipts.bound(host, request)
+        say_decided(self._event(used, operator=who_decides()))
+        return used
+
+
 @contextlib.contextmanager
 def _own(state_dir: str | None, *, system: bool) -> Iterator[_Receipts]:
     kept = controller_module("lineage.receipts")
     with own_controller(state_dir, system=system, roles=("lineage",)) as own:
-        yield kept.Receipts(own.store, kept.bounds_of(own.configuration))
+        yield _Own(kept.Receipts(own.store, kept.bounds_of(own.configuration)), kept.bounded_event)
 
 
 @click.command(

@@ -23,6 +23,7 @@ from attestd.strict import canonical
 from attestd.tlog.checkpoint import BatchMode
 from attestd.tlog.note import NoteSignature
 from tests.controller.certificates import Authority
+from tests.controller.journal import journal
 from tests.controller.running import Client, Controller
 from tests.controller.test_witness_hosts import write
 from tests.fleet import attestd
@@ -335,6 +336,15 @@ def no_room(controller: Controller, kin: Family, operator: Client, top: Path) ->
     [row] = json.loads(controller.attestd("receipts", "--json").stdout)["hosts"]
     assert (row["max_receipts"], row["own"]) == (4, True)
     assert anybody.post("/v1/receipts", receipt).status == 201
-    assert "the configuration's" in controller.attestd("receipts", host, "--default").stdout
+    local = ("controller", "receipts", host, "--default", "--state-dir", controller.state)
+    with journal(top) as said:
+        default = attestd(top, *local)
+        line = said()
+    assert "the configuration's" in default.stdout
+    assert "lineage.bounded" not in default.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("attestd.cli.controller_access._JOURNAL", str(top / "none"))
+        assert line in attestd(top, *local).stderr
+    assert re.match(rf"lineage.bounded host={host} receipts=3 bytes=\d+ operator=\S+", line), line
     for wrong in (("--most", "1"), ("x", "--most", "1"), (host,), (host, "--default", "--most-mb", "1")):
         controller.attestd("receipts", *wrong, status=64)

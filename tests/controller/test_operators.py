@@ -19,6 +19,7 @@ from attestd.strict import canonical, format_time
 from tests.cli.conftest import Result
 from tests.cli.meanwhile import Meanwhile
 from tests.controller.certificates import Authority
+from tests.controller.journal import journal
 from tests.controller.running import Controller
 from tests.controller.test_enroller import HEADERS, MAKER, Asking, Desk, pending, signed, with_other_keys
 from tests.fleet import attestd
@@ -218,7 +219,11 @@ def test_a_warning_that_comes_while_somebody_looks_is_shown(
     assert "WARNING" not in first
     assert "WARNING: the keys before" in second
     assert "signed all the same?" in second
-    assert "WARNING: the keys before" in approve("--yes").stderr
+    with journal(afar.top) as said:
+        assert "WARNING: the keys before" in approve("--yes").stderr
+        if where == "here":
+            decided = f"enrolment.decided host={before.host.id} decision=approved digest={digest} operator="
+            assert said().startswith(decided)
     signed(other.enrol(afar.controller))
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from attestd.controller.enroller.desk import Desk, HostNames
 from attestd.controller.enroller.office import Office
-from attestd.controller.enroller.records import Decision
+from attestd.controller.enroller.records import Decision, decided_event
 from attestd.controller.http.operation import Answer, Body, Call, Handler, Operation, Response
 from attestd.controller.http.problem import MEDIA_TYPE, Problem
 from attestd.errors import UsageError
@@ -25,7 +25,6 @@ from attestd.governance.desk import (
     VerdictRequest,
 )
 from attestd.governance.trust import Trust
-from attestd.journal import event
 from attestd.strict import canonical
 
 __all__ = ["Operators"]
@@ -132,9 +131,7 @@ class Operators:
 
         def decided(host: str, decision: Decision, digest: str) -> None:
             # Whatever the answer comes to: nobody may be waiting for it any more.
-            self._log.info(
-                event("enrolment.decided", host=host, decision=decision, digest=digest, operator=sha256)
-            )
+            self._log.info(decided_event(host, decision, digest, operator=sha256))
 
         return Desk(self._office, self._trust, self._names, operator=operator, now=self._now, decided=decided)
 

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, select
 
 from attestd.controller.store.schema import enrolment_decisions, enrolments
 from attestd.governance.host import MAX_HOST_RECORD_BYTES, HostRecord
+from attestd.journal import event
 from attestd.strict import parse_canonical
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Decision",
     "Kept",
     "KeptState",
+    "decided_event",
     "format_kept",
     "parse_kept",
     "read_decided",
@@ -86,6 +88,11 @@ class Decided:
     words: str
     at: datetime
     number: int = 0
+
+
+def decided_event(host: str, decision: Decision, digest: str, *, operator: str | None) -> str:
+    """For the journal: an operator decided something about a host, and which record it is about."""
+    return event("enrolment.decided", host=host, decision=decision, digest=digest, operator=operator)
 
 
 def read_kept(connection: Connection, hosts: Collection[str]) -> list[Kept]:

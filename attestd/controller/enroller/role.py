@@ -18,6 +18,7 @@ from attestd.controller.enroller.example import EXAMPLE
 from attestd.controller.enroller.keys import EnrollerKeys
 from attestd.controller.enroller.office import Office
 from attestd.controller.enroller.operators import Operators
+from attestd.controller.enroller.records import decided_event
 from attestd.controller.http.metrics import Gauge
 from attestd.controller.http.operation import Answer, Body, Call, Operation, Response
 from attestd.controller.http.problem import MEDIA_TYPE, Problem
@@ -205,15 +206,7 @@ class Enroller:
             self._log.info(event("enrolment.waiting", host=host, digest=digest))
             return Pending(v=1, digest=digest, reasons=admission.waits)
         if (taken := admission.decided) is not None:  # Recorded, whether the record can be signed now or not.
-            self._log.info(
-                event(
-                    "enrolment.decided",
-                    host=host,
-                    decision=taken.decision,
-                    digest=digest,
-                    operator=taken.operator,
-                )
-            )
+            self._log.info(decided_event(host, taken.decision, digest, operator=taken.operator))
         signed = self._sign(activated, activation.epoch_nonce, trust)
         self._log.info(event("enrolment.signed", host=host, digest=digest))
         return signed

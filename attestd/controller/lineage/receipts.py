@@ -12,11 +12,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from attestd.controller.configuration import ControllerConfiguration
 from attestd.controller.store.engine import Store
 from attestd.controller.store.schema import receipt_hosts, receipts
+from attestd.journal import event
 from attestd.lineage.entry import EntryType
 from attestd.lineage.receipt import VerifiedReceipt, join_receipts, parse_receipt
 from attestd.lineage.usage import BoundRequest, HostUsage, UsageList, UsageQuery
 
-__all__ = ["Bounds", "KeptReceipt", "Outcome", "Part", "Receipts", "bounds_of", "part_of"]
+__all__ = ["Bounds", "KeptReceipt", "Outcome", "Part", "Receipts", "bounded_event", "bounds_of", "part_of"]
 
 MAX_GENERATIONS: Final = 64
 # Of one execution: its decision, that it is void, its start, its end.
@@ -116,6 +117,13 @@ def part_of(used: HostUsage, type_: EntryType) -> Part:
 def bounds_of(configuration: ControllerConfiguration) -> Bounds:
     """What the configuration says."""
     return Bounds(configuration.lineage_receipts_per_host, configuration.lineage_mb_per_host << 20)
+
+
+def bounded_event(used: HostUsage, *, operator: str | None) -> str:
+    """For the journal: an operator gave a host bounds of its own, or took them back."""
+    return event(
+        "lineage.bounded", host=used.host, receipts=used.max_receipts, bytes=used.max_bytes, operator=operator
+    )
 
 
 class Receipts:

@@ -12,7 +12,7 @@ from attestd.controller.http.metrics import Gauge
 from attestd.controller.http.operation import Answer, Body, Call, Operation, Response, answer_json
 from attestd.controller.http.problem import MEDIA_TYPE, Problem
 from attestd.controller.lineage.example import EXAMPLE
-from attestd.controller.lineage.receipts import Outcome, Receipts, part_of
+from attestd.controller.lineage.receipts import Outcome, Receipts, bounded_event, part_of
 from attestd.errors import MalformedError, StoreError, VerificationError
 from attestd.governance.trust import Trust
 from attestd.journal import event
@@ -192,15 +192,8 @@ class Lineage:
             raise Problem(404, f"{host[:80]!r} is no host-id: expected 64 hexadecimal digits")
         used = await asyncio.to_thread(self._receipts.bound, host, call.value)
         self._full = {full for full in self._full if full[0] != host}
-        self._log.info(
-            event(
-                "lineage.bounded",
-                host=host,
-                receipts=used.max_receipts,
-                bytes=used.max_bytes,
-                operator=call.operator.sha256 if call.operator is not None else None,
-            )
-        )
+        operator = None if call.operator is None else call.operator.sha256
+        self._log.info(bounded_event(used, operator=operator))
         return answer_json(used)
 
     async def get(self, call: Call) -> Answer:
