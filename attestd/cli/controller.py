@@ -16,6 +16,8 @@ from attestd.journal import event, is_journal, logging_to_stderr
 
 __all__ = ["controller_command", "controller_module", "place_of", "system_option"]
 
+# As `configuration.Role`, which hosts do not have.
+_ROLES: Final = ("governance", "enroller", "verifier", "witness", "lineage")
 EXIT_USAGE: Final = 64
 EXIT_CANNOT_SERVE: Final = 69
 EXIT_ROLLBACK: Final = 1  # As what does not verify: to start again would not help, and the unit does not.
@@ -70,8 +72,9 @@ attestd controller init
     "--role",
     "roles",
     multiple=True,
+    type=click.Choice(_ROLES),
     metavar="ROLE",
-    help="Switch a role on: governance, enroller, verifier, witness, lineage.",
+    help=f"Switch a role on: {', '.join(_ROLES)}.",
 )
 @click.option("--listen", metavar="HOST:PORT", help="Where to listen (default: 127.0.0.1:8440).")
 @click.option(

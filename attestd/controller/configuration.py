@@ -171,7 +171,7 @@ class ControllerConfiguration(Strict, frozen=True):
                 "operator_ca: operators show their certificates in TLS, so name tls_certificate too"
             )
         if len(set(self.roles)) != len(self.roles):
-            raise ValueError("roles: one stands there twice")
+            raise ValueError("roles: one stands there twice (--role)")
         if (self.ak_ca_key or self.ak_ca_certificate) and not self.ak_trust_domain:
             raise ValueError("ak_trust_domain: name whose hosts the AK authority's certificates are of")
         if self.ak_ca_certificate and not self.ak_ca_key:
@@ -186,7 +186,7 @@ class ControllerConfiguration(Strict, frozen=True):
             UsageError: There is no role, no name, or no governance.
         """
         if not self.roles:
-            raise UsageError(f"roles: none is switched on; name some of {', '.join(sorted(Role))}")
+            raise UsageError(f"roles: none is switched on; name some of {', '.join(sorted(Role))} (--role)")
         if Role.VERIFIER in self.roles and not self.verifier_name:
             raise UsageError("verifier_name: name the verifier, as mesh.json is to name it (--verifier-name)")
         if set(self.roles) - {Role.WITNESS} and not self.governance:
@@ -247,12 +247,18 @@ def write_controller_configuration(path: Path, *, roles: Sequence[str], values: 
     try:
         configuration = _converted({"roles": list(roles), **values})
     except (msgspec.ValidationError, ValueError) as error:
-        raise UsageError(f"{path}: {error}") from error
+        raise UsageError(_by_option(error)) from error
     configuration.require_roles()
     lines = [f"roles = [{', '.join(_quoted(role) for role in roles)}]"]
     lines += [f"{name} = {_quoted(value)}" for name, value in values.items()]
     make_directory(path.parent, 0o755)
     write_atomic(path, "".join(f"{line}\n" for line in lines).encode(), mode=0o644)
+
+
+def _by_option(error: Exception) -> str:
+    """What is wrong with what somebody gave as an option: of a member that is to be written nobody has heard yet."""
+    words, _, member = str(error).rpartition(" - at `$.")
+    return f"--{member.rstrip('`').replace('_', '-')}: {words}" if words else str(error)
 
 
 def _converted(values: Mapping[str, Any]) -> ControllerConfiguration:

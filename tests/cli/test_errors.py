@@ -6,6 +6,7 @@ import pytest
 
 from attestd.cli import run
 from attestd.codes import Code, Denied
+from attestd.controller.configuration import Role
 from attestd.errors import (
     AgentError,
     AttestdError,
@@ -113,10 +114,22 @@ def test_misuse_is_64(arguments: list[str], nowhere: Cli) -> None:
 def test_a_role_that_is_none_names_those_that_are(nowhere: Cli) -> None:
     result = nowhere("controller", "init", "--role", "foo")
     assert result.status == 64
-    assert (
-        "roles: expected some of enroller, governance, lineage, verifier, witness, found 'foo'"
-        in result.stderr
-    )
+    words = "Invalid value for '--role': 'foo' is not one of"
+    names = ", ".join(f"'{role}'" for role in ("governance", "enroller", "verifier", "witness", "lineage"))
+    assert f"{words} {names}." in result.stderr
+    for role in Role:
+        assert repr(role.value) in result.stderr
+    command = ("controller", "init", "--state-dir", "c", "--role", "verifier")
+    for options, words in (
+        (("--verifier-name", "A b"), "--verifier-name: Expected `str` matching"),
+        (("--verifier-name", "a", "--role", "verifier"), "one stands there twice (--role)"),
+    ):
+        result = nowhere(*command, *options)
+        assert (result.status, words in result.stderr, "controller.toml" in result.stderr) == (
+            64,
+            True,
+            False,
+        )
 
 
 def test_an_unwritable_output_is_misuse(nowhere: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
