@@ -42,6 +42,7 @@ from attestd.strict import canonical
 from attestd.tlog.tree import leaf_hash
 from attestd.tpm.embedded import EmbeddedTpm
 from attestd.wire import FrameReader, Kind, send_frame
+from tests.forking import AGENT, ROOT, Child, spawn
 
 T = TypeVar("T")
 
@@ -105,7 +106,7 @@ class Host:
         self.work = top / "w"
         self.layout: Layout = find_layout(str(self.state))
         self.configuration = Configuration(tpm_deadline_s=10)
-        self.agent: subprocess.Popen[bytes] | None = None
+        self.agent: subprocess.Popen[bytes] | Child | None = None
         self._clients: list[subprocess.Popen[bytes]] = []
 
     @classmethod
@@ -158,12 +159,15 @@ class Host:
     ) -> "Host":
         """Starts `serve`; options are those of `tests.agent.serve_entry`, or of another entry."""
         self._agent_log = (self.top / "agent.log").open("ab")
-        command = [sys.executable, "-m", entry or ENTRY, str(self.state), *options]
-        root = Path(__file__).parent.parent
-        self.agent = subprocess.Popen(
-            command, cwd=root, stdin=subprocess.DEVNULL, stdout=self._agent_log, stderr=self._agent_log,
-            env={"PATH": os.environ["PATH"], **(env or {})},
-        )  # fmt: skip
+        environment = {"PATH": os.environ["PATH"], **(env or {})}
+        words = (entry or ENTRY, str(self.state), *options)
+        if "LD_PRELOAD" in environment:
+            self.agent = subprocess.Popen(
+                [sys.executable, "-m", *words], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=self._agent_log,
+                stderr=self._agent_log, env=environment,
+            )  # fmt: skip
+        else:
+            self.agent = spawn(*words, imported=AGENT, env=environment, output=self._agent_log.fileno())
         self._agent_log.close()
         if wait:
             wait_for("the agent serves", self._serves)

@@ -8,13 +8,17 @@ import functools
 import logging
 import os
 import signal
+import subprocess
 import sys
+from collections.abc import Sequence
+from typing import Any
 
-from attestd.agent import assemble
+from attestd.agent import assemble, service
 from attestd.agent.service import serve
 from attestd.audit.seal import CRASH_POINTS, Sealer
 from attestd.errors import AttestdError
 from attestd.paths import find_layout, load_configuration
+from tests import forking
 
 
 def main() -> int:
@@ -24,6 +28,8 @@ def main() -> int:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     layout = find_layout(options.state_dir)
+    if forking.is_forked():
+        service.subprocess = _Forking  # type: ignore[assignment]
     if options.crash:
         point, _, count = options.crash.partition(":")
         assemble.Sealer = functools.partial(Sealer, crash_point=_Crash(point, int(count)))
@@ -33,6 +39,20 @@ def main() -> int:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 1
     return 0
+
+
+class _Forking:
+    """The runner is forked too: all else that it is given is what the agent says."""
+
+    DEVNULL = subprocess.DEVNULL
+
+    @staticmethod
+    def Popen(command: Sequence[str], *, stdout: int, **options: Any) -> forking.Child:  # noqa: N802
+        module = command.index("-m") + 1
+        return forking.spawn(
+            *command[module:], imported=forking.AGENT, output=stdout, env=options["env"], cwd=options["cwd"],
+            session=options["start_new_session"],
+        )  # fmt: skip
 
 
 class _Crash:

@@ -12,7 +12,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests.docs.forked import command_line
+from tests.forking import CONTROLLER, Child, spawn
 
 START_S = 60.0
 
@@ -126,7 +126,7 @@ class Controller(Client):
             {"listen": "127.0.0.1:0", "requests_per_s": 0, **configuration},
         )
         self.said: list[str] = []
-        self.process: subprocess.Popen[str] | None = None
+        self.process: Child | None = None
         self._reader: threading.Thread | None = None
         state.mkdir(exist_ok=True)
         lines = [f"{name} = {json.dumps(value)}\n" for name, value in self.configuration.items()]
@@ -148,11 +148,13 @@ class Controller(Client):
     def start(self) -> Self:
         """Starts it and waits until it answers."""
         self.said = []
-        self.process = subprocess.Popen(
-            [*_COMMAND, "controller", "serve", "--state-dir", str(self.state)],
-            stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, env=self.environment,
+        source, output = os.pipe()
+        self.process = spawn(
+            *("attestd", "controller", "serve", "--state-dir", self.state),
+            imported=CONTROLLER, env=self.environment, output=output, strict=True,
         )  # fmt: skip
-        self._reader = threading.Thread(target=self._read, daemon=True)
+        os.close(output)
+        self._reader = threading.Thread(target=self._read, args=[source], daemon=True)
         self._reader.start()
         self.port = int(self.wait_said(r"controller.ready url=\S+:(\d+) "))
         return self
@@ -187,8 +189,6 @@ class Controller(Client):
         status = process.wait(START_S)
         assert self._reader is not None
         self._reader.join(5)
-        if process.stderr is not None:
-            process.stderr.close()
         return status
 
     def __enter__(self) -> Self:
@@ -197,11 +197,9 @@ class Controller(Client):
     def __exit__(self, *_: object) -> None:
         self.kill()
 
-    def _read(self) -> None:
-        assert self.process is not None
-        assert self.process.stderr is not None
-        with contextlib.suppress(ValueError):
-            for line in self.process.stderr:
+    def _read(self, source: int) -> None:
+        with open(source, encoding="utf-8") as journal:
+            for line in journal:
                 self.said.append(line.rstrip())
 
 
@@ -215,7 +213,6 @@ def _forked() -> Path:
     return directory / "attestd"
 
 
-_COMMAND = [sys.executable, "-W", "error", "-m", "attestd"]
 _ENVIRONMENT = {"PATH": os.environ["PATH"]}
 
 
