@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from attestd.agent.findings import COMPLIES_NOT, of_status
 from attestd.codes import Code
 from attestd.distribution import acceptance
 from attestd.lineage.entry import EntryType
+from tests.docs.forked import shared_command_line
 from tests.host import Host, Result
 from tests.measured import CHANGED, RECORDED, UKI, MeasuredHost, boot_rules, ima_policy
 
@@ -55,7 +55,7 @@ def why(host: Host, seq: int) -> str:
 
 
 def attestd(host: Host, *words: str) -> str:
-    command = [sys.executable, "-I", "-m", "attestd", words[0], "--state-dir", str(host.state), *words[1:]]
+    command = [shared_command_line(), words[0], "--state-dir", str(host.state), *words[1:]]
     environment = {"PATH": os.environ["PATH"], "COLUMNS": "300"}
     return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
 

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +28,7 @@ from attestd.tpm.embedded import EmbeddedTpm
 from tests.agent.rekey_entry import WITHIN
 from tests.agent.test_exec import denied
 from tests.cli.conftest import Cli, cli_of
+from tests.forking import AGENT, spawn
 from tests.host import Host
 
 
@@ -134,11 +134,11 @@ def test_killed_anywhere_it_is_finished_by_the_next_call(
     used: tuple[Host, bytes, bytes], cli: Cli, point: str
 ) -> None:
     host, artifact, receipt = used
-    killed = subprocess.run(
-        [sys.executable, "-m", "tests.agent.rekey_entry", host.state, point],
-        check=False, capture_output=True, timeout=60,
-    )  # fmt: skip
-    assert killed.returncode == -signal.SIGKILL, killed
+    output = host.top / "rekey"
+    with output.open("wb") as file:
+        entry = ("tests.agent.rekey_entry", host.state, point)
+        killed = spawn(*entry, imported=(*AGENT, "attestd.cli.rekey"), env=os.environ, output=file.fileno())
+    assert killed.wait(60) == -signal.SIGKILL, output.read_text()
     EmbeddedTpm(host.layout.tpm).stop()
     if host.layout.next_keys.exists():
         with pytest.raises(UsageError, match="attestd rekey finishes it"), exclusive(host.layout):

@@ -22,6 +22,7 @@ from tests.cli.test_help import ALL
 from tests.controller.logs import Log
 from tests.controller.test_enroller import pending
 from tests.controller.test_operators import Afar, asking
+from tests.docs.forked import shared_command_line
 from tests.fleet import attestd
 from tests.host import Host, kill_and_wait
 from tests.recorded_boots import next_boots
@@ -69,7 +70,7 @@ governance platform lab --repository fleet --values pcrs.txt --yes --root-key {a
 governance sign --repository fleet --key second.pem --yes
 governance publish --repository fleet
 """
-ATTESTD = f"{sys.executable} -I -m attestd"
+ATTESTD = f"{sys.executable} -I -m attestd"  # where it is ended by a signal
 
 
 class Workplace:
@@ -122,7 +123,7 @@ class Workplace:
             "wb"
         ) as output:  # not a pipe: what goes on in the background would hold it
             done = subprocess.run(
-                ["/bin/bash", "-e", "-c", f'attestd() {{ {ATTESTD} "$@"; }}\n{script}'],
+                ["/bin/bash", "-e", "-c", f'attestd() {{ {shared_command_line()} "$@"; }}\n{script}'],
                 cwd=self.work, env={"PATH": "/usr/bin:/bin", "ATTESTD_STATE_DIR": str(self.host.state)},
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False, timeout=60,
             )  # fmt: skip

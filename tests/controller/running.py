@@ -1,6 +1,5 @@
 """A controller as people run it, and PostgreSQL from Debian's packages on a Unix socket."""
 
-import atexit
 import contextlib
 import glob
 import http.client
@@ -17,11 +16,10 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-from tests.docs.forked import command_line
+from tests.docs.forked import shared_command_line
 from tests.forking import CONTROLLER, Child, spawn
 
 START_S = 60.0
@@ -135,7 +133,7 @@ class Controller(Client):
     def attestd(self, *arguments: Any, status: int = 0) -> "subprocess.CompletedProcess[str]":
         """Runs `attestd controller …`."""
         done = subprocess.run(
-            [_forked(), "controller", *map(str, arguments), "--state-dir", str(self.state)],
+            [shared_command_line(), "controller", *map(str, arguments), "--state-dir", str(self.state)],
             capture_output=True, text=True, check=False, timeout=START_S, env=self.environment,
         )  # fmt: skip
         assert done.returncode == status, done
@@ -201,16 +199,6 @@ class Controller(Client):
         with open(source, encoding="utf-8") as journal:
             for line in journal:
                 self.said.append(line.rstrip())
-
-
-@cache
-def _forked() -> Path:
-    """The command line, without a second of imports each time."""
-    stack = contextlib.ExitStack()
-    atexit.register(stack.close)
-    directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="forked-", dir="/tmp")))
-    stack.enter_context(command_line(directory))
-    return directory / "attestd"
 
 
 _ENVIRONMENT = {"PATH": os.environ["PATH"]}

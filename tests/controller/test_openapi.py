@@ -56,7 +56,7 @@ def test_schemathesis_finds_nothing(controller: Controller, tmp_path: Path) -> N
     program = Path(sys.executable).with_name("schemathesis")
     done = subprocess.run(
         [
-            program, "run", f"http://127.0.0.1:{controller.port}/openapi.json", "--no-color", "-n", "25",
+            program, "run", f"http://127.0.0.1:{controller.port}/openapi.json", "--no-color", "-n", "12",
             "--seed", "1", "--generation-database", "none", "--phases", "examples,coverage,fuzzing",
             # Behind operators' certificates nothing is reached: tests/controller/test_operators.py goes there.
             "--exclude-path-regex", "^/v1/hosts",

@@ -2,10 +2,8 @@
 
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
-from tests.docs.forked import ROOT, command_line
+from tests.docs.forked import ROOT, shared_command_line
 
 PATIENCE_S = 500
 _RUN = """
@@ -20,15 +18,14 @@ sys.exit(importlib.import_module(sys.argv[1]).main())
 
 def run_demo(name: str) -> str:
     """What it told; it must have been all as told."""
-    with tempfile.TemporaryDirectory(prefix="demo-", dir="/tmp") as directory, command_line(Path(directory)):
-        done = subprocess.run(
-            [sys.executable, "-c", _RUN, name, Path(directory) / "attestd"],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=PATIENCE_S - 10,
-            cwd=ROOT,
-        )
+    done = subprocess.run(
+        [sys.executable, "-c", _RUN, name, shared_command_line()],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S - 10,
+        cwd=ROOT,
+    )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert "all of it happened as told" in done.stdout
     assert "internal_error" not in done.stdout

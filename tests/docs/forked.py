@@ -3,13 +3,16 @@
 `command_line(directory)` puts an `attestd` into a directory that does what the real one does, less its 0.4 s of imports.
 """
 
+import atexit
 import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +48,16 @@ def command_line(directory: Path) -> Iterator[None]:
     finally:
         process.kill()
         process.wait()
+
+
+@cache
+def shared_command_line() -> Path:
+    """The program, for as long as the tests of this process last."""
+    stack = contextlib.ExitStack()
+    atexit.register(stack.close)
+    directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="forked-", dir="/tmp")))
+    stack.enter_context(command_line(directory))
+    return directory / "attestd"
 
 
 def _serve(server: socket.socket) -> None:

@@ -2,12 +2,12 @@
 
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.docs.forked import shared_command_line
 from tests.host import Result
 from tests.measured import CHANGED, RECORDED, UKI, MeasuredHost
 from tests.recorded_boots import boot_new, next_boots
@@ -37,7 +37,7 @@ def host(tmp_path: Path) -> Iterator[MeasuredHost]:
 def follow(name: str, host: MeasuredHost, work: Path) -> str:
     script = RUNBOOKS[name].replace("/srv", str(work))
     done = subprocess.run(
-        ["/bin/bash", "-e", "-c", f'attestd() {{ {sys.executable} -I -m attestd "$@"; }}\n{script}'],
+        ["/bin/bash", "-e", "-c", f'attestd() {{ {shared_command_line()} "$@"; }}\n{script}'],
         cwd=work, env={"PATH": "/usr/bin:/bin", "ATTESTD_STATE_DIR": str(host.state)},
         stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip

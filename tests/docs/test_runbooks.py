@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from attestd.lineage.entry import EntryType
 from attestd.tpm.embedded import EmbeddedTpm
 from tests.agent.test_rekey import clear
+from tests.docs.forked import shared_command_line
 from tests.host import Host
 
 TEXT = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
@@ -38,7 +38,7 @@ class Case:
         }.items():
             line = line.replace(documented, here)
         done = subprocess.run(
-            ["/bin/bash", "-e", "-c", f'attestd() {{ {sys.executable} -I -m attestd "$@"; }}\n{line}'],
+            ["/bin/bash", "-e", "-c", f'attestd() {{ {shared_command_line()} "$@"; }}\n{line}'],
             cwd=self.work, env={"PATH": "/usr/bin:/bin", "ATTESTD_STATE_DIR": str(self.host.state)},
             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip

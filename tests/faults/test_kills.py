@@ -7,8 +7,8 @@ import pytest
 from tests.faults.storm import SealingStorm, Storm
 from tests.host import Host
 
-SEALING_KILLS = 220
-HOST_KILLS = 30
+SEALING_KILLS = 150
+HOST_KILLS = 20
 
 
 @pytest.mark.parametrize("half", [1, 2])
