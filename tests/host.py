@@ -155,13 +155,21 @@ class Host:
     # -- agent, runner, TPM ----------------------------------------------------------------------------------------
 
     def start(
-        self, *options: str, wait: bool = True, env: Mapping[str, str] | None = None, entry: str | None = None
+        self,
+        *options: str,
+        wait: bool = True,
+        env: Mapping[str, str] | None = None,
+        entry: str | None = None,
+        forked: bool = True,
     ) -> "Host":
-        """Starts `serve`; options are those of `tests.agent.serve_entry`, or of another entry."""
+        """Starts `serve`; options are those of `tests.agent.serve_entry`, or of another entry.
+
+        `forked` spares it the imports; where what a process inherits matters, it is executed as the command line is.
+        """
         self._agent_log = (self.top / "agent.log").open("ab")
         environment = {"PATH": os.environ["PATH"], **(env or {})}
         words = (entry or ENTRY, str(self.state), *options)
-        if "LD_PRELOAD" in environment:
+        if not forked:
             self.agent = subprocess.Popen(
                 [sys.executable, "-m", *words], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=self._agent_log,
                 stderr=self._agent_log, env=environment,

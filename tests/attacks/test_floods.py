@@ -159,7 +159,7 @@ def test_descriptors_without_end(stopped: Host) -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (1024, before[1]))
     try:
-        host = stopped.start()
+        host = stopped.start(forked=False)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     open_to_all(host)

@@ -263,7 +263,7 @@ def test_slow_disk_under_a_running_agent(short_dir: Path) -> None:
     source = Path(__file__).with_name("slow_sync.c")
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
     with Host.create() as host:
-        client = Client(host.start(env={"LD_PRELOAD": str(library)}))
+        client = Client(host.start(env={"LD_PRELOAD": str(library)}, forked=False))
         told: list[Told] = []
         threads = [threading.Thread(target=lambda: told.append(client.ask())) for _ in range(32)]
         before = host.checkpoints()
