@@ -9,7 +9,7 @@ from attestd.cli.base import Command, json_option
 from attestd.cli.governance import public_key, role_keys
 from attestd.cli.output import Output, say
 from attestd.cli.params import name_values
-from attestd.distribution.repository import Repository
+from attestd.distribution.creation import create_repository
 from attestd.distribution.settings import Expiry, Settings
 from attestd.errors import UsageError
 from attestd.governance.cedar import DEFAULT_POLICY
@@ -99,7 +99,7 @@ def init_command(
             "the keys of a fleet go together: --authorization, --enroller, --tpm-root, --tpm-platform, --tpm-epoch"
         )
     online_key = public_key(online)
-    repository = Repository.create(
+    repository = create_repository(
         directory,
         root=role_keys(roots, root_threshold),
         targets=role_keys(targets, targets_threshold),

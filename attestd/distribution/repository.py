@@ -27,14 +27,13 @@ from attestd.distribution.merging import merge_copy, require_valid_signatures
 from attestd.distribution.next_version import Next, RoleApprovals, plan_next
 from attestd.distribution.published import METADATA, Published, read_file, read_published
 from attestd.distribution.publishing import export, is_snapshot_due, publish_set, require_signed
-from attestd.distribution.settings import Settings, load_settings, save_settings
+from attestd.distribution.settings import load_settings
 from attestd.distribution.signer import Authority
 from attestd.distribution.staging import Staging, require_name, role_of, team_role
-from attestd.durable import make_directories
-from attestd.errors import StoreError, UsageError
+from attestd.errors import UsageError
 from attestd.governance.authorities import parse_authorities
 from attestd.governance.changes import Change, compare_facts, describe_changes
-from attestd.governance.draft import Delegation, RoleKeys, add_signature, draft_root
+from attestd.governance.draft import Delegation, RoleKeys, add_signature
 from attestd.governance.edits import with_team, without_team
 
 __all__ = ["ONLINE", "Repository", "utc_now"]
@@ -62,48 +61,6 @@ class Repository:
         self.published_path = path / "published"
         self._staging = Staging(path / "staged")
         self._clock = clock
-
-    @classmethod
-    def create(
-        cls,
-        path: Path,
-        *,
-        root: RoleKeys,
-        targets: RoleKeys,
-        online: RoleKeys,
-        settings: Settings,
-        clock: Callable[[], datetime] = utc_now,
-    ) -> "Repository":
-        """Makes a repository whose first root waits to be signed.
-
-        Args:
-            path: A new directory, or an empty one.
-            root: Who may change all keys; kept offline.
-            targets: Who signs what hosts believe.
-            online: Who signs snapshot and timestamp.
-            settings: Expiries, where the online key is, where the files go.
-            clock: The time.
-
-        Raises:
-            UsageError: The directory is in use, or a role cannot be signed.
-            StoreError: It cannot be written.
-        """
-        for role, keys in (("root", root), ("targets", targets), (ONLINE, online)):
-            require_keys(keys, role=role)
-        _require_unused(path)
-        for directory in (path / "staged" / "targets", path / "staged" / "metadata", path / "published"):
-            make_directories(directory, top=path, mode=0o700)
-        draft = draft_root(
-            version=1,
-            expires=clock() + settings.expiry_days.of("root"),
-            root=root,
-            targets=targets,
-            snapshot=online,
-            timestamp=online,
-        )
-        Staging(path / "staged").write_drafts({"root": draft})
-        save_settings(path, settings)
-        return cls(path, clock=clock)
 
     # --- what there is ----------------------------------------------------------------------------------------------
 
@@ -435,16 +392,6 @@ class Repository:
 
     def _when(self) -> dict[str, Any]:
         return {"expiry": self.settings.expiry_days, "now": self._clock()}
-
-
-def _require_unused(path: Path) -> None:
-    """Settings are written last: without them, what lies there is a creation that was cut off, and is begun again."""
-    try:
-        found = {item.name for item in path.iterdir()} if path.exists() else set()
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from error
-    if not found <= {"staged", "published"}:
-        raise UsageError(f"{path} is not empty: a repository is made in a new directory")
 
 
 def _file(plan: Next, name: str) -> bytes:

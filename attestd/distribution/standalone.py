@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from attestd.distribution.creation import create_repository
 from attestd.distribution.repository import Repository, utc_now
 from attestd.distribution.settings import FILE, STANDALONE_DAYS, Expiry, Settings
 from attestd.distribution.signer import Ask, Authority, generate, load_authority
@@ -36,7 +37,7 @@ def local_repository(authority: Path, *, trust: Path, clock: Callable[[], dateti
         return Repository(path, clock=clock)
     root, targets, online = (_local_key(authority, name) for name in LOCAL_KEYS)
     days = STANDALONE_DAYS
-    return Repository.create(
+    return create_repository(
         path,
         root=RoleKeys((root.public,)),
         targets=RoleKeys((targets.public,)),

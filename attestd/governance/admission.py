@@ -1,9 +1,10 @@
-"""Admits hosts: what an enroller verifies before it signs a host record, and why a person may have to decide. Pure.
+"""Admits hosts: what an enroller verifies before it signs a host record. Pure.
 
     enrolment = verify_enrolment(request, ...)        who vouches for the EK, and that the keys are what they must be
     challenge = challenge_enrolment(enrolment, ...)   a secret for the TPM that has EK and AK
     activated = verify_activation(activation, ...)    the secret is back: EK and AK are in one TPM; the record says what is so
     standing  = KnownHosts(trust).standing(activated) a new host, the same, or one that comes with new keys; or refused
+                                                      (`known_hosts`)
 
 Each enroller does all of this for itself; a host record counts when the threshold of them signed it.
 """
@@ -11,13 +12,12 @@ Each enroller does all of this for itself; a host record counts when the thresho
 import hashlib
 import hmac
 from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from typing import Final
 
-from attestd.errors import MalformedError, StoreError, UsageError, VerificationError
+from attestd.errors import UsageError, VerificationError
 from attestd.governance.authorities import Authorities
 from attestd.governance.ek_trust import EkTrust
 from attestd.governance.enrolment import Activation, Challenge, CredentialMember, EnrolmentRequest
@@ -25,13 +25,10 @@ from attestd.governance.host import (
     MAX_HOST_RECORD_BYTES,
     HostKeys,
     HostRecord,
-    VerifiedHost,
-    ek_digest,
     verify_host_keys,
 )
 from attestd.governance.issue import draft_host_request
 from attestd.governance.platform import Tier
-from attestd.governance.trust import Trust
 from attestd.strict import canonical, decode_base64, format_time, parse_canonical, parse_time
 from attestd.tcg.credential import Random, make_credential
 from attestd.tcg.ek_chain import VerifiedEkChain, verify_ek_chain
@@ -41,8 +38,6 @@ from attestd.tcg.public import Public, host_id, parse_public
 __all__ = [
     "BACKDATED",
     "ActivatedEnrolment",
-    "KnownHosts",
-    "Standing",
     "VerifiedEk",
     "VerifiedEnrolment",
     "challenge_enrolment",
@@ -113,21 +108,6 @@ class ActivatedEnrolment:
     userspace: str
     not_before: datetime
     not_after: datetime
-
-
-class Standing(StrEnum):
-    """What the fleet knows of a host.
-
-    Attributes:
-        NEW: Nothing.
-        SAME: It has a record with these very keys.
-        REENROLMENT: It had other keys: its TPM was cleared, it was installed again, or somebody else has its TPM; or it has
-            records none of which verifies, so that nobody knows which keys it had.
-    """
-
-    NEW = "new"
-    SAME = "same"
-    REENROLMENT = "re-enrolment"
 
 
 def verify_endorsement_key(
@@ -253,7 +233,7 @@ def verify_activation(
     4. The record is, byte for byte, what this enroller would write itself, but for labels, userspace and times.
     5. It begins about now, and does not hold for too long.
 
-    Does not check whether the host is known, revoked, or a second one of a TPM (`KnownHosts.standing`), nor labels and
+    Does not check whether the host is known, revoked, or a second one of a TPM (`known_hosts.KnownHosts.standing`), nor labels and
     userspace, which are for an operator to approve.
 
     Args:
@@ -293,142 +273,6 @@ def verify_activation(
             f"host record: it ends at {record.not_after}, expected by {format_time(now + max_validity)}"
         )
     return ActivatedEnrolment(enrolment, data, record.labels, record.userspace, starts, ends)
-
-
-class KnownHosts:
-    """The hosts of one version of governance, to be asked by any of their keys; made once a version.
-
-    It holds which keys each record, present or earlier, says that it is about: some hundred bytes each. That a record verifies
-    is found out when it matters: when somebody shows a key that it is about.
-
-    One thread at a time reads (`read`); then any number ask.
-    """
-
-    def __init__(self, trust: Trust, previous: "KnownHosts | None" = None) -> None:
-        """Takes what `previous` knows of the same files, and reads none."""
-        self._trust = trust
-        before = {} if previous is None else previous._claims  # noqa: SLF001 - its own
-        self._claims: dict[str, tuple[bytes, ...]] = {}  # what the metadata says of the file, then the keys
-        self._by_key: dict[bytes, tuple[str, ...] | str] = {}
-        self._unread: dict[str, bytes] = {}
-        for name, packed in trust.host_files:
-            known = before.get(name)
-            if known is not None and known[0] == packed:
-                self._add(name, known)
-            else:
-                self._unread[name] = packed
-
-    def read(self) -> None:
-        """Reads the records that it does not know yet; after an error it goes on where it was.
-
-        Raises:
-            StoreError: One cannot be read, or is not the file that the metadata names: nobody can say whose keys it is about.
-        """
-        while self._unread:
-            name, packed = next(iter(self._unread.items()))
-            try:
-                claimed = _claimed(self._trust, name)
-            except (VerificationError, MalformedError) as error:  # of the files here, not of who asks
-                raise StoreError(f"governance: {error}") from error
-            self._add(name, (packed, *claimed))
-            del self._unread[name]
-
-    def _add(self, name: str, claims: tuple[bytes, ...]) -> None:
-        self._claims[name] = claims
-        for key in claims[1:]:
-            others = self._by_key.get(key)
-            # Nearly always one: no tuple for each of three hundred thousand.
-            self._by_key[key] = name if others is None else (*_names(others), name)
-
-    def standing(self, activated: ActivatedEnrolment) -> Standing:
-        """What the fleet knows of a host, and that it is no other one in disguise.
-
-        1. The host is not revoked.
-        2. Its EK is of no other host-id: the same key in another public area would be a second host in one TPM.
-        3. Its attestation key and release key are no other host's, now or ever.
-
-        Raises:
-            VerificationError: One of these does not hold.
-            StoreError: A record of this host, or any whose keys are not known yet, cannot be read now.
-        """
-        self.read()
-        enrolment = activated.enrolment
-        host, keys = enrolment.ek.host, enrolment.keys
-        if host in self._trust.revocations.hosts:  # 1
-            raise VerificationError(f"host {host} is revoked: what was revoked is not enrolled again")
-        for other in self._others(ek_digest(enrolment.ek.public), host):  # 2
-            raise VerificationError(
-                f"the EK of host {host} is that of host {other} already: one TPM is one host"
-            )
-        for name in (keys.ak.name, keys.release_key.name):  # 3
-            for other in self._others(name, host):
-                raise VerificationError(f"host {host} shows a key of host {other}: a key is of one host")
-        records = self._trust.known_records(host)
-        if not records.usable and not records.refused:
-            return Standing.NEW
-        present = records.present
-        return Standing.SAME if present is not None and _has(present, keys) else Standing.REENROLMENT
-
-    def _others(self, key: bytes, host: str) -> Iterator[str]:
-        """Other hosts that have a record about a key which verifies, or which nobody can read now."""
-        for name in _names(self._by_key.get(key, ())):
-            other = _host_of(name)
-            if other != host and not self._trust.is_refused(name):
-                yield other
-
-    def reasons(self, activated: ActivatedEnrolment, *, now: datetime) -> tuple[str, ...]:
-        """What an operator has to decide before the record is signed, in words; empty: nothing.
-
-        A chain to a manufacturer says that there is a TPM, not that it is one of ours: any laptop's has one. A host that stands
-        in `ek-allow.json` was admitted by whoever wrote that, and one that has a record may have it again.
-
-        Raises:
-            VerificationError, StoreError: As `standing`.
-        """
-        standing = self.standing(activated)
-        enrolment = activated.enrolment
-        records = self._trust.known_records(enrolment.ek.host)
-        present = records.present
-        found: list[str] = []
-        if standing is Standing.NEW and enrolment.ek.chain is not None:
-            found.append(f"a new host, vouched for by {enrolment.ek.chain.root} as {enrolment.ek.tier}")
-        if standing is Standing.REENROLMENT and records.usable:
-            found.append("other keys than before: its TPM was cleared or it was installed again")
-        if present is None and records.refused:
-            found.append(
-                f"its record does not verify, so that nobody knows which keys it had: {records.refused[0]}"
-            )
-        if standing is Standing.SAME and present is not None and present.not_after <= now:
-            found.append(f"its record ended at {format_time(present.not_after)}")
-        labels = {} if present is None else present.labels
-        if activated.labels != labels:
-            found.append(f"labels {_words(activated.labels)}, before {_words(labels)}")
-        userspace = "none" if present is None else present.userspace
-        if activated.userspace != userspace:
-            found.append(f"userspace {activated.userspace}, before {userspace}")
-        return tuple(found)
-
-
-def _claimed(trust: Trust, name: str) -> tuple[bytes, ...]:
-    claimed = trust.claimed_keys(name)
-    # One that lies under another host's name is nobody's.
-    return () if claimed is None or claimed.host != _host_of(name) else (claimed.ek, *claimed.names)
-
-
-def _names(names: tuple[str, ...] | str) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else names
-
-
-def _host_of(name: str) -> str:
-    return name.rpartition("/")[2][:64]
-
-
-def _has(record: VerifiedHost, keys: HostKeys) -> bool:
-    return (record.ak_name, record.release_name) == (keys.ak.name, keys.release_key.name)
-
-
-def _words(labels: Mapping[str, str]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in sorted(labels.items()))[:200] or "none"
 
 
 def _require_own_words(

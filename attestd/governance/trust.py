@@ -27,13 +27,11 @@ from attestd.governance.ek_trust import EkTrust
 from attestd.governance.host import ClaimedKeys, VerifiedHost, parse_claimed_keys
 from attestd.governance.host_records import (
     HOSTS,
-    HostHistory,
-    HostRecords,
     KnownRecords,
     Read,
-    Reasons,
     record_name,
 )
+from attestd.governance.host_views import HostHistory, HostRecords, Reasons
 from attestd.governance.mesh import MeshTrust, mesh_history_name
 from attestd.governance.metadata import Metadata, Versions, verify_target
 from attestd.governance.parts import Memo, Parts

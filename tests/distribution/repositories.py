@@ -13,6 +13,7 @@ from typing import Any
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from tuf.ngclient import Updater
 
+from attestd.distribution.creation import create_repository
 from attestd.distribution.repository import Repository
 from attestd.distribution.settings import Settings
 from attestd.distribution.signer import Authority, load_authority
@@ -59,7 +60,7 @@ class Office:
     def create(
         self, *, targets: Sequence[str] = ("alice",), threshold: int = 1, **settings: Any
     ) -> Repository:
-        return Repository.create(
+        return create_repository(
             self.top / "governance",
             root=self.keys("root"),
             targets=self.keys(*targets, threshold=threshold),

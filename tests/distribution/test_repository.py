@@ -14,6 +14,7 @@ import pytest
 from tuf.api.exceptions import ExpiredMetadataError
 
 from attestd.distribution import published
+from attestd.distribution.creation import create_repository
 from attestd.distribution.repository import Repository
 from attestd.distribution.settings import Settings, load_settings, save_settings
 from attestd.errors import (
@@ -279,7 +280,7 @@ def test_keys_that_nobody_could_sign_with(
         "online": office.keys("a"),
     }
     with pytest.raises(UsageError):
-        Repository.create(office.top / "g2", settings=Settings(), **named)
+        create_repository(office.top / "g2", settings=Settings(), **named)
 
 
 def test_renewal(office: Office, world: World) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 
-from attestd.governance.admission import KnownHosts, verify_activation
+from attestd.governance.admission import verify_activation
 from attestd.governance.enrolment import Pending
+from attestd.governance.known_hosts import KnownHosts
 from attestd.strict import canonical
 from attestd.tcg.ek_certificate import QUIRKS
 from attestd.tcg.endorsement import TEMPLATES

@@ -7,7 +7,7 @@ from functools import cache
 from cryptography import x509
 
 from attestd.errors import MalformedError, UsageError, VerificationError
-from attestd.governance.admission import KnownHosts, verify_activation, verify_enrolment
+from attestd.governance.admission import verify_activation, verify_enrolment
 from attestd.governance.ek_trust import join_ek_trust, parse_ek_file
 from attestd.governance.enrolment import (
     Challenge,
@@ -19,6 +19,7 @@ from attestd.governance.enrolment import (
     parse_challenge,
     parse_outcome,
 )
+from attestd.governance.known_hosts import KnownHosts
 from attestd.governance.trust import Trust
 from attestd.strict import canonical, decode_base64
 from attestd.tcg.credential import make_credential

@@ -6,7 +6,12 @@ from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
-from attestd.governance.admission import challenge_enrolment, verify_enrolment
+from attestd.governance.admission import (
+    ActivatedEnrolment,
+    challenge_enrolment,
+    verify_activation,
+    verify_enrolment,
+)
 from attestd.governance.enrolment import (
     MAX_ACTIVATION_BYTES,
     MAX_ENROLMENT_BYTES,
@@ -18,10 +23,13 @@ from attestd.governance.enrolment import (
 from attestd.governance.issue import draft_host_request
 from attestd.strict import canonical, convert, parse_json
 from attestd.tcg.public import parse_public
+from tests.governance.test_ek_trust import index, pem
 from tests.tcg.activation import recover
+from tests.tcg.ek_build import Authority
 from tests.world import Host, World, b64
 
 KEY = bytes(range(32))
+MAKER, CLOUD = Authority.root("maker"), Authority.root("cloud")
 
 
 def parse_enrolment(data: bytes) -> EnrolmentRequest:
@@ -111,3 +119,35 @@ class Enrolling:
 def allow(world: World, *hosts: Host, tier: str = "software") -> None:
     """Puts hosts into `ek-allow.json`."""
     world.extra["ek-allow.json"] = canonical({"v": 1, "hosts": {host.id: tier for host in hosts}})
+
+
+def believing() -> World:
+    """One host of it is known; others, with a certificate of the manufacturer's or of the cloud's, are believed."""
+    world = World()
+    world.extra |= {
+        "ek-roots/index.json": index({"maker": "hardware", "cloud": "vtpm"}),
+        "ek-roots/maker.pem": pem(MAKER.certificate),
+        "ek-roots/cloud.pem": pem(CLOUD.certificate),
+    }
+    return world
+
+
+def activate(enrolling: Enrolling, activation: Activation, id_: str, **changes: Any) -> ActivatedEnrolment:
+    """What the enroller makes of it."""
+    trust = enrolling.world.trust()
+    arguments = {
+        "id": id_,
+        "key": KEY,
+        "authorities": trust.authorities,
+        "trust": trust.ek,
+        "max_validity": YEAR,
+        "now": enrolling.world.now,
+    }
+    return verify_activation(activation, **arguments | changes)
+
+
+def enrolled(enrolling: Enrolling, **changes: Any) -> ActivatedEnrolment:
+    """The whole way; `changes` are the record's."""
+    challenge = enrolling.challenge()
+    record = b64(enrolling.record(challenge.tier, **changes))
+    return activate(enrolling, enrolling.activation(challenge, record=record), challenge.id)

@@ -11,7 +11,6 @@ import pytest
 from attestd.errors import TpmRefusedError, VerificationError
 from attestd.governance.admission import (
     ActivatedEnrolment,
-    KnownHosts,
     challenge_enrolment,
     verify_activation,
     verify_enrolment,
@@ -28,6 +27,7 @@ from attestd.governance.enrolment import (
 )
 from attestd.governance.host import parse_host_record
 from attestd.governance.issue import draft_host_request, sign_host_request
+from attestd.governance.known_hosts import KnownHosts
 from attestd.strict import canonical
 from attestd.tcg.binding import Purpose, extra_data
 from attestd.tcg.public import authority_name, authority_public, host_id, parse_public

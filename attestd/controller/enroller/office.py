@@ -25,7 +25,8 @@ from attestd.controller.store.engine import Store
 from attestd.controller.store.schema import enrolment_decisions, enrolment_keys, enrolments
 from attestd.controller.verifier.rows import Said, last_said
 from attestd.errors import UsageError, VerificationError
-from attestd.governance.admission import ActivatedEnrolment, Standing
+from attestd.governance.admission import ActivatedEnrolment
+from attestd.governance.known_hosts import Standing
 from attestd.governance.succession import LATE
 from attestd.strict import format_time
 

@@ -26,7 +26,6 @@ from attestd.errors import MalformedError, StoreError, VerificationError
 from attestd.governance.admission import (
     BACKDATED,
     ActivatedEnrolment,
-    KnownHosts,
     challenge_enrolment,
     verify_activation,
     verify_enrolment,
@@ -45,6 +44,7 @@ from attestd.governance.enrolment import (
 )
 from attestd.governance.host_records import record_name
 from attestd.governance.issue import sign_host_request
+from attestd.governance.known_hosts import KnownHosts
 from attestd.governance.succession import draft_ended_record, ends_late, warn_of_succession
 from attestd.governance.trust import Trust
 from attestd.journal import event
