@@ -27,7 +27,7 @@ from attestd.agent.provision import provision_standalone
 from attestd.agent.standalone import LocalAuthorities
 from attestd.audit.store import LogStore
 from attestd.audit.verify import LogReport, verify_log
-from attestd.authorization.issue import draft_statement, issue, resource
+from attestd.authorization.issue import StatementDraft, draft_statement, issue, resource
 from attestd.distribution.local import load_own_trust
 from attestd.distribution.signer import load_authority
 from attestd.governance.amend import amend_platform_policy
@@ -362,10 +362,12 @@ class Host:
             "max_uses": None,
         }
         statement = draft_statement(
-            subjects=[resource(os.path.realpath(path), sha256(path)) for path in subjects],
-            argv=argv,
-            inputs=[resource(os.path.realpath(path), sha256(path)) for path in inputs],
-            **{**values, **members},
+            StatementDraft(
+                subjects=[resource(os.path.realpath(path), sha256(path)) for path in subjects],
+                argv=argv,
+                inputs=[resource(os.path.realpath(path), sha256(path)) for path in inputs],
+                **{**values, **members},
+            )
         )
         return issue(statement, signers=[load_authority(str(self.layout.authority / f"{signer}.pem")).sign])
 

@@ -37,7 +37,7 @@ from attestd.authorization.dsse import (
     format_envelope,
     pae,
 )
-from attestd.authorization.issue import DEFAULT_PATH, Sign, draft_statement, issue, resource
+from attestd.authorization.issue import DEFAULT_PATH, Sign, StatementDraft, draft_statement, issue, resource
 from attestd.authorization.secret import NOTHING_SECRET
 from attestd.errors import StoreError
 from attestd.gate.concealment import Concealment
@@ -686,7 +686,7 @@ class World:
             execution: What it allows; by default `self.execution()`.
             signers: By default all authors.
             edit: Changes the statement's JSON before it is signed: also to what no issuer would write.
-            changes: Keywords of `draft_statement`.
+            changes: Members of `StatementDraft`.
         """
         run = execution or self.execution()
         environment = dict(run.env)
@@ -707,7 +707,7 @@ class World:
             "env_set": environment,
             "inputs": [resource(item.path, item.sha256) for item in run.inputs],
         }
-        statement = draft_statement(**{**defaults, **changes})
+        statement = draft_statement(StatementDraft(**{**defaults, **changes}))
         keys = self.authors if signers is None else signers
         if edit is None:
             return issue(statement, signers=[signer(key) for key in keys])

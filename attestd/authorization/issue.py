@@ -4,6 +4,7 @@ Signing keys stay outside: a `Sign` value is asked for a signature and says whic
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -32,6 +33,7 @@ from attestd.strict import canonical, format_time
 __all__ = [
     "DEFAULT_PATH",
     "Sign",
+    "StatementDraft",
     "approve",
     "delegates",
     "draft_statement",
@@ -51,47 +53,14 @@ def resource(name: str, sha256: str) -> Resource:
     return Resource(name=name, digest=Digest(sha256=sha256))
 
 
-def draft_statement(
-    *,
-    subjects: Sequence[Resource],
-    argv: Sequence[ArgPattern],
-    cwd: str,
-    uid: int,
-    requester_uid: int,
-    host_id: str | None,
-    platform: str,
-    policy: str,
-    policy_version: int,
-    now: datetime,
-    ttl_s: int,
-    requested_by: str,
-    reason: str = "",
-    on_behalf_of: str | None = None,
-    approved_by: Sequence[str] = (),
-    max_uses: int | None = 1,
-    env_pass: Sequence[str] = (),
-    env_set: Mapping[str, str] | None = None,
-    inputs: Sequence[Resource] = (),
-    policy_digest: str | None = None,
-    metadata: Mapping[str, str] | None = None,
-    max_evidence_age_s: int = 60,
-    verifiers: int = 0,
-    witnesses: int = 0,
-    on_trust_loss: str = "kill",
-    recheck_interval_s: int = 30,
-    mesh_grace_s: int = 0,
-    further_hosts: Sequence[str] = (),
-    host_labels: Mapping[str, str] | None = None,
-    further_requesters: Sequence[int] = (),
-    delegate_to: Sequence[str] = (),
-    max_depth: int = 0,
-) -> Statement:
-    """Writes a statement out in full; what is not given gets the narrowest safe value.
+@dataclass(frozen=True, kw_only=True)
+class StatementDraft:
+    """What a statement is to say; what is not given has the narrowest safe value.
 
     One host, one requester, one use, cwd and user as they are, an environment of a fixed PATH only, no delegation,
     no secrets, killed when trust is lost.
 
-    Args:
+    Attributes:
         subjects: The executable and, for a script, its interpreters.
         argv: One pattern an argument.
         cwd: Real path of the working directory.
@@ -124,6 +93,44 @@ def draft_statement(
         further_requesters: Who may ask besides.
         delegate_to: Key ids that may issue narrower artifacts under this one.
         max_depth: How many times in a row.
+    """
+
+    subjects: Sequence[Resource]
+    argv: Sequence[ArgPattern]
+    cwd: str
+    uid: int
+    requester_uid: int
+    host_id: str | None
+    platform: str
+    policy: str
+    policy_version: int
+    now: datetime
+    ttl_s: int
+    requested_by: str
+    reason: str = ""
+    on_behalf_of: str | None = None
+    approved_by: Sequence[str] = ()
+    max_uses: int | None = 1
+    env_pass: Sequence[str] = ()
+    env_set: Mapping[str, str] = field(default_factory=dict)
+    inputs: Sequence[Resource] = ()
+    policy_digest: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    max_evidence_age_s: int = 60
+    verifiers: int = 0
+    witnesses: int = 0
+    on_trust_loss: str = "kill"
+    recheck_interval_s: int = 30
+    mesh_grace_s: int = 0
+    further_hosts: Sequence[str] = ()
+    host_labels: Mapping[str, str] = field(default_factory=dict)
+    further_requesters: Sequence[int] = ()
+    delegate_to: Sequence[str] = ()
+    max_depth: int = 0
+
+
+def draft_statement(draft: StatementDraft) -> Statement:
+    """Writes a statement out in full.
 
     Raises:
         MalformedError: The values make no well-formed statement; the message names the member.
@@ -131,52 +138,52 @@ def draft_statement(
     """
     predicate = {
         "scope": {
-            "argv": list(argv),
-            "cwd": cwd,
-            "uid": uid,
-            "env": {"pass": list(env_pass), "set": {"PATH": DEFAULT_PATH, **(env_set or {})}},
-            "inputs": list(inputs),
+            "argv": list(draft.argv),
+            "cwd": draft.cwd,
+            "uid": draft.uid,
+            "env": {"pass": list(draft.env_pass), "set": {"PATH": DEFAULT_PATH, **draft.env_set}},
+            "inputs": list(draft.inputs),
         },
         "bindings": {
-            "hosts": [*([] if host_id is None else [host_id]), *further_hosts],
-            "host_labels": dict(host_labels or {}),
-            "requesters": [{"uid": uid} for uid in (requester_uid, *further_requesters)],
+            "hosts": [*([] if draft.host_id is None else [draft.host_id]), *draft.further_hosts],
+            "host_labels": dict(draft.host_labels),
+            "requesters": [{"uid": uid} for uid in (draft.requester_uid, *draft.further_requesters)],
         },
         "environment": {
-            "platform": platform,
-            "max_evidence_age_s": max_evidence_age_s,
-            "verifiers": {"quorum": verifiers},
-            "witnesses": {"quorum": witnesses},
+            "platform": draft.platform,
+            "max_evidence_age_s": draft.max_evidence_age_s,
+            "verifiers": {"quorum": draft.verifiers},
+            "witnesses": {"quorum": draft.witnesses},
         },
         "governance": {
-            "policy": policy,
-            "policy_digest": policy_digest,
-            "min_version": policy_version,
-            "metadata": dict(metadata or {}),
+            "policy": draft.policy,
+            "policy_digest": draft.policy_digest,
+            "min_version": draft.policy_version,
+            "metadata": dict(draft.metadata),
         },
         "attribution": {
-            "requested_by": requested_by,
-            "approved_by": list(approved_by),
-            "on_behalf_of": on_behalf_of,
-            "reason": reason,
+            "requested_by": draft.requested_by,
+            "approved_by": list(draft.approved_by),
+            "on_behalf_of": draft.on_behalf_of,
+            "reason": draft.reason,
         },
         "validity": {
-            "not_before": format_time(now),
-            "not_after": format_time(now + timedelta(seconds=ttl_s)),
-            "max_uses": max_uses,
+            "not_before": format_time(draft.now),
+            "not_after": format_time(draft.now + timedelta(seconds=draft.ttl_s)),
+            "max_uses": draft.max_uses,
         },
-        "lineage": {"parent": None, "delegate_to": list(delegate_to), "max_depth": max_depth},
+        "lineage": {"parent": None, "delegate_to": list(draft.delegate_to), "max_depth": draft.max_depth},
         "enforcement": {
-            "on_trust_loss": on_trust_loss,
-            "recheck_interval_s": recheck_interval_s,
-            "mesh_grace_s": mesh_grace_s,
+            "on_trust_loss": draft.on_trust_loss,
+            "recheck_interval_s": draft.recheck_interval_s,
+            "mesh_grace_s": draft.mesh_grace_s,
         },
         "secrets": [],
         "tool": None,
     }
     statement = {
         "_type": STATEMENT_TYPE,
-        "subject": list(subjects),
+        "subject": list(draft.subjects),
         "predicateType": PREDICATE_TYPE,
         "predicate": predicate,
     }

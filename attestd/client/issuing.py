@@ -14,7 +14,7 @@ from typing import Final
 
 from attestd.authorization.artifact import Link
 from attestd.authorization.delegation import draft_delegation
-from attestd.authorization.issue import DEFAULT_PATH, draft_statement, resource
+from attestd.authorization.issue import DEFAULT_PATH, StatementDraft, draft_statement, resource
 from attestd.authorization.pattern import ArgPattern, describe, matches, quote
 from attestd.authorization.statement import Resource, Statement
 from attestd.client import Ended
@@ -177,34 +177,36 @@ def _draft(asked: Asked, trust: Trust, environ: Mapping[str, str], now: datetime
     first, *further = (*asked.hosts, *here) or (None,)
     requester, *requesters = asked.requesters
     return draft_statement(
-        subjects=_subjects(asked.argv[0], environ.get("PATH", _EXECVP_PATH), child_path),
-        argv=_patterns(asked.argv, asked.patterns),
-        cwd=_directory(asked.cwd or Path()),
-        uid=requester if asked.uid is None else asked.uid,
-        requester_uid=requester,
-        further_requesters=requesters,
-        host_id=first,
-        further_hosts=further,
-        host_labels=asked.host_labels,
-        platform=asked.platform or _only(trust.platforms, "platform policy", "--platform"),
-        policy=asked.policy,
-        policy_digest=policy_pin(asked.policy, asked.policy_digest, trust=trust),
-        policy_version=trust.version,
-        now=now,
-        ttl_s=asked.ttl_s,
-        requested_by=asked.requested_by,
-        reason=asked.reason,
-        on_behalf_of=asked.on_behalf_of,
-        max_uses=asked.max_uses,
-        env_pass=asked.env_pass,
-        env_set=asked.env_set,
-        inputs=[_pin(path) for path in asked.inputs],
-        max_evidence_age_s=asked.max_evidence_age_s,
-        verifiers=asked.verifiers,
-        witnesses=asked.witnesses,
-        on_trust_loss=asked.on_trust_loss,
-        delegate_to=asked.delegate_to,
-        max_depth=asked.max_depth,
+        StatementDraft(
+            subjects=_subjects(asked.argv[0], environ.get("PATH", _EXECVP_PATH), child_path),
+            argv=_patterns(asked.argv, asked.patterns),
+            cwd=_directory(asked.cwd or Path()),
+            uid=requester if asked.uid is None else asked.uid,
+            requester_uid=requester,
+            further_requesters=requesters,
+            host_id=first,
+            further_hosts=further,
+            host_labels=asked.host_labels,
+            platform=asked.platform or _only(trust.platforms, "platform policy", "--platform"),
+            policy=asked.policy,
+            policy_digest=policy_pin(asked.policy, asked.policy_digest, trust=trust),
+            policy_version=trust.version,
+            now=now,
+            ttl_s=asked.ttl_s,
+            requested_by=asked.requested_by,
+            reason=asked.reason,
+            on_behalf_of=asked.on_behalf_of,
+            max_uses=asked.max_uses,
+            env_pass=asked.env_pass,
+            env_set=asked.env_set,
+            inputs=[_pin(path) for path in asked.inputs],
+            max_evidence_age_s=asked.max_evidence_age_s,
+            verifiers=asked.verifiers,
+            witnesses=asked.witnesses,
+            on_trust_loss=asked.on_trust_loss,
+            delegate_to=asked.delegate_to,
+            max_depth=asked.max_depth,
+        )
     )
 
 

@@ -17,7 +17,14 @@ from attestd.authorization.artifact import (
 )
 from attestd.authorization.delegation import delegate, draft_delegation
 from attestd.authorization.dsse import SignatureInvalidError
-from attestd.authorization.issue import approve, draft_statement, issue, link_to_approve, resource
+from attestd.authorization.issue import (
+    StatementDraft,
+    approve,
+    draft_statement,
+    issue,
+    link_to_approve,
+    resource,
+)
 from attestd.authorization.pattern import ArgForm
 from attestd.authorization.statement import parse_statement
 from attestd.errors import MalformedError, UsageError
@@ -37,7 +44,7 @@ def root(**changes: Any) -> bytes:
         "platform": "local", "policy": "exec", "policy_version": 3, "now": NOW, "ttl_s": 7200, "requested_by": "alice",
         "max_uses": None, "env_pass": ["LANG", "TERM"], "delegate_to": DELEGATES, "max_depth": 2,
     }  # fmt: skip
-    return issue(draft_statement(**{**values, **changes}), signers=[signer("alice")])
+    return issue(draft_statement(StatementDraft(**{**values, **changes})), signers=[signer("alice")])
 
 
 def under(parent: bytes, by: str = "team", **changes: Any) -> bytes:

@@ -5,7 +5,14 @@ import pytest
 
 from attestd.authorization.artifact import parse_artifact, verify_artifact
 from attestd.authorization.dsse import SignatureInvalidError
-from attestd.authorization.issue import DEFAULT_PATH, approve, draft_statement, issue, resource
+from attestd.authorization.issue import (
+    DEFAULT_PATH,
+    StatementDraft,
+    approve,
+    draft_statement,
+    issue,
+    resource,
+)
 from attestd.authorization.pattern import ArgForm
 from attestd.errors import MalformedError, UsageError
 from attestd.strict import canonical
@@ -29,7 +36,7 @@ def draft(**changes):
         "ttl_s": 3600,
         "requested_by": "alice",
     }
-    return draft_statement(**{**arguments, **changes})
+    return draft_statement(StatementDraft(**{**arguments, **changes}))
 
 
 def test_what_is_not_given_gets_the_narrowest_value_and_is_written_out():
