@@ -18,11 +18,17 @@ __all__ = ["WRITE_S", "parse_address", "serving_metrics", "write_metrics"]
 WRITE_S: Final = 15.0
 _REQUEST_S: Final = 5.0
 _MAX_HEAD_BYTES: Final = 8192
+_Gauge = tuple[str, str, dict[Labels, float]]
 
 
 def format_metrics(core: Core) -> str:
     """Everything: what was counted, and how things stand now."""
-    gauges: list[tuple[str, str, dict[Labels, float]]] = [
+    gauges = (*_host(core), *_platforms(core), *_mesh(core))
+    return core.metrics.format() + "".join(format_family(*family) for family in gauges)
+
+
+def _host(core: Core) -> list[_Gauge]:
+    gauges: list[_Gauge] = [
         ("attestd_releases", "Executions handed to the runner since the start.", {(): core.releases}),
         ("attestd_log_entries", "Size of the audit log.", {(): core.store.size}),
         ("attestd_log_bytes", "Size of the audit log's file.", {(): core.layout.log.stat().st_size}),
@@ -45,6 +51,19 @@ def format_metrics(core: Core) -> str:
         ),
         ("attestd_runner_up", "Whether the runner answers.", {(): float(core.runner_up)}),
         ("attestd_executions_running", "What runs now.", {(): float(core.runner_info.get("running", 0))}),
+        ("attestd_denials_waiting", "Aggregated denials not sealed yet.", {(): core.denials.waiting}),
+    ]
+    if core.verification.last is not None:
+        last = core.verification.last
+        gauges += [
+            ("attestd_log_verified_entries", "Up to where the log is verified.", {(): last.size}),
+            ("attestd_log_verified_time_seconds", "When it was verified last.", {(): last.time.timestamp()}),
+        ]
+    return gauges
+
+
+def _platforms(core: Core) -> list[_Gauge]:
+    return [
         (
             "attestd_evidence_age_seconds",
             "Age of the evidence for a platform policy.",
@@ -62,6 +81,11 @@ def format_metrics(core: Core) -> str:
                 for name, found in core.evidence.latest().items()
             },
         ),
+    ]
+
+
+def _mesh(core: Core) -> list[_Gauge]:
+    return [
         (
             "attestd_verifier_up",
             "Whether a verifier gave a result when it was asked last.",
@@ -87,15 +111,7 @@ def format_metrics(core: Core) -> str:
             "Whether a witness cosigned what it was asked last.",
             {(("witness", found.name),): float(found.error is None) for found in core.cosigning.witnesses},
         ),
-        ("attestd_denials_waiting", "Aggregated denials not sealed yet.", {(): core.denials.waiting}),
     ]
-    if core.verification.last is not None:
-        last = core.verification.last
-        gauges += [
-            ("attestd_log_verified_entries", "Up to where the log is verified.", {(): last.size}),
-            ("attestd_log_verified_time_seconds", "When it was verified last.", {(): last.time.timestamp()}),
-        ]
-    return core.metrics.format() + "".join(format_family(*family) for family in gauges)
 
 
 async def write_metrics(path: Path, core: Core) -> None:

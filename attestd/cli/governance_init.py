@@ -1,6 +1,8 @@
 """`attestd governance init`."""
 
+from collections.abc import Collection
 from pathlib import Path
+from typing import Final
 
 import click
 import msgspec
@@ -19,7 +21,10 @@ from attestd.plain import counted
 
 __all__ = ["init_command"]
 
-FIRST_EPOCH = 1
+_FIRST_FILES: Final = {
+    "revocations.json": draft_revocations(epoch=1),
+    "policy/exec.cedar": DEFAULT_POLICY,
+}
 
 
 @click.command(
@@ -118,18 +123,19 @@ def init_command(
             platform=[public_key(key) for key in tpm_platform],
             epoch=public_key(tpm_epoch),
         )
-        repository.stage(
-            {
-                "authorities.json": authorities,
-                "revocations.json": draft_revocations(epoch=FIRST_EPOCH),
-                "policy/exec.cedar": DEFAULT_POLICY,
-            }
-        )
-    output = Output(as_json=as_json)
+        repository.stage({"authorities.json": authorities, **_FIRST_FILES})
     staged = sorted(repository.plan().drafts)
     if as_json:
-        output.json({"repository": str(directory), "staged": staged, "online": online_key.key_id})
+        facts = {"repository": str(directory), "staged": staged, "online": online_key.key_id}
+        Output(as_json=True).json(facts)
         return
+    _say_made(directory, roots, targets, staged)
+
+
+def _say_made(
+    directory: Path, roots: Collection[str], targets: Collection[str], staged: Collection[str]
+) -> None:
+    output = Output(as_json=False)
     output.title(f"Repository {directory}")
     output.facts(
         [

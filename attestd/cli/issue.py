@@ -35,6 +35,7 @@ __all__ = ["delegate_command", "issue_command", "show_written", "signer", "signi
 
 _QUORUM: Final = click.IntRange(0, 16)
 _F = TypeVar("_F", bound=Callable[..., Any])
+_Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def _this_host(layout: Layout, trust: Trust, labels: Mapping[str, str]) -> tuple[str, ...]:
@@ -56,11 +57,9 @@ def signer(key: str | None, public_key: Path | None, layout: Layout) -> Authorit
 signing_options = key_options("this host's local authority")
 
 
-def _options(
-    *, ttl: str | None, host: str, requester: str, age: int | None, loss: str | None, policy: str | None
-) -> Callable[[_F], _F]:
-    """What `issue` and `delegate` take both; the arguments say what is meant where an option is not given."""
-    options = (
+def _file_options(ttl: str | None) -> tuple[_Option, ...]:
+    """How long it is valid, and where it goes."""
+    return (
         click.option(
             "--ttl", type=DURATION, default=ttl, show_default=ttl is not None,
             help="How long it is valid" + (" (default: 1h, or as long as the parent)." if ttl is None else "."),
@@ -70,6 +69,12 @@ def _options(
         ),
         click.option("--force", is_flag=True, help="Overwrite the output file."),
         click.option("--max-uses", type=COUNT, default="1", show_default=True, help="How often it may be used."),
+    )  # fmt: skip
+
+
+def _command_options(host: str, requester: str) -> tuple[_Option, ...]:
+    """Who, where, and what of a command may vary."""
+    return (
         click.option(
             "--requester", "requesters", type=USER, multiple=True, help=f"Who may use it (default: {requester})."
         ),
@@ -92,6 +97,12 @@ def _options(
             "--arg", "patterns", type=PATTERN, multiple=True,
             help="What argument N may be, instead of what is given.",
         ),
+    )  # fmt: skip
+
+
+def _condition_options(age: int | None, loss: str | None, policy: str | None) -> tuple[_Option, ...]:
+    """What has to hold."""
+    return (
         click.option(
             "--max-evidence-age", "max_evidence_age_s", type=DURATION, default=age, metavar="DURATION",
             help=f"How old the TPM's evidence may be (default: {'the parent' if age is None else f'{age}s'}).",
@@ -110,16 +121,32 @@ def _options(
             help=f"Only while the policy's text has this digest; {CURRENT}: that of now (default: "
             f"{'as the parent' if policy is None else 'any'}).",
         ),
-        click.option(
-            "--delegate-to", multiple=True, type=KEY_ID, help="A key that may issue narrower ones under it."
-        ),
-        click.option(
-            "--max-depth", type=click.IntRange(1, 8), help="How many times in a row (default: 1, with --delegate-to)."
-        ),
-        click.option("--reason", default="", help="Why, for the record."),
-        click.option("--requested-by", help="For whom it is issued, in words (default: your user name)."),
-        click.option("--on-behalf-of", help="For whom the requester acts, in words."),
     )  # fmt: skip
+
+
+_WORDS: Final = (
+    click.option(
+        "--delegate-to", multiple=True, type=KEY_ID, help="A key that may issue narrower ones under it."
+    ),
+    click.option(
+        "--max-depth", type=click.IntRange(1, 8), help="How many times in a row (default: 1, with --delegate-to)."
+    ),
+    click.option("--reason", default="", help="Why, for the record."),
+    click.option("--requested-by", help="For whom it is issued, in words (default: your user name)."),
+    click.option("--on-behalf-of", help="For whom the requester acts, in words."),
+)  # fmt: skip
+
+
+def _options(
+    *, ttl: str | None, host: str, requester: str, age: int | None, loss: str | None, policy: str | None
+) -> Callable[[_F], _F]:
+    """What `issue` and `delegate` take both; the arguments say what is meant where an option is not given."""
+    options = (
+        *_file_options(ttl),
+        *_command_options(host, requester),
+        *_condition_options(age, loss, policy),
+        *_WORDS,
+    )
 
     def add(command: _F) -> _F:
         for option in reversed(options):

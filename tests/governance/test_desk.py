@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from attestd.errors import MalformedError, UsageError
 from attestd.governance.desk import (
@@ -54,6 +55,19 @@ def test_what_is_said_is_read(parse: Callable[[bytes], Any], value: Any) -> None
     for wrong in (b"", b"{}", b"[]", canonical(value)[:-1] + b',"more":1}'):
         with pytest.raises(MalformedError):
             parse(wrong)
+
+
+def test_what_is_shown_is_all_of_it() -> None:
+    """Whatever somebody sees before they approve is in its digest."""
+    others = [
+        structs.replace(WAITING, **{name: value})
+        for name, value in {
+            "digest": "00" * 32, "record": "", "reasons": ("r",), "at": "t", "before": "00", "labels_before": {"a": "b"},
+            "warnings": ("w",),
+        }.items()
+    ]  # fmt: skip
+    assert len(others) == len(WAITING.__struct_fields__)
+    assert len({item.shown for item in (WAITING, *others)}) == len(others) + 1
 
 
 def test_a_record_is_found_by_a_beginning() -> None:
