@@ -650,6 +650,10 @@ def test_a_mesh_that_changes_leaves_a_history(office: Office, world: World) -> N
     assert not past.exists()
     assert repository.plan().drafts == set()
     repository.stage({"mesh.json": next_mesh(office)})
+    past.unlink()
+    with pytest.raises(UsageError, match=r"mesh/history/1\.json: expected the version that is published"):
+        repository.sign(office.key("alice"))
+    repository.stage({})
     office.publish(repository, "alice")
     assert repository.published.files["mesh/history/1.json"] == first
     assert repository.validate().trust.mesh_version(1).until == office.clock.now + timedelta(days=7)
