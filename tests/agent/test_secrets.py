@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -14,6 +13,7 @@ from attestd.authorization.pattern import ArgForm
 from attestd.gate.concealment import concealed_places
 from attestd.lineage.entry import EntryType
 from attestd.strict import canonical
+from tests.docs.forked import shared_command_line
 from tests.host import Host, Result
 
 PRINTF = "/usr/bin/printf"
@@ -29,7 +29,7 @@ def issue(host: Host, **members: Any) -> bytes:
 def attestd(host: Host, *arguments: str, stdin: str = "") -> Result:
     """The command line in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-I", "-m", "attestd", *arguments], input=stdin.encode(), capture_output=True, check=False,
+        [shared_command_line(), *arguments], input=stdin.encode(), capture_output=True, check=False,
         env={"PATH": "/usr/bin:/bin", "ATTESTD_STATE_DIR": str(host.state)}, timeout=60,
     )  # fmt: skip
     return Result(done.returncode, done.stdout, done.stderr.decode())
