@@ -76,14 +76,17 @@ def rotate_command(
     for uri in (*others, *([new] if signs else [])):
         keyring.add(open_key(uri))
     files = repository.plan().files
+    now = datetime.now(UTC).replace(microsecond=0)
     rotation = plan_rotation(
         files,
         keyring,
         old=_key_id(old),
         new=chosen,
         roles=roles,
-        now=datetime.now(UTC).replace(microsecond=0),
+        now=now,
         compromised=compromised,
+        published=repository.published.files,
+        handover=now + repository.settings.expiry_days.of("timestamp"),
     )
     if rotation is not None:
         repository.stage(rotation.files)

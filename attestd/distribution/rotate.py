@@ -13,6 +13,8 @@ from attestd.durable import make_directory, write_atomic
 from attestd.errors import UsageError
 from attestd.governance.authorities import Authorities, parse_authorities
 from attestd.governance.edits import with_epoch
+from attestd.governance.mesh import MESH
+from attestd.governance.mesh_edits import with_enroller_key
 from attestd.governance.platform import MAX_PLATFORM_BYTES, PlatformFile
 from attestd.governance.rotation import ROLES, Rotation, replace_key
 from attestd.governance.trust import parse_revocations
@@ -52,6 +54,8 @@ def plan_rotation(
     roles: Collection[str],
     now: datetime,
     compromised: bool,
+    published: Mapping[str, bytes],
+    handover: datetime,
 ) -> Rotation | None:
     """What replacing a key changes.
 
@@ -65,6 +69,8 @@ def plan_rotation(
         compromised: The old key may be in other hands. What it could still sign is worth nothing once governance does
             not name it, but for a platform key: TPMs take its approvals until the epoch is beyond those that the root
             approved it for. So the epoch is raised to there.
+        published: The targets as hosts have them.
+        handover: Until when hosts may go by the published `mesh.json`, where that names the old key.
 
     Returns:
         None: the new key has these roles already, and the old one does not.
@@ -96,6 +102,12 @@ def plan_rotation(
         roles=named,
         epoch=epoch,
     )
+    if (mesh := _mesh(rotation, files, published, handover, old=old, new=new)) is not None:
+        rotation = replace(
+            rotation,
+            files={**rotation.files, MESH: mesh},
+            places=(*rotation.places, f"{MESH}: enroller"),
+        )
     if not epoch:
         return rotation
     authorities = rotation.files["authorities.json"] or files["authorities.json"]
@@ -112,6 +124,28 @@ def plan_rotation(
             *rotation.notes,
             f"epoch {epoch}: each TPM ends what the old key approved, once its agent has seen this",
         ),
+    )
+
+
+def _mesh(
+    rotation: Rotation,
+    files: Mapping[str, bytes],
+    published: Mapping[str, bytes],
+    handover: datetime,
+    *,
+    old: str,
+    new: PublicKey,
+) -> bytes | None:
+    """`mesh.json` with the new key for an enroller's old one, if `authorities.json` names that as an enroller's no longer."""
+    authorities = rotation.files.get("authorities.json")
+    if (
+        authorities is None
+        or MESH not in files
+        or old in _holders(parse_authorities(authorities))["enrollers"]
+    ):
+        return None
+    return with_enroller_key(
+        files[MESH], published=published.get(MESH), handover=handover, old=old, new=new.key_id
     )
 
 

@@ -12,7 +12,7 @@ from attestd.errors import UsageError
 from attestd.governance.mesh import MAX_MESH_BYTES, MeshFile
 from attestd.strict import canonical, format_time, parse_canonical
 
-__all__ = ["WITNESS_PREFIX", "MeshNode", "amend_mesh"]
+__all__ = ["WITNESS_PREFIX", "MeshNode", "amend_mesh", "with_enroller_key"]
 
 WITNESS_PREFIX: Final = "/witness"
 """Below a controller's address: where its witness is (C2SP tlog-witness: the submission prefix)."""
@@ -75,6 +75,35 @@ def amend_mesh(
     for kind, quorum in (("verifiers", verifier_quorum), ("witnesses", witness_quorum)):
         if quorum is not None:
             value[kind]["quorum"] = quorum
+    return _following(value, published=published, handover=handover)
+
+
+def with_enroller_key(
+    mesh: bytes, *, published: bytes | None, handover: datetime, old: str, new: str
+) -> bytes | None:
+    """The version of `mesh.json` after the published one, in which the enroller with one key has another.
+
+    Args:
+        mesh: The file to change, as it is staged.
+        published: As `amend_mesh`.
+        handover: As `amend_mesh`.
+        old: The id of the key that goes.
+        new: The id of the key that comes.
+
+    Returns:
+        None: no enroller has that key.
+
+    Raises:
+        MalformedError: Not that file.
+    """
+    value = _value(mesh)
+    changed = [node for node in value["enrollers"].values() if node["key_id"] == old]
+    for node in changed:
+        node["key_id"] = new
+    return _following(value, published=published, handover=handover) if changed else None
+
+
+def _following(value: dict[str, Any], *, published: bytes | None, handover: datetime) -> bytes:
     value["version"], value["handover"] = 1, None
     if published is not None:
         value["version"], value["handover"] = _value(published)["version"] + 1, format_time(handover)

@@ -482,6 +482,28 @@ def test_another_key_in_the_mesh(repository: Cli) -> None:
     assert trust().revocations.keys == {sha256(spki_der).hexdigest()}
 
 
+def test_an_enroller_that_the_mesh_names_has_another_key(repository: Cli) -> None:
+    run = in_repository(repository)
+    run("mesh", "one", "--url", "https://one.example:8440", "--enroller", "enroller.pem")
+    for name in ("alice", "bob"):
+        run("sign", "--key", f"{name}.pem", "--yes")
+    run("publish")
+    write_key(Path(), "new")
+    shown = repository.ok(
+        *("authority", "rotate", "--repository", "governance", "--role", "enrollers", "new.pem", "--yes")
+    )
+    assert "mesh.json: enroller" in shown.stdout
+    found = trust()
+    assert found.mesh.enrollers["one"].key_id == trust_id("new")
+    assert (found.mesh.version, found.mesh_version(1).until) == (2, found.mesh.handover)
+    # In another role the mesh does not change.
+    run("stage", "--reset")
+    repository.ok(
+        "authority", "rotate", "--repository", "governance", "--old", trust_id("alice"), "new.pem", "--yes"
+    )
+    assert trust().mesh.version == 1
+
+
 def test_misuse(repository: Cli) -> None:
     for arguments, status, said in (
         (("init", "governance", "--root", "root.pem", "--targets", "alice.pem", "--online", "online.pem"), 64, "not empty"),

@@ -1,5 +1,6 @@
 """What `attestd governance mesh` and `allow` write is what hosts read."""
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +11,7 @@ from attestd.errors import MalformedError, UsageError
 from attestd.governance.edits import with_allowed_eks
 from attestd.governance.ek_trust import EkAllow, parse_ek_file
 from attestd.governance.mesh import MeshTrust, parse_mesh
-from attestd.governance.mesh_edits import MeshNode, amend_mesh
+from attestd.governance.mesh_edits import MeshNode, amend_mesh, with_enroller_key
 from attestd.tlog.vkey import cosignature_vkey, format_vkey
 from tests.world import World, ed25519_key, p256, spki
 
@@ -54,6 +55,22 @@ def test_the_version_follows_the_published_one() -> None:
     assert parsed(first).version == 1
     second = amended(amended(first, published=first, verifier_quorum=0), published=first, name="one")
     assert (parsed(second).version, parsed(second).handover) == (2, HANDOVER)
+
+
+def test_an_enroller_with_another_key() -> None:
+    data = amended(None, name="one", node=ONE)
+    changed = with_enroller_key(
+        data, published=data, handover=HANDOVER, old=ENROLLER.key_id, new=OTHER.key_id
+    )
+    assert changed is not None
+    found = json.loads(changed)
+    assert found["enrollers"] == {"one": {"url": "http://127.0.0.1:8441", "key_id": OTHER.key_id}}
+    assert (found["version"], found["handover"]) == (2, "2026-03-08T12:00:00Z")
+    assert found["witnesses"] == json.loads(data)["witnesses"]
+    again = with_enroller_key(
+        changed, published=data, handover=HANDOVER, old=ENROLLER.key_id, new=OTHER.key_id
+    )
+    assert again is None
 
 
 def test_what_is_not_named_stays() -> None:
