@@ -1,6 +1,7 @@
 """The release decision. One function; read its docstring as the specification."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from attestd.appraisal.result import AttestationResult
@@ -20,6 +21,19 @@ from attestd.lineage.receipt import VerifiedReceipt
 __all__ = ["decide"]
 
 _T = TypeVar("_T")
+
+
+@dataclass
+class _Found:
+    """What checks found out before one denied; None, or empty: none came that far."""
+
+    untrusted: UntrustedArtifact | None = None
+    artifact: VerifiedArtifact | None = None
+    platform: PlatformPolicy | None = None
+    authority: str | None = None
+    terms: Mapping[str, Any] | None = None
+    secrets: Secrets | None = None
+    counted: Sequence[AttestationResult] = ()
 
 
 class _Record:
@@ -82,56 +96,43 @@ def decide(request: Request, context: Context) -> Decision:
     Returns:
         The decision; it never raises for anything that a request can contain.
     """
-    record = _Record()
-    untrusted: UntrustedArtifact | None = None
-    artifact: VerifiedArtifact | None = None
-    platform: PlatformPolicy | None = None
-    authority: str | None = None
-    terms: Mapping[str, Any] | None = None
-    secrets: Secrets | None = None
-    counted: Sequence[AttestationResult] = ()
+    record, found = _Record(), _Found()
     denial: Denial | None = None
     try:
         data = record.run(1, lambda: checks.check_present(request))
-        untrusted = record.run(2, lambda: checks.check_form(data))
+        found.untrusted = untrusted = record.run(2, lambda: checks.check_form(data))
         trust, verified, rule = record.run(3, lambda: checks.check_signatures(untrusted, request, context))
-        authority, statement = rule.name, verified.statement
-        terms = seen = artifact_terms(statement, origin=verified.links[0].statement, signers=verified.key_ids)
+        found.authority, statement = rule.name, verified.statement
+        terms = artifact_terms(statement, origin=verified.links[0].statement, signers=verified.key_ids)
+        found.terms = terms
         record.run(4, lambda: checks.check_revocation(verified, request, context, trust))
         platform, host = record.run(5, lambda: checks.check_governance(statement, context, trust))
+        found.platform = platform
         record.run(6, lambda: checks.check_condition("clock", context))
         record.run(7, lambda: checks.check_validity(statement, context))
         record.run(8, lambda: checks.check_identity(statement, request, host, platform))
         record.run(9, lambda: checks.check_scope(statement, request, context, trust))
-        secrets = rule.secrets
+        found.secrets = rule.secrets
         record.run(
             10,
-            lambda: checks.check_policy(verified, seen, request, context, policies=trust.policies, host=host),
+            lambda: checks.check_policy(
+                verified, terms, request, context, policies=trust.policies, host=host
+            ),
         )
         record.run(11, lambda: checks.check_lineage(verified, rule, request))
         appraisal = record.run(12, lambda: checks.check_evidence(statement, context))
         record.run(13, lambda: checks.check_environment(appraisal, platform, host, context))
-        counted = record.run(14, lambda: checks.check_mesh(statement, appraisal, platform, trust, context))
+        found.counted = record.run(
+            14, lambda: checks.check_mesh(statement, appraisal, platform, trust, context)
+        )
         record.run(15, lambda: checks.check_conditions(context))
         record.run(16, lambda: checks.check_uses(verified, context))
-        artifact = verified
+        found.artifact = verified
     except Denied as denied:
         denial = denied.denial
     recorded = record.complete()
-    concealment = Concealment(secrets or _possible_secrets(request, context), request.salt)
-    body = _body(
-        request,
-        context,
-        recorded,
-        denial=denial,
-        platform=platform,
-        untrusted=untrusted,
-        authority=authority,
-        terms=terms,
-        counted=counted,
-        concealment=concealment,
-    )
-    return Decision(denial=denial, checks=recorded, artifact=artifact, platform=platform, body=body)
+    body = _body(request, context, recorded, found, denial)
+    return Decision(denial, recorded, artifact=found.artifact, platform=found.platform, body=body)
 
 
 def _possible_secrets(request: Request, context: Context) -> Secrets:
@@ -143,19 +144,9 @@ def _possible_secrets(request: Request, context: Context) -> Secrets:
 
 
 def _body(
-    request: Request,
-    context: Context,
-    recorded: Sequence[Check],
-    *,
-    denial: Denial | None,
-    platform: PlatformPolicy | None,
-    untrusted: UntrustedArtifact | None,
-    authority: str | None,
-    terms: Mapping[str, Any] | None,
-    counted: Sequence[AttestationResult],
-    concealment: Concealment,
+    request: Request, context: Context, recorded: Sequence[Check], found: _Found, denial: Denial | None
 ) -> Mapping[str, Any]:
-    witnesses = 0
+    untrusted, platform, witnesses = found.untrusted, found.platform, 0
     if untrusted is not None and platform is not None and not isinstance(context.trust, Denial):
         witnesses = required_quorums(untrusted.statement, platform, context.trust.mesh).witnesses
     body: dict[str, Any] = {
@@ -163,21 +154,21 @@ def _body(
             request.execution,
             artifact=request.artifact,
             untrusted=untrusted,
-            authority=authority,
-            terms=terms,
+            authority=found.authority,
+            terms=found.terms,
             witness_quorum=witnesses,
             code=None if denial is None else denial.code,
             isolation=context.isolation,
-            concealment=concealment,
+            concealment=Concealment(found.secrets or _possible_secrets(request, context), request.salt),
         ),
         **governance_body(context.trust, platform, now=context.now),
         "id": request.id,
         "parent": request.parent.leaf if isinstance(request.parent, VerifiedReceipt) else None,
-        "verifiers": verifiers_body(counted),
+        "verifiers": verifiers_body(found.counted),
         "checks": checks_body(recorded),
     }
     if denial is None:
         return body
     is_state = recorded[ENVIRONMENT - 1].outcome is Outcome.REJECTED
-    found = findings_body(context.appraisals.get(platform.name)) if platform and is_state else {}
-    return {**body, **found, "denial": denial_body(denial)}
+    findings = findings_body(context.appraisals.get(platform.name)) if platform and is_state else {}
+    return {**body, **findings, "denial": denial_body(denial)}

@@ -205,15 +205,6 @@ class Rows:
                 connection.execute(update(verifier_hosts).where(_hosts.host.in_(some)).values(eventlog=None))
                 _forget(connection, names)
 
-    def log_bytes(self) -> int:
-        """How many bytes of logs are kept.
-
-        Raises:
-            StoreError: The database fails.
-        """
-        with self._store.read() as connection:
-            return _log_bytes(connection)
-
     def _locked(self, connection: Connection, hosts: Iterable[str]) -> dict[str, tuple[str, str | None]]:
         found = connection.execute(self._lock, _named(hosts))
         return {host: (digest, eventlog) for host, digest, eventlog in found}
