@@ -46,8 +46,8 @@ def test_the_kernel_writes_no_spaces():
 
 def test_names_made_to_be_slow():
     pattern = parse_pattern("/" + "*a" * 500)
-    start = time.perf_counter()
+    start = time.thread_time()
     for _ in range(50):
         assert not pattern.matches(b"/" + b"a" * 4000 + b"b")
         assert not pattern.matches(b"/" + b"ab" * 400)
-    assert time.perf_counter() - start < 5
+    assert time.thread_time() - start < 5

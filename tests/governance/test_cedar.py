@@ -507,7 +507,7 @@ def test_attributes_in_a_row_are_those_of_one_expression() -> None:
 
 
 @pytest.mark.parametrize("max_slice", [0, 64])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     exec_=st.lists(policy_texts, max_size=5),
     other=st.lists(policy_texts, max_size=3),
@@ -527,7 +527,7 @@ def test_the_index_changes_nothing(
             assert {error.split("`")[1] for error in verdict.errors} == failed
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     texts=st.lists(policy_texts, max_size=4),
     forbid=policy_texts,

@@ -82,14 +82,14 @@ def test_logs_made_to_be_slow():
     """Aligning is cubic at worst: where too many differ, they are compared place by place."""
     before = meanings(grub(*[("a", "b")[n * n % 7 % 2] for n in range(4000)]))
     after = meanings(grub(*[("b", "a")[n * n % 5 % 2] for n in range(3000)]))
-    start = time.perf_counter()
+    start = time.thread_time()
     changes = diff_events(before, after)
-    assert time.perf_counter() - start < 10
+    assert time.thread_time() - start < 10
     assert len([change for change in changes if change.after is None]) >= 900
     nearly = meanings(grub(*["a"] * 128)), meanings(grub(*["b", "a"] * 64))
-    start = time.perf_counter()
+    start = time.thread_time()
     assert diff_events(*nearly)
-    assert time.perf_counter() - start < 20
+    assert time.thread_time() - start < 20
 
 
 @pytest.mark.parametrize("bank", ["sha1", "sha256", "sha384"])

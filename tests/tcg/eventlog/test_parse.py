@@ -170,8 +170,8 @@ def test_the_largest_log_is_read_in_bounded_time():
     """4 MiB that look as if padding could begin at every event."""
     head = log()
     tiny = struct.pack("<IIII", 0, 0, 0, 0)
-    start = time.perf_counter()
+    start = time.thread_time()
     data = head + tiny * ((MAX_EVENTLOG_BYTES - len(head) - 1) // len(tiny)) + b"\x01"
     with pytest.raises(MalformedError):
         parse_event_log(data)
-    assert time.perf_counter() - start < 5
+    assert time.thread_time() - start < 5

@@ -176,9 +176,9 @@ def test_misuse():
 def test_a_template_in_every_entry_costs_no_more_than_time():
     """Entries of nothing, each with another template than the one before."""
     pair = entry(b"", b"a") + entry(b"", b"b")
-    start = time.perf_counter()
+    start = time.thread_time()
     assert len(replay_list(pair * 50_000, bank="sha256")) == 100_000
-    assert time.perf_counter() - start < 30
+    assert time.thread_time() - start < 30
 
 
 def test_boot_aggregate():
