@@ -16,8 +16,8 @@ from attestd.agent.provision import Provisioned, provision_standalone
 from attestd.audit.seal import Sealer
 from attestd.audit.store import LogStore
 from attestd.audit.verify import verify_log
+from attestd.distribution import creation
 from attestd.distribution import publishing as publication
-from attestd.distribution import repository
 from attestd.distribution import standalone as local_repository
 from attestd.distribution.local import load_own_trust
 from attestd.distribution.staging import Staging
@@ -33,7 +33,7 @@ EFFECTS: list[tuple[Any, str]] = [
     (local_repository, "generate"),
     (local_repository, "write_atomic"),
     (publication, "publish_files"),
-    (repository, "save_settings"),
+    (creation, "save_settings"),
     (Staging, "write"),
     (Staging, "write_drafts"),
     (provision_steps, "write_atomic"),
