@@ -96,7 +96,8 @@ def test_runners_record_cannot_grow(client: Client, room: int) -> None:
     runs = client.runs()
     with file_size_limit(host.runner_pid, wal.stat().st_size + room):
         told = [client.ask() for _ in range(20)]
-        assert told[-1].code == "audit_unavailable"
+        # The second where it cannot even take off its record what ran before: it drops the agent, which counts it as gone.
+        assert told[-1].code in ("audit_unavailable", "agent_unavailable")
         assert told[-1].status is None
     client.until_served()
     assert client.runs() > runs
