@@ -34,6 +34,7 @@ __all__ = [
     "HANDOVER",
     "LATE",
     "draft_ended_record",
+    "ended_keys",
     "ends_late",
     "past_name",
     "place_host_record",
@@ -93,17 +94,35 @@ def warn_of_succession(
         words.append(
             f"it waited: it begins at {record.not_before}, {counted(age.days, 'day')} ago, and holds from then on, not from now"
         )
-    if present is None or not _has_other_keys(record, present):
-        return tuple(words)
-    end = _handed_over(record)
-    if end < present.not_after:
+    ended = ended_keys(successor, present=present)
+    if ended and seen is not None and seen > _handed_over(record):
         # Not when: what is confirmed is these words, and a host that is in use attests every few minutes.
-        used = ", and the host has attested since" if seen is not None and seen > end else ""
-        words.append(
-            f"the keys before (ak {present.ak_name.hex()}) end at {format_time(end)}: nothing that they sealed since then"
-            f" will verify, receipts of what ran included{used}"
-        )
-    return tuple(words)
+        return (*words, *ended, "the host has attested since")
+    return (*words, *ended)
+
+
+def ended_keys(successor: bytes, *, present: VerifiedHost | None) -> tuple[str, ...]:
+    """Which keys end where a record is signed, in words that say the same as long as it does the same.
+
+    Args:
+        successor: The record's payload.
+        present: The host's present record; None: it has none.
+
+    Returns:
+        Empty: it has the same keys, or they ended before.
+
+    Raises:
+        MalformedError: It is no host record.
+    """
+    record = _record(successor)
+    end = _handed_over(record)
+    if present is None or not _has_other_keys(record, present) or present.not_after <= end:
+        return ()
+    words = (
+        f"the keys before (ak {present.ak_name.hex()}) end at {format_time(end)}: nothing that they sealed since then"
+        " will verify, receipts of what ran included"
+    )
+    return (words,)
 
 
 def ends_late(successor: bytes, *, present: VerifiedHost | None, now: datetime) -> bool:

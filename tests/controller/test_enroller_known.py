@@ -156,3 +156,44 @@ def test_who_is_expected_ends_no_keys(known: Known) -> None:
         pending(known.other.enrol(controller))
         controller.attestd("approve", known.host, "--yes")
         signed(known.other.enrol(controller))
+
+
+def test_an_approval_counts_for_what_was_seen(known: Known) -> None:
+    """A new host was approved; then governance has it with other keys: nobody saw that these end."""
+    desk, before = known.desk, known.desk.world.records.pop(known.host)
+    labels = {"role": "ci"}
+    with known.desk.controller() as controller:
+        assert pending(known.other.enrol(controller, labels=labels)).reasons == (
+            "labels role=ci, before none",
+        )
+        assert "WARNING" not in controller.attestd("approve", known.host, "--yes").stderr
+        desk.governed(lambda world: world.records.update({known.host: before}))
+        for _ in range(2):
+            [*reasons, again] = pending(known.other.enrol(controller, labels=labels)).reasons
+            assert "other keys than before: its TPM was cleared or it was installed again" in reasons
+            assert again.startswith("approved at ")
+            assert again.endswith(", and nobody was told what it ends now: look at it again")
+        shown = controller.attestd("approve", known.host, "--yes").stderr
+        assert "WARNING: the keys before" in shown
+        # The record before is renewed as it was: the same keys end.
+        renewed = {**before, "not_after": format_time(desk.world.now + timedelta(days=30))}
+        desk.governed(lambda world: world.records.update({known.host: renewed}))
+        assert signed(known.other.enrol(controller, labels=labels)).ended is not None
+
+
+def test_who_was_approved_before_does_not_end_who_came_after(known: Known) -> None:
+    """Both were approved, one after the other: the holder of the first keys asks again."""
+    desk, host = known.desk, known.other.host
+    with desk.controller() as controller:
+        pending(known.other.enrol(controller))
+        controller.attestd("approve", known.host, "--yes")
+        for _ in range(2):  # One enroller of several: the host asks until all have signed.
+            signed(known.other.enrol(controller))
+        desk.governed(lambda world: world.records.update({known.host: world.host_record(host)}))
+        signed(known.other.enrol(controller))
+        third = Asking(desk.world, with_other_keys(host, desk.world, "third keys"))
+        pending(third.enrol(controller))
+        controller.attestd("approve", known.host, "--yes")
+        signed(third.enrol(controller))
+        desk.governed(lambda world: world.records.update({known.host: world.host_record(third.host)}))
+        assert "nobody was told what it ends now" in pending(known.other.enrol(controller)).reasons[-1]

@@ -213,6 +213,7 @@ def test_a_database_of_before_is_counted(url: str, kin: Family) -> None:
         counted = Receipts(store, AMPLE).usage(UsageQuery())
         with store.write() as connection:
             connection.execute(text("DROP TABLE receipt_hosts"))
+            connection.execute(text("ALTER TABLE enrolment_decisions DROP COLUMN confirmed"))
             connection.execute(text("UPDATE alembic_version SET version_num = '0004'"))
     assert migrate(url)
     with closing(Store.open(url)) as store:

@@ -74,6 +74,7 @@ class Office:
         *,
         standing: Standing,
         reasons: Sequence[str],
+        ended: Sequence[str],
         warned: bool,
         late: bool,
         now: datetime,
@@ -83,8 +84,8 @@ class Office:
         1. No operator revoked the host, or refused this record.
         2. No key of it stood in another host's record that was signed here: governance may not have it yet.
         3. It has other keys than the record that was signed here before: an operator's decision, as after a TPM's clear.
-        4. An operator approved this record, within `LATE` where it ends other keys late, or expected the host with these
-           labels, where there is nothing to be warned of: signed, whatever there was to decide.
+        4. An operator approved this record, warned of the keys that end with it now, within `LATE` where it ends them late; or
+           expected the host with these labels, where there is nothing to be warned of: signed, whatever there was to decide.
 
         The host that was expected has come once its next keys, or a record that was approved, are signed with these labels:
         also where nobody had to expect it.
@@ -93,6 +94,7 @@ class Office:
             activated: Verified.
             standing: What governance knows of the host.
             reasons: What there is to decide, by governance.
+            ended: Which keys end with it (`succession.ended_keys`): who approved it was told so, or it waits again.
             warned: Whoever approves the record is warned (`succession.warn_of_succession`): that it is expected is not enough.
             late: It ends other keys late (`succession.ends_late`): what was approved long ago is looked at again.
             now: The time.
@@ -112,10 +114,11 @@ class Office:
             _require_own_keys(connection, names, host)  # 2
             found = (*reasons, *_other_keys(connection, activated, standing))  # 3
             approvals = _approvals(decided, digest)
-            approved = any(not late or now - item.at < LATE for item in approvals)
+            covering = [item for item in approvals if {*ended} <= {*item.confirmed}]
+            approved = any(not late or now - item.at < LATE for item in covering)
             if approvals and not approved:
-                at = format_time(approvals[-1].at)
-                found = (*found, f"approved at {at}, too long ago for what it ends: look at it again")
+                why = "too long ago for what it ends" if covering else "and nobody was told what it ends now"
+                found = (*found, f"approved at {format_time(approvals[-1].at)}, {why}: look at it again")
             expected = _expected(decided, activated)
             if found and not approved and expected and not warned and activated.userspace == "none":
                 words = f"expected, decision {expected[0].number}"
@@ -183,7 +186,10 @@ class Office:
                 )
                 connection.execute(insert(enrolments), [format_kept(kept, KeptState.ADMITTED)])
             words = "; ".join([*kept.reasons, *confirmed])
-            _record(connection, Decided(kept.host, kept.digest, decision, operator, words, now))
+            decided = Decided(
+                kept.host, kept.digest, decision, operator, words, now, confirmed=tuple(confirmed)
+            )
+            _record(connection, decided)
 
     def expect(self, host: str, labels: Mapping[str, str], *, operator: str, now: datetime) -> None:
         """Records that a host's next record may be signed, if it has these labels.
@@ -331,6 +337,7 @@ def _record(connection: Connection, decided: Decided) -> None:
         "operator": decided.operator[:255],
         "words": decided.words,
         "at": int(decided.at.timestamp()),
+        "confirmed": json.dumps(decided.confirmed),
     }
     connection.execute(insert(enrolment_decisions), [row])
 

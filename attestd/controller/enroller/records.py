@@ -79,7 +79,12 @@ class Kept:
 
 @dataclass(frozen=True)
 class Decided:
-    """An operator's decision; `number` is its place in the table."""
+    """An operator's decision.
+
+    Attributes:
+        number: Its place in the table.
+        confirmed: What they were warned of.
+    """
 
     host: str
     digest: str
@@ -88,6 +93,7 @@ class Decided:
     words: str
     at: datetime
     number: int = 0
+    confirmed: tuple[str, ...] = ()
 
 
 def decided_event(host: str, decision: Decision, digest: str, *, operator: str | None) -> str:
@@ -110,7 +116,14 @@ def read_decided(
     rows = connection.execute(query.order_by(enrolment_decisions.c.number.desc()).limit(limit)).all()
     return [
         Decided(
-            row.host, row.digest, Decision(row.decision), row.operator, row.words, _time(row.at), row.number
+            row.host,
+            row.digest,
+            Decision(row.decision),
+            row.operator,
+            row.words,
+            _time(row.at),
+            row.number,
+            _words(row.confirmed),
         )
         for row in reversed(rows)
     ]
@@ -152,8 +165,13 @@ def format_kept(kept: Kept, state: KeptState) -> dict[str, Any]:
 
 def parse_kept(row: Any) -> Kept:
     """The record of a row."""
-    reasons = tuple(map(str, json.loads(row.reasons)))
-    return Kept(row.host, KeptState(row.state), row.digest, bytes(row.record), reasons, _time(row.at))
+    return Kept(
+        row.host, KeptState(row.state), row.digest, bytes(row.record), _words(row.reasons), _time(row.at)
+    )
+
+
+def _words(data: str) -> tuple[str, ...]:
+    return tuple(map(str, json.loads(data)))
 
 
 def _time(seconds: int) -> datetime:

@@ -45,7 +45,7 @@ from attestd.governance.enrolment import (
 from attestd.governance.host_records import record_name
 from attestd.governance.issue import sign_host_request
 from attestd.governance.known_hosts import KnownHosts
-from attestd.governance.succession import draft_ended_record, ends_late, warn_of_succession
+from attestd.governance.succession import draft_ended_record, ended_keys, ends_late, warn_of_succession
 from attestd.governance.trust import Trust
 from attestd.journal import event
 from attestd.prometheus import Labels
@@ -198,6 +198,7 @@ class Enroller:
             activated,
             standing=known.standing(activated),
             reasons=[reason[:_MAX_REASON] for reason in known.reasons(activated, now=now)],
+            ended=ended_keys(record, present=present),
             warned=bool(warn_of_succession(record, present=present, seen=None, now=now)),
             late=ends_late(record, present=present, now=now),
             now=now,

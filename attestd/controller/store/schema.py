@@ -92,6 +92,8 @@ enrolment_decisions = Table(
     Column("operator", String(255), nullable=False),
     Column("words", Text, nullable=False),
     Column("at", BigInteger, nullable=False),
+    # A JSON array of what they were warned of: an approval ends no other keys.
+    Column("confirmed", Text, nullable=False, server_default="[]"),
     Index("enrolment_decisions_host", "host"),
 )
 """What operators decided; nothing of it is ever changed, but that an expected host's decision gets its record's digest."""
