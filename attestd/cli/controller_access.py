@@ -2,8 +2,8 @@
 
 import contextlib
 import functools
-import getpass
 import os
+import pwd
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -136,8 +136,8 @@ def own_controller(state_dir: str | None, *, system: bool, roles: Sequence[str])
 def who_decides() -> str:
     """Whoever is at the keyboard, also behind sudo."""
     try:
-        user = getpass.getuser()
-    except OSError:
+        user = pwd.getpwuid(os.getuid()).pw_name  # not what LOGNAME says
+    except KeyError:
         user = f"uid {os.getuid()}"
     sudo = os.environ.get("SUDO_USER")
     return f"{sudo} as {user}" if sudo and user != sudo else user

@@ -75,8 +75,9 @@ class _Own:
         return self._receipts.usage(query)
 
     def bound(self, host: str, request: BoundRequest) -> HostUsage:
+        operator = who_decides()
         used = self._receipts.bound(host, request)
-        say_decided(self._event(used, operator=who_decides()))
+        say_decided(self._event(used, operator=operator))
         return used
 
 
