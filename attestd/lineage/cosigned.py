@@ -1,6 +1,6 @@
 """Which witnesses of a fleet have cosigned a checkpoint."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -9,7 +9,7 @@ from attestd.governance.mesh import MeshTrust
 from attestd.tlog.cosignature import verify_cosignature
 from attestd.tlog.note import MAX_SIGNATURES, UntrustedNote
 
-__all__ = ["MAX_COSIGNATURES", "cosigned_by"]
+__all__ = ["MAX_COSIGNATURES", "cosigned_by", "counting_keys"]
 
 # The log's own lines are two: the release key's and the quote.
 MAX_COSIGNATURES: Final = MAX_SIGNATURES - 2
@@ -34,8 +34,23 @@ def cosigned_by(note: UntrustedNote, mesh: MeshTrust) -> Mapping[str, int]:
         VerificationError: One of their lines is wrong, there twice, or of a time after the year 9999.
         MalformedError: The text is no checkpoint.
     """
-    lines = {(line.name, line.key_id) for line in note.signatures}
     times: dict[str, int] = {}
+    for (name, _), time in _counting(note, mesh):
+        times[name] = max(times.get(name, 0), time)
+    return times
+
+
+def counting_keys(note: UntrustedNote, mesh: MeshTrust) -> Collection[tuple[str, bytes]]:
+    """Whose lines `cosigned_by` counts, by name and key id: of a witness with two keys perhaps one.
+
+    Raises:
+        VerificationError, MalformedError: As `cosigned_by`.
+    """
+    return [key for key, _ in _counting(note, mesh)]
+
+
+def _counting(note: UntrustedNote, mesh: MeshTrust) -> Iterator[tuple[tuple[str, bytes], int]]:
+    lines = {(line.name, line.key_id) for line in note.signatures}
     for witness in mesh.witnesses.values():
         key = witness.key
         if (key.name, key.key_id) in lines:
@@ -43,5 +58,4 @@ def cosigned_by(note: UntrustedNote, mesh: MeshTrust) -> Mapping[str, int]:
             if time > _YEAR_9999:
                 raise VerificationError(f"note: {key.name} cosigned at {time} s, after the year 9999")
             if mesh.counts_at(datetime.fromtimestamp(time, UTC)):
-                times[key.name] = max(times.get(key.name, 0), time)
-    return times
+                yield (key.name, key.key_id), time

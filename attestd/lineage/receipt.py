@@ -15,7 +15,7 @@ from attestd.governance.mesh import NO_MESH, MeshTrust
 from attestd.governance.platform import Approval
 from attestd.governance.trust import Trust
 from attestd.lineage.checkpoint import LogKeys, VerifiedCheckpoint
-from attestd.lineage.cosigned import cosigned_by
+from attestd.lineage.cosigned import cosigned_by, counting_keys
 from attestd.lineage.entry import Entry, EntryType, parse_entry
 from attestd.plain import counted
 from attestd.strict import format_time, parse_time
@@ -171,7 +171,7 @@ def verify_receipt(receipt: UntrustedReceipt, *, trust: Trust) -> VerifiedReceip
 
 
 def strip_receipt(receipt: UntrustedReceipt, verified: VerifiedReceipt) -> bytes:
-    """The receipt with no other signature lines than those that verified: nothing is left in it that anybody could add.
+    """The receipt with no other signature lines than those that verified and count: nothing is left in it that anybody could add.
 
     Args:
         receipt: The receipt.
@@ -182,7 +182,8 @@ def strip_receipt(receipt: UntrustedReceipt, verified: VerifiedReceipt) -> bytes
     believed = {(origin, keys.attestation.key_id)}
     if verified.at.released:  # otherwise nobody looked at it
         believed.add((origin, keys.release.key_id))
-    believed.update((witness.key.name, witness.key.key_id) for witness in verified.mesh.witnesses.values())
+    # A line that does not count would keep out one by the same key that does.
+    believed.update(counting_keys(receipt.note, verified.mesh))
     lines = (line for line in receipt.note.signatures if (line.name, line.key_id) in believed)
     return format_proof(replace(receipt.proof, checkpoint=format_note(receipt.note.text, lines)))
 

@@ -715,6 +715,23 @@ def test_what_is_kept_of_an_old_receipt_is_by_the_keys_of_then(world: World) -> 
     assert names == [world.log.origin, world.log.origin, "one"]
 
 
+def test_a_line_that_does_not_count_keeps_no_good_one_out(world: World) -> None:
+    """Whoever brings a receipt first has a replaced witness sign too late: its timely line is kept when it comes."""
+    world.extra["mesh.json"] = mesh_file([W1, W2], quorum=1)
+    plain = world.receipt(world.grant().body)
+    world.replace_mesh(mesh_file([W2], quorum=1), handover=END)
+
+    def kept(receipt: bytes) -> bytes:
+        return strip_receipt(parse_receipt(receipt), verify(receipt, world))
+
+    timely = with_cosignatures(plain, W2)
+    first = kept(with_cosignatures(timely, W1, time=AFTER))
+    assert first == timely
+    joined = join_receipts(parse_receipt(first), parse_receipt(kept(with_cosignatures(plain, W1))))
+    assert joined is not None
+    assert list(verify(joined, world).witnesses) == ["one", "two"]
+
+
 # sanity of the forgeries above
 
 
