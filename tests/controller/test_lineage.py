@@ -173,7 +173,7 @@ def test_who_else_cosigned_is_kept_as_well(url: str) -> None:
             outcomes = [ample.add(verified, data)[0] for data in (plain, plain, one, plain, one)]
             assert outcomes == ["kept", "known", "joined", "known", "known"]
             tenth = 10 if type_ is EntryType.DECISION_DENY else 1
-            for room, outcome in ((len(both) - 1, "known"), (len(both), "joined")):
+            for room, outcome in ((len(both) - 1, "full"), (len(both), "joined")):
                 # As many as there are, and their bytes.
                 exact = Receipts(store, Bounds(tenth, room * tenth))
                 assert exact.add(verified, two)[0] == outcome

@@ -62,7 +62,7 @@ class Outcome(StrEnum):
         KEPT: It is kept from now on.
         KNOWN: It was before.
         JOINED: It was before, and what it shows beside is kept from now on.
-        FULL: It is not: of its host no more are.
+        FULL: It is not, or what it shows beside is not: of its host no more is.
     """
 
     KEPT = "kept"
@@ -159,9 +159,11 @@ class Receipts:
                 outcome, more = Outcome.KEPT, part.more(receipts=1, size=len(receipt))
             else:
                 joined = _joined(bytes(known), receipt)
-                size = 0 if joined is None else len(joined) - len(known)
-                if joined is None or not part.can_grow(size):
+                if joined is None:
                     return Outcome.KNOWN, used
+                size = len(joined) - len(known)
+                if size > 0 and not part.can_grow(size):
+                    return Outcome.FULL, used
                 connection.execute(update(receipts).where(same).values(receipt=joined))
                 outcome, more = Outcome.JOINED, part.more(receipts=0, size=size)
             connection.execute(update(receipt_hosts).where(receipt_hosts.c.host == kept.host).values(**more))
