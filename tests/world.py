@@ -320,15 +320,20 @@ def witness(name: str) -> Cosigner:
 
 
 def mesh_file(witnesses: Iterable[Cosigner] = (), *, quorum: int = 0, **members: Any) -> bytes:
-    """`mesh.json` with these witnesses; `members` replace. A later version than the first has a handover in a while."""
+    """`mesh.json` with these witnesses; `members` replace; its handover is in a while."""
     nodes = {
         f"n{number}": {"url": "http://127.0.0.1:9/witness", "vkey": format_vkey(found.key)}
         for number, found in enumerate(witnesses)
     }
-    nobody: dict[str, Any] = {"v": 1, "version": 1, "enrollers": {}, "verifiers": {"quorum": 0, "nodes": {}}}
-    if members.get("version", 1) > 1:
-        nobody["handover"] = "2099-01-01T00:00:00Z"
-    return canonical({**nobody, "witnesses": {"quorum": quorum, "nodes": nodes}, **members})
+    nobody = {"v": 1, "version": 1, "enrollers": {}, "verifiers": {"quorum": 0, "nodes": {}}}
+    return canonical(
+        {
+            **nobody,
+            "handover": "2099-01-01T00:00:00Z",
+            "witnesses": {"quorum": quorum, "nodes": nodes},
+            **members,
+        }
+    )
 
 
 def with_lines(receipt: bytes, *lines: NoteSignature) -> bytes:

@@ -183,21 +183,22 @@ def _require_mesh_history(files: Mapping[str, bytes], before: Mapping[str, bytes
                 f"{name}: expected the version as it was published; only what was in force goes to the history, and it stays as"
                 " it was"
             )
-    if published is None or new is None or new == published:
+    if new is None or new == published:
         return
-    was, now = _object(published), _object(new)
-    if now.get("version") != was["version"] + 1:
+    was, now = 0 if published is None else _object(published)["version"], _object(new)
+    if now.get("version") != was + 1:
         raise UsageError(
-            f"{MESH}: it changes, so its version must be the next: expected {was['version'] + 1}, found {now.get('version')}"
+            f"{MESH}: it changes, so its version must be the next: expected {was + 1}, found {now.get('version')}"
         )
-    if mesh_history_name(was["version"]) not in files:
+    if was and mesh_history_name(was) not in files:
         raise UsageError(
-            f"{mesh_history_name(was['version'])}: expected the version that is published: receipts name it"
+            f"{mesh_history_name(was)}: expected the version that is published: receipts name it"
         )
     if now.get("handover") is None:
+        past = f"by version {was}" if was else "without one"
         raise UsageError(
-            f"{MESH}: handover: expected until when hosts may go by version {was['version']}, RFC 3339, found none: attestd"
-            " governance mesh --handover 7d sets it"
+            f"{MESH}: handover: expected until when hosts may go {past}, RFC 3339, found none: attestd governance mesh"
+            " --handover 7d sets it"
         )
 
 

@@ -126,8 +126,8 @@ class MeshTrust:
     Attributes:
         version: Which one it is; 0: there is no such file, or none that can be used.
         digest: SHA-256 of the file, hex.
-        handover: The version before counts for what was signed before; None: for nothing.
-        until: Of an earlier version, its end: the handover of the next one. None: it is in force.
+        handover: All versions before count for what was signed before; None: for nothing.
+        until: Of an earlier version, its end: the earliest handover of a later one. None: it is in force.
         verifier_quorum: How many verifiers it takes at the least, whatever platform policies and artifacts say.
         witness_quorum: Likewise of witnesses.
     """
@@ -150,6 +150,11 @@ class MeshTrust:
     def named(self) -> dict[str, Any] | None:
         """As a log entry names it; None: there is none."""
         return {"version": self.version, "digest": self.digest} if self.version else None
+
+    @property
+    def words(self) -> str:
+        """As a sentence names what went by it."""
+        return f"by version {self.version} of {MESH}" if self.version else f"without {MESH}"
 
     @property
     def witness_names(self) -> frozenset[str]:

@@ -52,7 +52,7 @@ def amend_mesh(
     Args:
         mesh: The file to change, as it is staged; None: there is none.
         published: The file that is in force; None: there is none.
-        handover: From then on nothing counts that still names the published version.
+        handover: From then on nothing counts that still names the published version, or says that there is none.
         name: The controller that changes; None: none does.
         node: What it is from now on; None: it goes.
         verifier_quorum: How many verifiers every decision takes; None: as before.
@@ -104,10 +104,9 @@ def with_enroller_key(
 
 
 def _following(value: dict[str, Any], *, published: bytes | None, handover: datetime) -> bytes:
-    value["version"], value["handover"] = 1, None
-    if published is not None:
-        value["version"], value["handover"] = _value(published)["version"] + 1, format_time(handover)
-    data = canonical({member: item for member, item in value.items() if item is not None})
+    value["version"] = 1 if published is None else _value(published)["version"] + 1
+    value["handover"] = format_time(handover)
+    data = canonical(value)
     _value(data)
     return data
 

@@ -93,7 +93,8 @@ class Parts:
         self.ima: dict[str, bytes] = {}
         self.policy_files: dict[str, bytes] = {}
         self.mesh: MeshTrust = NO_MESH
-        self._earlier_meshes: dict[int, MeshTrust] = {}
+        # Before the first there was none, and that ends as a version does.
+        self._earlier_meshes: dict[int, MeshTrust] = {0: NO_MESH} if MESH in self._digests else {}
         self._ek_files: dict[str, EkFile] = {}
 
     @property
@@ -138,17 +139,21 @@ class Parts:
         return trust
 
     def mesh_history(self) -> dict[int, MeshTrust]:
-        """Earlier versions of `mesh.json`, each with its end; to be asked once all files are there."""
-        found = {}
-        for version, mesh in self._earlier_meshes.items():
-            following = {**self._earlier_meshes, self.mesh.version: self.mesh}.get(version + 1)
-            if following is None or following.handover is None:
+        """Earlier versions of `mesh.json`, each with its end; to be asked once all files are there.
+
+        The end is the earliest handover of all later versions: so one that lies too far ahead is shortened by the next.
+        """
+        found: dict[int, MeshTrust] = {}
+        for version, mesh in sorted(self._earlier_meshes.items(), reverse=True):
+            following = self.mesh if version + 1 == self.mesh.version else found.get(version + 1)
+            if following is not None and following.handover is not None:
+                end = following.handover
+                found[version] = replace(mesh, until=min(end, following.until or end))
+            elif version:
                 self.unusable[mesh_history_name(version)] = (
                     f"until when it counts is for the next version to say: expected a version {version + 1} of {MESH} with a"
                     f" handover, found {'none' if following is None else 'one without'}"
                 )
-            else:
-                found[version] = replace(mesh, until=following.handover)
         return found
 
     def _digest_of(self, value: object) -> str:

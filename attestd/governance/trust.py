@@ -32,7 +32,7 @@ from attestd.governance.host_records import (
     record_name,
 )
 from attestd.governance.host_views import HostHistory, HostRecords, Reasons
-from attestd.governance.mesh import MeshTrust, mesh_history_name
+from attestd.governance.mesh import NO_MESH, MeshTrust, mesh_history_name
 from attestd.governance.metadata import Metadata, Versions, verify_target
 from attestd.governance.parts import Memo, Parts
 from attestd.governance.platform import PlatformPolicy
@@ -107,7 +107,7 @@ class Trust:
         ek: Whose endorsement keys enrollers believe.
         mesh: The controllers that hosts ask.
         mesh_history: Earlier versions of it by number, each with its end: they verify what was signed before, and whoever acts
-            now goes by none of them.
+            now goes by none of them. 0: that there was none.
         metadata: What was verified before.
     """
 
@@ -147,12 +147,29 @@ class Trust:
         """
         found = self.mesh if version == self.mesh.version else self.mesh_history.get(version)
         if found is None or not found.version:
-            known = [*sorted(self.mesh_history), *filter(None, [self.mesh.version])]
+            newer = "; a newer copy of what is published may have it" if version > self.mesh.version else ""
             raise VerificationError(
-                f"version {version} of mesh.json is not in the trust directory{self._why_no_mesh(version)}: expected one of"
-                f" {', '.join(map(str, known)) or 'none'}; a newer copy of what is published may have it"
+                f"version {version} of mesh.json is not in the trust directory{self._why_no_mesh(version)}: expected"
+                f" {self._known_meshes()}{newer}"
             )
         return found
+
+    def before_mesh(self) -> MeshTrust:
+        """That there is no `mesh.json`, or was none until the first one's handover: nobody counts.
+
+        Raises:
+            VerificationError: There is one, and it does not say until when there was none.
+        """
+        found = self.mesh if self.mesh is NO_MESH else self.mesh_history.get(0)
+        if found is None:
+            raise VerificationError(
+                f"no mesh.json: expected {self._known_meshes()}: the first does not say, by a handover, until when there was none"
+            )
+        return found
+
+    def _known_meshes(self) -> str:
+        known = filter(None, [*sorted(self.mesh_history), self.mesh.version])
+        return f"one of {', '.join(map(str, known)) or 'none'}"
 
     def _why_no_mesh(self, version: int) -> str:
         reason = self.unusable.get(mesh_history_name(version))

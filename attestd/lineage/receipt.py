@@ -11,7 +11,7 @@ from typing import Final
 
 from attestd.errors import UsageError, VerificationError
 from attestd.governance.host import VerifiedHost
-from attestd.governance.mesh import NO_MESH, MeshTrust
+from attestd.governance.mesh import MeshTrust
 from attestd.governance.platform import Approval
 from attestd.governance.trust import Trust
 from attestd.lineage.checkpoint import LogKeys, VerifiedCheckpoint
@@ -123,8 +123,8 @@ def verify_receipt(receipt: UntrustedReceipt, *, trust: Trust) -> VerifiedReceip
     5. The quote's selection and composite are an approval of the platform policy version that the entry names, and
        no window of that version had closed on it at the entry's time.
     6. It names a version of `mesh.json`, in force or earlier, that had not ended at the entry's time; and by the keys of that
-        version as many witnesses cosigned the checkpoint, before it ended, as the entry says must. Who lets something run also
-        requires that it is the version in force.
+        version as many witnesses cosigned the checkpoint, before it ended, as the entry says must, which is as many as that version
+        and the platform policy ask for, or more. Who lets something run also requires that it is the version in force.
 
     A cosignature by one of those keys that is wrong, or there twice, does not verify, whether it is needed or not. An entry
     that is no `decision.allow` needs none: which of the witnesses in force cosigned it is told all the same.
@@ -222,22 +222,20 @@ def _cosigners(receipt: UntrustedReceipt) -> set[str]:
 
 
 def _decided_by(entry: Entry, trust: Trust) -> MeshTrust:
-    """The version of `mesh.json` that a decision names; none, if there was none."""
+    """The version of `mesh.json` that a decision names; that there was none, if it names none."""
     named = entry.body.get("mesh", _ABSENT)
-    if named is None:
-        return NO_MESH
-    if not isinstance(named, dict):
+    if named is not None and not isinstance(named, dict):
         raise VerificationError(
             "receipt: the decision does not say by which version of mesh.json it was made"
         )
-    mesh = trust.mesh_version(_integer(named.get("version")))
-    if named.get("digest") != mesh.digest:
+    mesh = trust.before_mesh() if named is None else trust.mesh_version(_integer(named.get("version")))
+    if named is not None and named.get("digest") != mesh.digest:
         raise VerificationError(
             f"receipt: version {mesh.version} of mesh.json: expected SHA-256 {mesh.digest}, the decision names another one"
         )
     if mesh.until is not None and not mesh.counts_at(parse_time(entry.time)):
         raise VerificationError(
-            f"receipt: decided at {entry.time} by version {mesh.version} of mesh.json, which counts for what was decided before"
+            f"receipt: decided at {entry.time} {mesh.words}, which counts for what was decided before"
             f" {format_time(mesh.until)}: expected a later version"
         )
     return mesh
@@ -269,7 +267,13 @@ def _require_released(
         raise VerificationError(
             f"receipt: the quoted platform state was no approved one of the policy it names at {entry.time}"
         )
-    if cosigned < witnesses:  # 6
+    least = max(policy.witness_quorum, mesh.witness_quorum)
+    if witnesses < least:  # 6
+        raise VerificationError(
+            f"receipt: expected a witness quorum of {least} or more, {mesh.words} and platform policy {policy.name!r}, the"
+            f" decision says {witnesses}"
+        )
+    if cosigned < witnesses:
         ended = "" if mesh.until is None else f" before it ended at {format_time(mesh.until)}"
         raise VerificationError(
             f"receipt: {counted(witnesses, 'witness')} must have cosigned its checkpoint, {cosigned} of"

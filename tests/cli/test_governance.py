@@ -462,7 +462,7 @@ def test_another_key_in_the_mesh(repository: Cli) -> None:
     shown = repository.ok("governance", "diff", "--repository", "governance").stdout
     assert "  mesh/history/1.json: kept, for old receipts name it" in shown
     assert "  mesh.json: mesh: version 1 -> 2" in shown
-    assert "  mesh.json: mesh: handover none -> 20" in shown
+    assert "  mesh.json: mesh: handover 20" in shown
     publish()
     now = datetime.now(UTC)
     earlier = trust().mesh_version(1)

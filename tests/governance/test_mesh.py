@@ -17,7 +17,7 @@ from attestd.errors import MalformedError, VerificationError
 from attestd.governance.changes import describe_changes
 from attestd.governance.mesh import NO_MESH, UNUSABLE_MESH, MeshTrust, parse_mesh
 from attestd.governance.trust import parse_trust
-from attestd.strict import canonical
+from attestd.strict import canonical, format_time
 from attestd.tlog.vkey import cosignature_vkey, format_vkey, mldsa_vkey
 from tests.tlog.keys import ed25519_vkey
 from tests.world import NOW, World, b64, described, ed25519_key, key_id, p256, spki
@@ -144,13 +144,26 @@ def test_earlier_versions_each_end_with_the_handover_of_the_next() -> None:
     assert trust.mesh_version(2).until == END + timedelta(days=1)
     assert (trust.mesh_version(3), trust.mesh.until) == (trust.mesh, None)
     assert trust.mesh.counts_at(END + timedelta(days=4000))
-    for version in (0, 4):
+    for version, hint in ((0, "$"), (4, "; a newer copy")):
         with pytest.raises(
-            VerificationError, match=rf"version {version} .* not in the trust .* one of 1, 2, 3;"
+            VerificationError, match=rf"version {version} .* not in the trust .* one of 1, 2, 3{hint}"
         ):
             trust.mesh_version(version)
-    with pytest.raises(VerificationError, match="one of none;"):
+    with pytest.raises(VerificationError, match=r"one of none$"):
         World().trust().mesh_version(0)
+
+
+def test_a_handover_that_is_too_far_ahead_is_shortened_by_the_next() -> None:
+    world = World()
+    world.extra["mesh.json"] = canonical(mesh(world, handover=format_time(END + timedelta(days=2))))
+    world.replace_mesh(canonical(mesh(world)), handover=END + timedelta(days=9999))
+    assert world.trust().mesh_version(1).until == END + timedelta(days=9999)
+    world.replace_mesh(canonical(mesh(world)), handover=END)
+    trust = world.trust()
+    assert {version: found.until for version, found in trust.mesh_history.items()} == {0: END, 1: END, 2: END}
+    world.replace_mesh(canonical(mesh(world)), handover=END + timedelta(days=1))
+    assert world.trust().mesh_version(2).until == END, "an end only moves earlier"
+    assert world.trust().mesh_version(3).until == END + timedelta(days=1)
 
 
 def test_nobody_asks_the_enrollers_of_earlier_versions() -> None:
@@ -214,7 +227,7 @@ def test_a_gap_in_the_history() -> None:
         in trust.unusable["mesh/history/1.json"]
     )
     assert trust.mesh_history == {}
-    with pytest.raises(VerificationError, match=r"one of 3;") as raised:
+    with pytest.raises(VerificationError, match=r"one of 3$") as raised:
         trust.mesh_version(1)
     assert "for mesh/history/1.json cannot be used: until when it counts" in str(raised.value)
     without = {member: value for member, value in json.loads(second).items() if member != "handover"}

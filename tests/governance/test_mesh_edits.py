@@ -46,7 +46,7 @@ def test_a_controller() -> None:
     assert found.witnesses["one"].url == "http://127.0.0.1:8441/witness"
     assert found.witnesses["one"].key.name == "one.example/1"
     assert b'"version":1' in data
-    assert b"handover" not in data
+    assert found.handover == HANDOVER, "until when there was none"
 
 
 def test_the_version_follows_the_published_one() -> None:

@@ -698,7 +698,48 @@ def test_6_a_version_without_an_end_is_none(world: World) -> None:
             "version 1 of mesh.json is not in the trust directory, for mesh/history/1.json cannot be used"
             in message
         )
-        assert f"expected one of {members['version']};" in message
+        assert message.endswith(f"expected one of {members['version']}")
+
+
+def test_6_a_decision_that_asks_for_fewer_witnesses(world: World) -> None:
+    """An attacker has the host's keys, its TPM's included, and no witness's: neither part of governance lets him ask for none."""
+    world.extra["mesh.json"] = mesh_file([W1], quorum=1)
+    body = world.grant().body
+    fewer = world.receipt({**body, "witness_quorum": 0})
+    assert "expected a witness quorum of 1 or more, by version 1 of mesh.json" in refused(fewer, world)
+    assert verify(with_cosignatures(world.receipt(body), W1), world)
+    world.extra["mesh.json"] = mesh_file([W1])
+    world.platforms["local"]["reference"]["quorums"]["witnesses"] = 1
+    body = world.grant().body
+    assert "expected a witness quorum of 1 or more" in refused(
+        world.receipt({**body, "witness_quorum": 0}), world
+    )
+    assert verify(with_cosignatures(world.receipt(body), W1), world)
+
+
+def test_6_a_decision_without_a_mesh_is_of_before_the_first(world: World) -> None:
+    """Otherwise whoever has a host's keys says "there was none", for good."""
+    body = world.grant().body
+    assert body["mesh"] is None
+    receipt = world.receipt(body)
+    assert verify(receipt, world).mesh.until is None
+    world.extra["mesh.json"] = mesh_file([W1], quorum=1, handover=format_time(END))
+    assert verify(receipt, world).mesh.until == END
+    for time in (END, AFTER):
+        message = refused(world.receipt(body, time=time), world)
+        assert "without mesh.json, which counts for what was decided before 2026-03-08T12:00:00Z" in message
+    world.replace_mesh(mesh_file(), handover=END - timedelta(days=1))
+    assert verify(receipt, world).mesh.until == END - timedelta(days=1), "versions later as well"
+
+
+def test_6_a_first_mesh_that_does_not_say_until_when_there_was_none(world: World) -> None:
+    receipt = world.receipt(world.grant().body)
+    first = json.loads(mesh_file([W1], quorum=1))
+    del first["handover"]
+    world.extra["mesh.json"] = canonical(first)
+    assert "no mesh.json: expected one of 1: the first does not say" in refused(receipt, world)
+    world.extra["mesh.json"] = b"{}"
+    assert "no mesh.json: expected one of none" in refused(receipt, world)
 
 
 def test_6_other_entries_tell_who_cosigned_now(world: World) -> None:
