@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +13,7 @@ from attestd.cli.base import Command, json_option, read_input
 from attestd.cli.governance import open_repository, repository_option, say_changes, say_staged, staged_file
 from attestd.cli.keys import ask_secret, open_key, passphrase_option
 from attestd.cli.output import WARN, Output, mark, say
-from attestd.cli.params import DIGEST, HEX, MESH_KEY_ID, STEP, USER
+from attestd.cli.params import DIGEST, HEX, MESH_KEY_IDS, STEP, USER
 from attestd.distribution.repository import Repository
 from attestd.distribution.standalone import publish_local
 from attestd.errors import UsageError
@@ -65,9 +66,10 @@ attestd governance revoke --repository governance --epoch +1 --keep all --epoch-
 @click.option(
     "--key",
     "keys",
-    type=MESH_KEY_ID,
+    type=MESH_KEY_IDS,
     multiple=True,
-    help="A key of an authority, a verifier, or a witness (its witness.vkeys: the first).",
+    callback=lambda _, __, values: tuple(chain.from_iterable(values)),
+    help="A key of an authority or a verifier; of a witness its witness.vkeys, all of them.",
 )
 @click.option("--host", "hosts", type=HEX, multiple=True, help="A host-id.")
 @click.option(

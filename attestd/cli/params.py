@@ -19,7 +19,7 @@ __all__ = [
     "FILE",
     "HEX",
     "KEY_ID",
-    "MESH_KEY_ID",
+    "MESH_KEY_IDS",
     "PATTERN",
     "STEP",
     "USER",
@@ -29,7 +29,7 @@ __all__ = [
 
 FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_MAX_VKEY_BYTES: Final = 8 * 1024
+_MAX_VKEYS_BYTES: Final = 64 * 1024
 MAX_PATTERN_BYTES: Final = 64 * 1024
 _SHA256_DIGITS: Final = 64
 
@@ -166,21 +166,32 @@ class _KeyId(click.ParamType[str]):
             self.fail(f"{error}: expected a public key's file, or a key id of 64 hex digits", param, ctx)
 
 
-class _MeshKeyId(_KeyId):
-    """The same; or of a file whose first line is a vkey, as `attestd governance mesh --witness` reads it."""
+class _MeshKeyIds(click.ParamType[tuple[str, ...]]):
+    """The same, as one of several; or all keys of a file of vkeys, as a controller's `witness.vkeys` is one."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+    name = _KeyId.name
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
         from attestd.governance.mesh import witness_key_id  # noqa: PLC0415 - as above
         from attestd.tlog.vkey import parse_vkey  # noqa: PLC0415
 
-        with contextlib.suppress(OSError, UnicodeDecodeError, AttestdError), open(str(value), "rb") as file:
-            return witness_key_id(parse_vkey(file.readline(_MAX_VKEY_BYTES).decode("ascii").strip()))
-        return super().convert(value, param, ctx)
+        lines: list[str] = []
+        with contextlib.suppress(OSError, UnicodeDecodeError), open(str(value), "rb") as file:
+            lines = file.read(_MAX_VKEYS_BYTES).decode("ascii").split("\n")
+        # A vkey has a "+" in it; what PEM begins with, and a key id, have none.
+        if not lines or "+" not in lines[0]:
+            return (_KeyId().convert(value, param, ctx),)
+        try:
+            return tuple(witness_key_id(parse_vkey(line)) for line in filter(None, lines))
+        except AttestdError as error:
+            self.fail(f"{value}: {error}: expected nothing but vkeys, a line each", param, ctx)
 
 
 DURATION: Final = _Duration()
 KEY_ID: Final = _KeyId()
-MESH_KEY_ID: Final = _MeshKeyId()
+MESH_KEY_IDS: Final = _MeshKeyIds()
 USER: Final = _User()
 COUNT: Final = _Count()
 HEX: Final = _Hex()

@@ -7,16 +7,15 @@ import sys
 from base64 import b64encode
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tuf.ngclient import Updater
 
 from attestd.distribution.approve import parse_pcr_values
 from attestd.distribution.repository import Repository
 from attestd.errors import MalformedError
+from attestd.governance.mesh import witness_key_id
 from attestd.governance.trust import Trust
 from attestd.strict import canonical, format_time
 from attestd.tlog.vkey import cosignature_vkey, format_vkey, parse_vkey
@@ -34,6 +33,9 @@ FLEET = (
 NAMES = ("root", "alice", "bob", "carol", "online", "enroller", "tpm root", "tpm platform", "tpm epoch")
 MESH_WITNESS = format_vkey(
     cosignature_vkey("one.example/1", ed25519_key("witness").public_key().public_bytes_raw())
+)
+OTHER_WITNESS = format_vkey(
+    cosignature_vkey("one.example/1", ed25519_key("other").public_key().public_bytes_raw())
 )
 FORBID = '@id("deny-nobody") forbid (principal == User::"65534", action, resource);\n'
 
@@ -473,13 +475,13 @@ def test_another_key_in_the_mesh(repository: Cli) -> None:
     until = trust().mesh_version(2).until
     assert until is not None
     assert timedelta(days=6.9) < until - now < timedelta(days=7.1), "as long as a timestamp holds"
-    # A witness's key is revoked by its vkey.
+    # A witness's keys are revoked by its vkeys: all of them, whichever `mesh.json` names.
+    found = [parse_vkey(MESH_WITNESS), parse_vkey(OTHER_WITNESS)]
     Path("vkeys").write_text(f"{MESH_WITNESS}\nanother\n")
+    assert "nothing but vkeys" in repository("governance", "revoke", "--key", "vkeys").stderr
+    Path("vkeys").write_text(f"{MESH_WITNESS}\n{OTHER_WITNESS}\n")
     run("revoke", "--key", "vkeys")
-    spki_der = parse_vkey(MESH_WITNESS).public_key.public_bytes(
-        Encoding.DER, PublicFormat.SubjectPublicKeyInfo
-    )
-    assert trust().revocations.keys == {sha256(spki_der).hexdigest()}
+    assert trust().revocations.keys == {witness_key_id(key) for key in found}
 
 
 def test_an_enroller_that_the_mesh_names_has_another_key(repository: Cli) -> None:
