@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from attestd.cli import run
+from tests.cli.fleet import FLEET, NAMES, create, publish
+from tests.distribution.repositories import write_key
 from tests.host import Host
 from tests.measured import UKI, MeasuredHost
 
@@ -96,3 +98,19 @@ def nowhere(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
     monkeypatch.delenv("ATTESTD_SOCKET", raising=False)
     monkeypatch.chdir(short_dir)
     return Cli(short_dir / "none", short_dir)
+
+
+@pytest.fixture
+def office(nowhere: Cli) -> Cli:
+    """The command line in an empty directory with keys; nothing is initialised there."""
+    for name in NAMES:
+        write_key(Path(), name)
+    return nowhere
+
+
+@pytest.fixture
+def repository(office: Cli) -> Cli:
+    """The same, with a published repository of a fleet: two persons sign targets."""
+    create(office, *FLEET)
+    publish(office, "root", "alice", "bob")
+    return office

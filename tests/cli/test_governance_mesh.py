@@ -1,0 +1,97 @@
+"""`attestd governance mesh`, `allow`: controllers, their keys, and the versions before."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from attestd.governance.mesh import witness_key_id
+from attestd.tlog.vkey import cosignature_vkey, format_vkey, parse_vkey
+from tests.cli.conftest import Cli
+from tests.cli.fleet import in_repository, publish, trust, trust_id
+from tests.distribution.repositories import write_key
+from tests.world import ed25519_key, key_id
+
+MESH_WITNESS = format_vkey(
+    cosignature_vkey("one.example/1", ed25519_key("witness").public_key().public_bytes_raw())
+)
+OTHER_WITNESS = format_vkey(
+    cosignature_vkey("one.example/1", ed25519_key("other").public_key().public_bytes_raw())
+)
+
+
+def test_a_mesh(repository: Cli) -> None:
+    run = in_repository(repository)
+    Path("vkeys").write_text(f"{MESH_WITNESS}\nanother\n")
+    run(
+        *(
+            "mesh",
+            "one",
+            "--url",
+            "https://one.example:8440",
+            "--enroller",
+            "enroller.pem",
+            "--verifier",
+            "carol.pem",
+        ),
+        *("--witness", "vkeys", "--verifiers", "1", "--witnesses", "1"),
+    )
+    run("allow", "8" * 64, "9" * 64, "--tier", "software")
+    run("allow", "9" * 64, "--remove")
+    found = trust()
+    assert found.mesh.verifiers["one"].key.key_id == key_id(ed25519_key("carol"))
+    assert found.mesh.witnesses["one"].url == "https://one.example:8440/witness"
+    assert (found.mesh.verifier_quorum, found.mesh.witness_quorum) == (1, 1)
+    assert found.ek.allowed == {"8" * 64: "software"}
+    shown = repository.ok("governance", "diff", "--repository", "governance").stdout
+    assert "mesh.json: " in shown
+    run("mesh", "one", "--remove", "--verifiers", "0", "--witnesses", "0")
+    assert trust().mesh.verifiers == {}
+
+
+def test_another_key_in_the_mesh(repository: Cli) -> None:
+    """The version before goes to the history by itself; however often it is edited, the next version is one more."""
+    run = in_repository(repository)
+    run("mesh", "one", "--url", "https://one.example:8440", "--verifier", "carol.pem", "--verifiers", "1")
+    publish(repository)
+    run("mesh", "one", "--verifier", "alice.pem")
+    run("mesh", "one", "--verifier", "bob.pem", "--handover", "8h")
+    shown = repository.ok("governance", "diff", "--repository", "governance").stdout
+    assert "  mesh/history/1.json: kept, for old receipts name it" in shown
+    assert "  mesh.json: mesh: version 1 -> 2" in shown
+    assert "  mesh.json: mesh: handover 20" in shown
+    publish(repository)
+    now = datetime.now(UTC)
+    earlier = trust().mesh_version(1)
+    assert earlier.verifiers["one"].key.key_id == trust_id("carol")
+    assert earlier.until is not None
+    assert timedelta(hours=7.9) < earlier.until - now < timedelta(hours=8)
+    run("mesh", "--verifiers", "0")
+    until = trust().mesh_version(2).until
+    assert until is not None
+    assert timedelta(days=6.9) < until - now < timedelta(days=7.1), "as long as a timestamp holds"
+    # A witness's keys are revoked by its vkeys: all of them, whichever `mesh.json` names.
+    found = [parse_vkey(MESH_WITNESS), parse_vkey(OTHER_WITNESS)]
+    Path("vkeys").write_text(f"{MESH_WITNESS}\nanother\n")
+    assert "nothing but vkeys" in repository("governance", "revoke", "--key", "vkeys").stderr
+    Path("vkeys").write_text(f"{MESH_WITNESS}\n{OTHER_WITNESS}\n")
+    run("revoke", "--key", "vkeys")
+    assert trust().revocations.keys == {witness_key_id(key) for key in found}
+
+
+def test_an_enroller_that_the_mesh_names_has_another_key(repository: Cli) -> None:
+    run = in_repository(repository)
+    run("mesh", "one", "--url", "https://one.example:8440", "--enroller", "enroller.pem")
+    publish(repository)
+    write_key(Path(), "new")
+    shown = repository.ok(
+        *("authority", "rotate", "--repository", "governance", "--role", "enrollers", "new.pem", "--yes")
+    )
+    assert "mesh.json: enroller" in shown.stdout
+    found = trust()
+    assert found.mesh.enrollers["one"].key_id == trust_id("new")
+    assert (found.mesh.version, found.mesh_version(1).until) == (2, found.mesh.handover)
+    # In another role the mesh does not change.
+    run("stage", "--reset")
+    repository.ok(
+        "authority", "rotate", "--repository", "governance", "--old", trust_id("alice"), "new.pem", "--yes"
+    )
+    assert trust().mesh.version == 1
