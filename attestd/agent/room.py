@@ -28,11 +28,11 @@ _DESCRIPTORS_A_REQUEST: Final = MAX_DESCRIPTORS + 4
 _OTHER_DESCRIPTORS: Final = 256
 
 
-def raise_descriptor_limit() -> tuple[int, int]:
+def raise_descriptor_limit() -> int:
     """Raises the soft limit of this process's descriptors to what all requests may take, or as far as is permitted.
 
     Returns:
-        The limits as they were, soft and hard: for what this process starts.
+        The soft limit as it was: for commands of a runner that this process starts.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_CONNECTIONS * _DESCRIPTORS_A_REQUEST + _OTHER_DESCRIPTORS
@@ -42,7 +42,7 @@ def raise_descriptor_limit() -> tuple[int, int]:
             OSError, ValueError
         ):  # a unit's filter of system calls; then fewer are served
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return soft, hard
+    return soft
 
 
 class Room:

@@ -5,7 +5,6 @@ import contextlib
 import functools
 import logging
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -86,9 +85,9 @@ def _runner_answers(path: Path) -> bool:
 class _Runner:
     """The runner that answers, or the one that is started because none does; it outlives this process."""
 
-    def __init__(self, layout: Layout, log: logging.Logger, limit: tuple[int, int]) -> None:
-        """`limit` is the RLIMIT_NOFILE that it gets."""
-        self._layout, self._log, self._limit = layout, log, limit
+    def __init__(self, layout: Layout, log: logging.Logger, descriptor_limit: int) -> None:
+        """`descriptor_limit` is the soft RLIMIT_NOFILE that its commands get: what it inherits from here is higher."""
+        self._layout, self._log, self._descriptor_limit = layout, log, descriptor_limit
         self._starting: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -104,12 +103,9 @@ class _Runner:
         output = _open_runner_log(layout.runner / "runner.log")
         try:
             self._starting = subprocess.Popen(
-                _runner_command(layout), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+                _runner_command(layout, self._descriptor_limit), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
                 cwd="/", env={"PATH": os.defpath},  # Nothing of ours, least of all what a service manager told us.
             )  # fmt: skip
-            # Ours is higher. It looks at its own once it has loaded, and gives it to commands.
-            with contextlib.suppress(ProcessLookupError):
-                resource.prlimit(self._starting.pid, resource.RLIMIT_NOFILE, self._limit)
         finally:
             os.close(output)
 
@@ -132,11 +128,11 @@ class _Runner:
         self.wait()
 
 
-def _runner_command(layout: Layout) -> list[str]:
+def _runner_command(layout: Layout, descriptor_limit: int) -> list[str]:
     command = [sys.executable, "-I", "-m", "attestd.runner"]
     command += ["--state-dir", str(layout.runner), "--trust", str(layout.trust)]
     command += ["--configuration", str(layout.configuration), "--mirror", str(layout.mirror)]
-    command += ["--socket", str(layout.runner_socket)]
+    command += ["--socket", str(layout.runner_socket), "--descriptor-limit", str(descriptor_limit)]
     account = agent_account(layout)
     return command if account is None else [*command, "--agent-user", account.name]
 

@@ -87,6 +87,12 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--agent-user", type=_account, metavar="NAME", help="the agent's user, who may connect besides root"
     )
+    parser.add_argument(
+        "--descriptor-limit",
+        type=int,
+        metavar="N",
+        help="the soft limit of descriptors that commands get, if it is not the one that the runner is started with",
+    )
     return parser.parse_args()
 
 
@@ -98,6 +104,8 @@ def _account(name: str) -> pwd.struct_passwd:
 
 
 def _serve(options: argparse.Namespace, log: logging.Logger) -> None:
+    if options.descriptor_limit is not None:
+        _set_descriptor_limit(options.descriptor_limit)
     _fill_stdio()
     _own_directory(options.state_dir)
     lock = _lock(options.state_dir)
@@ -153,6 +161,17 @@ def _configuration(path: Path | None, owners: Collection[int]) -> Configuration:
     if status.st_uid not in owners or status.st_mode & 0o022:
         raise UsageError(f"{path}: expected a file that only root can write: chown root, chmod go-w")
     return load_configuration(path, {})
+
+
+def _set_descriptor_limit(soft: int) -> None:
+    # As if whoever starts it had not raised its own: first of all, and by this process itself, so there is no moment with another.
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    except (OSError, OverflowError, ValueError):
+        raise UsageError(
+            f"--descriptor-limit {soft}: expected a number up to the hard limit, {hard}"
+        ) from None
 
 
 def _fill_stdio() -> None:

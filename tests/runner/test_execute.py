@@ -3,6 +3,7 @@
 import json
 import os
 import pwd
+import resource
 import signal
 import subprocess
 import tempfile
@@ -71,6 +72,15 @@ def test_the_runners_higher_descriptor_limit_stays_its_own(bench: Bench) -> None
         ["/bin/sh", "-c", "ulimit -Sn; ulimit -Hn"], capture_output=True, check=True
     ).stdout
     assert probe(bench)["files"] == [int(number) for number in shown.split()]
+
+
+def test_commands_get_the_descriptor_limit_that_the_runner_is_told(fresh_bench: Bench) -> None:
+    """The agent has raised its own, which the runner inherits."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    bench = fresh_bench.start("-I", "-m", "attestd.runner", "--descriptor-limit", "700")
+    assert bench.process is not None
+    assert resource.prlimit(bench.process.pid, resource.RLIMIT_NOFILE) == (min(8192, hard), hard)
+    assert probe(bench)["files"] == [700, hard]
 
 
 def test_output_and_status_come_through(bench: Bench) -> None:

@@ -285,6 +285,13 @@ def test_a_socket_path_that_is_too_long(fresh_bench: Bench) -> None:
     assert "107 bytes" in done.stderr
 
 
+@pytest.mark.parametrize("limit", ["-1", str(2**62), str(2**80)])
+def test_a_descriptor_limit_that_the_kernel_refuses(fresh_bench: Bench, limit: str) -> None:
+    done = runner(fresh_bench, *required(fresh_bench), "--descriptor-limit", limit)
+    assert done.returncode == 64
+    assert f"--descriptor-limit {limit}: expected a number up to the hard limit" in done.stderr
+
+
 def test_no_socket_at_all(fresh_bench: Bench) -> None:
     assert runner(fresh_bench, *required(fresh_bench)[:-2]).returncode == 64
 
