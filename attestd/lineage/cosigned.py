@@ -1,6 +1,6 @@
 """Which witnesses of a fleet have cosigned a checkpoint."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -9,11 +9,14 @@ from attestd.governance.mesh import MeshTrust
 from attestd.tlog.cosignature import verify_cosignature
 from attestd.tlog.note import MAX_SIGNATURES, UntrustedNote
 
-__all__ = ["MAX_COSIGNATURES", "cosigned_by", "counting_keys"]
+__all__ = ["MAX_COSIGNATURES", "Line", "cosigned_by", "counting_lines"]
 
 # The log's own lines are two: the release key's and the quote.
 MAX_COSIGNATURES: Final = MAX_SIGNATURES - 2
 _YEAR_9999: Final = 253_402_300_799
+
+Line = tuple[str, bytes]
+"""Whose line it is: the name of a key, and its key id."""
 
 
 def cosigned_by(note: UntrustedNote, mesh: MeshTrust) -> Mapping[str, int]:
@@ -35,22 +38,19 @@ def cosigned_by(note: UntrustedNote, mesh: MeshTrust) -> Mapping[str, int]:
         MalformedError: The text is no checkpoint.
     """
     times: dict[str, int] = {}
-    for (name, _), time in _counting(note, mesh):
+    for (name, _), time in counting_lines(note, mesh).items():
         times[name] = max(times.get(name, 0), time)
     return times
 
 
-def counting_keys(note: UntrustedNote, mesh: MeshTrust) -> Collection[tuple[str, bytes]]:
-    """Whose lines `cosigned_by` counts, by name and key id: of a witness with two keys perhaps one.
+def counting_lines(note: UntrustedNote, mesh: MeshTrust) -> Mapping[Line, int]:
+    """When the lines that `cosigned_by` counts say that the checkpoint was seen: of a witness with two keys perhaps one.
 
     Raises:
         VerificationError, MalformedError: As `cosigned_by`.
     """
-    return [key for key, _ in _counting(note, mesh)]
-
-
-def _counting(note: UntrustedNote, mesh: MeshTrust) -> Iterator[tuple[tuple[str, bytes], int]]:
     lines = {(line.name, line.key_id) for line in note.signatures}
+    found: dict[Line, int] = {}
     for witness in mesh.witnesses.values():
         key = witness.key
         if (key.name, key.key_id) in lines:
@@ -58,4 +58,5 @@ def _counting(note: UntrustedNote, mesh: MeshTrust) -> Iterator[tuple[tuple[str,
             if time > _YEAR_9999:
                 raise VerificationError(f"note: {key.name} cosigned at {time} s, after the year 9999")
             if mesh.counts_at(datetime.fromtimestamp(time, UTC)):
-                yield (key.name, key.key_id), time
+                found[key.name, key.key_id] = time
+    return found

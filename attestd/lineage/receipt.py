@@ -15,12 +15,12 @@ from attestd.governance.mesh import MeshTrust
 from attestd.governance.platform import Approval
 from attestd.governance.trust import Trust
 from attestd.lineage.checkpoint import LogKeys, VerifiedCheckpoint
-from attestd.lineage.cosigned import cosigned_by, counting_keys
+from attestd.lineage.cosigned import Line, cosigned_by, counting_lines
 from attestd.lineage.entry import Entry, EntryType, parse_entry
 from attestd.plain import counted
 from attestd.strict import format_time, parse_time
 from attestd.tlog.checkpoint import Checkpoint, parse_checkpoint, parse_origin
-from attestd.tlog.note import UntrustedNote, format_note, parse_note
+from attestd.tlog.note import NoteSignature, UntrustedNote, format_note, parse_note
 from attestd.tlog.proof import TlogProof, format_proof, parse_proof
 from attestd.tlog.tree import leaf_hash, verify_inclusion
 
@@ -179,46 +179,80 @@ def strip_receipt(receipt: UntrustedReceipt, verified: VerifiedReceipt) -> bytes
     """
     host, origin = verified.host, verified.at.checkpoint.origin
     keys = _log_keys(origin, host.release_spki, host.ak_spki)
-    believed = {(origin, keys.attestation.key_id)}
+    believed = {(origin, keys.attestation.key_id), *counting_lines(receipt.note, verified.mesh)}
     if verified.at.released:  # otherwise nobody looked at it
         believed.add((origin, keys.release.key_id))
-    # A line that does not count would keep out one by the same key that does.
-    believed.update(counting_keys(receipt.note, verified.mesh))
     lines = (line for line in receipt.note.signatures if (line.name, line.key_id) in believed)
     return format_proof(replace(receipt.proof, checkpoint=format_note(receipt.note.text, lines)))
 
 
-def join_receipts(kept: UntrustedReceipt, more: UntrustedReceipt) -> bytes | None:
+def join_receipts(kept: UntrustedReceipt, more: UntrustedReceipt, *, mesh: MeshTrust) -> bytes | None:
     """What is to be kept of two receipts of one leaf, so that none of who vouched for it is lost.
 
-    Of one checkpoint: the first, with the lines that the second has beside. Of two: the second, if all witnesses of the
-    first cosigned its checkpoint, and more.
+    Only cosignatures that count now are weighed: since the first was kept, keys may have been revoked, and versions of `mesh.json`
+    may have ended.
+
+    Of one checkpoint: the first, with the lines that the second has beside, of one key the earlier; lines that count no more are left
+    out. Of two: the second, if the witnesses of the first cosigned its checkpoint as well, and either more did, or each as early and
+    one earlier; or if only the second has as many as the entry says must.
 
     Args:
         kept: The first.
-        more: The second; in both nothing is left that did not verify when it was brought (`strip_receipt`).
+        more: The second; in both nothing is left that did not verify and count when it was brought (`strip_receipt`).
+        mesh: The version whose witnesses were counted in the second.
 
     Returns:
         The receipt; None: it is the first, for the second adds nothing, or there is no room for that in a note.
     """
+    had, has = _counting(kept, mesh), _counting(more, mesh)
     if more.note.text != kept.note.text:
-        joined = more if _cosigners(kept) < _cosigners(more) else kept
-        lines = joined.note.signatures
+        if not _is_better(_witnesses(had), _witnesses(has), asked=_asked(more.entry)):
+            return None
+        joined, lines = more, list(more.note.signatures)
     else:
-        # A line by the same key stays: else whoever has two good ones could change what is kept for ever.
-        joined, known = kept, {(line.name, line.key_id) for line in kept.note.signatures}
-        added = (line for line in more.note.signatures if (line.name, line.key_id) not in known)
-        lines = (*kept.note.signatures, *added)
-    if lines == kept.note.signatures:
-        return None
+        # The end of a version, which only moves earlier, ends later lines first.
+        better = {key for key, time in has.items() if key not in had or time < had[key]}
+        if not better:
+            return None
+        joined, origin = kept, kept.checkpoint.origin
+        stays = [line for line in kept.note.signatures if line.name == origin or _key(line) in had]
+        lines = [line for line in stays if _key(line) not in better]
+        lines += [line for line in more.note.signatures if _key(line) in better]
     try:
         return format_proof(replace(joined.proof, checkpoint=format_note(joined.note.text, lines)))
     except UsageError:
         return None
 
 
-def _cosigners(receipt: UntrustedReceipt) -> set[str]:
-    return {line.name for line in receipt.note.signatures} - {receipt.checkpoint.origin}
+def _key(line: NoteSignature) -> Line:
+    return line.name, line.key_id
+
+
+def _counting(receipt: UntrustedReceipt, mesh: MeshTrust) -> Mapping[Line, int]:
+    """The lines that count now: none, where one that verified once does so no more, and the receipt with it."""
+    try:
+        return counting_lines(receipt.note, mesh)
+    except VerificationError:
+        return {}
+
+
+def _witnesses(lines: Mapping[Line, int]) -> dict[str, int]:
+    """The witnesses by name, and when each cosigned first."""
+    first: dict[str, int] = {}
+    for (name, _), time in lines.items():
+        first[name] = min(first.get(name, time), time)
+    return first
+
+
+def _is_better(had: Mapping[str, int], has: Mapping[str, int], *, asked: int) -> bool:
+    if len(had) < asked <= len(has) or had.keys() < has.keys():
+        return True
+    return had.keys() == has.keys() and has != had and all(has[name] <= had[name] for name in had)
+
+
+def _asked(entry: Entry) -> int:
+    """How many witnesses an entry says must have cosigned it: one that releases nothing, none."""
+    return _integer(entry.body.get("witness_quorum")) if entry.type is EntryType.DECISION_ALLOW else 0
 
 
 def _decided_by(entry: Entry, trust: Trust) -> MeshTrust:

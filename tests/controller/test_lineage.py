@@ -16,6 +16,7 @@ from sqlalchemy import text
 
 from attestd.controller.lineage.receipts import Bounds, Receipts, part_of
 from attestd.controller.store.engine import Store, migrate
+from attestd.governance.mesh import witness_key_id
 from attestd.lineage.entry import EntryType
 from attestd.lineage.receipt import parse_receipt, verify_receipt
 from attestd.lineage.usage import BoundRequest, UsageQuery
@@ -181,6 +182,37 @@ def test_who_else_cosigned_is_kept_as_well(url: str) -> None:
             [used] = ample.usage(UsageQuery()).hosts
             part = part_of(used, type_)
             assert (part.receipts, part.bytes) == (1, len(both))
+
+
+def test_who_counts_no_more_keeps_nobody_out(url: str) -> None:
+    """What was kept when a witness still counted makes room for what a reader believes now."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    end = now + timedelta(days=7)
+    world = World("replaced", now=now)
+    one, two = witness("one"), witness("two")
+    world.extra["mesh.json"] = mesh_file([one, two], quorum=1)
+    plain = world.receipt(world.decide().body)
+    migrate(url)
+    with closing(Store.open(url)) as store:
+        receipts = Receipts(store, AMPLE)
+
+        def brought(receipt: bytes) -> str:
+            verified = verify_receipt(parse_receipt(receipt), trust=world.trust())
+            return receipts.add(verified, receipt)[0]
+
+        # Who has a replaced witness's key, and its honest line of before: the late one is kept, before anybody says so.
+        late, timely = (with_cosignatures(plain, one, time=time) for time in (end, now))
+        assert brought(late) == "kept"
+        world.replace_mesh(mesh_file([two], quorum=1), handover=end)
+        assert brought(timely) == "joined"
+        leaf = verify_receipt(parse_receipt(timely), trust=world.trust()).leaf
+        assert receipts.get(leaf) == timely
+        world.revocations["keys"] = [witness_key_id(one.key)]
+        other = with_cosignatures(plain, two, time=now)
+        assert brought(other) == "joined"
+        assert receipts.get(leaf) == other
+        [used] = receipts.usage(UsageQuery()).hosts
+        assert (used.receipts, used.bytes) == (1, len(other))
 
 
 def test_denials_leave_the_room_to_what_ran(url: str) -> None:

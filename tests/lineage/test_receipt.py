@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec import structs
 
 from attestd.errors import MalformedError, VerificationError
+from attestd.governance.mesh import witness_key_id
 from attestd.lineage.entry import EntryType
 from attestd.lineage.receipt import (
     VerifiedReceipt,
@@ -181,52 +182,108 @@ def test_what_did_not_verify_can_be_left_out(world: World, mode: BatchMode) -> N
     assert list(verify(good, world).witnesses) == [W1.key.name]
 
 
+def joined(kept: bytes, more: bytes, world: World) -> bytes | None:
+    """What becomes of a receipt that was kept when another one is brought, and verifies."""
+    return join_receipts(parse_receipt(kept), parse_receipt(more), mesh=verify(more, world).mesh)
+
+
 def test_no_witness_of_two_receipts_is_lost(world: World) -> None:
-    """Of one checkpoint the lines of both; a line that is there stays, however good the other one is."""
+    """Of one checkpoint the lines of both, of one key the earlier."""
     world.extra["mesh.json"] = mesh_file([W1, W2, PQ])
     plain = world.receipt({}, type_=EntryType.AGENT_START, mode=BatchMode.RECORD)
-
-    def joined(kept: bytes, more: bytes) -> bytes | None:
-        return join_receipts(parse_receipt(kept), parse_receipt(more))
-
     one, two, later = (with_cosignatures(plain, *by) for by in ((W1,), (W2, PQ), (W2,)))
-    for kept, more in (
-        (plain, plain),
-        (one, plain),
-        (one, with_cosignatures(plain, W1, time=NOW + timedelta(days=1))),
-        (two, later),
-    ):
-        assert joined(kept, more) is None
-    assert joined(plain, one) == one
-    both = joined(one, two)
+    tomorrow = with_cosignatures(plain, W1, time=NOW + timedelta(days=1))
+    for kept, more in ((plain, plain), (one, plain), (one, tomorrow), (two, later)):
+        assert joined(kept, more, world) is None
+    assert joined(plain, one, world) == joined(tomorrow, one, world) == one
+    both = joined(one, two, world)
     assert both == with_lines(one, *parse_receipt(two).note.signatures[-2:])
     assert list(verify(both, world).witnesses) == ["one", "two"]
     # The second quote of a host that signs as it likes.
     [quote] = parse_receipt(plain).note.signatures
-    other = relined(one, keep=(1,), add=(structs.replace(quote, payload=b"\0" * 72),))
-    assert joined(one, other) is None
-    # A note has only so many lines.
-    crowd = [NoteSignature("witness", bytes([number] * 4), b"\0" * 72) for number in range(15)]
-    for room, is_joined in ((13, True), (14, False)):
-        found = joined(with_lines(one, *crowd[:room]), with_lines(plain, *crowd[: room + 1]))
+    other = relined(one, keep=(0, 1), add=(structs.replace(quote, payload=b"\0" * 72),))
+    [first] = parse_receipt(plain).note.signatures
+    found = join_receipts(parse_receipt(plain), parse_receipt(other), mesh=world.trust().mesh)
+    assert found is not None
+    assert [line for line in parse_receipt(found).note.signatures if line.name == first.name] == [first]
+
+
+def test_a_note_has_only_so_many_lines_and_those_that_count_have_them(world: World) -> None:
+    crowd = [witness(f"w{number}") for number in range(16)]
+    world.extra["mesh.json"] = mesh_file(crowd)
+    plain = world.receipt({}, type_=EntryType.AGENT_START, mode=BatchMode.RECORD)
+    for room, is_joined in ((14, True), (15, False)):
+        kept = with_cosignatures(plain, *crowd[:room])
+        found = joined(kept, with_cosignatures(plain, crowd[room]), world)
         assert (found is not None) is is_joined
+    # Full of such as count no more.
+    world.revocations["keys"] = [witness_key_id(crowd[0].key)]
+    better = joined(kept, with_cosignatures(plain, crowd[15]), world)
+    assert better is not None
+    assert set(verify(better, world).witnesses) == {f"w{number}" for number in range(1, 16)}
 
 
 def test_another_checkpoint_takes_the_place_where_it_has_more_witnesses(world: World) -> None:
-    first = world.receipt({}, type_=EntryType.AGENT_START, mode=BatchMode.RECORD)
-    world.log.append({}, type_=EntryType.AGENT_START, time=NOW, boot=BOOT)
-    second = world.log.receipt(0, world.log.seal(mode=BatchMode.RECORD, pcr_digest=world.pcr_digest))
+    world.extra["mesh.json"] = mesh_file([W1, W2, PQ])
+    first, second = twice_sealed(world)
+    soon = NOW + timedelta(seconds=1)
 
-    def taken(kept: tuple[Cosigner, ...], more: tuple[Cosigner, ...]) -> bool:
+    def taken(kept: tuple[Cosigner, ...], more: tuple[Cosigner, ...], *, at: datetime = NOW) -> bool:
         brought = with_cosignatures(second, *more)
-        found = join_receipts(parse_receipt(with_cosignatures(first, *kept)), parse_receipt(brought))
+        found = joined(with_cosignatures(first, *kept, time=at), brought, world)
         assert found in (None, brought)
         return found is not None
 
     assert taken((), (W1,))
     assert taken((W1,), (W1, W2))
+    assert taken((W1,), (W1,), at=soon), "as early, and one earlier"
+    assert taken((W1, W2), (W2, PQ), at=soon), "a witness is its name, with whatever key"
     for kept, more in (((), ()), ((W1,), (W1,)), ((W1,), (W2,)), ((W1,), (W1, PQ))):
         assert not taken(kept, more)
+        assert not taken(kept, more, at=NOW - timedelta(seconds=1))
+    mixed = with_lines(with_cosignatures(first, W1), W2.cosign(parse_receipt(first).note.text, time=1))
+    assert joined(mixed, with_cosignatures(second, W1, W2), world) is None
+
+
+def twice_sealed(world: World) -> tuple[bytes, bytes]:
+    """Receipts of one leaf under two checkpoints."""
+    first = world.receipt({}, type_=EntryType.AGENT_START, mode=BatchMode.RECORD)
+    world.log.append({}, type_=EntryType.AGENT_START, time=NOW, boot=BOOT)
+    return first, world.log.receipt(0, world.log.seal(mode=BatchMode.RECORD, pcr_digest=world.pcr_digest))
+
+
+def test_who_counts_no_more_keeps_nobody_out(world: World) -> None:
+    """Names vouch for nothing: of what was kept those weigh whose keys are in force, and not revoked."""
+    first, second = twice_sealed(world)
+    one_two, two = with_cosignatures(first, W1, W2), with_cosignatures(second, W2, W3)
+    world.extra["mesh.json"] = mesh_file([W1, W2, W3])
+    assert joined(one_two, two, world) is None
+    world.revocations["keys"] = [witness_key_id(W1.key)]
+    assert joined(one_two, two, world) == two
+    # A key that took another's place under its name.
+    world = World()
+    first, second = twice_sealed(world)
+    world.extra["mesh.json"] = mesh_file([cosigner("one", ed25519_key("the next"))])
+    good = with_cosignatures(second, cosigner("one", ed25519_key("the next")))
+    assert joined(with_cosignatures(first, W1), good, world) == good
+    # One that is wrong by now, as of a key with the same id: the receipt verifies no more.
+    wrong = with_lines(first, structs.replace(parse_receipt(good).note.signatures[-1], payload=b"\0" * 72))
+    assert joined(wrong, good, world) == good
+
+
+def test_a_decision_without_enough_witnesses_by_now_makes_room(world: World) -> None:
+    """It verifies no more; whose checkpoint has enough does, though none of the same witnesses cosigned it."""
+    four = witness("four")
+    world.extra["mesh.json"] = mesh_file([W1, W2, W3, four], quorum=2)
+    body = world.decide().body
+    kept = with_cosignatures(world.receipt(body), W1, W2)
+    world.log = Log(world.host)  # A fork, or one that was restored.
+    world.log.append({}, type_=EntryType.AGENT_START, time=NOW, boot=BOOT)
+    more = with_cosignatures(world.receipt(body), W3, four)
+    assert parse_receipt(more).entry_bytes == parse_receipt(kept).entry_bytes
+    assert joined(kept, more, world) is None
+    world.revocations["keys"] = [witness_key_id(W1.key)]
+    assert joined(kept, more, world) == more
 
 
 def forged(world: World, *, release: Any = None, quote: bytes | None = None) -> bytes:
@@ -516,9 +573,10 @@ def test_6_witness_quorum(world: World, quorum: int, message: str) -> None:
     assert message in refused(world.receipt({**world.grant().body, "witness_quorum": quorum}), world)
 
 
-W1, W2, PQ = (
+W1, W2, W3, PQ = (
     witness("one"),
     witness("two"),
+    witness("three"),
     cosigner("one", MLDSA44PrivateKey.from_seed_bytes(b"post-quantum".ljust(32))),
 )
 
@@ -768,9 +826,20 @@ def test_a_line_that_does_not_count_keeps_no_good_one_out(world: World) -> None:
     timely = with_cosignatures(plain, W2)
     first = kept(with_cosignatures(timely, W1, time=AFTER))
     assert first == timely
-    joined = join_receipts(parse_receipt(first), parse_receipt(kept(with_cosignatures(plain, W1))))
-    assert joined is not None
-    assert list(verify(joined, world).witnesses) == ["one", "two"]
+    both = joined(first, kept(with_cosignatures(plain, W1)), world)
+    assert both is not None
+    assert list(verify(both, world).witnesses) == ["one", "two"]
+
+
+def test_a_line_that_came_too_late_by_now_keeps_no_good_one_out(world: World) -> None:
+    """It counted when it was kept, for nobody had said yet when that version ends."""
+    world.extra["mesh.json"] = mesh_file([W1], quorum=1)
+    plain = world.receipt(world.grant().body)
+    late, timely = (with_cosignatures(plain, W1, time=time) for time in (AFTER, NOW))
+    assert verify(late, world)
+    world.replace_mesh(mesh_file([W2], quorum=1), handover=END)
+    assert joined(late, timely, world) == timely
+    assert list(verify(timely, world).witnesses) == ["one"]
 
 
 # sanity of the forgeries above

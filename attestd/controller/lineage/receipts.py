@@ -12,6 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from attestd.controller.configuration import ControllerConfiguration
 from attestd.controller.store.engine import Store
 from attestd.controller.store.schema import receipt_hosts, receipts
+from attestd.governance.mesh import MeshTrust
 from attestd.journal import event
 from attestd.lineage.entry import EntryType
 from attestd.lineage.receipt import VerifiedReceipt, join_receipts, parse_receipt
@@ -158,7 +159,7 @@ class Receipts:
                 connection.execute(insert(receipts), [{**vars(kept), "receipt": receipt}])
                 outcome, more = Outcome.KEPT, part.more(receipts=1, size=len(receipt))
             else:
-                joined = _joined(bytes(known), receipt)
+                joined = _joined(bytes(known), receipt, verified.mesh)
                 if joined is None:
                     return Outcome.KNOWN, used
                 size = len(joined) - len(known)
@@ -252,9 +253,11 @@ def _usage_row(connection: Connection, host: str) -> Any:
     ).one()
 
 
-def _joined(known: bytes, receipt: bytes) -> bytes | None:
+def _joined(known: bytes, receipt: bytes, mesh: MeshTrust) -> bytes | None:
     """What is kept from now on; None: what was."""
-    return None if known == receipt else join_receipts(parse_receipt(known), parse_receipt(receipt))
+    if known == receipt:
+        return None
+    return join_receipts(parse_receipt(known), parse_receipt(receipt), mesh=mesh)
 
 
 def _kept(verified: VerifiedReceipt) -> KeptReceipt:
