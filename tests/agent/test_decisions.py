@@ -243,7 +243,6 @@ def test_others_installed_artifacts_and_operations_are_not_for_everybody(reachab
 
 
 def test_flood_of_denials_is_aggregated(host: Host) -> None:
-    before = host.checkpoints()
     results = [host.exec("/bin/true", options=["--json"]) for _ in range(26)]
     assert {result.status for result in results} == {77}
     ids = [result.json["id"] for result in results]
@@ -257,9 +256,11 @@ def test_flood_of_denials_is_aggregated(host: Host) -> None:
     assert host.run("/bin/true").status == 0  # others' denials do not keep the authorized from running
     host.wait_settled()
     assert host.stop() == 0  # which flushes what would be sealed every 10 s
-    (aggregated,) = host.entries(EntryType.DENIALS_AGGREGATED)
-    assert aggregated.body == {"uid": os.geteuid(), "codes": {"missing_authorization": 7}}
-    assert host.checkpoints() <= before + 20 + 7
+    aggregated = [item.body for item in host.entries(EntryType.DENIALS_AGGREGATED)]
+    assert {body["uid"] for body in aggregated} == {os.geteuid()}
+    assert sum(body["codes"].pop("missing_authorization") for body in aggregated) == 7
+    assert not any(body["codes"] for body in aggregated)
+    assert len(aggregated) < 4, "every 10 s one"
 
 
 # -- environment and governance --------------------------------------------------------------------------------------------

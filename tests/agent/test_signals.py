@@ -37,14 +37,18 @@ def begin(host: Host, *argv: str) -> "subprocess.Popen[bytes]":
 
 def gone(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return state_of(pid) == "Z"
     except OSError:
         return True
 
 
-def started_pid(host: Host, count: int = 1) -> int:
-    starts = wait_for("a start", lambda: host.entries(EntryType.EXECUTION_START)[count - 1 :])
-    return int(starts[-1].body["pid"])
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def pid_in(file: Path) -> int:
+    """What a shell wrote there before it said that it is ready."""
+    return int(file.read_text())
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"])
@@ -65,29 +69,31 @@ def test_command_that_a_signal_ends(shared: Host, name: str) -> None:
 
 
 def test_stop_and_continue(shared: Host) -> None:
-    process = begin(shared, "/bin/sh", "-c", "echo ready; exec sleep 0.4")
+    marker, file = shared.work / "continue", shared.work / "stopped.pid"
+    command = f"echo $$ > {file}; echo ready; while ! test -e {marker}; do sleep 0.02; done"
+    process = begin(shared, "/bin/sh", "-c", command)
+    pid = pid_in(file)
     process.send_signal(signal.SIGTSTP)
-    pid = shared.entries(EntryType.EXECUTION_START)
-    time.sleep(0.8)
-    assert process.poll() is None, pid
+    wait_for("it is stopped", lambda: state_of(pid) == "T")
+    marker.touch()
+    time.sleep(0.3)
+    assert process.poll() is None
     process.send_signal(signal.SIGCONT)
     assert shared.finish(process).status == 0
 
 
 def test_killed_client_hangs_up_its_command(shared: Host) -> None:
-    marker = shared.work / "hung-up"
-    before = len(shared.entries(EntryType.EXECUTION_START))
+    marker, file = shared.work / "hung-up", shared.work / "hung-up.pid"
     process = begin(
         shared,
         "/bin/sh",
         "-c",
-        f"trap 'echo > {marker}; exit 7' HUP; echo ready; while :; do sleep 0.02; done",
+        f"trap 'echo > {marker}; exit 7' HUP; echo $$ > {file}; echo ready; while :; do sleep 0.02; done",
     )
     process.kill()
     shared.finish(process)
     wait_for("the command got HUP", marker.exists)
-    pid = started_pid(shared, before + 1)
-    wait_for("the command ended", lambda: gone(pid))
+    wait_for("the command ended", lambda: gone(pid_in(file)))
     exits = wait_for(
         "its exit", lambda: [e for e in shared.entries(EntryType.EXECUTION_EXIT) if e.body["status"] == 7]
     )
@@ -95,14 +101,14 @@ def test_killed_client_hangs_up_its_command(shared: Host) -> None:
 
 
 def test_killed_client_kills_a_command_that_ignores_the_hangup(shared: Host) -> None:
-    before = len(shared.entries(EntryType.EXECUTION_START))
-    process = begin(shared, "/bin/sh", "-c", "trap '' HUP; echo ready; while :; do sleep 0.02; done")
-    process.kill()
+    file = shared.work / "ignoring.pid"
+    command = f"trap '' HUP; echo $$ > {file}; echo ready; while :; do sleep 0.02; done"
+    process = begin(shared, "/bin/sh", "-c", command)
     killed = time.monotonic()
+    process.kill()
     shared.finish(process)
-    pid = started_pid(shared, before + 1)
-    wait_for("the command ended", lambda: gone(pid))
-    assert 9 < time.monotonic() - killed < 14
+    wait_for("the command ended", lambda: gone(pid_in(file)))
+    assert time.monotonic() - killed > 9
     wait_for(
         "its exit",
         lambda: [e for e in shared.entries(EntryType.EXECUTION_EXIT) if e.body["status"] == 128 + 9],

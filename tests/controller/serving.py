@@ -49,12 +49,17 @@ async def operator(call: Call) -> Answer:
     return Answer(("" if call.operator is None else call.operator.sha256).encode(), "text/plain")
 
 
+BEGUN = threading.Event()  # what takes long was asked for
+
+
 async def slow(_: Call) -> Answer:
+    BEGUN.set()
     await asyncio.sleep(0.5)
     return Answer(b"done", "text/plain")
 
 
 async def hang(_: Call) -> Answer:
+    BEGUN.set()
     await asyncio.sleep(3600)
     raise AssertionError
 

@@ -21,7 +21,7 @@ from attestd.controller.http.tls import Certificate
 from attestd.errors import StoreError, UsageError
 from tests.controller.certificates import Authority
 from tests.controller.running import ask_on, read_all
-from tests.controller.serving import Served, echo, served
+from tests.controller.serving import BEGUN, Served, echo, served
 
 JSON = {"content-type": "application/json"}
 
@@ -84,7 +84,7 @@ def test_paths_and_methods(app: Served) -> None:
 
 def until(found: Callable[[], bool]) -> None:
     """What is written after an answer was sent is there soon."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not found():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -249,12 +249,13 @@ def test_connections() -> None:
 
 def test_what_was_begun_is_answered_at_the_end() -> None:
     results: list[int] = []
+    BEGUN.clear()
     with served() as app:
-        thread = threading.Thread(target=lambda: results.append(app.get("/slow").status))
-        thread.start()
-        time.sleep(0.2)
         idle = app.connect()
         assert ask_on(idle, "GET", "/show/x").status == 200
+        thread = threading.Thread(target=lambda: results.append(app.get("/slow").status))
+        thread.start()
+        assert BEGUN.wait(60)
     thread.join()
     assert results == [200]
     with contextlib.closing(idle), pytest.raises((ConnectionError, http.client.HTTPException)):
@@ -263,11 +264,12 @@ def test_what_was_begun_is_answered_at_the_end() -> None:
 
 def test_what_hangs_is_cut_off_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "GRACE_S", 0.3)
-    began = time.monotonic()
+    BEGUN.clear()
     with served() as app, app.open() as sock:
         sock.sendall(b"GET /hang HTTP/1.1\r\nhost: x\r\n\r\n")
-        time.sleep(0.2)
-    assert time.monotonic() - began < 5
+        assert BEGUN.wait(60)
+        began = time.monotonic()
+    assert time.monotonic() - began < 15, "of the 20 s for what ends"
 
 
 @pytest.mark.parametrize(
@@ -326,17 +328,15 @@ def test_handshakes_that_never_end(tmp_path: Path) -> None:
     authority.issue(tmp_path, "server", host="localhost")
     certificate = Certificate(tmp_path / "server.pem", tmp_path / "server.key", operator_ca=None)
     trusting = ssl.create_default_context(cadata=authority.pem.decode())
-    bounds = Bounds(handshake_s=1.0)
+    bounds = Bounds(handshake_s=2.0)
     with served(certificate=certificate, tls=trusting, connections=3, bounds=bounds) as app:
         with contextlib.ExitStack() as stack:
             held = [stack.enter_context(app.open()) for _ in range(3)]
             held[0].sendall(b"\x16\x03\x01")
-            time.sleep(0.2)
-            began = time.monotonic()
-            assert app.say(b"") == b"", "the fourth is ended at once"
-            assert time.monotonic() - began < 0.6
+            assert app.say(b"") == b""
+            refused = 'attestd_controller_refused_total{why="connections"} 1'
+            assert app.counted(refused), "the fourth is ended at once"
             assert [read_all(sock) for sock in held] == [b""] * 3
-            assert time.monotonic() - began < 5
         assert app.get("/show/x").body == b"x"
         until(lambda: app.counted("attestd_controller_connections 0"))
 
@@ -363,7 +363,7 @@ def test_a_new_certificate_is_taken_while_it_runs(tmp_path: Path, monkeypatch: p
         assert app.get("/show/x").status == 200
         second.issue(tmp_path, "server", host="localhost")
         app.tls = ssl.create_default_context(cadata=second.pem.decode())
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while True:
             with contextlib.suppress(ssl.SSLError):
                 assert app.get("/show/x").status == 200

@@ -8,17 +8,25 @@ from collections.abc import Iterator
 import pytest
 
 from attestd.controller.http import endpoint
+from attestd.controller.http.endpoint import BODY_S
 from attestd.controller.http.limits import Room
 from attestd.controller.http.protocol import MAX_HEADERS, Bounds
 from tests.controller.running import read_all
 from tests.controller.serving import Served, served
 from tests.controller.test_http import until
 
-QUICK = Bounds(headers_s=0.5, idle_s=0.4, write_s=0.5)
+QUICK = Bounds(headers_s=0.5)
 
 
 @pytest.fixture(scope="module")
 def app() -> Iterator[Served]:
+    with served() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def quick() -> Iterator[Served]:
+    """For peers that are to be cut off: another, on a busy machine, would be too slow for it as well."""
     with served(bounds=QUICK) as running:
         yield running
 
@@ -106,7 +114,7 @@ def test_a_body_that_is_announced_too_large_is_refused_unread(app: Served) -> No
     assert statuses(app.say(POST + b"content-length: 9223372036854775807\r\n\r\n")) == [413]
     # Who asks before sending is told before sending.
     assert statuses(app.say(POST + b"content-length: 1048577\r\nexpect: 100-continue\r\n\r\n")) == [413]
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < BODY_S, "nobody waits for a body"
 
 
 def test_bodies_that_are_larger_together_than_there_is_room() -> None:
@@ -175,40 +183,38 @@ def test_headers_without_end(app: Served) -> None:
         b"\r\n\r\n\r\n",
     ],
 )
-def test_half_a_request_is_cut_off(app: Served, begun: bytes) -> None:
-    with app.open() as sock:
+def test_half_a_request_is_cut_off(quick: Served, begun: bytes) -> None:
+    with quick.open() as sock, contextlib.suppress(ConnectionError):
         sock.sendall(begun)
-        began = time.monotonic()
         assert read_all(sock) == b""
-        assert time.monotonic() - began < 3
 
 
-def test_a_header_byte_by_byte_is_cut_off_all_the_same(app: Served) -> None:
+def test_a_header_byte_by_byte_is_cut_off_all_the_same(quick: Served) -> None:
+    drip(quick, b"GET /show/x HTTP/1.1\r\nx: ", b"y")
+    assert "slow headers" in quick.metrics.format()
+
+
+def test_empty_lines_for_ever_are_cut_off(quick: Served) -> None:
+    drip(quick, b"", b"\r\n")
+
+
+def drip(app: Served, begun: bytes, piece: bytes) -> None:
+    """Sends it again and again, until it is cut off."""
     began = time.monotonic()
     with app.open() as sock, contextlib.suppress(ConnectionError):
-        sock.sendall(b"GET /show/x HTTP/1.1\r\nx: ")
-        while time.monotonic() - began < 10:
-            sock.sendall(b"y")
+        sock.sendall(begun)
+        while time.monotonic() - began < 60:
+            sock.sendall(piece)
             time.sleep(0.02)
-    assert time.monotonic() - began < 3
-    assert "slow headers" in app.metrics.format()
+    assert time.monotonic() - began < 60
 
 
-def test_empty_lines_for_ever_are_cut_off(app: Served) -> None:
-    began = time.monotonic()
-    with app.open() as sock, contextlib.suppress(ConnectionError):
-        while time.monotonic() - began < 10:
-            sock.sendall(b"\r\n")
-            time.sleep(0.02)
-    assert time.monotonic() - began < 3
-
-
-def test_a_connection_between_requests_is_ended(app: Served) -> None:
-    with app.open() as sock:
-        sock.sendall(b"GET /show/x HTTP/1.1\r\nhost: x\r\n\r\n")
+def test_a_connection_between_requests_is_ended() -> None:
+    with served(bounds=Bounds(idle_s=0.4)) as app, app.open() as sock:
         began = time.monotonic()
+        sock.sendall(b"GET /show/x HTTP/1.1\r\nhost: x\r\n\r\n")
         assert statuses(read_all(sock)) == [200]
-        assert 0.2 < time.monotonic() - began < 3
+        assert time.monotonic() - began > 0.2
 
 
 def test_a_body_that_does_not_come(app: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,31 +234,24 @@ def test_who_goes_away_in_the_middle(app: Served) -> None:
     before = gone()
     with app.open() as sock:
         sock.sendall(POST + b"content-length: 10\r\n\r\nabc")
-    deadline = time.monotonic() + 5
-    while gone() == before:
-        assert time.monotonic() < deadline, app.metrics.format()
-        time.sleep(0.02)
+    until(lambda: gone() > before)
 
 
-def test_who_does_not_read_the_answer_is_cut_off(app: Served) -> None:
-    with app.open() as sock:
+def test_who_does_not_read_the_answer_is_cut_off() -> None:
+    with served(bounds=Bounds(write_s=0.5)) as app, app.open() as sock:
         sock.sendall(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n")
-        deadline = time.monotonic() + 10
-        while "slow reading" not in app.metrics.format():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(lambda: "slow reading" in app.metrics.format())
         assert len(read_all(sock)) < 32 << 20
 
 
 def test_too_many_connections_of_a_peer() -> None:
     with served(connections=3) as app, contextlib.ExitStack() as stack:
         held = [stack.enter_context(app.open()) for _ in range(3)]
-        time.sleep(0.1)
         with app.open() as sock:
             assert read_all(sock) == b""
         assert app.counted('attestd_controller_refused_total{why="connections"} 1')
         held[0].close()
-        time.sleep(0.1)
+        until(lambda: app.counted("attestd_controller_connections 2"))
         assert app.get("/show/x").status == 200
 
 

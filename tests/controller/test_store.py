@@ -48,12 +48,10 @@ def test_a_transaction_is_whole_or_not_at_all(url: str) -> None:
 def test_who_reads_waits_for_nobody_who_writes(url: str) -> None:
     migrate(url)
     store = Store.open(url)
-    began = time.monotonic()
     with store.write() as connection:
         connection.execute(insert(witness_anchors), [{"anchor": "a", "generation": 1}])
-        with store.read() as other:
+        with store.read() as other:  # else it would wait for itself, until that is refused
             assert other.execute(select(witness_anchors)).all() == []
-    assert time.monotonic() - began < 1
     store.close()
 
 

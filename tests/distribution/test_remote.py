@@ -77,10 +77,8 @@ def test_a_server_that_drips(server: Web, behaviour: Behaviour, monkeypatch: pyt
     monkeypatch.setattr(remote, "FILE_S", 0.5)
     server.behaviours[NAME] = behaviour
     found = open_remote(server.url)
-    start = time.monotonic()
     with pytest.raises(StoreError, match="no whole answer came within"):
         found.get(NAME, 4000)
-    assert time.monotonic() - start < 3
     found.close()
 
 

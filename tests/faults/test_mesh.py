@@ -98,7 +98,7 @@ def test_no_way_to_a_witness(mesh: Mesh, host: Member, artifact: bytes, way: Way
     mesh.between["two"].way = way
     start = time.monotonic()
     denied(host, artifact)
-    assert time.monotonic() - start < WAIT_S + 5
+    assert time.monotonic() - start < RECOVER_S
     assert started(host) == before
     mesh.between["two"].way = through
     recovered(host, artifact)
@@ -108,14 +108,15 @@ def test_a_slow_way(mesh: Mesh, host: Member, artifact: bytes) -> None:
     """Slower than one is used to, and in time."""
     recovered(host, artifact)
     mesh.between["two"].way = delayed(WAIT_S / 4)
-    assert run(host, artifact).status == 0
+    recovered(host, artifact)
 
 
 def test_a_witness_that_lies(mesh: Mesh, host: Member, artifact: bytes) -> None:
     recovered(host, artifact)
-    honest = mesh.between["two"].passed[-1]
-    assert (honest.path, honest.status) == (ADD_CHECKPOINT, 200)
-    other = next(item for item in reversed(mesh.between["one"].passed) if item.path == ADD_CHECKPOINT)
+    honest, other = (
+        next(item for item in reversed(between.passed) if (item.path, item.status) == (ADD_CHECKPOINT, 200))
+        for between in (mesh.between["two"], mesh.between["one"])
+    )
     before = started(host)
     lies: dict[str, tuple[int, bytes]] = {
         "a cosignature of another checkpoint": (200, honest.answer),

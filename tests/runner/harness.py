@@ -22,7 +22,7 @@ from attestd.wire import Frame, FrameReader, Kind, close_all, encode_fields, sen
 from tests.world import SALT, Granted, World
 
 BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-WAIT_S = 20
+WAIT_S = 60
 ROOT = Path(__file__).parents[2]
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

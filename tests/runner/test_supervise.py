@@ -29,14 +29,13 @@ def start(bench: Bench, *arguments: str, path: str = "/bin/sh") -> tuple[Submitt
     return submitted, reader, pid
 
 
-def wait_gone(pid: int) -> float:
-    """How long it takes until a process is gone."""
-    began = time.monotonic()
-    while time.monotonic() < began + WAIT_S:
+def wait_gone(pid: int) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
         try:
             os.kill(pid, 0)
         except ProcessLookupError:
-            return time.monotonic() - began
+            return
         time.sleep(0.02)
     raise AssertionError(f"process {pid} is still there")
 
@@ -99,15 +98,18 @@ def test_a_dead_client_hangs_up_the_command(bench: Bench) -> None:
     read_until(output, b"ready")
     submitted.client.close()
     read_until(output, b"hung up")
-    assert wait_gone(pid) < execution_module.HANGUP_GRACE_S / 2
+    wait_gone(pid)
+    assert bench.wait_spooled("execution.exit", bench.last_leaf())["status"] == 3, "it was not killed"
     os.close(output)
 
 
 def test_what_ignores_the_hangup_is_killed(bench: Bench) -> None:
     submitted, output, pid = start(bench, "-c", "trap '' HUP; echo ready; sleep 100; sleep 100")
     read_until(output, b"ready")
+    began = time.monotonic()
     submitted.client.close()
-    assert wait_gone(pid) == pytest.approx(execution_module.HANGUP_GRACE_S, abs=3)
+    wait_gone(pid)
+    assert time.monotonic() - began >= execution_module.HANGUP_GRACE_S
     os.close(output)
 
 
@@ -134,8 +136,8 @@ def test_a_waiting_execution_keeps_nobody_elses_pipe_open(bench: Bench) -> None:
     waiting = bench.submit(bench.grant(bench.execution("/bin/true")))
     assert waiting.receive().kind == Kind.READY
     submitted.end()
-    began = time.monotonic()
     with os.fdopen(output, "rb") as stream:
         assert stream.read() == b"done\n"
-    assert time.monotonic() - began < 1
+    waiting.go()
+    assert waiting.receive().kind == Kind.STARTED, "it waited all the time"
     waiting.client.close()
