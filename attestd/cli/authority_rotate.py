@@ -89,7 +89,7 @@ def rotate_command(
         handover=now + repository.settings.expiry_days.of("timestamp"),
     )
     if rotation is not None:
-        repository.stage(rotation.files)
+        repository.stage(rotation.files, seen=files)
         if not as_json:
             say_changes(repository.diff())
         if is_own:

@@ -95,16 +95,17 @@ def mesh_command(
     until = (
         repository.settings.expiry_days.of("timestamp") if handover is None else timedelta(seconds=handover)
     )
+    plan = repository.plan()
     changed = amend_mesh(
-        repository.plan().files.get(MESH),
-        published=repository.published.files.get(MESH),
+        plan.files.get(MESH),
+        published=plan.published.files.get(MESH),
         handover=datetime.now(UTC) + until,
         name=name,
         node=None if remove else node,
         verifier_quorum=verifier_quorum,
         witness_quorum=witness_quorum,
     )
-    repository.stage({MESH: changed})
+    repository.stage({MESH: changed}, seen=plan.files)
     say_staged(repository, Output(as_json=as_json))
 
 
@@ -141,8 +142,8 @@ def allow_command(
     if (tier is None) != remove:
         raise UsageError("either --tier, or --remove")
     repository = open_repository(directory, state_dir)
-    present = repository.plan().files.get(_ALLOW)
-    repository.stage({_ALLOW: with_allowed_eks(present, hosts, tier=tier)})
+    seen = repository.plan().files
+    repository.stage({_ALLOW: with_allowed_eks(seen.get(_ALLOW), hosts, tier=tier)}, seen=seen)
     say_staged(repository, Output(as_json=as_json))
 
 

@@ -129,7 +129,7 @@ def revoke_command(
         changes |= {NAME: bumped, **{name: item.data for name, item in found.items() if item.data}}
     elif keep:
         raise UsageError("--keep goes with --epoch")
-    _finish(place, changes, found, Output(as_json=as_json))
+    _finish(place, changes, found, Output(as_json=as_json), seen=files)
 
 
 @click.command(
@@ -154,7 +154,7 @@ def revoke_artifacts_command(
     place = _place(directory, state_dir)
     present = staged_file(place.repository, NAME)
     changes = {NAME: with_revoked(present, {"artifacts": [_artifact_id(item) for item in artifacts]})}
-    _finish(place, changes, {}, Output(as_json=as_json))
+    _finish(place, changes, {}, Output(as_json=as_json), seen={NAME: present})
 
 
 def _artifact_id(named: str) -> str:
@@ -207,11 +207,16 @@ def _require_clear(found: Mapping[str, Reapproved], keep: Collection[str], epoch
 
 
 def _finish(
-    place: _Place, changes: Mapping[str, bytes], found: Mapping[str, Reapproved], output: Output
+    place: _Place,
+    changes: Mapping[str, bytes],
+    found: Mapping[str, Reapproved],
+    output: Output,
+    *,
+    seen: Mapping[str, bytes],
 ) -> None:
     """Stages it; in a host's own repository it is signed and published at once."""
     repository = place.repository
-    repository.stage(changes)
+    repository.stage(changes, seen=seen)
     version = None
     if place.is_own:
         if not output.as_json:

@@ -151,7 +151,7 @@ def rule_command(
             secret=(secret_args, secret_env) if nothing_secret or secret_args or secret_env else None,
             is_last=last,
         )
-    repository.stage({"authorities.json": changed})
+    repository.stage({"authorities.json": changed}, seen={"authorities.json": present})
     say_staged(repository, Output(as_json=as_json))
 
 

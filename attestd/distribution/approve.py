@@ -165,7 +165,7 @@ def stage_approval(
         not_after=not_after,
         others_not_after=others_not_after,
     )
-    repository.stage({name: amended})
+    repository.stage({name: amended}, seen=staged.files)
     return repository.validate().trust.platforms[plan.policy.name]
 
 

@@ -13,7 +13,7 @@ from attestd.distribution.staging import Staging, role_of, role_of_draft
 from attestd.errors import UsageError, VerificationError
 from attestd.governance.draft import merge_signatures, read_draft
 
-__all__ = ["Merged", "merge_copy", "require_valid_signatures"]
+__all__ = ["Merged", "merge_copy", "require_next", "require_valid_signatures"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,19 @@ def merge_copy(plan: Next, source: Path) -> Merged:
             drafts[role] = data
             files |= _files_of(role, data, source, present=plan.files)
     return Merged(files, drafts, tuple(theirs))
+
+
+def require_next(merged: Next, copy: Merged, source: Path) -> None:
+    """Refuses a copy whose drafts do not follow what is published here.
+
+    Raises:
+        UsageError: One does not.
+    """
+    for role in copy.theirs:
+        if merged.documents().get(role) != copy.drafts[role]:
+            raise UsageError(
+                f"{source}: its {role} is not the next version here: it was made from another published one"
+            )
 
 
 def require_valid_signatures(merged: Next, roles: Iterable[str], source: Path) -> None:

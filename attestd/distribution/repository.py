@@ -21,9 +21,10 @@ from attestd.distribution.acceptance import (
     with_history,
     with_schema,
 )
+from attestd.distribution.base import base_of, require_changeable, require_not_overtaken
 from attestd.distribution.documents import delegations_of, keys_of, require_keys, role_facts
 from attestd.distribution.drafting import ONLINE, next_role, next_root, roles_of, team_delegation
-from attestd.distribution.merging import merge_copy, require_valid_signatures
+from attestd.distribution.merging import merge_copy, require_next, require_valid_signatures
 from attestd.distribution.next_version import Next, RoleApprovals, plan_next
 from attestd.distribution.published import METADATA, Published, read_file, read_published
 from attestd.distribution.publishing import export, is_snapshot_due, publish_set, require_signed
@@ -88,9 +89,11 @@ class Repository:
         """What the next version would be, as the staged files are now.
 
         Raises:
+            UsageError: What is staged was made from another published version than the present one.
             UsageError, StoreError, MalformedError, VerificationError: What is staged or published makes no sense.
         """
-        return self._plan(self._staging.files(), self._staging.drafts())
+        files, drafts, published = self._staged()
+        return plan_next(published, files, drafts, **self._when())
 
     def status(self) -> list[RoleApprovals]:
         """Each role's version, staged or published, and how many signatures it lacks."""
@@ -137,7 +140,7 @@ class Repository:
 
     # --- staging ----------------------------------------------------------------------------------------------------
 
-    def stage(self, files: Mapping[str, bytes | None]) -> None:
+    def stage(self, files: Mapping[str, bytes | None], *, seen: Mapping[str, bytes] | None = None) -> None:
         """Changes what the next version will hold, if hosts would accept it; signatures of changed roles are void.
 
         Files that were edited in place are taken up as well: JSON is put in the form that hosts read, and the
@@ -145,6 +148,7 @@ class Repository:
 
         Args:
             files: Contents by target name; None: not in the next version.
+            seen: The staged files from which these were made; None: from none.
 
         Raises:
             MalformedError, VerificationError, UsageError: It would not be accepted; nothing is changed.
@@ -153,15 +157,12 @@ class Repository:
         for name in files:
             require_name(name)
         with self._staging.locked():
-            present = self._staging.files()
-            absent = [name for name, data in files.items() if data is None and name not in present]
-            if absent:
-                raise UsageError(f"target {absent[0]!r} is not staged; there are: {', '.join(present)}")
+            present, drafts, published = self._staged()
+            require_changeable(files, present, seen=seen)
             given = {name: data for name, data in {**present, **files}.items() if data is not None}
             formed = {name: in_one_form(name, data) for name, data in with_schema(given).items()}
-            wanted = with_history(formed, self.published.files)
-            plan = self._plan(wanted, self._staging.drafts())
-            self._write(plan, present)
+            wanted = with_history(formed, published.files)
+            self._write(plan_next(published, wanted, drafts, **self._when()), present)
 
     def unstage(self, names: Sequence[str] | None = None) -> None:
         """Takes changes back: these targets, or everything that is staged, is as published again.
@@ -297,11 +298,7 @@ class Repository:
             copy = merge_copy(plan, source)
             wanted = {name: data for name, data in {**plan.files, **copy.files}.items() if data is not None}
             merged = self._plan(wanted, copy.drafts)
-            for role in copy.theirs:
-                if merged.documents().get(role) != copy.drafts[role]:
-                    raise UsageError(
-                        f"{source}: its {role} is not the next version here: it was made from another published one"
-                    )
+            require_next(merged, copy, source)
             require_valid_signatures(merged, copy.theirs, source)
             before = {item.role: item.approvals for item in plan.evaluate() if item.is_staged}
             self._write(merged, plan.files)
@@ -332,6 +329,7 @@ class Repository:
                 require_handover_ahead(plan, now=self._clock())
                 require_signed(plan)
                 self._publish(plan, online, is_new=True)
+            self._note_base(self.published, plan.files)
             # Drafts of what is published are of no more use; also those that a publication left when it was cut off.
             self._staging.write_drafts({})
             return self._exported(directory)
@@ -363,6 +361,12 @@ class Repository:
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
+    def _staged(self) -> tuple[dict[str, bytes], dict[str, bytes], Published]:
+        """Files and drafts, with what is published, which they go on from."""
+        files, drafts, published = self._staging.files(), self._staging.drafts(), self.published
+        require_not_overtaken(files, drafts, published, self._staging.base())
+        return files, drafts, published
+
     def _plan(self, files: Mapping[str, bytes], drafts: Mapping[str, bytes]) -> Next:
         return plan_next(self.published, files, drafts, **self._when())
 
@@ -376,12 +380,18 @@ class Repository:
             require_acceptable(plan)
         gone: dict[str, bytes | None] = {name: None for name in present if name not in plan.files}
         changed = {name: data for name, data in plan.files.items() if present.get(name) != data}
+        self._note_base(plan.published, present)
         self._staging.write({**gone, **changed})
         self._staging.write_drafts(plan.documents())
+        self._note_base(plan.published, plan.files)
+
+    def _note_base(self, published: Published, files: Mapping[str, bytes]) -> None:
+        """Before files change, for then it cannot be seen any more; and after, for what was taken back."""
+        base = base_of(files, self._staging.drafts(), published, self._staging.base())
+        self._staging.write_base(base)
 
     def _rewrite(self, plan: Next, role: str, draft: bytes) -> None:
-        drafts = {**plan.documents(), role: draft}
-        self._staging.write_drafts(self._plan(plan.files, drafts).documents())
+        self._staging.write_drafts(self._plan(plan.files, {**plan.documents(), role: draft}).documents())
 
     def _delegate(
         self, plan: Next, files: Mapping[str, bytes], delegations: Mapping[str, Delegation]

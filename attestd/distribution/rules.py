@@ -66,5 +66,5 @@ def stage_rules(repository: Repository, name: str, rules: Rules) -> PlatformPoli
         files[reference.target] = rules.ima
     elif f"ima/{name}.json" in plan.files:
         files[f"ima/{name}.json"] = None
-    repository.stage(files)
+    repository.stage(files, seen=plan.files)
     return repository.validate().trust.platforms[name]

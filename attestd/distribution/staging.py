@@ -8,17 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
 from tuf.api.metadata import Targets
 
 from attestd.distribution.published import read_file
 from attestd.durable import make_directories, try_lock, write_atomic
-from attestd.errors import StoreError, UsageError
+from attestd.errors import MalformedError, StoreError, UsageError
 from attestd.governance.metadata import MAX_TARGETS
+from attestd.strict import canonical
 
 __all__ = ["TEAM_PREFIX", "Staging", "require_name", "role_of", "role_of_draft", "team_role"]
 
 TEAM_PREFIX: Final = "team-"
 MAX_FILES: Final = MAX_TARGETS
+_BASE: Final = "base.json"
 _PART: Final = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}"
 _NAME: Final = re.compile(rf"\A{_PART}(/{_PART}){{0,3}}\Z")
 _ROLE_FILE: Final = re.compile(r"\A([A-Za-z0-9_-][A-Za-z0-9._-]{0,63})\.json\Z")
@@ -37,7 +40,7 @@ def role_of(name: str) -> str:
 
 @dataclass(frozen=True)
 class Staging:
-    """The directory `staged` of a repository: `targets/<name>`, and `metadata/<role>.json`."""
+    """The directory `staged` of a repository: `targets/<name>`, `metadata/<role>.json`, and `base.json`."""
 
     path: Path
 
@@ -101,6 +104,30 @@ class Staging:
         for path in top.glob("*.json"):
             if path.stem not in drafts:
                 _unlink(path)
+
+    def base(self) -> dict[str, str]:
+        """What the files go on from, by role (`attestd.distribution.base`); empty: from nothing that is published.
+
+        Raises:
+            StoreError: It cannot be read.
+            MalformedError: It is no such file.
+        """
+        path = self.path / _BASE
+        if not path.exists():
+            return {}
+        try:
+            return msgspec.json.decode(read_file(path), type=dict[str, str])
+        except msgspec.DecodeError as error:
+            raise MalformedError(f"{path}: {error}") from error
+
+    def write_base(self, base: Mapping[str, str]) -> None:
+        """Says what the files go on from.
+
+        Raises:
+            StoreError, MalformedError: As `base`; or it cannot be written.
+        """
+        if self.base() != base:
+            write_atomic(self.path / _BASE, canonical(dict(base)), mode=0o600)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

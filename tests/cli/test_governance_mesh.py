@@ -1,8 +1,10 @@
 """`attestd governance mesh`, `allow`: controllers, their keys, and the versions before."""
 
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from attestd.distribution.repository import Repository
 from attestd.governance.mesh import witness_key_id
 from attestd.tlog.vkey import cosignature_vkey, format_vkey, parse_vkey
 from tests.cli.conftest import Cli
@@ -75,6 +77,32 @@ def test_another_key_in_the_mesh(repository: Cli) -> None:
     Path("vkeys").write_text(f"{MESH_WITNESS}\n{OTHER_WITNESS}\n")
     run("revoke", "--key", "vkeys")
     assert trust().revocations.keys == {witness_key_id(key) for key in found}
+
+
+def test_a_controller_that_was_removed_elsewhere_does_not_come_back(repository: Cli) -> None:
+    """A copy of before, to which the newer published files came: what is staged there has the controller still."""
+    run = in_repository(repository)
+    for name, key in (("one", "carol.pem"), ("two", "bob.pem")):
+        run("mesh", name, "--url", f"https://{name}.example:8440", "--verifier", key)
+    run("allow", "8" * 64, "9" * 64, "--tier", "software")
+    publish(repository)
+    shutil.copytree("governance", "second")
+    old = ("mesh", "--repository", "second", "one", "--url", "https://one.example:9000")
+    repository.ok("governance", *old)
+    run("mesh", "two", "--remove")
+    run("allow", "9" * 64, "--remove")
+    publish(repository)
+    shutil.rmtree("second/published")
+    shutil.copytree("governance/published", "second/published")
+    for command in (old, ("allow", "--repository", "second", "7" * 64, "--tier", "software")):
+        refused = repository("governance", *command)
+        assert refused.status == 64
+        assert "targets version 3 is published, and what is staged was made from another" in refused.stderr
+        assert "(ek-allow.json, mesh.json differ)" in refused.stderr
+    repository.ok("governance", "stage", "--reset", "--repository", "second")
+    repository.ok("governance", *old)
+    found = Repository(Path("second")).validate().trust
+    assert (found.mesh.verifiers.keys(), found.ek.allowed.keys()) == ({"one"}, {"8" * 64})
 
 
 def test_an_enroller_that_the_mesh_names_has_another_key(repository: Cli) -> None:
