@@ -27,8 +27,10 @@ METADATA: Final = "metadata"
 TARGETS: Final = "targets"
 TIMESTAMP: Final = "timestamp.json"
 
-_OTHERS: Final = (
-    "a host keeps its own record only: give --trust with all of them, from where governance is published"
+# Whose record it is, and whether this is that host, is not known here.
+_RECORDS: Final = (
+    "attestd governance update downloads this host's; other hosts' are not kept on a host: for those give --trust with all of"
+    " them, from where governance is published"
 )
 _PART: Final = re.compile(r"\A[A-Za-z0-9_@%+=,~-][A-Za-z0-9_.@%+=,~-]{0,250}\Z")
 
@@ -156,7 +158,7 @@ class Mirror:
         relative = target_path(name, file.sha256)
         path = self._path / TARGETS / relative
         *parents, last = _require_parts(relative, path, most=4)
-        hint = _OTHERS if name.startswith(HOSTS) else "see attestd doctor"
+        hint = _RECORDS if name.startswith(HOSTS) else "see attestd doctor"
         with _translated(path, hint), contextlib.ExitStack() as stack:
             directory = self._targets
             for part in parents:

@@ -54,7 +54,7 @@ def _huge(path: Path) -> None:
 
 
 PLANTED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "nothing": (lambda _: None, "a host keeps its own record only"),
+    "nothing": (lambda _: None, "other hosts' are not kept on a host"),
     "fifo": (os.mkfifo, "expected a regular file"),
     "socket": (_socket, "found a link or socket"),
     "link": (_link, "found a link or socket"),

@@ -134,7 +134,7 @@ def test_a_host_takes_its_own_record_only(server: Web, tmp_path: Path) -> None:
     assert len(trust.records(world.host.id)) == 2
     assert trust.hosts.get(other.id) is None
     assert other.id in trust.hosts
-    assert "a host keeps its own record only" in trust.why_none(other.id)
+    assert "other hosts' are not kept on a host" in trust.why_none(other.id)
     assert sum("hosts/" in name for name in read_verified_files(source)) == 2
     world.revocations |= {"version": 2, "requesters": [5]}
     world.publish()
