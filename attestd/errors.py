@@ -9,6 +9,7 @@ __all__ = [
     "AttestdError",
     "EvidenceIncompleteError",
     "ForbiddenError",
+    "GovernanceBehindError",
     "GovernanceRollbackError",
     "MalformedError",
     "RollbackError",
@@ -39,6 +40,22 @@ class VerificationError(AttestdError):
 
 class EvidenceIncompleteError(VerificationError):
     """Evidence goes on from what its verifier does not hold: it may be sent again, with the logs from their start."""
+
+
+class GovernanceBehindError(VerificationError):
+    """What was verified so far holds, and it names governance that is newer than what is here, if there is such a thing at all.
+
+    Attributes:
+        here: The version of governance here.
+        named: The version that is named.
+    """
+
+    def __init__(self, problem: str, *, here: int, named: int) -> None:
+        """Says what is missing here."""
+        super().__init__(
+            f"{problem}; governance here is version {here}, the receipt names {named}: that is newer, or never was"
+        )
+        self.here, self.named = here, named
 
 
 class GovernanceRollbackError(VerificationError):

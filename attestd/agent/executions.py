@@ -11,7 +11,7 @@ from attestd.agent.needs import ask_for_missing, interpreter_needs
 from attestd.agent.releasing import Decided, answer, seal_and_release
 from attestd.authorization.artifact import parse_artifact
 from attestd.codes import Code, Denial, Denied
-from attestd.errors import MalformedError, StoreError, VerificationError
+from attestd.errors import GovernanceBehindError, MalformedError, StoreError, VerificationError
 from attestd.gate.authority import verify_authorization
 from attestd.gate.concealment import derive_salt
 from attestd.gate.decide import decide
@@ -170,5 +170,8 @@ async def _parent(asked: Asked, core: Core) -> VerifiedReceipt | Denial | None:
         host = parse_origin(receipt.checkpoint.origin).host_id
         missing = await core.other_records.get(host, trust, asked.uid)
         return verify_receipt(receipt, trust=trust)  # Where one is missing, another may be enough.
+    except GovernanceBehindError as error:
+        hint = f"governance here is version {error.here}, the receipt names {error.named}: attestd governance update"
+        return Denial(Code.GOVERNANCE_MISMATCH, f"the parent's receipt does not verify here: {error}", hint)
     except (MalformedError, VerificationError) as error:
         return missing or Denial(Code.LINEAGE_BROKEN, f"the parent's receipt does not verify: {error}", hint)

@@ -333,7 +333,10 @@ class _Service:
 
     def _start_lineage(self, store: Store, trust: TrustWatch) -> None:
         lineage = Lineage(
-            trust=trust.current, receipts=Receipts(store, bounds_of(self._configuration)), log=self._log
+            trust=trust.current,
+            receipts=Receipts(store, bounds_of(self._configuration)),
+            now=_now,
+            log=self._log,
         )
         self._operations += lineage.operations()
         self._metrics.add_source(lineage.gauges)

@@ -77,7 +77,7 @@ def decide(request: Request, context: Context) -> Decision:
      9. scope: argv, cwd, user, environment and inputs lie within its scope (`scope_violation`).
     10. policy: the policy it names permits it, and none forbids it (`policy_denied`, `policy_conflict`).
     11. lineage: the artifact follows from an authority's, link by link, each within the one above; the parent's
-        receipt verifies (`lineage_broken`).
+        receipt verifies (`lineage_broken`; `governance_mismatch`: not by governance here, which is older).
     12. evidence: the TPM's evidence verifies and is fresh enough (`evidence_invalid`, `evidence_stale`,
         `tpm_unavailable`).
     13. environment: the measured state is an approved one, the tier is strong enough; what the logs show complies with

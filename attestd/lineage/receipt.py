@@ -6,10 +6,11 @@ A receipt is a C2SP tlog-proof whose `extra` carries the entry's exact bytes. Fo
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import lru_cache
 from typing import Final
 
-from attestd.errors import UsageError, VerificationError
+from attestd.errors import GovernanceBehindError, UsageError, VerificationError
 from attestd.governance.host import VerifiedHost
 from attestd.governance.mesh import MeshTrust
 from attestd.governance.platform import Approval
@@ -35,6 +36,8 @@ __all__ = [
 ]
 
 _ABSENT: Final = "(nothing)"
+# Clocks of a host and of who publishes differ by less, or what is told of governance that is behind is told wrongly.
+_CLOCKS: Final = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,9 @@ def verify_receipt(receipt: UntrustedReceipt, *, trust: Trust) -> VerifiedReceip
 
     Raises:
         MalformedError: The checkpoint or the quote line does not parse.
+        GovernanceBehindError: All holds as far as it can be seen by this governance, which is older than what the entry names: the
+            platform policy or `mesh.json` that it names is not here. A host may name what never was; governance that was issued
+            after the entry shows it.
         VerificationError: One of the above does not hold.
     """
     entry, entry_bytes = receipt.entry, receipt.entry_bytes
@@ -262,7 +268,10 @@ def _decided_by(entry: Entry, trust: Trust) -> MeshTrust:
         raise VerificationError(
             "receipt: the decision does not say by which version of mesh.json it was made"
         )
-    mesh = trust.before_mesh() if named is None else trust.mesh_version(_integer(named.get("version")))
+    try:
+        mesh = trust.before_mesh() if named is None else trust.mesh_version(_integer(named.get("version")))
+    except VerificationError as error:
+        raise _not_here(str(error), entry, trust) from error
     if named is not None and named.get("digest") != mesh.digest:
         raise VerificationError(
             f"receipt: version {mesh.version} of mesh.json: expected SHA-256 {mesh.digest}, the decision names another one"
@@ -290,10 +299,11 @@ def _require_released(
         raise VerificationError("receipt: the decision names no platform policy or no witness quorum")
     policy = trust.platform_version(str(named.get("name")), _integer(named.get("version")))
     if policy is None or policy.digest != named.get("digest"):
-        raise VerificationError(
+        problem = (
             f"receipt: platform policy {named.get('name')!r} version {named.get('version')!r} with digest"
             f" {named.get('digest')!r} is not in the trust directory"
         )
+        raise VerificationError(problem) if policy else _not_here(problem, entry, trust)
     if at.selections != (policy.selection,):  # 5
         raise VerificationError("receipt: the quote is over other PCRs than the platform policy approves")
     approval = policy.approval_for(at.pcr_digest, epoch=0, at=parse_time(entry.time))
@@ -314,6 +324,16 @@ def _require_released(
             f" {len(mesh.witness_names)} in {f'version {mesh.version} of ' * bool(mesh.version)}mesh.json have{ended}"
         )
     return approval
+
+
+def _not_here(problem: str, entry: Entry, trust: Trust) -> VerificationError:
+    """Governance here may be older than the entry. One that was issued after it would have what the entry names, if it was published."""
+    governance = entry.body.get("governance")
+    named = _integer(governance.get("version")) if isinstance(governance, dict) else -1
+    is_older = trust.issued is None or trust.issued < parse_time(entry.time) + _CLOCKS
+    if named > trust.version and is_older:
+        return GovernanceBehindError(problem, here=trust.version, named=named)
+    return VerificationError(problem)
 
 
 def _integer(value: object) -> int:

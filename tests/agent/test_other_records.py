@@ -5,12 +5,15 @@ import logging
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import pytest
 
-from attestd.agent import other_records
+from attestd.agent import executions, other_records
+from attestd.agent.asked import Asked
+from attestd.agent.core import Core
 from attestd.agent.governance import Updater
 from attestd.agent.other_records import FAILED_S, OtherRecords
 from attestd.codes import Code, Denial
@@ -20,7 +23,7 @@ from attestd.governance.trust import Trust
 from attestd.paths import Configuration, TrustSource
 from tests.distribution.published import files_below
 from tests.distribution.web import Handler, Web, failing, serving
-from tests.world import Host, World
+from tests.world import Host, World, mesh_file
 
 FLEET = 6
 ALICE, BOB, CAROL = 1001, 1002, 1003
@@ -208,3 +211,22 @@ def test_without_a_server_nothing_is_downloaded(site: Site) -> None:
     site.updater.url = ""
     assert asyncio.run(site.get(site.others[0])) is None
     assert site.downloaded() == 0
+
+
+def test_a_parent_that_names_newer_governance(site: Site) -> None:
+    """What a parent's receipt names is not here yet: it is not believed, and who asks is told to update governance."""
+    world = World("other records")
+    assert world.trust().version == site.trust.version
+    world.extra["mesh.json"] = mesh_file()
+    newer = world.receipt(world.grant().body)
+    asked = SimpleNamespace(parent=newer, uid=ALICE)
+    core = SimpleNamespace(trust=lambda: site.trust, other_records=site.records)
+
+    async def test() -> None:
+        denial = await executions._parent(cast(Asked, asked), cast(Core, core))
+        assert isinstance(denial, Denial)
+        assert denial.code is Code.GOVERNANCE_MISMATCH
+        assert denial.sentence.startswith("the parent's receipt does not verify here: version 1 of mesh.json")
+        assert denial.hint == "governance here is version 1, the receipt names 2: attestd governance update"
+
+    run(test())

@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import text
 
 from attestd.controller.lineage.receipts import Bounds, Receipts, part_of
+from attestd.controller.lineage.role import BEHIND_S
 from attestd.controller.store.engine import Store, migrate
 from attestd.governance.mesh import witness_key_id
 from attestd.lineage.entry import EntryType
@@ -340,6 +341,33 @@ def test_padding_is_not_kept(tmp_path: Path) -> None:
     world.write_trust(tmp_path / "trust")
     shown = attestd(tmp_path, "verify", "receipt", "kept.tlog-proof", "--trust", "trust", "--json")
     assert (shown.status, list(json.loads(shown.stdout)["witnesses"])) == (0, ["one"]), shown
+
+
+def test_governance_that_is_behind(tmp_path: Path) -> None:
+    """A receipt that names newer governance is to be brought again; one that only says so, of any other day, is refused."""
+    world = World("behind", now=datetime.now(UTC).replace(microsecond=0))
+    world.extra["mesh.json"] = mesh_file([witness("one")])
+    state = tmp_path / "state"
+    with Controller(state, roles=["lineage"], governance=str(state / "web")) as controller:
+        write(world, controller)
+        controller.init().start()
+        anybody = Client(controller.port)
+        world.replace_mesh(mesh_file([witness("two")]), handover=world.now + timedelta(days=7))
+        body = world.decide().body
+        receipt = world.receipt(body)
+        answered = anybody.post("/v1/receipts", receipt)
+        assert answered.headers["retry-after"] == str(BEHIND_S)
+        assert (
+            "governance here is version 1, the receipt names 2: that is newer, or never was"
+            in answered.problem(503)
+        )
+        liar = world.receipt(body, time=world.now + timedelta(days=2))
+        assert "that is newer, or never was" in anybody.post("/v1/receipts", liar).problem(403)
+        write(world, controller)
+        controller.wait_said("governance.read version=2 ")
+        assert anybody.post("/v1/receipts", receipt).status == 201
+        metrics = anybody.get("/metrics").body.decode()
+        assert 'attestd_lineage_receipts_total{outcome="refused"} 2' in metrics
 
 
 def no_room(controller: Controller, kin: Family, operator: Client, top: Path) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from base64 import b64encode
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,8 +13,9 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec import structs
 
-from attestd.errors import MalformedError, VerificationError
+from attestd.errors import GovernanceBehindError, MalformedError, VerificationError
 from attestd.governance.mesh import witness_key_id
+from attestd.governance.trust import Trust
 from attestd.lineage.entry import EntryType
 from attestd.lineage.receipt import (
     VerifiedReceipt,
@@ -798,6 +800,56 @@ def test_6_a_first_mesh_that_does_not_say_until_when_there_was_none(world: World
     assert "no mesh.json: expected one of 1: the first does not say" in refused(receipt, world)
     world.extra["mesh.json"] = b"{}"
     assert "no mesh.json: expected one of none" in refused(receipt, world)
+
+
+def behind(world: World, change: Callable[[], None]) -> tuple[bytes, Trust]:
+    """A receipt of after a change of governance, and governance of before it."""
+    older = world.trust()
+    change()
+    return world.receipt(world.grant().body), older
+
+
+def test_governance_here_is_older_than_what_a_receipt_names(world: World) -> None:
+    """It is not believed, and whoever asks is told that it may be later: while governance here is of before the entry."""
+    world.extra["mesh.json"] = mesh_file([W1])
+
+    def next_policy() -> None:
+        world.platforms["local"]["version"] += 1
+
+    for change in (lambda: world.replace_mesh(mesh_file([W2])), next_policy):
+        receipt, older = behind(world, change)
+        assert verify(receipt, world)
+        hour = timedelta(hours=1)
+        for issued in (None, NOW - hour, NOW, NOW + hour - timedelta(seconds=1)):
+            with pytest.raises(GovernanceBehindError) as raised:
+                verify_receipt(parse_receipt(receipt), trust=replace(older, issued=issued))
+            assert (raised.value.here, raised.value.named) == (older.version, older.version + 1)
+            words = f"here is version {older.version}, the receipt names {older.version + 1}: that is newer, or never was"
+            assert words in str(raised.value)
+        for known in (replace(older, issued=NOW + hour), replace(older, version=older.version + 1)):
+            with pytest.raises(VerificationError) as refusal:
+                verify_receipt(parse_receipt(receipt), trust=known)
+            assert not isinstance(refusal.value, GovernanceBehindError)
+
+
+def test_who_signed_comes_before_what_is_not_here(world: World) -> None:
+    """Nobody but an enrolled host can say that governance here is behind."""
+    world.extra["mesh.json"] = mesh_file([W1])
+    receipt, older = behind(world, lambda: world.replace_mesh(mesh_file([W2])))
+    release = parse_receipt(receipt).note.signatures[0]
+    broken = relined(receipt, keep=(1,), add=(structs.replace(release, payload=bytes(70)),))
+    index = parse_receipt(receipt).proof.index
+    elsewhere = receipt.replace(b"index %d" % index, b"index %d" % (index - 1))
+    for data in (elsewhere, broken):
+        with pytest.raises((MalformedError, VerificationError)) as raised:
+            verify_receipt(parse_receipt(data), trust=older)
+        assert not isinstance(raised.value, GovernanceBehindError)
+    body = world.grant().body
+    for named in (None, "9", {}, {"version": "9"}, {"version": True}):
+        wrong = world.receipt({**body, "governance": named})
+        with pytest.raises(VerificationError) as refusal:
+            verify_receipt(parse_receipt(wrong), trust=older)
+        assert not isinstance(refusal.value, GovernanceBehindError)
 
 
 def test_6_other_entries_tell_who_cosigned_now(world: World) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 from typing import Annotated, Final
 
 import msgspec
@@ -13,7 +14,7 @@ from attestd.controller.http.operation import Answer, Body, Call, Operation, Res
 from attestd.controller.http.problem import MEDIA_TYPE, Problem
 from attestd.controller.lineage.example import EXAMPLE
 from attestd.controller.lineage.receipts import Outcome, Receipts, bounded_event, part_of
-from attestd.errors import MalformedError, StoreError, VerificationError
+from attestd.errors import GovernanceBehindError, MalformedError, StoreError, VerificationError
 from attestd.governance.trust import Trust
 from attestd.journal import event
 from attestd.lineage.receipt import (
@@ -25,13 +26,16 @@ from attestd.lineage.receipt import (
 )
 from attestd.lineage.usage import MAX_BOUND_BYTES, BoundRequest, HostUsage, UsageList, UsageQuery
 from attestd.prometheus import Labels
-from attestd.strict import Sha256Hex, Strict, canonical
+from attestd.strict import Sha256Hex, Strict, canonical, parse_time
 from attestd.tlog.checkpoint import parse_origin
 from attestd.tlog.proof import MAX_PROOF_BYTES
 
 __all__ = ["Lineage"]
 
 _HOST: Final = re.compile(r"\A[0-9a-f]{64}\Z")
+# When to ask again where governance is behind, and for how long after an entry it may be for that.
+BEHIND_S: Final = 60
+_MOST_BEHIND: Final = timedelta(days=1)
 TEXT: Final = "text/plain; charset=utf-8"
 _LEAF: Final = "A leaf hash, in hex: `attestd why` shows a decision's as its id."
 
@@ -69,9 +73,16 @@ class Ancestry(Strict, frozen=True):
 class Lineage:
     """The role."""
 
-    def __init__(self, *, trust: Callable[[], Trust], receipts: Receipts, log: logging.Logger) -> None:
-        """Takes what governance says now, where receipts are kept, and the journal."""
-        self._trust, self._receipts, self._log = trust, receipts, log
+    def __init__(
+        self,
+        *,
+        trust: Callable[[], Trust],
+        receipts: Receipts,
+        now: Callable[[], datetime],
+        log: logging.Logger,
+    ) -> None:
+        """Takes what governance says now, where receipts are kept, the clock, and the journal."""
+        self._trust, self._receipts, self._now, self._log = trust, receipts, now, log
         self._counted = dict.fromkeys((*Outcome, "refused"), 0)
         self._full: set[tuple[str, str]] = set()
 
@@ -94,6 +105,11 @@ class Lineage:
                     400: Response("It is no receipt.", MEDIA_TYPE),
                     403: Response("It does not verify, and why.", MEDIA_TYPE),
                     422: Response("A proof without an entry.", MEDIA_TYPE),
+                    503: Response(
+                        "It holds, but names governance that is newer than this controller's, if there is such a thing:"
+                        " `Retry-After` says when to ask again.",
+                        MEDIA_TYPE,
+                    ),
                     507: Response("Of this host no more are kept, until an operator says so.", MEDIA_TYPE),
                 },
             ),
@@ -161,9 +177,24 @@ class Lineage:
     def _add(self, data: bytes, trust: Trust) -> tuple[VerifiedReceipt, Outcome, HostUsage]:
         """In a thread: what verifies it may have to be read first."""
         receipt = _parsed(data)
-        verified = _verified(receipt, trust)
+        verified = self._verified(receipt, trust)
         outcome, used = self._receipts.add(verified, strip_receipt(receipt, verified))
         return verified, outcome, used
+
+    def _verified(self, receipt: UntrustedReceipt, trust: Trust) -> VerifiedReceipt:
+        try:
+            return verify_receipt(receipt, trust=trust)
+        except GovernanceBehindError as error:
+            # For a day at most: a host may name what never was, and who brings that would ask for ever.
+            if abs(self._now() - parse_time(receipt.entry.time)) < _MOST_BEHIND:
+                words = f"{error}; ask again when this controller's governance is newer"
+                raise Problem(503, words, headers={"retry-after": str(BEHIND_S)}) from error
+            raise Problem(403, str(error)) from error
+        except (MalformedError, VerificationError) as error:
+            # By a record that cannot be read just now it may verify.
+            if unread := trust.unread(parse_origin(receipt.checkpoint.origin).host_id):
+                raise StoreError(f"{unread[0]} cannot be read: {error}") from error
+            raise Problem(403, str(error)) from error
 
     def _is_full(self, used: HostUsage, verified: VerifiedReceipt) -> Problem:
         part = part_of(used, verified.entry.type)
@@ -225,16 +256,6 @@ def _parsed(data: bytes) -> UntrustedReceipt:
         raise Problem(400, str(error)) from error
     except VerificationError as error:
         raise Problem(422, str(error)) from error
-
-
-def _verified(receipt: UntrustedReceipt, trust: Trust) -> VerifiedReceipt:
-    try:
-        return verify_receipt(receipt, trust=trust)
-    except (MalformedError, VerificationError) as error:
-        # By a record that cannot be read just now it may verify.
-        if unread := trust.unread(parse_origin(receipt.checkpoint.origin).host_id):
-            raise StoreError(f"{unread[0]} cannot be read: {error}") from error
-        raise Problem(403, str(error)) from error
 
 
 def _unknown(call: Call) -> Problem:
