@@ -44,7 +44,6 @@ from attestd.errors import GovernanceRollbackError, MalformedError, RollbackErro
 from attestd.gate.decide import decide
 from attestd.gate.execution import File
 from attestd.gate.model import CHECKS, Context, Decision, Outcome, Request
-from attestd.gate.release import VerifiedRelease, verify_release
 from attestd.gate.standing import verify_standing
 from attestd.governance.metadata import verify_metadata
 from attestd.governance.policy_schema import DEFAULT_POLICY
@@ -64,7 +63,6 @@ from tests.host import Host, Logged, Result, wait_for
 from tests.repository import Repository as TufRepository
 from tests.world import (
     NOW,
-    SALT,
     SELECTION,
     Granted,
     Log,
@@ -261,28 +259,10 @@ def denies(request: Request, context: Context, code: Code, check: str) -> None:
     assert decision.entry_type is EntryType.DECISION_DENY
 
 
-def released(world: World, granted: Granted, **changes: Any) -> VerifiedRelease:
-    """The runner's half."""
-    given: dict[str, Any] = {
-        "receipt": granted.receipt,
-        "artifact": granted.artifact,
-        "execution": granted.execution,
-        "trust": world.trust(),
-        "host_id": world.host.id,
-        "boot": world.boot,
-        "now": world.now,
-        "grace": timedelta(0),
-        "isolation": world.isolation,
-        "salt": SALT,
-        **changes,
-    }
-    return verify_release(**given)
-
-
 def refuses(world: World, granted: Granted, code: Code, **changes: Any) -> None:
     """The runner's half: whatever the agent had sealed, this does not run."""
     with pytest.raises(Denied) as denied:
-        released(world, granted, **changes)
+        world.release(granted, **changes)
     assert denied.value.denial.code is code
 
 
@@ -490,7 +470,7 @@ def test_runtime_authorization_integrity(world: World) -> None:
         assert rejected(decision) in ("authorization_form", "signatures")
         if position % 8 == 0:
             with pytest.raises(Denied):
-                released(world, granted, artifact=bytes(changed), trust=trust)
+                world.release(granted, artifact=bytes(changed), trust=trust)
 
 
 def test_runtime_runtime_identity(world: World) -> None:
@@ -514,7 +494,7 @@ def test_runtime_runtime_identity(world: World) -> None:
 def test_runtime_cryptographic_signatures(world: World) -> None:
     """Every signature that a release rests on: artifact, host record, platform policy, checkpoint, quote."""
     granted, stranger = world.grant(), World("stranger")
-    assert released(world, granted).seq == 1
+    assert world.release(granted).seq == 1
     denied_twice(world, Code.INVALID_SIGNATURE, "signatures", signers=stranger.authors)
     for lie in (
         {"enrollers": stranger.enrollers},
@@ -530,7 +510,7 @@ def test_runtime_cryptographic_signatures(world: World) -> None:
         forged = World()
         setattr(forged.host, key, p256("stranger"))
         refuses(world, granted, Code.EVIDENCE_INVALID, receipt=forged.receipt(granted.body))
-    assert released(world, granted, receipt=World().receipt(granted.body)).seq == 1
+    assert world.release(granted, receipt=World().receipt(granted.body)).seq == 1
 
 
 def test_runtime_environmental_trust(world: World) -> None:
@@ -599,7 +579,7 @@ def test_runtime_governance_metadata(world: World) -> None:
     ):
         change()
         granted = world.grant()
-        assert released(world, granted).max_uses == 1
+        assert world.release(granted).max_uses == 1
         late = world.context(now=end, appraisals={"local": world.appraisal(at=end)})
         denies(world.request(), late, Code.GOVERNANCE_MISMATCH, "governance")
         refuses(world, granted, Code.GOVERNANCE_MISMATCH, now=end)
@@ -611,7 +591,7 @@ def test_runtime_governance_metadata(world: World) -> None:
     stale = world.trust()
     assert stale.expires_role == "timestamp"
     for past, grace in ((timedelta(0), timedelta(0)), (timedelta(seconds=5), timedelta(seconds=5))):
-        assert released(world, granted, trust=stale, now=NOW + past, grace=grace).max_uses == 1
+        assert world.release(granted, trust=stale, now=NOW + past, grace=grace).max_uses == 1
     late = world.context(trust=stale, now=end, appraisals={"local": world.appraisal(at=end)})
     denies(world.request(), late, Code.GOVERNANCE_MISMATCH, "governance")
     refuses(world, granted, Code.GOVERNANCE_MISMATCH, trust=stale, now=end)
@@ -649,7 +629,7 @@ def test_runtime_operational_trust_conditions(world: World) -> None:
 def test_artifact_execution_scope(world: World) -> None:
     """Arguments, directory, user, environment, inputs: as they are written, and not otherwise."""
     granted = world.grant(world.execution(inputs=(PLAN,)), max_uses=None)
-    assert released(world, granted).artifact_id == parse_artifact(granted.artifact).id
+    assert world.release(granted).artifact_id == parse_artifact(granted.artifact).id
     for changes in (
         {"argv": ("deploy", "--env", "stage")},
         {"argv": ("deploy", "--env", "prod", "--force")},
@@ -762,7 +742,7 @@ def test_artifact_operational_attribution(world: World) -> None:
     words = {"requested_by": "ann", "approved_by": ["bob"], "on_behalf_of": "eve", "reason": "CHG-9"}
     granted = world.grant(**words)
     assert canonical(granted.body["attribution"]) == canonical(words)
-    assert released(world, granted).seq == 1
+    assert world.release(granted).seq == 1
     lie = world.receipt({**granted.body, "attribution": {**words, "approved_by": ["mallory"]}})
     refuses(world, granted, Code.IDENTITY_MISMATCH, receipt=lie)
 
@@ -770,7 +750,7 @@ def test_artifact_operational_attribution(world: World) -> None:
 def test_artifact_temporal_validity(world: World) -> None:
     """From, until, and how often."""
     granted = world.grant(now=NOW, ttl_s=30, max_uses=1)
-    assert released(world, granted, now=NOW + timedelta(seconds=29)).max_uses == 1
+    assert world.release(granted, now=NOW + timedelta(seconds=29)).max_uses == 1
     refuses(world, granted, Code.EXPIRED, now=NOW + timedelta(seconds=30))
     denied_twice(world, Code.EXPIRED, "validity", now=NOW - timedelta(hours=2))
     denied_twice(world, Code.NOT_YET_VALID, "validity", now=NOW + timedelta(seconds=6))
@@ -898,7 +878,7 @@ def test_denial_revocation() -> None:
     ):
         world = World()
         granted = world.grant()
-        assert released(world, granted).seq == 1
+        assert world.release(granted).seq == 1
         world.revocations[member] = [value(granted)]
         denies(world.request(granted.artifact), world.context(), Code.REVOKED, check)
         refuses(world, granted, code)
@@ -932,7 +912,7 @@ def test_lineage_authorization_origin(world: World) -> None:
     assert named["artifact"]["chain"] == [parse_artifact(item).id for item in (root, delegated)]
     assert named["origin"]["requested_by"] == "origin"
     chained = Granted(delegated, world.execution(), receipt, decided.body)
-    assert released(world, chained).above == ((parse_artifact(root).id, 1),)
+    assert world.release(chained).above == ((parse_artifact(root).id, 1),)
     whose, _ = verify_standing(parse_artifact(delegated), trust=world.trust())
     assert whose.signers == ((key_id(world.authors[0]),), (key_id(team),))
     refuses(world, chained, Code.IDENTITY_MISMATCH, receipt=world.receipt({**decided.body, "origin": None}))
@@ -1416,7 +1396,7 @@ def test_condition_no_maintenance_window(world: World) -> None:
         world, granted, f'@id("window") forbid (principal, action, resource) when {{ {times} }};', now=start
     )
     for now in (NOW, end):
-        assert released(world, granted, now=now).max_uses is None
+        assert world.release(granted, now=now).max_uses is None
         decision = decide(
             world.request(granted.artifact),
             world.context(now=now, appraisals={"local": world.appraisal(at=now)}),
@@ -1432,10 +1412,10 @@ def test_condition_no_freeze(world: World) -> None:
         f'@id("freeze") forbid (principal, action, resource) unless {{ principal == User::"{world.uid}" }};'
     )
     world.policies["policy/stop.cedar"] = exempt.encode()
-    assert released(world, granted).max_uses is None
+    assert world.release(granted).max_uses is None
     forbidden(world, granted, exempt.replace(f'"{world.uid}"', '"65534"'))
     del world.policies["policy/stop.cedar"]
-    assert released(world, granted).max_uses is None
+    assert world.release(granted).max_uses is None
 
 
 # --- no row is forgotten, none waits elsewhere ---------------------------------------------------------------------

@@ -9,7 +9,7 @@ file as bytes) until `files()` writes them; `publish()` makes them the next vers
     world = World()
     granted = world.grant()                       # artifact, execution and a receipt that releases it
     verify_release(receipt=granted.receipt, artifact=granted.artifact, execution=granted.execution,
-                   trust=world.trust(), host_id=world.host.id, boot=world.boot, now=world.now, grace=timedelta(0), isolation="user")
+                   here=world.here(), salt=SALT)  # or, in short, world.release(granted)
 """
 
 import json
@@ -17,7 +17,7 @@ import struct
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache
 from hashlib import sha256
@@ -44,6 +44,7 @@ from attestd.gate.concealment import Concealment
 from attestd.gate.decide import decide
 from attestd.gate.execution import Execution, File
 from attestd.gate.model import Context, Decision, Request
+from attestd.gate.release import Here, VerifiedRelease, verify_release
 from attestd.governance.host import HOST_RECORD_TYPE
 from attestd.governance.host_records import Read
 from attestd.governance.mesh import mesh_history_name
@@ -796,6 +797,29 @@ class World:
         seq = self.log.append(body, type_=type_, time=time or self.now, boot=boot or self.boot)
         checkpoint = self.log.seal(mode=mode, **{"pcr_digest": self.pcr_digest, **seal})
         return self.log.receipt(seq, checkpoint)
+
+    def here(self, **changes: Any) -> Here:
+        """What the host's runner knows of itself."""
+        known: dict[str, Any] = {
+            "trust": changes.get("trust") or self.trust(),
+            "host_id": self.host.id,
+            "boot": self.boot,
+            "now": self.now,
+            "grace": timedelta(0),
+            "isolation": self.isolation,
+        }
+        return Here(**{**known, **changes})
+
+    def release(self, granted: Granted, **changes: Any) -> VerifiedRelease:
+        """What the runner does, with `changes` to what it is given, sees, or knows of itself."""
+        here = {item.name: changes.pop(item.name) for item in fields(Here) if item.name in changes}
+        given: dict[str, Any] = {
+            "receipt": granted.receipt,
+            "artifact": granted.artifact,
+            "execution": granted.execution,
+            "salt": SALT,
+        }
+        return verify_release(**{**given, **changes}, here=self.here(**here))
 
     def replace_mesh(self, following: bytes, *, handover: datetime = NOW + timedelta(days=7)) -> None:
         """`following` is the next version of `mesh.json`; the present one goes to the history."""

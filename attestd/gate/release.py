@@ -34,7 +34,7 @@ from attestd.governance.trust import Trust
 from attestd.lineage.receipt import VerifiedReceipt, parse_receipt, verify_receipt
 from attestd.strict import canonical, format_time, parse_time
 
-__all__ = ["MAX_RECEIPT_AGE", "VerifiedRelease", "verify_release"]
+__all__ = ["MAX_RECEIPT_AGE", "Here", "VerifiedRelease", "verify_release"]
 
 MAX_RECEIPT_AGE: Final = timedelta(seconds=60)
 # The wall clock may lag behind the log's time by this much before a receipt seems to come from the future.
@@ -45,6 +45,27 @@ WITNESS_TOLERANCE: Final = timedelta(minutes=10)
 
 _REQUEST_ID: Final = re.compile(r"\A[0-9a-f]{32}\Z")
 _ABSENT: Final = "(nothing)"
+
+
+@dataclass(frozen=True)
+class Here:
+    """What the runner knows of itself, from nobody else.
+
+    Attributes:
+        trust: Loaded and verified by the runner.
+        host_id: Which host this is, pinned when it was initialised.
+        boot: This boot's id.
+        now: The wall clock.
+        grace: For how long governance metadata may be used after it expired.
+        isolation: `user` if the runner can become another user, else `none`.
+    """
+
+    trust: Trust
+    host_id: str
+    boot: str
+    now: datetime
+    grace: timedelta
+    isolation: str
 
 
 @dataclass(frozen=True)
@@ -73,12 +94,7 @@ def verify_release(
     receipt: bytes,
     artifact: bytes,
     execution: Execution,
-    trust: Trust,
-    host_id: str,
-    boot: str,
-    now: datetime,
-    grace: timedelta,
-    isolation: str,
+    here: Here,
     salt: bytes,
     tokens: Sequence[str] = (),
 ) -> VerifiedRelease:
@@ -105,12 +121,7 @@ def verify_release(
         receipt: `.tlog-proof` bytes, from the agent.
         artifact: `.auth.json` bytes, from the agent.
         execution: What the runner observed from descriptors and kernel credentials.
-        trust: Loaded by the runner itself.
-        host_id: Which host this is, pinned when it was initialised.
-        boot: This boot's id.
-        now: The wall clock.
-        grace: For how long governance metadata may be used after it expired.
-        isolation: What this runner can do: `user` or `none`.
+        here: What the runner knows of itself.
         salt: For the digests of what is secret, from the agent: another one gives other digests than the leaf's.
         tokens: Attestation results, from the agent: those that do not verify, or are not about the state that the receipt
             shows, count for nothing.
@@ -118,26 +129,23 @@ def verify_release(
     Raises:
         Denied: One of the above does not hold.
     """
-    verified, sealed_in = _receipt(receipt, trust)  # 1, 2
-    _require_here_and_now(verified, trust=trust, host_id=host_id, boot=boot, now=now)
+    verified, sealed_in = _receipt(receipt, here.trust)  # 1, 2
+    _require_here_and_now(verified, here)  # 2
     body, host = verified.entry.body, verified.host  # the present record: `_require_here_and_now`
     untrusted = _artifact(artifact, body)  # 3
     authorized, rule = verify_authorization(
-        untrusted, trust=trust, executable=execution.executable.path, uid=execution.uid
+        untrusted, trust=here.trust, executable=execution.executable.path, uid=execution.uid
     )
     statement = authorized.statement
-    platform, terms = _require_in_force(  # 4
-        authorized, rule, execution, trust=trust, host=host, now=now, grace=grace
-    )
-    _require_approved(sealed_in, platform, body, trust, now=now)  # 5
+    platform, terms = _require_in_force(authorized, rule, execution, host, here)  # 4
+    needed = required_quorums(statement, platform, here.trust.mesh)
+    _require_approved(sealed_in, platform, body, here)  # 5
     require_strength(platform, host)
-    needed = required_quorums(statement, platform, trust.mesh)
-    counted = _require_affirmed(needed.verifiers, tokens, verified, platform, trust, now=now)
-    require_witnesses(needed.witnesses, _cosigned(verified, now))
-    require_binding(statement, execution, host=host_id, labels=host.labels)  # 6
+    counted = _require_affirmed(needed.verifiers, tokens, verified, platform, here)
+    require_witnesses(needed.witnesses, _cosigned(verified, here.now))
+    require_binding(statement, execution, host=here.host_id, labels=host.labels)  # 6
     require_unchangeable(execution, platform)
-    authorities = trust.authorities
-    require_scope(statement, execution, secrets=authorities.secrets_of(execution.executable.path))
+    require_scope(statement, execution, secrets=here.trust.authorities.secrets_of(execution.executable.path))
     expected = decided_body(
         execution,
         artifact=artifact,
@@ -146,7 +154,7 @@ def verify_release(
         terms=terms,
         witness_quorum=needed.witnesses,
         code=None,
-        isolation=isolation,
+        isolation=here.isolation,
         concealment=Concealment(rule.secrets, salt),
     )
     _require_same(body, expected)  # 7
@@ -167,16 +175,13 @@ def _require_in_force(
     authorized: VerifiedArtifact,
     rule: AuthorityRule,
     execution: Execution,
-    *,
-    trust: Trust,
     host: VerifiedHost,
-    now: datetime,
-    grace: timedelta,
+    here: Here,
 ) -> tuple[PlatformPolicy, Mapping[str, Any]]:
-    statement = authorized.statement
+    statement, trust = authorized.statement, here.trust
     require_not_revoked(authorized, execution, host=host.host, trust=trust)
-    platform, _ = require_governance(statement, trust=trust, host=host.host, now=now, grace=grace)
-    require_validity(statement, now=now, tolerance=CLOCK_TOLERANCE)
+    platform, _ = require_governance(statement, trust=trust, host=host.host, now=here.now, grace=here.grace)
+    require_validity(statement, now=here.now, tolerance=CLOCK_TOLERANCE)
     require_chain(authorized, rule)
     terms = artifact_terms(statement, origin=authorized.links[0].statement, signers=authorized.key_ids)
     require_policy(
@@ -187,7 +192,7 @@ def _require_in_force(
         host=host,
         findings=(),  # step 5: the state is an approved one, in which nothing is found
         depth=len(authorized.links) - 1,
-        now=now,
+        now=here.now,
     )
     return platform, terms
 
@@ -203,28 +208,26 @@ def _receipt(data: bytes, trust: Trust) -> tuple[VerifiedReceipt, Approval]:
     return verified, verified.approval
 
 
-def _require_here_and_now(
-    verified: VerifiedReceipt, *, trust: Trust, host_id: str, boot: str, now: datetime
-) -> None:
-    entry = verified.entry
-    if verified.at.host != host_id:
+def _require_here_and_now(verified: VerifiedReceipt, here: Here) -> None:
+    entry, mesh = verified.entry, here.trust.mesh
+    if verified.at.host != here.host_id:
         raise _refused(
-            Code.IDENTITY_MISMATCH, f"the receipt is of host {verified.at.host}, this host is {host_id}"
+            Code.IDENTITY_MISMATCH, f"the receipt is of host {verified.at.host}, this host is {here.host_id}"
         )
-    if verified.host != trust.hosts.get(host_id):
+    if verified.host != here.trust.hosts.get(here.host_id):
         raise _refused(Code.IDENTITY_MISMATCH, "the receipt was sealed with keys that were replaced since")
-    if entry.boot != boot:
+    if entry.boot != here.boot:
         raise _refused(
-            Code.IDENTITY_MISMATCH, f"the receipt is of boot {quote(entry.boot)}, this boot is {boot}"
+            Code.IDENTITY_MISMATCH, f"the receipt is of boot {quote(entry.boot)}, this boot is {here.boot}"
         )
-    if verified.mesh.version != trust.mesh.version:
+    if verified.mesh.version != mesh.version:
         # Of an earlier one the receipt verifies: with the keys of then, which may be anybody's by now.
         raise _refused(
             Code.GOVERNANCE_MISMATCH,
-            f"the receipt is of a decision by version {verified.mesh.version} of mesh.json, version {trust.mesh.version} is in"
+            f"the receipt is of a decision by version {verified.mesh.version} of mesh.json, version {mesh.version} is in"
             " force: try again",
         )
-    age = now - parse_time(entry.time)
+    age = here.now - parse_time(entry.time)
     if not -CLOCK_TOLERANCE <= age <= MAX_RECEIPT_AGE:
         raise _refused(
             Code.EVIDENCE_STALE,
@@ -237,20 +240,18 @@ def _require_affirmed(
     tokens: Sequence[str],
     verified: VerifiedReceipt,
     platform: PlatformPolicy,
-    trust: Trust,
-    *,
-    now: datetime,
+    here: Here,
 ) -> Sequence[AttestationResult]:
     if not quorum:
         return ()
-    results, wrong = verify_tokens(tokens, host=verified.host, mesh=trust.mesh, now=now)
+    results, wrong = verify_tokens(tokens, host=verified.host, mesh=here.trust.mesh, now=here.now)
     vouched = vouched_for(
         results,
         host=verified.host.host,
-        mesh=trust.mesh,
+        mesh=here.trust.mesh,
         platform=platform,
         state=QuotedState(verified.at.clock, verified.at.pcr_digest),
-        now=now,
+        now=here.now,
     )
     require_verifiers(quorum, vouched, wrong=wrong)
     return vouched.affirming
@@ -274,7 +275,7 @@ def _artifact(data: bytes, body: Mapping[str, Any]) -> UntrustedArtifact:
 
 
 def _require_approved(
-    sealed_in: Approval, platform: PlatformPolicy, body: Mapping[str, Any], trust: Trust, *, now: datetime
+    sealed_in: Approval, platform: PlatformPolicy, body: Mapping[str, Any], here: Here
 ) -> None:
     # The receipt was verified against the policy that the leaf names, in the version of then: a leaf that names a
     # laxer policy than the artifact does must not pass, nor one in a state that is no longer approved.
@@ -283,9 +284,9 @@ def _require_approved(
             Code.GOVERNANCE_MISMATCH,
             f"the artifact is for platform policy {platform.name!r}, the leaf for another",
         )
-    epoch = trust.revocations.epoch
+    epoch = here.trust.revocations.epoch
     if sealed_in.selection != platform.selection or not platform.approval_for(
-        sealed_in.pcr_digest, epoch=epoch, at=now
+        sealed_in.pcr_digest, epoch=epoch, at=here.now
     ):
         raise _refused(
             Code.ENVIRONMENT_UNTRUSTED,

@@ -6,17 +6,15 @@ import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from typing import Final
 
 from attestd.codes import Code, Denied
 from attestd.errors import MalformedError, VerificationError
 from attestd.gate.concealment import SALT_BYTES
 from attestd.gate.execution import Execution, File
-from attestd.gate.release import VerifiedRelease, verify_release
+from attestd.gate.release import Here, VerifiedRelease, verify_release
 from attestd.gate.script import Shebang, is_script, parse_shebang
 from attestd.gate.vouching import MAX_COUNTED
-from attestd.governance.trust import Trust
 from attestd.lineage.receipt import parse_receipt
 from attestd.observe import observe_directory, read_start
 from attestd.runner.consent import Consent
@@ -24,34 +22,12 @@ from attestd.runner.hold import Held, hold_file, is_firm_path, require_here
 from attestd.runner.launch import FIRST_KEPT, Command, find_user
 from attestd.wire import Credentials, Frame, WireError
 
-__all__ = ["Here", "Release", "peer_of", "verify_request"]
+__all__ = ["Release", "peer_of", "verify_request"]
 
 MAX_FIELDS: Final = 65_536
-# No quorum is larger; each that does not verify costs a signature's verification.
 _FIXED_FIELDS: Final = 8
 _UCRED: Final = struct.Struct("=iII")
 _SEE_AGENT: Final = "see the agent's journal"
-
-
-@dataclass(frozen=True)
-class Here:
-    """What the runner knows of itself, from nobody else.
-
-    Attributes:
-        trust: Loaded and verified by the runner.
-        host_id: Which host this is.
-        boot: This boot's id.
-        now: The wall clock.
-        grace: For how long governance metadata may be used after it expired.
-        isolation: `user` if the runner can become another user, else `none`.
-    """
-
-    trust: Trust
-    host_id: str
-    boot: str
-    now: datetime
-    grace: timedelta
-    isolation: str
 
 
 @dataclass(frozen=True)
@@ -85,6 +61,17 @@ class _Request:
     inputs: list[int]
 
 
+@dataclass(frozen=True)
+class _Observed:
+    """What would run; its files are held open until the stack that they were opened on is left."""
+
+    execution: Execution
+    shebang: Shebang | None
+    executable: Held
+    interpreters: list[Held]
+    inputs: list[Held]
+
+
 @contextmanager
 def verify_request(frame: Frame, here: Here, *, descriptor_limit: tuple[int, int]) -> Iterator[Release]:
     """Verifies a request to execute.
@@ -101,7 +88,7 @@ def verify_request(frame: Frame, here: Here, *, descriptor_limit: tuple[int, int
 
     Args:
         frame: The request; its descriptors stay the caller's.
-        here: What the runner knows.
+        here: What the runner knows of itself.
         descriptor_limit: RLIMIT_NOFILE for the command.
 
     Raises:
@@ -113,42 +100,19 @@ def verify_request(frame: Frame, here: Here, *, descriptor_limit: tuple[int, int
     requester = peer_of(request.client)  # 2
     consent = Consent.needed(request.argv, [*request.stdio, request.cwd, request.executable])
     with ExitStack() as stack:
-        executable = _hold(stack, request.executable)  # 3
-        interpreters = [_hold(stack, descriptor) for descriptor in request.interpreters]
-        shebang = _read_shebang(executable, interpreters)
-        inputs = [_hold(stack, descriptor) for descriptor in request.inputs]
-        cwd = observe_directory(request.cwd)
-        require_here(cwd, request.cwd)
-        execution = Execution(
-            executable=_file(executable),
-            interpreters=tuple(_file(item) for item in interpreters),
-            argv=request.argv,
-            cwd=cwd,
-            uid=_claimed_uid(request.receipt),
-            env=request.env,
-            inputs=tuple(_file(item) for item in inputs),
-            requester_uid=requester.uid,
-            writable=frozenset(
-                item.observed.path for item in (executable, *interpreters, *inputs) if item.observed.writable
-            ),
-        )
+        observed = _observe(stack, request, requester)  # 3
         verified = verify_release(  # 4
             receipt=request.receipt,
             artifact=request.artifact,
-            execution=execution,
-            trust=here.trust,
-            host_id=here.host_id,
-            boot=here.boot,
-            now=here.now,
-            grace=here.grace,
-            isolation=here.isolation,
+            execution=observed.execution,
+            here=here,
             salt=request.salt,
             tokens=request.tokens,
         )
-        user = find_user(execution.uid)  # 5
-        argv, keep = _arguments(execution, shebang, executable, inputs)  # 6
+        user = find_user(observed.execution.uid)  # 5
+        argv, keep = _arguments(observed)  # 6
         command = Command(
-            program=(interpreters[-1] if interpreters else executable).descriptor,
+            program=(observed.interpreters or [observed.executable])[-1].descriptor,
             argv=argv,
             env=request.env,
             cwd=request.cwd,
@@ -187,7 +151,9 @@ def _parse(frame: Frame) -> _Request:
         raise WireError(f"execute: a salt of {len(salt)} bytes, expected {SALT_BYTES}")
     interpreters, inputs, variables = (_count(text) for text in fields[4:7])
     tokens = tuple(_text(fields[7]).split("\n")) if fields[7] else ()
-    if len(tokens) > MAX_COUNTED:
+    if (
+        len(tokens) > MAX_COUNTED
+    ):  # no quorum is larger; each that does not verify costs a signature's verification
         raise WireError(f"execute: {len(tokens)} attestation results, the limit is {MAX_COUNTED}")
     texts = [_text(text) for text in fields[_FIXED_FIELDS:]]
     if len(texts) <= variables:
@@ -233,6 +199,29 @@ def _text(field: bytes) -> str:
     return text
 
 
+def _observe(stack: ExitStack, request: _Request, requester: Credentials) -> _Observed:
+    executable = _hold(stack, request.executable)
+    interpreters = [_hold(stack, descriptor) for descriptor in request.interpreters]
+    shebang = _read_shebang(executable, interpreters)
+    inputs = [_hold(stack, descriptor) for descriptor in request.inputs]
+    cwd = observe_directory(request.cwd)
+    require_here(cwd, request.cwd)
+    execution = Execution(
+        executable=_file(executable),
+        interpreters=tuple(_file(item) for item in interpreters),
+        argv=request.argv,
+        cwd=cwd,
+        uid=_claimed_uid(request.receipt),
+        env=request.env,
+        inputs=tuple(_file(item) for item in inputs),
+        requester_uid=requester.uid,
+        writable=frozenset(
+            item.observed.path for item in (executable, *interpreters, *inputs) if item.observed.writable
+        ),
+    )
+    return _Observed(execution, shebang, executable, interpreters, inputs)
+
+
 def _hold(stack: ExitStack, descriptor: int) -> Held:
     held = hold_file(descriptor)
     stack.callback(os.close, held.descriptor)
@@ -270,13 +259,12 @@ def _claimed_uid(receipt: bytes) -> int:
     return uid
 
 
-def _arguments(
-    execution: Execution, shebang: Shebang | None, executable: Held, inputs: list[Held]
-) -> tuple[tuple[str, ...], tuple[int, ...]]:
+def _arguments(observed: _Observed) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """What the program gets as argv, and the descriptors that argv names."""
-    keep: list[int] = [] if shebang is None else [executable.descriptor]
+    execution, shebang = observed.execution, observed.shebang
+    keep: list[int] = [] if shebang is None else [observed.executable.descriptor]
     by_name: dict[str, str] = {}
-    for item in inputs:
+    for item in observed.inputs:
         path = item.observed.path
         if not item.observed.writable and is_firm_path(path):
             continue

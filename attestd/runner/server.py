@@ -14,13 +14,14 @@ from typing import Final
 import attestd
 from attestd.codes import Code, Denial, Denied
 from attestd.errors import StoreError
+from attestd.gate.release import Here
 from attestd.journal import event
 from attestd.runner.claims import Claims
 from attestd.runner.clock import Clock
 from attestd.runner.execution import Claimed, Running
 from attestd.runner.governance import Governance
 from attestd.runner.loop import Loop
-from attestd.runner.request import Here, Release, peer_of, verify_request
+from attestd.runner.request import Release, peer_of, verify_request
 from attestd.runner.spares import Spares
 from attestd.runner.terminal import is_terminal, open_terminal
 from attestd.strict import canonical, format_time_us, parse_time

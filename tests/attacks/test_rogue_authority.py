@@ -7,7 +7,6 @@ refuse it by themselves. Encodings and thresholds one by one are in tests/author
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -26,10 +25,9 @@ from attestd.authorization.dsse import (
 from attestd.codes import Code, Denied
 from attestd.errors import MalformedError
 from attestd.gate.execution import File, execution_body
-from attestd.gate.release import verify_release
 from attestd.strict import canonical
 from tests.runner.harness import Bench
-from tests.world import NOTHING_CONCEALED, SALT, Granted, World, digest, ed25519_key, key_id, p256, sign
+from tests.world import NOTHING_CONCEALED, Granted, World, digest, ed25519_key, key_id, p256, sign
 
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
@@ -44,18 +42,7 @@ def both(world: World, granted: Granted, artifact: bytes) -> tuple[Code, Code]:
         artifact_id = granted.body["artifact"]["id"]
     claimed = {**granted.body, "artifact": {"id": artifact_id, "sha256": digest(artifact)}}
     with pytest.raises(Denied) as denied:
-        verify_release(
-            receipt=world.receipt(claimed),
-            artifact=artifact,
-            execution=granted.execution,
-            trust=world.trust(),
-            host_id=world.host.id,
-            boot=world.boot,
-            now=world.now,
-            grace=timedelta(0),
-            isolation=world.isolation,
-            salt=SALT,
-        )
+        world.release(granted, receipt=world.receipt(claimed), artifact=artifact)
     return decision.denial.code, denied.value.denial.code
 
 

@@ -52,9 +52,8 @@ def lie(world: World, artifact: bytes, execution: Execution) -> dict[str, Any]:
 def released(world: World, receipt: bytes, artifact: bytes, execution: Execution) -> VerifiedRelease:
     """What the runner makes of a receipt."""
     return verify_release(
-        receipt=receipt, artifact=artifact, execution=execution, trust=world.trust(), host_id=world.host.id,
-        boot=world.boot, now=world.now, grace=timedelta(0), isolation=world.isolation, salt=SALT,
-    )  # fmt: skip
+        receipt=receipt, artifact=artifact, execution=execution, here=world.here(), salt=SALT
+    )
 
 
 def signers(artifact: bytes) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ import contextlib
 import json
 from base64 import b64encode
 from dataclasses import replace
-from datetime import timedelta
 
 from attestd.appraisal.document import parse_quote, verify_document
 from attestd.audit.verify import _verify_entries
@@ -26,7 +25,6 @@ from attestd.authorization.statement import parse_statement
 from attestd.codes import Denied
 from attestd.errors import MalformedError, RollbackError, UsageError, VerificationError
 from attestd.gate.decide import decide
-from attestd.gate.release import verify_release
 from attestd.gate.script import parse_shebang
 from attestd.governance.authorities import parse_authorities
 from attestd.governance.host import HOST_RECORD_TYPE, parse_host_record
@@ -58,7 +56,7 @@ from attestd.tlog.witness import (
 from tests.fuzz import valid
 from tests.fuzz.target import recanonical, target, value_of
 from tests.fuzz.valid import FILES, GRANTED, NOTE, TRUST, WORLD
-from tests.world import BOOT, NOW, SALT, Log, b64, dsse, parse_files, signer
+from tests.world import BOOT, NOW, Log, b64, dsse, parse_files, signer
 
 LIMIT = 256 * 1024
 
@@ -179,10 +177,7 @@ def _receipt(entry: bytes) -> bytes:
 
 
 def _release(receipt: bytes, signed: bytes) -> None:
-    verify_release(
-        receipt=receipt, artifact=signed, execution=GRANTED.execution, trust=TRUST, host_id=WORLD.host.id,
-        boot=BOOT, now=NOW, grace=timedelta(0), isolation="user", salt=SALT,
-    )  # fmt: skip
+    WORLD.release(GRANTED, receipt=receipt, artifact=signed, trust=TRUST)
 
 
 @target(

@@ -6,7 +6,6 @@ import os
 import socket
 from concurrent.futures import Future
 from dataclasses import replace
-from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -35,7 +34,7 @@ from attestd.errors import (
 )
 from attestd.paths import find_layout
 from attestd.plain import plain
-from attestd.runner.request import Here, verify_request
+from attestd.runner.request import verify_request
 from attestd.strict import canonical
 from attestd.tcg.binding import Purpose
 from attestd.wire import (
@@ -51,7 +50,7 @@ from tests.fuzz import valid
 from tests.fuzz.formats import LIMIT
 from tests.fuzz.target import target
 from tests.fuzz.valid import GRANTED, TRUST, WORLD
-from tests.world import BOOT, NOW, SALT, b64
+from tests.world import SALT, b64
 
 # --- frames --------------------------------------------------------------------------------------------------------
 
@@ -125,7 +124,7 @@ def runner_request(data: bytes) -> None:
     """What a broken agent hands to the runner, with descriptors of files that are no part of any approval."""
     extra = data[0] % 4 if data else 0
     descriptors = [*_descriptors(), *[_descriptors()[-1]] * extra]
-    here = Here(TRUST, WORLD.host.id, BOOT, NOW, timedelta(0), "user")
+    here = WORLD.here(trust=TRUST)
     with verify_request(Frame(Kind.EXECUTE, data[1:], descriptors, None), here, descriptor_limit=(64, 64)):
         raise AssertionError("/bin/true was never approved")
 

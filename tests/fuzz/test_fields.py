@@ -8,7 +8,6 @@ import struct
 from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -19,7 +18,6 @@ from attestd.authorization.dsse import PAYLOAD_TYPE, format_envelope, parse_enve
 from attestd.codes import Denied
 from attestd.errors import MalformedError, VerificationError
 from attestd.gate.decide import decide
-from attestd.gate.release import verify_release
 from attestd.lineage.receipt import parse_receipt, sealed_by, verify_receipt
 from attestd.strict import canonical
 from attestd.tcg.binding import Purpose, extra_data
@@ -30,7 +28,7 @@ from attestd.tlog.proof import format_proof, parse_proof
 from tests.fuzz import valid
 from tests.fuzz.valid import GRANTED, NOTE, TRUST, WORLD
 from tests.governance.mutations import added, get, places, put, removed, replaced
-from tests.world import BOOT, NOW, SALT, SELECTION, b64, sign, sized, tpm_signature
+from tests.world import SELECTION, b64, sign, sized, tpm_signature
 
 REFUSED = (MalformedError, VerificationError)
 LINES = parse_note(NOTE).signatures
@@ -55,10 +53,7 @@ def changes(value: Any) -> Iterator[Any]:
 def refuse_artifact(data: bytes) -> None:
     assert decide(replace(WORLD.request(), artifact=data), valid.CONTEXT).denial is not None
     with pytest.raises(Denied):
-        verify_release(
-            receipt=GRANTED.receipt, artifact=data, execution=GRANTED.execution, trust=TRUST, host_id=WORLD.host.id,
-            boot=BOOT, now=NOW, grace=timedelta(0), isolation="user", salt=SALT,
-        )  # fmt: skip
+        WORLD.release(GRANTED, artifact=data, trust=TRUST)
 
 
 def test_artifact_statement() -> None:

@@ -7,7 +7,6 @@ from attestd.codes import Code
 from attestd.gate.decide import decide
 from attestd.gate.standing import verify_standing
 from tests.chains import delegable, delegate_key, under
-from tests.gate.test_release import release
 from tests.world import Granted, World, key_id
 
 TEAM, MEMBER = delegate_key("team"), delegate_key("member")
@@ -62,7 +61,7 @@ def test_the_runner_counts_each_link(world: World) -> None:
     chain = under(delegable(world, TEAM, max_uses=3), TEAM)
     root, child = (link.id for link in parse_artifact(chain).links)
     decision = world.decide(chain)
-    released = release(world, Granted(chain, world.execution(), world.receipt(decision.body), decision.body))
+    released = world.release(Granted(chain, world.execution(), world.receipt(decision.body), decision.body))
     assert (released.artifact_id, released.max_uses, released.above) == (child, 3, ((root, 3),))
 
 

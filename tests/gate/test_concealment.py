@@ -4,7 +4,6 @@ import hashlib
 import hmac
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from attestd.codes import Code, Denial, Denied
 from attestd.errors import UsageError
 from attestd.gate.concealment import Concealment, concealed_places, derive_salt, salted_digest
 from attestd.gate.decide import decide
-from attestd.gate.release import VerifiedRelease, verify_release
 from attestd.gate.replay import replay
 from attestd.lineage.entry import EntryType, format_entry, parse_entry
 from attestd.strict import canonical, format_time_us
@@ -39,15 +37,6 @@ def grant(world: World) -> Granted:
     return world.grant(
         execution, argv=["deploy", "--key", FREE], env_pass=["TOKEN"], env_set={"PATH": "/usr/bin:/bin"}
     )
-
-
-def release(world: World, granted: Granted, **changes: Any) -> VerifiedRelease:
-    given: dict[str, Any] = {
-        "receipt": granted.receipt, "artifact": granted.artifact, "execution": granted.execution, "trust": world.trust(),
-        "host_id": world.host.id, "boot": world.boot, "now": world.now, "grace": timedelta(0),
-        "isolation": world.isolation, "salt": SALT,
-    }  # fmt: skip
-    return verify_release(**{**given, **changes})
 
 
 def test_the_digest() -> None:
@@ -102,7 +91,7 @@ def test_bodies_of_anybody() -> None:
 def test_the_runner_compares_what_is_concealed() -> None:
     world = secret_world()
     granted = grant(world)
-    assert release(world, granted).request_id == granted.body["id"]
+    assert world.release(granted).request_id == granted.body["id"]
     other = {
         "salt": {"salt": bytes(32)},
         "argument": {"execution": replace(granted.execution, argv=("deploy", "--key", "changed"))},
@@ -112,7 +101,7 @@ def test_the_runner_compares_what_is_concealed() -> None:
     }
     for changes in other.values():
         with pytest.raises(Denied) as denied:
-            release(world, granted, **changes)
+            world.release(granted, **changes)
         denial = denied.value.denial
         assert denial.code is Code.IDENTITY_MISMATCH
         assert "with secrets, is not what the runner sees" in denial.sentence
@@ -124,7 +113,7 @@ def test_a_leaf_that_tells_the_secret_is_refused_without_telling_it_again() -> N
     granted = grant(world)
     told = {**granted.body, "argv": list(granted.execution.argv)}
     with pytest.raises(Denied, match="with secrets") as denied:
-        release(world, granted, receipt=world.receipt(told))
+        world.release(granted, receipt=world.receipt(told))
     assert ARGUMENT not in denied.value.denial.sentence
 
 

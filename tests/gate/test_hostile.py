@@ -4,7 +4,6 @@ import json
 from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -18,10 +17,9 @@ from attestd.gate.body import as_denied
 from attestd.gate.decide import decide
 from attestd.gate.execution import Execution, File, plan_environment
 from attestd.gate.model import Decision, Outcome
-from attestd.gate.release import verify_release
 from attestd.lineage.entry import MAX_ENTRY_BYTES, format_entry, parse_entry
 from attestd.strict import canonical, format_time_us
-from tests.world import BOOT, NOW, SALT, World, digest, dsse
+from tests.world import BOOT, NOW, World, digest, dsse
 
 WORLD = World()
 GRANTED = WORLD.grant()
@@ -60,18 +58,7 @@ def denied_by_both(artifact: bytes) -> None:
     assert decision.denial is not None
     sealable(decision)
     with pytest.raises(Denied):
-        verify_release(
-            receipt=GRANTED.receipt,
-            artifact=artifact,
-            execution=GRANTED.execution,
-            trust=TRUST,
-            host_id=WORLD.host.id,
-            boot=BOOT,
-            now=NOW,
-            grace=timedelta(0),
-            isolation="user",
-            salt=SALT,
-        )
+        WORLD.release(GRANTED, artifact=artifact, trust=TRUST)
 
 
 @given(st.binary(max_size=300))
@@ -149,18 +136,7 @@ def test_any_execution(execution: Execution) -> None:
     assert decision.denial is not None
     sealable(decision)
     with pytest.raises(Denied):
-        verify_release(
-            receipt=GRANTED.receipt,
-            artifact=GRANTED.artifact,
-            execution=execution,
-            trust=TRUST,
-            host_id=WORLD.host.id,
-            boot=BOOT,
-            now=NOW,
-            grace=timedelta(0),
-            isolation="user",
-            salt=SALT,
-        )
+        WORLD.release(GRANTED, execution=execution, trust=TRUST)
 
 
 def test_the_largest_request_can_be_recorded() -> None:

@@ -14,11 +14,10 @@ from attestd.errors import MalformedError
 from attestd.gate.decide import decide
 from attestd.gate.execution import File
 from attestd.gate.policy import artifact_terms, policy_request, require_verdict
-from attestd.gate.release import VerifiedRelease, verify_release
 from attestd.governance.cedar import Policies
 from attestd.governance.policy_schema import DEFAULT_POLICY
 from tests.governance.test_cedar import TEAMS, load
-from tests.world import BOOT, NOW, SALT, Granted, World, digest, key_id
+from tests.world import NOW, World, digest, key_id
 
 ALL = "permit (principal, action, resource)"
 NONE = "forbid (principal, action, resource)"
@@ -27,22 +26,6 @@ NONE = "forbid (principal, action, resource)"
 @pytest.fixture
 def world() -> World:
     return World()
-
-
-def release(world: World, granted: Granted, **changes: Any) -> VerifiedRelease:
-    arguments: dict[str, Any] = {
-        "receipt": granted.receipt,
-        "artifact": granted.artifact,
-        "execution": granted.execution,
-        "trust": world.trust(),
-        "host_id": world.host.id,
-        "boot": BOOT,
-        "now": NOW,
-        "grace": timedelta(0),
-        "isolation": "user",
-        "salt": SALT,
-    }
-    return verify_release(**{**arguments, **changes})
 
 
 def says(world: World, text: str, **changes: Any) -> tuple[Code | None, str]:
@@ -83,11 +66,11 @@ def test_a_policy_that_fails_denies(world: World) -> None:
 
 def test_the_runner_evaluates_too(world: World) -> None:
     granted = world.grant()
-    assert release(world, granted).seq == 1
+    assert world.release(granted).seq == 1
     for text, code in ((b"", Code.POLICY_DENIED), (f"{ALL};{NONE};".encode(), Code.POLICY_CONFLICT)):
         world.policies["policy/exec.cedar"] = text
         with pytest.raises(Denied) as raised:
-            release(world, granted)
+            world.release(granted)
         assert raised.value.denial.code is code
 
 
@@ -96,9 +79,9 @@ def test_the_runner_goes_by_its_own_clock(world: World) -> None:
     world.policies["policy/exec.cedar"] = (
         f"{ALL} when {{ context.time < {int(NOW.timestamp()) + 5} }};".encode()
     )
-    assert release(world, granted)
+    assert world.release(granted)
     with pytest.raises(Denied):
-        release(world, granted, now=NOW + timedelta(seconds=5))
+        world.release(granted, now=NOW + timedelta(seconds=5))
 
 
 def test_the_runner_sees_the_bytes_itself(world: World) -> None:
@@ -108,10 +91,10 @@ def test_the_runner_sees_the_bytes_itself(world: World) -> None:
     world.policies["policy/exec.cedar"] = (
         f'permit (principal, action, resource == Executable::"{good}");'.encode()
     )
-    assert release(world, granted)
+    assert world.release(granted)
     other = replace(granted.execution, executable=File("/usr/bin/deploy", digest(b"other")))
     with pytest.raises(Denied) as raised:
-        release(world, granted, execution=other)
+        world.release(granted, execution=other)
     assert raised.value.denial.code is Code.POLICY_DENIED
 
 

@@ -29,7 +29,6 @@ from tests.world import (
     CLOCK,
     NOTHING_CONCEALED,
     NOW,
-    SALT,
     Granted,
     Host,
     Log,
@@ -58,26 +57,9 @@ def granted(world: World) -> Granted:
     return world.grant()
 
 
-def release(world: World, granted: Granted, **changes: Any) -> VerifiedRelease:
-    """What the runner does, with `changes` to what it is given or sees."""
-    arguments: dict[str, Any] = {
-        "receipt": granted.receipt,
-        "artifact": granted.artifact,
-        "execution": granted.execution,
-        "host_id": world.host.id,
-        "boot": world.boot,
-        "now": world.now,
-        "grace": timedelta(0),
-        "isolation": world.isolation,
-        "salt": SALT,
-        **changes,
-    }
-    return verify_release(trust=arguments.pop("trust", None) or world.trust(), **arguments)
-
-
 def refused(world: World, granted: Granted, **changes: Any) -> Code:
     with pytest.raises(Denied) as denied:
-        release(world, granted, **changes)
+        world.release(granted, **changes)
     assert denied.value.denial.sentence
     assert denied.value.denial.hint
     return denied.value.denial.code
@@ -89,7 +71,7 @@ def lied(world: World, granted: Granted, changes: Mapping[str, Any], **seal: Any
 
 
 def test_releases_what_was_sealed(world: World, granted: Granted) -> None:
-    released = release(world, granted)
+    released = world.release(granted)
     assert released == VerifiedRelease(
         log_id="log-1",
         seq=1,
@@ -105,7 +87,7 @@ def test_releases_what_was_sealed(world: World, granted: Granted) -> None:
 
 def test_releases_a_script_with_inputs(world: World) -> None:
     execution = world.execution(interpreters=(SH,), inputs=(PLAN,), writable=frozenset({PLAN.path}))
-    released = release(world, world.grant(execution, max_uses=None))
+    released = world.release(world.grant(execution, max_uses=None))
     assert released.max_uses is None
 
 
@@ -213,7 +195,7 @@ def test_governance_until_the_end_of_time(world: World, granted: Granted) -> Non
     """An expiry that nothing can be added to, and a host that allows more than that."""
     last = datetime.max.replace(microsecond=0, tzinfo=UTC)
     trust = replace(world.trust(), expires=last)
-    assert release(world, granted, trust=trust, grace=timedelta(days=365))
+    assert world.release(granted, trust=trust, grace=timedelta(days=365))
 
 
 @pytest.mark.parametrize(
@@ -225,7 +207,7 @@ def test_2_age(world: World, seconds: float, stale: bool) -> None:
     if stale:
         assert refused(world, granted, now=now) is Code.EVIDENCE_STALE
     else:
-        assert release(world, granted, now=now).seq == 1
+        assert world.release(granted, now=now).seq == 1
 
 
 # 3. the artifact is the leaf's, and signed
@@ -235,7 +217,7 @@ def test_3_another_artifact(world: World, granted: Granted) -> None:
     """Told before anything else that would differ too: its bindings, its scope."""
     for other in (world.artifact(reason="another"), world.artifact(host_id="00" * 32, argv=["x"], ttl_s=1)):
         with pytest.raises(Denied, match="for another artifact") as denied:
-            release(world, granted, artifact=other, now=NOW + timedelta(seconds=2))
+            world.release(granted, artifact=other, now=NOW + timedelta(seconds=2))
         assert denied.value.denial.code is Code.IDENTITY_MISMATCH
 
 
@@ -286,13 +268,13 @@ def test_4_revoked_meanwhile(world: World) -> None:
         world.revocations[member] = [value]
         assert refused(world, granted) is Code.REVOKED
         world.revocations[member] = []
-    assert release(world, granted).seq == 1
+    assert world.release(granted).seq == 1
 
 
 def test_4_platform_policy_ended(world: World) -> None:
     world.platforms["local"]["lifecycle"]["valid_until"] = format_time(NOW + timedelta(seconds=30))
     granted = world.grant()
-    assert release(world, granted, now=NOW + timedelta(seconds=29)).seq == 1
+    assert world.release(granted, now=NOW + timedelta(seconds=29)).seq == 1
     assert refused(world, granted, now=NOW + timedelta(seconds=30)) is Code.GOVERNANCE_MISMATCH
 
 
@@ -350,7 +332,7 @@ def test_4_skipped_policy_and_lineage(world: World) -> None:
 
 def test_4_wall_clock_a_little_behind_trusted_time(world: World) -> None:
     granted = world.grant(now=NOW)
-    assert release(world, granted, now=NOW - timedelta(seconds=5)).seq == 1
+    assert world.release(granted, now=NOW - timedelta(seconds=5)).seq == 1
 
 
 # 5. the state is approved, by the policy that the artifact names
@@ -365,7 +347,7 @@ def test_5_state_no_longer_approved(world: World, granted: Granted) -> None:
 def test_5_policy_updated_and_state_still_approved(world: World, granted: Granted) -> None:
     world.history["local-1"] = world.platforms["local"]
     world.platforms["local"] = world.platform_file(version=2)
-    assert release(world, granted).seq == 1
+    assert world.release(granted).seq == 1
 
 
 def test_5_window_that_closes_after_the_decision(world: World) -> None:
@@ -373,9 +355,9 @@ def test_5_window_that_closes_after_the_decision(world: World) -> None:
     state = world.platforms["local"]["approvals"][0]["pcr_digest"]
     world.platforms["local"]["lifecycle"]["windows"] = [{"pcr_digest": state, "not_after": format_time(end)}]
     granted = world.grant()
-    assert release(world, granted, now=end - timedelta(seconds=1)).seq == 1
+    assert world.release(granted, now=end - timedelta(seconds=1)).seq == 1
     with pytest.raises(Denied, match=rf"no longer approved .*: it was until {format_time(end)}") as raised:
-        release(world, granted, now=end)
+        world.release(granted, now=end)
     assert raised.value.denial.code is Code.ENVIRONMENT_UNTRUSTED
 
 
@@ -429,7 +411,7 @@ def test_5_same_composite_over_other_pcrs(world: World) -> None:
         body, selection=narrow, pcr_digest=trust_then.platforms["local"].approvals[0].pcr_digest
     )
     sealed = Granted(artifact, world.execution(), receipt, body)
-    assert release(world, sealed).seq == 1
+    assert world.release(sealed).seq == 1
     world.history["local-1"] = world.platforms["local"]
     world.platforms["local"] = world.platform_file(version=2, selection=wide)
     assert refused(world, sealed) is Code.ENVIRONMENT_UNTRUSTED
@@ -477,7 +459,7 @@ def test_5_cosigned(world: World, asked_by: str) -> None:
     assert refused(world, granted) is Code.EVIDENCE_INVALID
     assert refused(world, granted, receipt=with_cosignatures(granted.receipt, W1)) is Code.EVIDENCE_INVALID
     cosigned = with_cosignatures(granted.receipt, W1, W2)
-    assert release(world, granted, receipt=cosigned).seq == 1
+    assert world.release(granted, receipt=cosigned).seq == 1
     # The leaf asks for less than the three together; than governance alone: no receipt is one.
     fewer = Code.MESH_UNAVAILABLE if asked_by == "artifact" else Code.EVIDENCE_INVALID
     lax = world.receipt({**granted.body, "witness_quorum": 0})
@@ -491,7 +473,7 @@ def test_5_cosigned_in_the_future(world: World) -> None:
     world.extra["mesh.json"] = mesh_file([W1])
     granted = world.grant(witnesses=1)
     near = with_cosignatures(granted.receipt, W1, time=world.now + timedelta(minutes=9))
-    assert release(world, granted, receipt=near)
+    assert world.release(granted, receipt=near)
     far = with_cosignatures(granted.receipt, W1, time=world.now + timedelta(minutes=11))
     assert refused(world, granted, receipt=far) is Code.MESH_UNAVAILABLE
 
@@ -501,11 +483,11 @@ def test_2_decided_by_an_earlier_mesh_json(world: World) -> None:
     world.extra["mesh.json"] = mesh_file([W1], quorum=1)
     granted = world.grant()
     cosigned = with_cosignatures(granted.receipt, W1, W2)
-    assert release(world, granted, receipt=cosigned)
+    assert world.release(granted, receipt=cosigned)
     world.replace_mesh(mesh_file([W2], quorum=1))
     assert verify_receipt(parse_receipt(cosigned), trust=world.trust()).mesh.version == 1
     with pytest.raises(Denied, match=r"by version 1 of mesh\.json, version 2 is in force") as denied:
-        release(world, granted, receipt=cosigned)
+        world.release(granted, receipt=cosigned)
     assert denied.value.denial.code is Code.GOVERNANCE_MISMATCH
     # As if there had been none, which asks nobody.
     lax = world.receipt({**granted.body, "mesh": None, "witness_quorum": 0})
@@ -535,7 +517,7 @@ def test_5_verifiers(world: World, asked_by: str) -> None:
     assert refused(world, granted) is Code.MESH_UNAVAILABLE
     assert refused(world, granted, tokens=[one]) is Code.MESH_UNAVAILABLE
     for enough in ([one, two], [two, three, one]):
-        assert release(world, granted, tokens=enough)
+        assert world.release(granted, tokens=enough)
     # Enough, but not those that the leaf says.
     assert refused(world, granted, tokens=[three, one]) is Code.IDENTITY_MISMATCH
 
@@ -573,16 +555,14 @@ def test_5_verifiers_an_agent_that_lies(world: World, lie: str) -> None:
     granted = affirmed(world, counted=("one", "three"))
     tokens = [token(world, "one"), TWO_LIES[lie](world)]
     assert refused(world, granted, tokens=tokens) is Code.MESH_UNAVAILABLE
-    assert release(world, granted, tokens=[*tokens, token(world, "three")]), (
-        "what is wrong counts for nothing"
-    )
+    assert world.release(granted, tokens=[*tokens, token(world, "three")]), "what is wrong counts for nothing"
 
 
 def test_5_verifiers_one_that_finds_something(world: World) -> None:
     granted = affirmed(world)
     tokens = [token(world, "one"), token(world, "two", findings=("PCR 7: changed",))]
     with pytest.raises(Denied) as denied:
-        release(world, granted, tokens=tokens)
+        world.release(granted, tokens=tokens)
     assert denied.value.denial.code is Code.ENVIRONMENT_UNTRUSTED
     assert "findings of two: PCR 7: changed" in denied.value.denial.sentence
     # What one key says against the host is not outvoted by what it said before.
@@ -593,7 +573,7 @@ def test_5_verifiers_one_that_finds_something(world: World) -> None:
 def test_5_verifiers_results_that_are_over(world: World) -> None:
     granted = affirmed(world)
     both = [token(world, name) for name in ("one", "two")]
-    assert release(world, granted, tokens=both, now=world.now + timedelta(seconds=59))
+    assert world.release(granted, tokens=both, now=world.now + timedelta(seconds=59))
     world.now -= LIFETIME
     old = token(world, "two")
     world.now += LIFETIME
@@ -607,10 +587,10 @@ def test_5_verifiers_results_that_are_over(world: World) -> None:
 def test_5_verifiers_a_key_revoked_meanwhile(world: World) -> None:
     granted = affirmed(world)
     both = [token(world, name) for name in ("one", "two")]
-    assert release(world, granted, tokens=both)
+    assert world.release(granted, tokens=both)
     world.revocations["keys"] = [key_id(p256("verifier two"))]
     with pytest.raises(Denied) as denied:
-        release(world, granted, tokens=both)
+        world.release(granted, tokens=both)
     assert denied.value.denial.code is Code.MESH_UNAVAILABLE
     assert "mesh.json names no verifier with key" in denied.value.denial.sentence
 
@@ -727,8 +707,8 @@ def test_7_agent_lies_about_who_vouched(world: World, lie: Any) -> None:
     granted = affirmed(world)
     both = [token(world, name) for name in ("one", "two")]
     honest = granted.body["verifiers"]
-    assert release(world, granted, tokens=both)
-    assert release(world, granted, tokens=both, receipt=lied(world, granted, {"verifiers": honest[:1]}))
+    assert world.release(granted, tokens=both)
+    assert world.release(granted, tokens=both, receipt=lied(world, granted, {"verifiers": honest[:1]}))
     named = [*honest, *lie] if isinstance(lie, list) else lie
     receipt = lied(world, granted, {"verifiers": named})
     assert refused(world, granted, tokens=both, receipt=receipt) is Code.IDENTITY_MISMATCH
@@ -772,7 +752,7 @@ def test_7_isolation(world: World, granted: Granted) -> None:
 def test_7_huge_lies_make_no_huge_message(world: World, granted: Granted) -> None:
     receipt = lied(world, granted, {"cwd": "/" + "\x1b" * 5000})
     with pytest.raises(Denied) as denied:
-        release(world, granted, receipt=receipt)
+        world.release(granted, receipt=receipt)
     assert len(denied.value.denial.sentence) < 400
     assert denied.value.denial.sentence.isprintable()
 
@@ -782,7 +762,7 @@ def test_large_arguments_are_released_by_their_digest(world: World) -> None:
     execution = world.execution(argv=("deploy", "x" * 100_000))
     granted = world.grant(execution)
     assert set(granted.body["argv"]) == {"bytes", "sha256"}
-    assert release(world, granted).seq == 1
+    assert world.release(granted).seq == 1
     other = replace(execution, argv=("deploy", "x" * 99_999 + "y"))
     assert refused(world, granted, execution=other) is Code.SCOPE_VIOLATION
 

@@ -1,7 +1,6 @@
 """The golden examples: one of each trust file, an artifact, both decisions, and the receipt that joins them."""
 
 import json
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from attestd.lineage.entry import EntryType, parse_entry
 from attestd.lineage.receipt import parse_receipt, verify_receipt
 from tests.governance.make_vectors import DIRECTORY, golden_world, vectors
 from tests.governance.tuf import Oracle
-from tests.world import BOOT, NOW, SALT
+from tests.world import SALT
 
 VECTORS = vectors()
 LEAF = "afd0ee621d77e7d12b41de0625059c442555feeb7b80a0e735b3a527079f575a"
@@ -68,12 +67,7 @@ def test_the_golden_receipt_releases() -> None:
         receipt=(DIRECTORY / "deploy.tlog-proof").read_bytes(),
         artifact=(DIRECTORY / "deploy.auth.json").read_bytes(),
         execution=world.execution(),
-        trust=_trust(),
-        host_id=world.host.id,
-        boot=BOOT,
-        now=NOW,
-        grace=timedelta(0),
-        isolation="user",
+        here=world.here(trust=_trust()),
         salt=SALT,
     )
     assert released.leaf == LEAF
