@@ -38,7 +38,7 @@ from tests.world import witness
 __all__ = ["log"]
 
 Twist = Callable[["Scripted", Handler, AddCheckpoint, TreeHead], None]
-WAIT_S = 1.0
+WAIT_S = 3.0
 
 
 class Scripted:
@@ -557,7 +557,7 @@ def test_many_share_a_round(log: Log, one: Scripted) -> None:
                 await asyncio.to_thread(service.stop)
 
     asyncio.run(run())
-    assert len(one.asked) <= 6, one.sizes()
+    assert len(one.asked) <= 25, one.sizes()
 
 
 def test_a_log_that_cannot_keep_it(log: Log, one: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,7 +100,7 @@ def test_two_of_two() -> None:
         # It comes up: whoever needs it asks it at once.
         two.start()
         time.sleep(URGENT_S)
-        assert host.exec(TRUE, authorization=artifact).status == 0
+        wait_for("it runs", lambda: host.exec(TRUE, authorization=artifact).status == 0)
         wait_for("both are told", lambda: sorted(told(host)) == [("one", "affirming"), ("two", "affirming")])
         # Results are held: it need not be there.
         two.stop()
@@ -129,7 +129,7 @@ def test_an_unapproved_state() -> None:
         two.start()
         host.start()
         artifact = host.issue(TRUE, verifiers=2)
-        assert host.exec(TRUE, authorization=artifact).status == 0
+        wait_for("it runs", lambda: host.exec(TRUE, authorization=artifact).status == 0)
         host.extend(7)
         denied = host.exec(TRUE, authorization=artifact, options=["--json"])
         assert denied.json["code"] == "environment_untrusted"
@@ -155,7 +155,8 @@ def test_results_are_renewed_and_run_out() -> None:
         two.start()
         host.start()
         artifact = host.issue(TRUE, verifiers=2)
-        assert host.exec(TRUE, authorization=artifact).status == 0
+        began = time.monotonic()
+        wait_for("it runs", lambda: host.exec(TRUE, authorization=artifact).status == 0)
         before = len(two.seen)
         wait_for("they are renewed", lambda: len(two.seen) >= before + 2)
         two.stop()
@@ -179,7 +180,7 @@ def test_results_are_renewed_and_run_out() -> None:
         host.extend(7)
         wait_for("it turns as well", lambda: ("one", "contraindicated") in told(host))
         wait_for("the agent knows", lambda: state_of(host) == "not approved")
-        assert len(one.seen) < len(two.seen) + 20, "nobody is asked all the time"
+        assert len(one.seen) < 20 + 4 * (time.monotonic() - began), "nobody is asked all the time"
 
 
 def test_a_verifier_that_is_silent_and_one_that_is_gone() -> None:
@@ -195,7 +196,7 @@ def test_a_verifier_that_is_silent_and_one_that_is_gone() -> None:
         start = time.monotonic()
         for _ in range(3):
             assert host.exec(TRUE, authorization=artifact).status == UNAVAILABLE
-        assert time.monotonic() - start < 4 * URGENT_S
+        assert time.monotonic() - start < 12
         # Another verifier takes its place; the runner believes it for mesh.json names it.
         three = Remote("three", lambda: host.trust)
         with three.start():

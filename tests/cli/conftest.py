@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from attestd.cli import run
+from attestd.lineage.entry import EntryType
 from tests.cli.fleet import FLEET, NAMES, create, publish
 from tests.distribution.repositories import write_key
 from tests.host import Host
@@ -62,6 +63,11 @@ def running() -> Iterator[Host]:
         assert host.exec("/usr/bin/id").status == 77
         host.wait_settled()
         yield host
+
+
+def ran(host: Host) -> str:
+    """The number of what ran: what else was told the log before depends on how fast the machine is."""
+    return str(host.entries(EntryType.DECISION_ALLOW)[0].seq)
 
 
 def cli_of(host: Host, work: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:

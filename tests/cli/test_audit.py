@@ -13,7 +13,7 @@ import pytest
 
 from attestd.gate.model import CHECKS
 from attestd.lineage.entry import EntryType
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, ran
 from tests.host import Host
 
 
@@ -31,7 +31,7 @@ def test_tail(cli: Cli, running: Host) -> None:
     assert [item["id"] for item in objects][: len(every)] == [item.id for item in every]
     shown = cli.ok("audit", "tail", "-n", "1000").stdout
     assert "missing_authorization: root (0): /usr/bin/id" in shown or os.geteuid() != 0
-    assert "entry 2 ended with status 0" in shown
+    assert f"entry {ran(running)} ended with status 0" in shown
 
 
 def test_tail_follows(cli: Cli, running: Host) -> None:
@@ -55,12 +55,13 @@ def test_tail_follows(cli: Cli, running: Host) -> None:
 
 
 def test_show(cli: Cli, running: Host) -> None:
-    entry = running.entries()[2]
-    for wanted in ("2", entry.id):
+    number = ran(running)
+    entry = running.entries()[int(number)]
+    for wanted in (number, entry.id):
         found = cli.ok("audit", "show", wanted, "--json").json
         assert found["id"] == entry.id
         assert found["body"] == entry.body
-    assert entry.id in cli.ok("audit", "show", "2").stdout
+    assert entry.id in cli.ok("audit", "show", number).stdout
     size = len(running.entries())
     for wanted, words in (
         ("999999", f"no entry 999999 in the log, which has {size} entries"),
@@ -85,13 +86,13 @@ def test_why_explains_every_check(cli: Cli, running: Host) -> None:
     assert found["hint"] in shown
     for name in CHECKS:
         assert name in shown
-    allowed = cli.ok("why", "2", "--json").json
+    allowed = cli.ok("why", ran(running), "--json").json
     assert allowed["decision"] == "allow"
     assert {check["outcome"] for check in allowed["checks"]} == {"verified"}
 
 
-def test_why_from_a_receipt(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    cli.ok("audit", "prove", "2", "-o", "run.tlog-proof")
+def test_why_from_a_receipt(cli: Cli, running: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli.ok("audit", "prove", ran(running), "-o", "run.tlog-proof")
     monkeypatch.setenv("ATTESTD_STATE_DIR", "/nonexistent")
     assert cli.ok("why", "run.tlog-proof", "--json").json["source"] == "the receipt run.tlog-proof"
     assert "ALLOWED" in cli.ok("why", "./run.tlog-proof").stdout

@@ -17,7 +17,7 @@ import pytest
 
 from attestd.cli import run
 from attestd.cli.base import Command, NounGroup
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, ran
 from tests.cli.test_help import ALL
 from tests.controller.logs import Log
 from tests.controller.test_enroller import pending
@@ -147,6 +147,7 @@ class Workplace:
                 state = line.partition("--state-dir ")[2].removesuffix(" &")
                 lines += [f"until attestd status --state-dir {state} > status 2>&1; do sleep 0.1; done"]
         places = {
+            "attestd why 2": f"attestd why {ran(self.host)}",
             "/etc/attestd/trust": str(self.host.layout.trust),
             "/etc/attestd/authority": str(self.host.layout.authority),
             "/tmp/attestd-": f"{self.top}/",

@@ -12,7 +12,7 @@ from attestd.cli import output
 from attestd.cli.entry_view import entry_facts, summary, user
 from attestd.cli.output import Output, mark, text
 from attestd.lineage.entry import Entry, EntryType
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, ran
 from tests.host import Host
 
 EVIL = "\x1b]0;owned\x07\u202eevil\r\n"
@@ -59,8 +59,8 @@ def test_colour_and_width_on_a_terminal(running: Host) -> None:
     assert running.id in plain.replace("\r\n", "")
 
 
-def test_no_escapes_elsewhere(cli: Cli) -> None:
-    for command in (["status"], ["audit", "tail"], ["why", "2"], ["doctor"], ["platform", "show"]):
+def test_no_escapes_elsewhere(cli: Cli, running: Host) -> None:
+    for command in (["status"], ["audit", "tail"], ["why", ran(running)], ["doctor"], ["platform", "show"]):
         assert "\x1b" not in cli.ok(*command).stdout
 
 
