@@ -46,7 +46,7 @@ from tests.forking import AGENT, ROOT, Child, spawn
 
 T = TypeVar("T")
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 ENTRY = "tests.agent.serve_entry"
 
 

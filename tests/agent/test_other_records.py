@@ -66,7 +66,7 @@ class Site:
         def held(handler: Handler, data: bytes) -> None:
             self.busy += 1
             self.most = max(self.most, self.busy)
-            self.open.wait(10)
+            self.open.wait(60)
             self.busy -= 1
             handler.answer(data)
 

@@ -30,7 +30,7 @@ def begin(host: Host, *argv: str) -> "subprocess.Popen[bytes]":
     """Starts a shell command, and waits for its first line, `ready`."""
     process = host.client(*argv, authorization=host.issue(*argv))
     assert process.stdout is not None
-    assert select.select([process.stdout], [], [], 20)[0]
+    assert select.select([process.stdout], [], [], 60)[0]
     assert process.stdout.readline() == b"ready\n"
     return process
 
@@ -117,7 +117,7 @@ def test_killed_client_kills_a_command_that_ignores_the_hangup(shared: Host) -> 
 
 def read_terminal(master: int, until: bytes) -> bytes:
     seen = b""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while until not in seen and time.monotonic() < deadline:
         if select.select([master], [], [], 0.2)[0]:
             try:

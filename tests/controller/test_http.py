@@ -169,16 +169,15 @@ def test_an_operation_without_meaning() -> None:
 
 
 def test_the_rate_of_a_peer() -> None:
-    with served(rate=RateLimit(0.5, 3)) as app:
+    with served(rate=RateLimit(0.2, 3)) as app:
         assert [app.get("/show/x").status for _ in range(3)] == [200] * 3
         refused = app.get("/show/x")
         assert "too many requests" in refused.problem(429)
-        assert refused.headers["retry-after"] == "2"
+        assert refused.headers["retry-after"] in ("5", "4", "3")
         # What does not exist costs as much; what watches the service costs nothing.
         assert app.get("/nothing").status == 429
         assert app.get("/exempt/x").status == 200
-        time.sleep(2.1)
-        assert app.get("/show/x").status == 200
+        until(lambda: app.get("/show/x").status == 200)
 
 
 def test_no_header_makes_another_peer(caplog: pytest.LogCaptureFixture) -> None:

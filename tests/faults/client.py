@@ -8,7 +8,7 @@ from pathlib import Path
 
 from attestd.wire import FrameReader, Kind, close_all, encode_fields, send_frame
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 
 
 @dataclass

@@ -109,7 +109,7 @@ class Inside:
         answers = await asyncio.gather(*(self.ask() for _ in range(count)))
         return list(answers), time.monotonic() - began
 
-    async def until_served(self, timeout_s: float = 20) -> None:
+    async def until_served(self, timeout_s: float = 60) -> None:
         """Waits until a request is released again."""
         async with asyncio.timeout(timeout_s):
             while not isinstance(await self.ask(), Receipt):  # noqa: ASYNC110 - nobody would set an event

@@ -162,7 +162,7 @@ def _kill(pid: int | None) -> bool:
         return False
     try:
         signal.pidfd_send_signal(process, signal.SIGKILL)
-        assert select.select([process], [], [], 10)[0], f"{pid} did not end"
+        assert select.select([process], [], [], 60)[0], f"{pid} did not end"
     except ProcessLookupError:
         return False
     finally:

@@ -125,7 +125,7 @@ def test_what_is_past_its_deadline_never_runs(owner: TpmOwner) -> None:
     at_once = owner.submit(Priority.SEAL, lambda _: ran.append("at once"), 0.0)
     for future in (late, at_once):
         with pytest.raises(TpmUnavailableError, match="deadline"):
-            future.result(timeout=5)
+            future.result(timeout=LONG_S)
     gate.set()
     owner.submit(Priority.OTHER, lambda _: ran.append("end"), LONG_S).result()
     assert ran == ["end"]
@@ -219,7 +219,7 @@ def test_closing_refuses_the_rest_and_leaves_nothing_loaded(running: EmbeddedTpm
     assert running_call.result() is True
     for future in (waiting, owner.submit(Priority.SEAL, clock, LONG_S)):
         with pytest.raises(TpmUnavailableError, match="stopping"):
-            future.result(timeout=5)
+            future.result(timeout=LONG_S)
     owner.close()
     until(lambda: threading.active_count() == threads)
     with Tpm(running.tcti) as after:
@@ -235,5 +235,5 @@ def test_closing_does_not_wait_for_a_wedged_tpm(running: EmbeddedTpm) -> None:
         owner.close(patience_s=0.1)
         assert time.monotonic() - start < LONG_S
         with pytest.raises(TpmUnavailableError, match="deadline"):
-            stuck.result(timeout=5)
+            stuck.result(timeout=LONG_S)
     owner.close()
