@@ -11,7 +11,7 @@ from attestd.governance.platform import Approval, PlatformPolicy
 from attestd.strict import format_time
 from attestd.tcg.attest import ClockInfo
 from attestd.tcg.binding import Purpose, extra_data
-from attestd.tcg.pcr import composite
+from attestd.tcg.pcr import PcrSelection, composite
 from attestd.tcg.quote import VerifiedQuote, verify_quote
 
 __all__ = ["Appraisal", "appraise_evidence", "appraise_quote"]
@@ -134,22 +134,9 @@ def appraise_quote(
     approval = policy.approval_for(state, epoch=epoch, at=at)
     findings: tuple[str, ...] = ()
     if approval is None:
-        findings = tuple(
-            f"PCR {index} ({selection.bank}): expected {reference[index].hex()}, found {values[index].hex()}"
-            for index in selection.pcrs
-            if index in reference and reference[index] != values[index]
+        findings = _differences(selection, reference, values) or (
+            _unapproved(policy, state, epoch=epoch, at=at),
         )
-    if approval is None and not findings:
-        until = policy.windows.get(state)
-        finding = (
-            f"{selection} hashes to {state.hex()}, which version {policy.version} of platform policy {policy.name!r}"
-            + (
-                f" approved until {format_time(until)}"
-                if until and at >= until
-                else f" does not approve at epoch {epoch}"
-            )
-        )
-        findings = (finding,)
     return Appraisal(
         policy=policy,
         approval=approval,
@@ -158,3 +145,23 @@ def appraise_quote(
         clock=quote.clock,
         at=at,
     )
+
+
+def _differences(
+    selection: PcrSelection, reference: Mapping[int, bytes], values: Mapping[int, bytes]
+) -> tuple[str, ...]:
+    return tuple(
+        f"PCR {index} ({selection.bank}): expected {reference[index].hex()}, found {values[index].hex()}"
+        for index in selection.pcrs
+        if index in reference and reference[index] != values[index]
+    )
+
+
+def _unapproved(policy: PlatformPolicy, state: bytes, *, epoch: int, at: datetime) -> str:
+    until = policy.windows.get(state)
+    why = (
+        f"approved until {format_time(until)}"
+        if until and at >= until
+        else f"does not approve at epoch {epoch}"
+    )
+    return f"{policy.selection} hashes to {state.hex()}, which version {policy.version} of platform policy {policy.name!r} {why}"

@@ -80,16 +80,12 @@ def plan_rotation(
         MalformedError: A file does not parse.
     """
     named = roles or ROLES
-    present = {role: holders(files, role) for role in named}
+    present = {key_id for role in named for key_id in holders(files, role)}
     if old is None:
         if not roles:
             raise UsageError("which key? Name its role (--role), or the key that goes (--old)")
-        others = {key_id for ids in present.values() for key_id in ids} - {new.key_id}
-        if not others:
+        if (old := _only_other(present, new)) is None:
             return None
-        if len(others) > 1:
-            raise UsageError(f"which of {', '.join(sorted(others))}? Name it: --old ID")
-        (old,) = others
     epoch = _beyond(files, old) if compromised and "platform" in named else 0
     revocations = parse_revocations(files["revocations.json"])
     rotation = replace_key(
@@ -108,8 +104,17 @@ def plan_rotation(
             files={**rotation.files, MESH: mesh},
             places=(*rotation.places, f"{MESH}: enroller"),
         )
-    if not epoch:
-        return rotation
+    return _with_epoch(rotation, files, keyring, epoch) if epoch else rotation
+
+
+def _only_other(present: Collection[str], new: PublicKey) -> str | None:
+    others = {*present} - {new.key_id}
+    if len(others) > 1:
+        raise UsageError(f"which of {', '.join(sorted(others))}? Name it: --old ID")
+    return next(iter(others), None)
+
+
+def _with_epoch(rotation: Rotation, files: Mapping[str, bytes], keyring: Keyring, epoch: int) -> Rotation:
     authorities = rotation.files["authorities.json"] or files["authorities.json"]
     bumped = with_epoch(
         files["revocations.json"],

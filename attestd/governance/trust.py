@@ -284,12 +284,7 @@ def parse_trust(read: Read, *, metadata: Metadata, previous: Trust | None = None
     for name in parts.names:
         parts.add(name, contents(name))
     ek, mesh_history = parts.ek_trust(), parts.mesh_history()
-    memo = parts.memo
-    policies = (
-        previous.policies
-        if previous is not None and previous._memo.policies == memo.policies  # noqa: SLF001 - its own
-        else parse_policies(parts.policy_files, teams=authorities.teams)
-    )
+    policies = _policies(parts, authorities, previous)
     team_rules = [rule for team in authorities.teams for rule in parts.rules.get(team, ())]
     return Trust(
         version=metadata.versions.snapshot,
@@ -311,8 +306,14 @@ def parse_trust(read: Read, *, metadata: Metadata, previous: Trust | None = None
         mesh=parts.mesh,
         mesh_history=mesh_history,
         metadata=metadata,
-        _memo=memo,
+        _memo=parts.memo,
     )
+
+
+def _policies(parts: Parts, authorities: Authorities, previous: Trust | None) -> Policies:
+    if previous is not None and previous._memo.policies == parts.memo.policies:  # noqa: SLF001 - its own
+        return previous.policies
+    return parse_policies(parts.policy_files, teams=authorities.teams)
 
 
 def parse_revocations(data: bytes) -> Revocations:
