@@ -12,6 +12,7 @@ from attestd.strict import (
     MAX_SAFE_INTEGER,
     Base64UrlBytes,
     HostId,
+    PcrName,
     Sha256Hex,
     Strict,
     Utc,
@@ -54,7 +55,6 @@ def _base64url_of(size: int) -> int:
 
 PlatformName = Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9][a-z0-9._-]{0,63}\Z")]
 _Challenge = Annotated[str, msgspec.Meta(pattern=CHALLENGE_PATTERN)]
-_PcrName = Annotated[str, msgspec.Meta(pattern=r"\A([0-9]|1[0-9]|2[0-3])\Z")]
 _Small = Annotated[Base64UrlBytes, msgspec.Meta(max_length=_MAX_SMALL)]
 _Log = Annotated[Base64UrlBytes, msgspec.Meta(max_length=_base64url_of(MAX_EVENTLOG_BYTES))]
 _Offset = Annotated[int, msgspec.Meta(ge=0, le=MAX_SAFE_INTEGER)]
@@ -120,7 +120,7 @@ class EvidenceIma(Strict, frozen=True):
 class EvidencePcrs(Strict, frozen=True):
     """Quoted values, by PCR, of the one bank that there is."""
 
-    sha256: Annotated[dict[_PcrName, Sha256Hex], msgspec.Meta(min_length=1)]
+    sha256: Annotated[dict[PcrName, Sha256Hex], msgspec.Meta(min_length=1)]
 
 
 class UntrustedEvidence(Strict, frozen=True):

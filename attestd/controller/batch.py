@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final, Generic, TypeVar
 
-from attestd.controller.background import in_background
 from attestd.errors import StoreError
 
 __all__ = ["Batches"]
@@ -16,6 +16,8 @@ MAX_WAITING: Final = 4096
 # From the end of a batch to the next: who asks alone waits for nothing, and of many that ask more go together. A batch of one
 # costs several times what another one in it does.
 GAP_S: Final = 0.003
+# So many are not kept for the gap: the thread writes while the loop still has others to appraise, and not only when it is idle.
+MANY: Final = 16
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -28,7 +30,9 @@ class Batches(Generic[_In, _Out]):
         """Takes the function, and the name of its thread; use `running`."""
         self._decide, self._name = decide, name
         self._waiting: list[tuple[_In, asyncio.Future[_Out]]] = []
-        self._some = asyncio.Event()
+        self._thread: ThreadPoolExecutor | None = None
+        self._is_busy = False
+        self._gap: asyncio.TimerHandle | None = None
 
     @property
     def waiting(self) -> int:
@@ -46,32 +50,49 @@ class Batches(Generic[_In, _Out]):
             raise StoreError("too many requests wait for the database")
         future: asyncio.Future[_Out] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
-        self._some.set()
+        if self._gap is None or len(self._waiting) >= MANY:
+            self._begin()
         return await future
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Answers as long as the context lasts."""
         with ThreadPoolExecutor(1, thread_name_prefix=self._name) as thread:
-            async with in_background(self._run(thread)):
-                yield
-
-    async def _run(self, thread: ThreadPoolExecutor) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._some.wait()
-            batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-            if not self._waiting:
-                self._some.clear()
+            self._thread = thread
             try:
-                outcomes = await loop.run_in_executor(thread, self._decide, [item for item, _ in batch])
-            except Exception as error:  # noqa: BLE001 - whatever it is, each of them is told
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
-                await asyncio.sleep(GAP_S)
-                continue
-            for (_, future), outcome in zip(batch, outcomes, strict=True):
+                yield
+            finally:
+                self._thread = None
+
+    def _begin(self) -> None:
+        """Begins a batch, if anybody waits and none is under way."""
+        if self._gap is not None:
+            self._gap.cancel()
+            self._gap = None
+        if self._thread is None or self._is_busy or not self._waiting:
+            return
+        batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+        self._is_busy = True
+        items = [item for item, _ in batch]
+        work = asyncio.get_running_loop().run_in_executor(self._thread, self._decide, items)
+        work.add_done_callback(partial(self._tell, [future for _, future in batch]))
+
+    def _tell(
+        self, futures: Sequence["asyncio.Future[_Out]"], work: "asyncio.Future[Sequence[_Out]]"
+    ) -> None:
+        """A batch is over: each is told what came of it, and the next begins, at once or after the gap."""
+        self._is_busy = False
+        if len(self._waiting) >= MANY:
+            self._begin()
+        else:
+            self._gap = asyncio.get_running_loop().call_later(GAP_S, self._begin)
+        error = work.exception()
+        if error is None:
+            outcomes = work.result()
+            for future, outcome in zip(futures, outcomes, strict=True):
                 if not future.done():  # else whoever asked went away
                     future.set_result(outcome)
-            await asyncio.sleep(GAP_S)
+        else:
+            for future in futures:
+                if not future.done():
+                    future.set_exception(error)
