@@ -445,7 +445,7 @@ def test_mesh_node_cryptographic_trust_validator(host: Host, tmp_path: Path) -> 
         return subprocess.Popen(command, env={}, cwd="/", stdout=subprocess.PIPE)
 
     def finish(process: "subprocess.Popen[bytes]") -> tuple[int, bool]:
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=60)
         return process.returncode, json.loads(output)["verified"]
 
     started = {what: start(what) for what in files}

@@ -166,7 +166,7 @@ def refused(found: bytes | Denial) -> str:
     return found.sentence
 
 
-async def until(condition: Callable[[], object], *, seconds: float = 10) -> None:
+async def until(condition: Callable[[], object], *, seconds: float = 60) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - of things that have no event
             await asyncio.sleep(0.01)
@@ -314,7 +314,7 @@ def test_an_answer_that_was_lost(log: Log, one: Scripted) -> None:
         async with scene.asking():
             await scene.release()
             one.twist = dies
-            assert lines(await asyncio.wait_for(_twice(scene), 5)) == {"one"}
+            assert lines(await asyncio.wait_for(_twice(scene), 60)) == {"one"}
 
     asyncio.run(run())
     assert one.sizes()[-3:] == [(1, 3), (1, 3), (3, 3)]

@@ -128,7 +128,7 @@ def test_orderly_stop_with_entries_waiting(host: Host) -> None:
 def test_two_agents_on_one_directory(host: Host) -> None:
     second = subprocess.run(
         [sys.executable, "-m", ENTRY, str(host.state)],
-        cwd=Path(__file__).parent.parent.parent, capture_output=True, text=True, timeout=20, check=False,
+        cwd=Path(__file__).parent.parent.parent, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert second.returncode == 1
     assert "an agent is running" in second.stderr

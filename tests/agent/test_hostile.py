@@ -194,7 +194,7 @@ def send_elsewhere(
     subprocess.run(
         [*(AS_NOBODY if as_nobody else []), sys.executable, "-c", SEND, str(sock.fileno()), kind, payload.hex(),
          *(str(number) for number in fds)],
-        cwd=ROOT, pass_fds=[sock.fileno(), *fds], env={"PYTHONDONTWRITEBYTECODE": "1"}, check=True, timeout=20,
+        cwd=ROOT, pass_fds=[sock.fileno(), *fds], env={"PYTHONDONTWRITEBYTECODE": "1"}, check=True, timeout=60,
     )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from attestd.governance.trust import Trust
 from attestd.paths import Configuration, TrustSource
 from tests.distribution.published import files_below
 from tests.distribution.web import Handler, Web, failing, serving
+from tests.host import wait_for
 from tests.world import Host, World, mesh_file
 
 FLEET = 6
@@ -109,7 +110,7 @@ def site(published: tuple[World, list[str], Path], tmp_path: Path) -> Iterator[S
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(test, 15))
+    asyncio.run(asyncio.wait_for(test, 120))
 
 
 def said(denial: Denial | None, words: str) -> None:
@@ -128,8 +129,9 @@ def test_what_is_here_waits_for_nobody(site: Site) -> None:
             await site.later(site.others[number], uid) for number, uid in ((1, ALICE), (2, BOB), (3, CAROL))
         ]
         for host in (site.world.host.id, site.others[0], "ab" * 32):
-            assert await asyncio.wait_for(site.get(host), 1) is None
+            assert await asyncio.wait_for(site.get(host), 30) is None
         assert not any(task.done() for task in waiting)
+        await asyncio.to_thread(wait_for, "they ask", lambda: site.busy == other_records.AT_ONCE)
         assert site.most == other_records.AT_ONCE
         site.open.set()
         assert await asyncio.gather(*waiting) == [None] * 3
@@ -145,7 +147,7 @@ def test_a_user_waits_for_one_host(site: Site) -> None:
         site.hold()
         first, same, theirs = [await site.later(site.others[0], uid) for uid in (ALICE, ALICE, BOB)]
         for host in site.others[1:] * 12:
-            said(await asyncio.wait_for(site.get(host), 1), f"are being downloaded for uid {ALICE}")
+            said(await asyncio.wait_for(site.get(host), 30), f"are being downloaded for uid {ALICE}")
         first.cancel()
         site.open.set()
         assert (await same, await theirs) == (None, None)

@@ -28,7 +28,7 @@ def test_the_number_of_the_closed_listener_serves_a_request(tmp_path: Path) -> N
             heard = asyncio.Event()
             loop.add_reader(ours, heard.set)
             others.send(b"x")
-            await asyncio.wait_for(heard.wait(), 5)
+            await asyncio.wait_for(heard.wait(), 60)
             loop.remove_reader(ours)
         accepting.cancel()
         with contextlib.suppress(asyncio.CancelledError):

@@ -89,7 +89,7 @@ def test_it_goes_on_until_something_does_not_hold(served: Host) -> None:
         while log._count < 3:  # noqa: ASYNC110 - it is the interval that is tested
             await asyncio.sleep(0.01)
         tamper(served.layout.log, "DELETE FROM nodes WHERE level = 1 AND idx = 0")
-        return await asyncio.wait_for(task, 20)
+        return await asyncio.wait_for(task, 60)
 
     assert "nodes" in str(asyncio.run(run()))
 
@@ -110,7 +110,7 @@ def test_a_log_that_cannot_be_read_is_tried_again(served: Host) -> None:
             await asyncio.sleep(0.01)
         task.cancel()
 
-    asyncio.run(asyncio.wait_for(run(), 20))
+    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 def test_progress_is_told(served: Host, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -467,7 +467,7 @@ def wait_unspooled(host: Host) -> None:
     with contextlib.closing(
         sqlite3.connect(f"file:{host.layout.runner / 'runner.db'}?mode=ro", uri=True)
     ) as db:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while db.execute("SELECT count(*) FROM spool").fetchone() != (0,):
             assert time.monotonic() < deadline
             time.sleep(0.02)

@@ -28,7 +28,7 @@ def test_a_copy_where_nothing_can_be_written(log: Log, short_dir: Path) -> None:
 
     def read() -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command, capture_output=True, text=True, check=False, env=environment, timeout=30
+            command, capture_output=True, text=True, check=False, env=environment, timeout=60
         )
 
     assert read().stdout == "1\n"

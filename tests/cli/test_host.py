@@ -108,7 +108,7 @@ def test_serve(own: Host, own_cli: Cli, tmp_path: Path) -> None:
     try:
         wait_for("the agent is ready", lambda: b"ready" in log.read_bytes() or None)
         second = subprocess.run(
-            [*ATTESTD, "serve", "--state-dir", str(own.state)], capture_output=True, check=False, timeout=30
+            [*ATTESTD, "serve", "--state-dir", str(own.state)], capture_output=True, check=False, timeout=60
         )
         assert second.returncode == 69
         assert second.stderr.startswith(b"attestd: cannot serve: an agent is running")

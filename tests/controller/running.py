@@ -63,8 +63,8 @@ class Client:
 
     def connect(self) -> http.client.HTTPConnection:
         if self.tls is not None:
-            return http.client.HTTPSConnection("localhost", self.port, timeout=30, context=self.tls)
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+            return http.client.HTTPSConnection("localhost", self.port, timeout=60, context=self.tls)
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answered:
         return self.ask("GET", path, headers=headers)
@@ -74,7 +74,7 @@ class Client:
 
     def open(self, *, source: str = "127.0.0.1") -> socket.socket:
         """A bare connection, from an address of this host."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout=30, source_address=(source, 0))
+        return socket.create_connection(("127.0.0.1", self.port), timeout=60, source_address=(source, 0))
 
     def say(self, *parts: bytes) -> bytes:
         """Sends bytes as they are; returns everything until the other side closes."""
@@ -264,7 +264,7 @@ class PostgreSQL:
             ],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", **self._user,
         )  # fmt: skip
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while self.sql("SELECT 1", check=False) != "1":
             assert time.monotonic() < deadline, "it does not start"
             time.sleep(0.05)
@@ -276,7 +276,7 @@ class PostgreSQL:
                 self._programs / "psql",
                 *("-h", self._top, "-U", "attestd", "-d", database, "-XAtqc", statement),
             ],
-            capture_output=True, text=True, check=False, timeout=30, cwd="/",
+            capture_output=True, text=True, check=False, timeout=60, cwd="/",
         )  # fmt: skip
         assert not check or done.returncode == 0, done
         return done.stdout.strip()

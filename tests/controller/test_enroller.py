@@ -200,7 +200,7 @@ def test_certificates_of_attestation_keys(tmp_path: Path) -> None:
 
 def openssl(*arguments: Any) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        ["openssl", *map(str, arguments)], capture_output=True, text=True, check=False, timeout=20
+        ["openssl", *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60
     )
 
 

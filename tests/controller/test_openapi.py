@@ -82,7 +82,7 @@ def test_curl_with_its_examples(controller: Controller) -> None:
                 command += ["-H", f"content-type: {media_type}", "--data-binary", body]
             done = subprocess.run(
                 [*command, f"http://127.0.0.1:{controller.port}{path}"],
-                capture_output=True, text=True, check=True, timeout=30,
+                capture_output=True, text=True, check=True, timeout=60,
             )  # fmt: skip
             status, media_type = done.stdout.rpartition("\n")[2].split(" ", 1)
             assert media_type in operation["responses"][status]["content"], (path, done.stdout)

@@ -208,7 +208,7 @@ def test_tpm2_checkquote(remote: Remote, controller: Controller, tmp_path: Path)
         bound = extra_data(Purpose.EVIDENCE, host_id=remote.host.id, data=data).hex()
         done = subprocess.run(
             ["tpm2_checkquote", "-u", "ak.pem", "-m", "quote", "-s", "signature", "-g", "sha256", "-q", bound],
-            cwd=tmp_path, capture_output=True, text=True, check=False, timeout=30,
+            cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
         assert done.returncode == status, done
 

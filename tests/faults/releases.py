@@ -45,11 +45,12 @@ class Releases:
 
     def measure(self) -> Held:
         """Measures once all has come to rest: connections closed, spare children made."""
-        fixed: tuple[int, ...] = ()
-        for _ in range(50):
+        fixed, same = self._fixed(), 0
+        for _ in range(300):
             time.sleep(0.2)
             last, fixed = fixed, self._fixed()
-            if fixed == last:
+            same = same + 1 if fixed == last else 0
+            if same == 4:
                 break
         return Held(fixed, sum(process.memory_info().rss for process in self._processes))
 

@@ -31,7 +31,7 @@ def serve_again(host: Host) -> subprocess.CompletedProcess[str]:
     """A second agent on the same state directory."""
     return subprocess.run(
         [sys.executable, "-m", ENTRY, str(host.state)],
-        cwd=ROOT, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, timeout=30, check=False,
+        cwd=ROOT, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 
 

@@ -24,5 +24,5 @@ def test_many_allows_without_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
         before = host.checkpoints()
         host.start()
         assert len(host.entries(EntryType.DECISION_VOID)) == LEFT
-        assert host.checkpoints() - before <= 10
+        assert host.checkpoints() - before <= 40, "each in a batch of its own"
         host.require_sound()

@@ -39,7 +39,7 @@ def tcg_tcti() -> Iterator[str]:
     command += ["--ctrl", f"type=unixio,path={control}", "--server", f"type=unixio,path={server}"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not (_listens(server) and _listens(control)):
             assert process.poll() is None, "swtpm ended"
             assert time.monotonic() < deadline, "swtpm does not come up"
