@@ -1,8 +1,10 @@
 """Verifiers of `tests.world`'s hosts, and what they say of one: real tokens, of whatever an attack needs."""
 
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
@@ -13,9 +15,16 @@ from attestd.appraisal.claims import ResultClaims, draft_result
 from attestd.appraisal.host_state import HostState
 from attestd.appraisal.result import AttestationResult, format_result, verify_result
 from attestd.appraisal.verifier import VerifiedEvidence
+from attestd.audit import files
+from attestd.audit.seal import Pending, Sealer
+from attestd.audit.store import LogStore
 from attestd.authorization.dsse import PublicKey
-from attestd.strict import encode_base64url
-from tests.world import World, b64, mesh_file, p256, spki
+from attestd.lineage.checkpoint import LogKeys
+from attestd.lineage.entry import EntryType
+from attestd.strict import encode_base64url, format_time
+from attestd.tlog.checkpoint import origin
+from tests.audit.software_tpm import SoftwareTpm
+from tests.world import BOOT, World, b64, mesh_file, p256, spki
 
 LIFETIME = timedelta(minutes=5)
 
@@ -66,3 +75,17 @@ def result(world: World, name: str, **given: Any) -> AttestationResult:
     trust = world.trust()
     host = trust.hosts[world.host.id]
     return verify_result(token(world, name, **given), mesh=trust.mesh, host=host, nonce=None, now=world.now)
+
+
+def sealed(path: Path, world: World, *bodies: dict[str, Any], late: timedelta = timedelta(0)) -> Path:
+    """A log of the world's host with these attestations, sealed so much later."""
+    host = world.host
+    name = origin(host.id, "log-1")
+    files.create(str(path), origin=name, host_id=host.id, log_id="log-1", created=format_time(world.now))
+    tpm = SoftwareTpm(release_key=host.release_key, attestation_key=host.ak)
+    with closing(LogStore.open(str(path))) as store:
+        keys = LogKeys(name, spki(host.release_key), spki(host.ak))
+        sealer = Sealer(store, tpm, keys, counter=tpm.counter)
+        pending = [Pending(EntryType.ATTESTATION, body) for body in bodies]
+        sealer.seal([Pending(EntryType.AGENT_START, {}), *pending], now=world.now + late, boot=BOOT)
+    return path

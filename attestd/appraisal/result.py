@@ -3,7 +3,7 @@
 A result says what one verifier saw of one host, once. It holds until it expires, and only while the host is as it was then.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -37,7 +37,9 @@ __all__ = [
     "AttestationResult",
     "format_result",
     "is_result_key",
+    "key_of",
     "read_claims",
+    "record_of",
     "verify_result",
 ]
 
@@ -202,6 +204,21 @@ def read_claims(token: str) -> ResultClaims:
     return _parsed(_split(token)[1])
 
 
+def key_of(token: str) -> str:
+    """The key that a token says it is signed by. Nothing of it is verified.
+
+    Raises:
+        MalformedError: It does not parse.
+    """
+    return _split(token)[0].kid
+
+
+def record_of(claims: ResultClaims, records: Iterable[VerifiedHost]) -> VerifiedHost | None:
+    """Which of a host's records, present and earlier, a result is about: the one with the release key that it names."""
+    return next((record for record in records if confirmation(record) == claims.cnf), None)
+
+
+@lru_cache(maxsize=_KEPT)  # Who audits a log reads what a token says, and then verifies it.
 def _parsed(payload: bytes) -> ResultClaims:
     return parse_canonical(payload, ResultClaims, max_bytes=MAX_RESULT_BYTES, what=WHAT)
 

@@ -2,11 +2,13 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from attestd.audit.reader import parse_stored
+from attestd.audit.results import ResultCheck
 from attestd.audit.schema import APPLICATION_ID
 from attestd.audit.store import LogStore
 from attestd.audit.verify import verify_log
@@ -40,6 +42,7 @@ class VerifiedLog:
         checkpoints: How many signed checkpoints it has.
         types: How many entries there are of each type.
         time: Of the last entry.
+        results: What became of the attestation results in it.
     """
 
     origin: str
@@ -48,6 +51,7 @@ class VerifiedLog:
     checkpoints: int
     types: Mapping[EntryType, int]
     time: str
+    results: ResultCheck
 
 
 def log_keys(origin: str, trust: Trust, *, last: UntrustedNote | None = None) -> LogKeys:
@@ -81,7 +85,7 @@ def verify_stored(
 
     A file: everything, as `verify_log` says, also for what it does not check. An export has one checkpoint, the newest:
     its signatures, that the entries hash to its root, that the tiles are theirs, that entries are in order. It does not
-    show in which batch an entry was sealed.
+    show in which batch an entry was sealed. Of either also the attestation results in it (`ResultCheck.take`).
 
     Args:
         path: A `log.db`, or a directory that `export_log` wrote.
@@ -100,10 +104,18 @@ def verify_stored(
     try:
         last = store.last_checkpoint()
         keys = log_keys(store.origin, trust, last=None if last is None else parse_note(last.note))
+        results = ResultCheck(trust, keys.host_id)
+
+        def check(attestations: Sequence[int]) -> None:
+            for seq in attestations:
+                results.take(parse_stored(seq, store.entry(seq)))
+
+        report = verify_log(str(path), keys, processes=processes, progress=progress, attestations=check)
     finally:
         store.close()
-    report = verify_log(str(path), keys, processes=processes, progress=progress)
-    return VerifiedLog(keys.origin, report.size, report.root, report.checkpoints, report.types, report.time)
+    return VerifiedLog(
+        keys.origin, report.size, report.root, report.checkpoints, report.types, report.time, results
+    )
 
 
 def _require_log(path: Path) -> None:
@@ -121,7 +133,7 @@ def _verify_export(directory: Path, trust: Trust, progress: Callable[[int, int],
     note = parse_note(_read(directory / "checkpoint", MAX_CHECKPOINT_BYTES))
     keys = log_keys(parse_checkpoint(note.text).origin, trust, last=note)
     checkpoint = keys.verify(note).checkpoint
-    walk = _Walk(directory)
+    walk = _Walk(directory, ResultCheck(trust, keys.host_id))
     for number, tile in enumerate(tiles(checkpoint.size)):
         walk.take(tile)
         if number % _PROGRESS == 0:
@@ -130,14 +142,14 @@ def _verify_export(directory: Path, trust: Trust, progress: Callable[[int, int],
         raise VerificationError(
             f"the checkpoint signs root {checkpoint.root.hex()}, the entries hash to {walk.frontier.root().hex()}"
         )
-    return VerifiedLog(keys.origin, checkpoint.size, checkpoint.root, 1, walk.types, walk.time)
+    return VerifiedLog(keys.origin, checkpoint.size, checkpoint.root, 1, walk.types, walk.time, walk.results)
 
 
 class _Walk:
     """The tiles of an export in their order, level 0 first: rebuilt from the entries, compared with what is there."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, results: ResultCheck) -> None:
+        self.directory, self.results = directory, results
         self.frontier = Frontier()
         self.types: Counter[EntryType] = Counter()
         self.time = ""
@@ -162,6 +174,8 @@ class _Walk:
                 raise VerificationError(f"entry {seq} says that it is entry {entry.seq} of {entry.time}")
             self.time = entry.time
             self.types[entry.type] += 1
+            if entry.type is EntryType.ATTESTATION:
+                self.results.take(entry)
         self.frontier, nodes = self.frontier.append([leaf_hash(data) for data in entries])
         self._computed[0] = bytearray()
         for node in nodes:

@@ -6,8 +6,8 @@ several processes can share the work.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final, Literal
 
@@ -66,7 +66,26 @@ class _Segment:
     start: _Edge
     end: _Edge
     checkpoints: int
-    types: Counter[EntryType]
+    found: "_Found"
+
+
+@dataclass(slots=True)
+class _Found:
+    """What entries there are.
+
+    Attributes:
+        types: How many of each type.
+        attestations: Which are `attestation`: they hold what others signed.
+    """
+
+    types: Counter[EntryType] = field(default_factory=Counter)
+    attestations: list[int] = field(default_factory=list)
+
+    def add(self, types: Sequence[EntryType], start: int) -> None:
+        self.types.update(types)
+        if EntryType.ATTESTATION in types:
+            numbered = enumerate(types, start)
+            self.attestations += [seq for seq, type_ in numbered if type_ is EntryType.ATTESTATION]
 
 
 def verify_log(
@@ -76,6 +95,7 @@ def verify_log(
     since: LogReport | None = None,
     processes: int = 1,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
+    attestations: Callable[[Sequence[int]], None] = lambda _: None,
 ) -> LogReport:
     """Verifies a log, in bounded memory. A running agent may append meanwhile: what it adds later is not read.
 
@@ -96,6 +116,7 @@ def verify_log(
         since: An earlier report on this log, to go on from; None verifies it all.
         processes: How many processes share the work.
         progress: Called now and then with (leaves verified, leaves in all).
+        attestations: Likewise with the seqs of `attestation` entries, in order: their results are verified elsewhere.
 
     Returns:
         What was verified.
@@ -118,7 +139,9 @@ def verify_log(
         size = store.tail().frontier.size
         for segment in _segments(path, keys, list(_cuts(store, edge.frontier.size, size)), processes):
             _require_same(segment.start, edge)
-            edge, checkpoints, types = segment.end, checkpoints + segment.checkpoints, types + segment.types
+            edge, checkpoints = segment.end, checkpoints + segment.checkpoints
+            types += segment.found.types
+            attestations(segment.found.attestations)
             progress(edge.frontier.size, size)
         if stray := store.find_stray():  # 6
             raise RollbackError(f"the audit log has rows that its leaves do not explain: {stray}")
@@ -175,11 +198,11 @@ def _verify_segment(path: str, keys: LogKeys, start: int, stop: int) -> _Segment
     store = LogStore.open(path, readonly=True)
     try:
         before = edge = _claimed_edge(store, keys, start)
-        count, types = 0, Counter[EntryType]()
+        count, found = 0, _Found()
         for stored, verified in verify_stored_checkpoints(keys, store.checkpoints(start, stop)):  # 1
-            edge = _verify_batch(store, edge, stored, verified, types)
+            edge = _verify_batch(store, edge, stored, verified, found)
             count += 1
-        return _Segment(before, edge, count, types)
+        return _Segment(before, edge, count, found)
     finally:
         store.close()
 
@@ -203,7 +226,7 @@ def _verify_batch(
     edge: _Edge,
     stored: StoredCheckpoint,
     verified: VerifiedCheckpoint,
-    types: Counter[EntryType],
+    found: _Found,
 ) -> _Edge:
     what = f"the checkpoint of size {stored.size}"
     clock, frontier, time = verified.clock.order, edge.frontier, edge.time
@@ -225,11 +248,11 @@ def _verify_batch(
     while frontier.size < stored.size:
         start = frontier.size
         entries = store.entry_chunk(start, stored.size)
-        time, found = _verify_entries(entries, start, time)  # 3
-        types.update(found)
-        if EntryType.DECISION_ALLOW in found and stored.mode is not BatchMode.RELEASE:  # 4
+        time, types = _verify_entries(entries, start, time)  # 3
+        found.add(types, start)
+        if EntryType.DECISION_ALLOW in types and stored.mode is not BatchMode.RELEASE:  # 4
             raise RollbackError(f"{what} has mode {stored.mode}, but a decision.allow in its batch")
-        _verify_charges(store, entries, start, found)
+        _verify_charges(store, entries, start, types)
         frontier = _verify_nodes(store, frontier, entries)  # 5
     if frontier.root() != verified.checkpoint.root:
         raise RollbackError(

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from attestd.audit.offline import VerifiedLog
-from attestd.cli.output import GOOD, Output, mark, text
+from attestd.cli.output import GOOD, WARN, Output, mark, text
 from attestd.plain import counted
 
 __all__ = ["log_json", "show_log", "with_progress"]
@@ -50,6 +50,7 @@ def log_json(found: VerifiedLog) -> dict[str, Any]:
         "root": found.root.hex(),
         "checkpoints": found.checkpoints,
         "last_time": found.time,
+        "results": {"verified": found.results.verified, "others": dict(sorted(found.results.others.items()))},
         "types": {type_.value: count for type_, count in sorted(found.types.items())},
     }
 
@@ -69,5 +70,13 @@ def show_log(output: Output, found: VerifiedLog) -> None:
             ("root", found.root.hex()),
             ("last entry", found.time),
             *((type_.value, count) for type_, count in sorted(found.types.items())),
+            *_results(found),
         ]
     )
+
+
+def _results(found: VerifiedLog) -> Iterator[tuple[str, object]]:
+    results = found.results
+    others = [text(f"{count} {why}", WARN) for why, count in sorted(results.others.items())]
+    if results.verified or others:
+        yield "results in them", [f"{counted(results.verified, 'attestation result')} verified", *others]

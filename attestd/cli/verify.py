@@ -8,7 +8,7 @@ import click
 
 from attestd.appraisal.document import MAX_QUOTE_BYTES, VerifiedQuoteDocument, parse_quote, verify_document
 from attestd.appraisal.quote import appraise_quote
-from attestd.appraisal.result import MAX_RESULT_BYTES, read_claims, verify_result
+from attestd.appraisal.result import MAX_RESULT_BYTES, read_claims, record_of, verify_result
 from attestd.audit.offline import verify_stored
 from attestd.authorization.artifact import MAX_ARTIFACT_BYTES, parse_artifact
 from attestd.cli.artifact_view import chain_facts, validity_text
@@ -306,7 +306,7 @@ def result_command(
 ) -> int:
     """Verify an attestation result: whose it is, of which host.
 
-    It holds if one of the verifiers in the trust directory's mesh.json signed it, for a host as it is enrolled there, and it
+    It holds if one of the verifiers in the trust directory's mesh.json signed it, for a host as it is enrolled there, or was before it had other keys, and it
     is not over, or was not at the time that is given: the log keeps results, `attestd audit show --json` has them, and says by
     which version of mesh.json each was believed. Whether the verifier affirms the host is shown, but decides nothing here.
     """
@@ -317,9 +317,15 @@ def result_command(
     output = Output(as_json=as_json)
 
     def verify() -> dict[str, Any]:
-        host = known.hosts.get(claims.host)
-        if host is None:
+        records = known.records(claims.host)
+        if not records:
             raise VerificationError(f"host {claims.host} is not enrolled{known.why_none(claims.host)}")
+        host = record_of(claims, records) or records[0]
+        if not host.not_before <= at < host.not_after:
+            raise VerificationError(
+                f"host {claims.host} was enrolled with these keys from {format_time(host.not_before)} to"
+                f" {format_time(host.not_after)}, and it is {format_time(at)}"
+            )
         if claims.host in known.revocations.hosts:
             raise VerificationError(f"host {claims.host} is revoked")
         believed = known.mesh if mesh is None else known.mesh_version(mesh)
@@ -337,9 +343,11 @@ def result_command(
 @json_option
 @click.argument("path", type=click.Path(exists=True, path_type=Path))
 def log_command(*, trust: Path, root: Path | None, min_version: int | None, as_json: bool, path: Path) -> int:
-    """Verify a whole audit log: signatures, hashes, order.
+    """Verify a whole audit log: signatures, hashes, order, results.
 
-    PATH is a log.db, or a directory that audit export wrote. That a log is the newest cannot be seen in it: `attestd audit
+    PATH is a log.db, or a directory that audit export wrote. Attestation results are verified by the keys of the version of mesh.json
+    that their entries name, and the host record of then; what DIR has not is counted as not checked, and what a revoked
+    key signed, or counts no more, as not counted: neither makes the log wrong. That a log is the newest cannot be seen in it: `attestd audit
     verify` compares it with the TPM.
     """
     known = named_trust(trust, root, min_version)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from attestd.agent.mesh import result_body
 from attestd.agent.standalone import LocalAuthorities
 from attestd.gate.decide import decide
 from attestd.governance.signed import MAX_BYTES
@@ -16,8 +17,8 @@ from attestd.strict import canonical, format_time
 from attestd.tlog.tree import verify_consistency
 from tests.cli.conftest import Cli, ran
 from tests.host import Host
-from tests.results import result, token, verifiers
-from tests.world import World, mesh_file, with_cosignatures, witness
+from tests.results import result, sealed, token, verifiers
+from tests.world import World, key_id, mesh_file, p256, with_cosignatures, witness
 
 
 @pytest.fixture
@@ -299,6 +300,45 @@ def test_after_a_witness_and_a_verifier_were_replaced(nowhere: Cli) -> None:
         assert refused.status == 1
         assert said in " ".join(refused.stderr.split())
     assert nowhere.ok(*judged, "--mesh", "1").stdout.startswith("✓ ")
+
+
+def test_the_results_in_a_log(nowhere: Cli) -> None:
+    """How many verify, and what is the matter with others, is said; a result that is a lie makes the log wrong."""
+    world = World()
+    world.extra["mesh.json"] = verifiers("one", "two")
+    bodies = [result_body(result(world, name)) for name in ("one", "two")]
+    log = sealed(Path("log.db"), world, *bodies)
+    lie = sealed(Path("lie.db"), world, bodies[0] | {"status": "contraindicated"})
+    world.revocations["keys"] = [key_id(p256("verifier two"))]
+    world.write_trust(Path("trust"))
+    given = ("--trust", "trust")
+    shown = " ".join(nowhere.ok("verify", "log", str(log), *given).stdout.split())
+    assert "attestation 2" in shown
+    assert "1 attestation result verified 1 not counted: the verifier's key was revoked since" in shown
+    found = nowhere.ok("verify", "log", str(log), *given, "--json").json["results"]
+    assert found == {"verified": 1, "others": {"not counted: the verifier's key was revoked since": 1}}
+    wrong = nowhere("verify", "log", str(lie), *given)
+    assert wrong.status == 1
+    said = " ".join(wrong.stderr.split())
+    assert "entry 1: its attestation result does not verify: status: the result says 'affirming'" in said
+
+
+def test_a_result_of_before_a_host_had_other_keys(nowhere: Cli) -> None:
+    """By the earlier record, while that held; what it says of now is nothing."""
+    world = World()
+    world.extra["mesh.json"] = verifiers("one")
+    Path("before.jwt").write_text(token(world, "one"))
+    over = world.now + timedelta(seconds=60)
+    world.records[world.host.id]["not_after"] = format_time(over)
+    own = f"hosts/{world.host.id}.json"
+    world.extra[f"hosts/history/{world.host.id}-1.json"] = world.files()[own]
+    world.records[world.host.id] = world.host_record(world.host.reinstalled("again", root=world.root))
+    world.write_trust(Path("trust"))
+    given = ("verify", "result", "before.jwt", "--trust", "trust", "--at")
+    assert nowhere.ok(*given, format_time(world.now))
+    later = nowhere(*given, format_time(over))
+    assert later.status == 1
+    assert "was enrolled with these keys from" in " ".join(later.stderr.split())
 
 
 def test_a_root_without_what_it_is_the_root_of(published: Cli) -> None:
