@@ -48,7 +48,6 @@ from attestd.paths import Configuration, Layout, TrustSource
 from attestd.strict import parse_time
 from attestd.system import boot_id
 from attestd.tcg.attest import parse_attest
-from attestd.tpm.device import Tpm
 from attestd.tpm.keys import KeyBlobs
 from attestd.tpm.owner import TpmOwner
 
@@ -90,7 +89,7 @@ async def assembled(
     """
     metrics = Metrics()
     access = TpmAccess(configuration, layout, observe=metrics.tpm_command)
-    owner = TpmOwner(_opener(access, layout))  # Blocks the loop for a moment: nothing is served yet.
+    owner = TpmOwner(access.open_loaded)  # Blocks the loop for a moment: nothing is served yet.
     try:
         async with _opened(
             layout, configuration, log, owner, metrics=metrics, on_unreleased=on_unreleased
@@ -100,22 +99,6 @@ async def assembled(
         owner.close()
         if access.embedded is not None:
             await asyncio.to_thread(access.embedded.stop)
-
-
-def _opener(access: TpmAccess, layout: Layout) -> Callable[[], Tpm]:
-    connect = access.opener()
-
-    def open_loaded() -> Tpm:
-        blobs, auth = load_keys(layout.keys)
-        tpm = connect()
-        try:
-            tpm.load_keys(blobs, auth)
-        except BaseException:
-            tpm.close()
-            raise
-        return tpm
-
-    return open_loaded
 
 
 @dataclass(frozen=True)

@@ -155,56 +155,46 @@ class Core:
         """Whether the runner answered last."""
         return bool(self.runner_info) and not self.runner_lost
 
-    def has_evidence(self, statement: Statement) -> bool:
-        """Whether there is evidence for the platform policy that an artifact names, as fresh as it asks."""
+    def _named_platform(self, statement: Statement) -> tuple[Trust, PlatformPolicy] | None:
+        """The platform policy that an artifact names, and the governance that it is of; None: it is not there, so it denies."""
         trust = self.trust()
         if isinstance(trust, Denial):
+            return None
+        policy = trust.platforms.get(statement.predicate.environment.platform)
+        return None if policy is None else (trust, policy)
+
+    def has_evidence(self, statement: Statement) -> bool:
+        """Whether there is evidence for the platform policy that an artifact names, as fresh as it asks."""
+        if (named := self._named_platform(statement)) is None:
             return True  # none is needed for what this comes to
-        environment = statement.predicate.environment
-        policy = trust.platforms.get(environment.platform)
-        return policy is None or self.evidence.is_fresh(policy, trust, environment.max_evidence_age_s)
+        trust, policy = named
+        return self.evidence.is_fresh(policy, trust, statement.predicate.environment.max_evidence_age_s)
 
     async def look(self, statement: Statement) -> None:
         """Looks at what was measured since, by the platform policy that an artifact names: each decision is by that."""
-        trust = self.trust()
-        policy = (
-            None
-            if isinstance(trust, Denial)
-            else trust.platforms.get(statement.predicate.environment.platform)
-        )
-        if policy is not None and policy.ima is not None:
-            await self.evidence.look(policy)
+        if (named := self._named_platform(statement)) is not None and named[1].ima is not None:
+            await self.evidence.look(named[1])
 
     async def refresh_evidence(self, statement: Statement | None) -> None:
         """Takes evidence for the platform policy that an artifact names, unless there is fresh one."""
-        trust = self.trust()
-        if statement is None or isinstance(trust, Denial):
+        if statement is None or (named := self._named_platform(statement)) is None:
             return
-        environment = statement.predicate.environment
-        policy = trust.platforms.get(environment.platform)
-        if policy is not None:
-            await self.evidence.ensure(policy, trust=trust, max_age_s=environment.max_evidence_age_s)
+        trust, policy = named
+        max_age_s = statement.predicate.environment.max_evidence_age_s
+        await self.evidence.ensure(policy, trust=trust, max_age_s=max_age_s)
 
     def has_results(self, statement: Statement) -> bool:
         """Whether nothing is gained by asking verifiers for what an artifact asks."""
-        trust = self.trust()
-        if isinstance(trust, Denial):
+        if (named := self._named_platform(statement)) is None:
             return True  # none is needed for what this comes to
-        policy = trust.platforms.get(statement.predicate.environment.platform)
-        if policy is None:
-            return True
+        trust, policy = named
         quorum = required_quorums(statement, policy, trust.mesh).verifiers
         return self.verifiers.is_enough(policy, trust, quorum)
 
     async def refresh_results(self, statement: Statement) -> None:
         """Asks the verifiers whose results an artifact needs and that do not hold."""
-        trust = self.trust()
-        policy = (
-            None
-            if isinstance(trust, Denial)
-            else trust.platforms.get(statement.predicate.environment.platform)
-        )
-        if policy is not None and not isinstance(trust, Denial) and not self.has_results(statement):
+        if (named := self._named_platform(statement)) is not None and not self.has_results(statement):
+            trust, policy = named
             quorum = required_quorums(statement, policy, trust.mesh).verifiers
             await self.verifiers.ensure(policy, trust, quorum)
 

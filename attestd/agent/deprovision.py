@@ -81,7 +81,7 @@ def _undefine(access: TpmAccess, trust: Trust) -> tuple[tuple[str, ...], tuple[s
     if access.embedded is not None:
         access.embedded.start()
     undefined, notes = [], []
-    with access.opener()() as tpm:
+    with access.open() as tpm:
         ours = {
             EPOCH_INDEX: trust.authorities.epoch_name,
             COUNTER_INDEX: nv_name(counter_public(written=True)),

@@ -98,7 +98,7 @@ def _read_directly(
     with acting_as(agent_account(layout)):
         started = access.embedded.start() if access.embedded else False
         try:
-            with access.opener()() as tpm:
+            with access.open() as tpm:
                 return tpm.read_pcrs(selection)
         finally:
             if access.embedded and started:

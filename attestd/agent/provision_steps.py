@@ -263,7 +263,7 @@ def opened_tpm(layout: Layout, configuration: Configuration) -> Iterator[TpmOwne
     access = TpmAccess(configuration, layout)
     with acting_as(account):
         started = access.embedded.start() if access.embedded else False
-        owner = TpmOwner(access.opener())
+        owner = TpmOwner(access.open)
     try:
         yield owner
     finally:

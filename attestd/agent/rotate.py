@@ -12,7 +12,6 @@ from attestd.agent.clock import TrustedClock
 from attestd.agent.exclusive import exclusive
 from attestd.agent.governance import last_seen
 from attestd.agent.identity import selection_of
-from attestd.agent.keystore import load_keys
 from attestd.agent.tpm_access import TpmAccess
 from attestd.agent.tpm_port import TpmPort
 from attestd.audit.export import export_log
@@ -28,7 +27,6 @@ from attestd.lineage.entry import EntryType, parse_entry
 from attestd.paths import Configuration, Layout
 from attestd.strict import format_time, format_time_us, parse_time
 from attestd.system import boot_id
-from attestd.tpm.device import Tpm
 from attestd.tpm.owner import TpmOwner
 
 __all__ = ["Rotated", "require_settled", "rotate", "seal_first_leaf"]
@@ -70,7 +68,7 @@ def rotate(layout: Layout, configuration: Configuration, export: Path) -> Rotate
         trust = load_own_trust(layout)
         with acting_as(account):
             access = TpmAccess(configuration, layout)
-            owner = TpmOwner(lambda: _opened(access, layout))
+            owner = TpmOwner(access.open_loaded)
             store = LogStore.open(str(layout.log))
         try:
             port = TpmPort(
@@ -97,17 +95,6 @@ def rotate(layout: Layout, configuration: Configuration, export: Path) -> Rotate
     if shard is None:
         raise StoreError("the new log has no leaf")
     return Rotated(closed, size, shard, origin)
-
-
-def _opened(access: TpmAccess, layout: Layout) -> Tpm:
-    blobs, auth = load_keys(layout.keys)
-    tpm = access.opener()()
-    try:
-        tpm.load_keys(blobs, auth)
-    except BaseException:
-        tpm.close()
-        raise
-    return tpm
 
 
 def _keys(store: LogStore, trust: Trust) -> LogKeys:

@@ -35,6 +35,7 @@ __all__ = [
     "platform_name",
     "platform_option",
     "signing_options",
+    "staging_option",
 ]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -64,6 +65,15 @@ class Signing:
     until: int | None = None
 
 
+staging_option = click.option(
+    "--repository",
+    "directory",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Stage it there, to be signed and published by others (default: this host's own, published at once).",
+)
+
+
 def signing_options(command: _F) -> _F:
     """`--yes`, `--key`, `--public-key`, `--repository`, `--expires`."""
     for decorate in (
@@ -73,13 +83,7 @@ def signing_options(command: _F) -> _F:
             metavar="DURATION",
             help="Approve the state for that long only: 2h, 7d.",
         ),
-        click.option(
-            "--repository",
-            "directory",
-            type=click.Path(exists=True, file_okay=False, path_type=Path),
-            metavar="DIR",
-            help="Stage it there, to be signed and published by others (default: this host's own, published at once).",
-        ),
+        staging_option,
         key_options("this host's authority/platform.pem"),
         click.option("--yes", is_flag=True, help="Do not ask."),
     ):

@@ -9,7 +9,7 @@ import msgspec
 
 from attestd.appraisal.boot_rules import MAX_RULES_BYTES, BootRules, parse_boot_rules
 from attestd.appraisal.ima import MAX_POLICY_BYTES, parse_ima_policy
-from attestd.cli.approving import platform_name, platform_option
+from attestd.cli.approving import platform_name, platform_option, staging_option
 from attestd.cli.base import Command, confirm, json_option, read_input, state_dir_option
 from attestd.cli.governance import say_changes, say_staged
 from attestd.cli.keys import ask_secret, passphrase_option
@@ -53,13 +53,7 @@ attestd platform rules --no-ima --yes
 @click.option(
     "--witnesses", type=QUORUM, metavar="N", help="How many witnesses must cosign a release; 0: none has to."
 )
-@click.option(
-    "--repository",
-    "directory",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="Stage it there, to be signed and published by others (default: this host's own, published at once).",
-)
+@staging_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @passphrase_option
 @platform_option

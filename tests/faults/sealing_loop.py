@@ -11,7 +11,6 @@ import traceback
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from attestd.agent.assemble import _opener
 from attestd.agent.tpm_access import TpmAccess
 from attestd.agent.tpm_port import TpmPort
 from attestd.audit.recover import recover, unsettled_allows, void_body
@@ -50,7 +49,7 @@ def main() -> None:
 
 def _seal(layout: Layout, trust: Trust, traces: Path, number: int) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    owner = TpmOwner(_opener(TpmAccess(Configuration(), layout), layout))
+    owner = TpmOwner(TpmAccess(Configuration(), layout).open_loaded)
     store = LogStore.open(str(layout.log))
     host, policy = trust.hosts[store.host_id], trust.platforms["local"]
     port = TpmPort(owner, host=store.host_id, selection=policy.selection, deadline_s=10)
