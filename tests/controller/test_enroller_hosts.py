@@ -193,7 +193,7 @@ def has_new_keys(mesh: Mesh, host: Member) -> None:
                 lambda made=made, mark=mark: any("enrolment.waiting" in line for line in made.said[mark:]),
             )
             made.attestd("approve", host.id, "--yes")
-        out, err = waiting.communicate(timeout=100)
+        out, err = waiting.communicate(timeout=280)
     assert waiting.returncode == 0, err
     assert "other keys than before" in err
     record, ended = json.loads(out)["waits"]

@@ -61,7 +61,7 @@ def test_schemathesis_finds_nothing(controller: Controller, tmp_path: Path) -> N
             # Behind operators' certificates nothing is reached: tests/controller/test_operators.py goes there.
             "--exclude-path-regex", "^/v1/hosts",
         ],
-        capture_output=True, text=True, check=False, timeout=110, cwd=tmp_path,
+        capture_output=True, text=True, check=False, timeout=280, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     assert re.search(r"(\d+) generated", done.stdout), done.stdout

@@ -39,7 +39,7 @@ def follow(name: str, host: MeasuredHost, work: Path) -> str:
     done = subprocess.run(
         ["/bin/bash", "-e", "-c", f'attestd() {{ {shared_command_line()} "$@"; }}\n{script}'],
         cwd=work, env={"PATH": "/usr/bin:/bin", "ATTESTD_STATE_DIR": str(host.state)},
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=120,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=280,
     )  # fmt: skip
     assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
     return done.stdout + done.stderr

@@ -93,7 +93,7 @@ def test_the_tour_does_what_it_says(home):
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=280,
         check=False,
     )
     *pairs, _ = done.stdout.split(MARK)

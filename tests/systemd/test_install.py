@@ -30,7 +30,7 @@ PIP = {
 def make(target: str, destination: Path, *variables: str) -> None:
     done = subprocess.run(
         ["make", "-s", target, f"DESTDIR={destination}", *variables],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=110, umask=0o027,
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=280, umask=0o027,
         env={"PATH": os.environ["PATH"], **PIP},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
