@@ -10,7 +10,7 @@ from typing import Any
 from attestd.strict import canonical
 from tests.controller.running import Controller
 from tests.host import Host
-from tests.world import mesh_file
+from tests.world import mesh_file, week_ahead
 
 
 def witness_of(host: Host, name: str, **configuration: Any) -> Controller:
@@ -46,7 +46,7 @@ def publish_mesh(
 ) -> None:
     """Names witnesses, each by its submission prefix and vkey."""
     named = {name: {"url": url, "vkey": vkey} for name, (url, vkey) in nodes.items()}
-    mesh = json.loads(mesh_file(version=version))
+    mesh = json.loads(mesh_file(version=version, handover=week_ahead()))
     host.publish({"mesh.json": canonical({**mesh, "witnesses": {"quorum": quorum, "nodes": named}})})
 
 

@@ -337,6 +337,11 @@ def mesh_file(witnesses: Iterable[Cosigner] = (), *, quorum: int = 0, **members:
     )
 
 
+def week_ahead() -> str:
+    """A handover that is published: a repository refuses one that lies too far ahead."""
+    return format_time(datetime.now(UTC) + timedelta(days=7))
+
+
 def with_lines(receipt: bytes, *lines: NoteSignature) -> bytes:
     """The receipt with further lines under its checkpoint."""
     proof = parse_proof(receipt)

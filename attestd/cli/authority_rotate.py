@@ -9,6 +9,7 @@ from attestd.cli.base import Command, confirm, json_option
 from attestd.cli.governance import open_repository, public_key, repository_option, say_changes
 from attestd.cli.keys import ask_secret, open_key, passphrase_option
 from attestd.cli.output import Output, say
+from attestd.distribution.handover import usual_handover
 from attestd.distribution.keyring import Keyring
 from attestd.distribution.repository import Repository
 from attestd.distribution.rotate import install_key, plan_rotation
@@ -86,7 +87,7 @@ def rotate_command(
         now=now,
         compromised=compromised,
         published=repository.published.files,
-        handover=now + repository.settings.expiry_days.of("timestamp"),
+        handover=now + usual_handover(repository.settings),
     )
     if rotation is not None:
         repository.stage(rotation.files, seen=files)

@@ -12,6 +12,8 @@ from attestd.authorization.dsse import PublicKey
 from attestd.cli.base import LazyGroup
 from attestd.cli.keys import ask_secret
 from attestd.cli.output import WARN, Output, mark, say, text
+from attestd.distribution.handover import find_short_handover
+from attestd.distribution.next_version import Next
 from attestd.distribution.repository import Repository
 from attestd.distribution.roles import public_of
 from attestd.distribution.settings import FILE
@@ -32,9 +34,11 @@ __all__ = [
     "role_keys",
     "say_changes",
     "say_staged",
+    "short_handover_option",
     "show_changes",
     "staged_file",
     "warn_of_expiry",
+    "warn_of_handover",
 ]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -114,6 +118,15 @@ def public_key(uri: str) -> PublicKey:
     return PublicKey.from_pem(public_of(uri, ask=ask_secret).pem.encode())
 
 
+def short_handover_option(command: _F) -> _F:
+    """`--short-handover`."""
+    return click.option(
+        "--short-handover",
+        is_flag=True,
+        help="It is meant that hosts may go by the mesh.json before for longer than its handover says: a key was stolen.",
+    )(command)
+
+
 def role_keys(uris: Sequence[str], threshold: int | None) -> RoleKeys:
     """Who signs: these keys; as many as the threshold says, or all."""
     return RoleKeys(tuple(public_key(uri) for uri in uris), len(uris) if threshold is None else threshold)
@@ -155,8 +168,10 @@ def changes_json(changes: Sequence[Change]) -> list[dict[str, Any]]:
 
 def say_staged(repository: Repository, output: Output) -> None:
     """What is staged now, and what is to be done next: how every command that stages ends."""
-    status = [item for item in repository.status() if item.is_staged]
-    missing = repository.missing()
+    plan = repository.plan()
+    status = [item for item in plan.evaluate() if item.is_staged]
+    missing = repository.missing(plan.files)
+    warn_of_handover(repository, plan)
     if output.as_json:
         output.json(
             {
@@ -179,6 +194,13 @@ def say_staged(repository: Repository, output: Output) -> None:
         say("next: attestd governance diff, sign, publish")
     else:
         say("nothing is staged: all is as published")
+
+
+def warn_of_handover(repository: Repository, plan: Next) -> None:
+    """What hosts may do by the `mesh.json` before that will not verify: whoever stages, signs or publishes is to know."""
+    words = find_short_handover(plan, repository.settings)
+    if words is not None:
+        say(f"WARNING: {words}", style=WARN)
 
 
 def warn_of_expiry(repository: Repository) -> None:

@@ -1,16 +1,25 @@
 """`attestd governance mesh`, `allow`: a fleet's controllers, how many of them it takes, and TPMs that they believe."""
 
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
 import click
 
 from attestd.cli.base import Command, json_option, read_input
-from attestd.cli.governance import open_repository, public_key, repository_option, say_staged
+from attestd.cli.governance import (
+    open_repository,
+    public_key,
+    repository_option,
+    say_staged,
+    short_handover_option,
+)
 from attestd.cli.keys import passphrase_option
 from attestd.cli.output import Output
 from attestd.cli.params import DURATION, FILE
+from attestd.distribution.handover import require_handover, usual_handover
+from attestd.distribution.repository import utc_now
 from attestd.errors import MalformedError, UsageError
 from attestd.governance.edits import with_allowed_eks
 from attestd.governance.mesh import MESH
@@ -50,8 +59,9 @@ attestd governance mesh --repository governance --verifiers 0 --witnesses 0
     "--handover",
     type=DURATION,
     metavar="TIME",
-    help="For how long hosts may still go by the version before (30m, 8h, 7d); default: while a timestamp holds.",
+    help="For how long hosts may still go by the version before (30m, 8h, 14d); default: while a timestamp holds, and 7d.",
 )
+@short_handover_option
 @passphrase_option
 @repository_option
 @json_option
@@ -66,6 +76,7 @@ def mesh_command(
     verifier_quorum: int | None,
     witness_quorum: int | None,
     handover: int | None,
+    short_handover: bool,
     directory: Path | None,
     state_dir: str | None,
     as_json: bool,
@@ -76,7 +87,8 @@ def mesh_command(
     What is not named stays as it is. Authorizations and platform policies may ask for more of them, never for fewer.
 
     The version before goes to mesh/history: receipts and results of its time verify by it for good, with the keys that stand in it,
-    unless these are revoked. What hosts make after the handover, and still names it, does not.
+    unless these are revoked. What hosts make after the handover, and still names it, does not. So a handover is refused that
+    is over before the published timestamp expires: until then hosts may go by the version before.
     """
     node = MeshNode(
         url=url,
@@ -92,19 +104,19 @@ def mesh_command(
     if name is None and verifier_quorum is None and witness_quorum is None and handover is None:
         raise UsageError("nothing would change: name a controller, --verifiers, --witnesses or --handover")
     repository = open_repository(directory, state_dir)
-    until = (
-        repository.settings.expiry_days.of("timestamp") if handover is None else timedelta(seconds=handover)
-    )
-    plan = repository.plan()
+    plan, settings, now = repository.plan(), repository.settings, utc_now()
+    until = usual_handover(settings) if handover is None else timedelta(seconds=handover)
     changed = amend_mesh(
         plan.files.get(MESH),
         published=plan.published.files.get(MESH),
-        handover=datetime.now(UTC) + until,
+        handover=now + until,
         name=name,
         node=None if remove else node,
         verifier_quorum=verifier_quorum,
         witness_quorum=witness_quorum,
     )
+    staged = replace(plan, files={**plan.files, MESH: changed})
+    require_handover(staged, settings, now=now, is_short_meant=short_handover)
     repository.stage({MESH: changed}, seen=plan.files)
     say_staged(repository, Output(as_json=as_json))
 

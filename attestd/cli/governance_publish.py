@@ -7,7 +7,14 @@ from typing import Any
 import click
 
 from attestd.cli.base import Command, confirm, json_option
-from attestd.cli.governance import open_repository, repository_option, say_changes, warn_of_expiry
+from attestd.cli.governance import (
+    open_repository,
+    repository_option,
+    say_changes,
+    short_handover_option,
+    warn_of_expiry,
+    warn_of_handover,
+)
 from attestd.cli.keys import key_options, open_key, passphrase_option
 from attestd.cli.output import BAD, HEAD, Output, mark, say
 from attestd.cli.params import FILE
@@ -100,6 +107,7 @@ def _say_what_is_signed(repository: Repository, authority: Authority) -> bool:
             prefix="",
         )
     say_changes(repository.diff())
+    warn_of_handover(repository, plan)
     if not repository.missing():
         for name, why in repository.validate().lost.items():
             say(f"! {name} will no longer be accepted by any host: {why}", style=BAD, prefix="")
@@ -147,6 +155,7 @@ attestd governance publish --repository governance --to web
 @_online_option
 @_public_option
 @_to_option
+@short_handover_option
 @passphrase_option
 @repository_option
 @json_option
@@ -155,6 +164,7 @@ def publish_command(
     online: tuple[str, ...],
     public_key: Path | None,
     to: Path | None,
+    short_handover: bool,
     directory: Path | None,
     state_dir: str | None,
     as_json: bool,
@@ -164,8 +174,15 @@ def publish_command(
     Targets are written first, the timestamp last: readers find the old version or the new one. If it is cut off, do it again.
     """
     repository = open_repository(directory, state_dir)
-    staged = bool(repository.plan().drafts)
-    found = repository.publish(_online(repository, online, public_key) if staged else [], directory=to)
+    plan = repository.plan()
+    staged = bool(plan.drafts)
+    if short_handover:
+        warn_of_handover(repository, plan)
+    found = repository.publish(
+        _online(repository, online, public_key) if staged else [],
+        directory=to,
+        is_short_meant=short_handover,
+    )
     _show(found, "published" if staged else "nothing was staged", Output(as_json=as_json))
     warn_of_expiry(repository)
 

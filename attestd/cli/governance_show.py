@@ -8,7 +8,14 @@ from typing import Any
 import click
 
 from attestd.cli.base import Command, json_option
-from attestd.cli.governance import SOON, open_repository, repository_option, show_changes, warn_of_expiry
+from attestd.cli.governance import (
+    SOON,
+    open_repository,
+    repository_option,
+    show_changes,
+    warn_of_expiry,
+    warn_of_handover,
+)
 from attestd.cli.output import BAD, DIM, WARN, Output, say, text
 from attestd.distribution.next_version import RoleApprovals
 from attestd.distribution.published import Published
@@ -80,6 +87,7 @@ def diff_command(*, directory: Path | None, state_dir: str | None, as_json: bool
     repository = open_repository(directory, state_dir)
     changes = repository.diff()
     show_changes(changes, Output(as_json=as_json))
+    warn_of_handover(repository, repository.plan())
     if repository.missing():
         return
     for name, why in repository.validate().lost.items():

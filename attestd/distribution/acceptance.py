@@ -3,26 +3,26 @@
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final
 
 from attestd.appraisal.ima import parse_ima_policy
+from attestd.distribution.documents import role_facts
 from attestd.distribution.next_version import Next
 from attestd.errors import MalformedError, UsageError, VerificationError
+from attestd.governance.changes import Change, compare_facts, describe_changes
 from attestd.governance.host_records import HOSTS
 from attestd.governance.mesh import MESH, MESH_HISTORY, mesh_history_name
 from attestd.governance.policy_schema import EMPTY_ENTITIES, SCHEMA
 from attestd.governance.signed import MAX_TARGET_BYTES
 from attestd.governance.trust import Trust, parse_revocations, parse_trust, require_still_revoked
-from attestd.strict import canonical, parse_json, parse_time
+from attestd.strict import canonical, parse_json
 
 __all__ = [
     "Accepted",
-    "in_one_form",
+    "describe_plan",
+    "in_form",
     "require_acceptable",
-    "require_handover_ahead",
     "with_history",
-    "with_schema",
 ]
 
 
@@ -60,12 +60,16 @@ def with_history(files: Mapping[str, bytes], published: Mapping[str, bytes]) -> 
     return found
 
 
-def in_one_form(name: str, data: bytes) -> bytes:
-    """JSON as hosts read it, RFC 8785, however a person laid it out; anything else as it is.
+def in_form(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """JSON as hosts read it, RFC 8785, however a person laid it out; and what every version has: schema and entities of policies.
 
     Raises:
         MalformedError: Not JSON, or JSON that has no such form; over the limit of a target file.
     """
+    return {name: _in_one_form(name, data) for name, data in _with_schema(files).items()}
+
+
+def _in_one_form(name: str, data: bytes) -> bytes:
     if len(data) > MAX_TARGET_BYTES:
         raise MalformedError(f"{name}: expected at most {MAX_TARGET_BYTES} bytes")
     if not name.endswith(".json") or name == _ENTITIES:
@@ -73,7 +77,7 @@ def in_one_form(name: str, data: bytes) -> bytes:
     return canonical(parse_json(data, max_bytes=MAX_TARGET_BYTES, what=name))
 
 
-def with_schema(files: Mapping[str, bytes]) -> dict[str, bytes]:
+def _with_schema(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """Adds what every version has: the schema of policies, which is attestd's own, and entities, if only none."""
     return {_ENTITIES: EMPTY_ENTITIES, **files, _SCHEMA: SCHEMA}
 
@@ -106,6 +110,17 @@ def require_acceptable(plan: Next) -> Accepted:
         name, why = min(refused.items())
         raise VerificationError(f"{name}: no host would accept it: {why}")
     return Accepted(trust, lost)
+
+
+def describe_plan(plan: Next) -> list[Change]:
+    """What a version changes, in words: keys and thresholds of roles, then each file."""
+    before = plan.published
+    old = role_facts(
+        before.root.content if before.root else None,
+        before.roles["targets"].content if "targets" in before.roles else None,
+    )
+    new = role_facts(plan.root.content, plan.roles["targets"].content)
+    return compare_facts("roles", old, new) + describe_changes(before.files, plan.files)
 
 
 def _to_verify(plan: Next) -> list[str] | None:
@@ -199,25 +214,6 @@ def _require_mesh_history(files: Mapping[str, bytes], before: Mapping[str, bytes
         raise UsageError(
             f"{MESH}: handover: expected until when hosts may go {past}, RFC 3339, found none: attestd governance mesh"
             " --handover 7d sets it"
-        )
-
-
-def require_handover_ahead(plan: Next, *, now: datetime) -> None:
-    """Refuses to publish a `mesh.json` whose handover is over.
-
-    What hosts make by the version before, until they have this one, would not verify.
-
-    Raises:
-        UsageError: It is over.
-    """
-    new = plan.files.get(MESH)
-    if new is None or new == plan.published.files.get(MESH):
-        return
-    handover = _object(new).get("handover")
-    if handover is not None and parse_time(handover) <= now:
-        raise UsageError(
-            f"{MESH}: handover: expected a time after now, found {handover}: what hosts do until they have this version would not"
-            " verify; attestd governance mesh --handover 7d sets another one, to be signed again"
         )
 
 

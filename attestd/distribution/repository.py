@@ -13,17 +13,11 @@ from typing import Any, Final
 
 from tuf.api.metadata import Root
 
-from attestd.distribution.acceptance import (
-    Accepted,
-    in_one_form,
-    require_acceptable,
-    require_handover_ahead,
-    with_history,
-    with_schema,
-)
+from attestd.distribution.acceptance import Accepted, describe_plan, in_form, require_acceptable, with_history
 from attestd.distribution.base import base_of, require_changeable, require_not_overtaken
-from attestd.distribution.documents import delegations_of, keys_of, require_keys, role_facts
+from attestd.distribution.documents import delegations_of, keys_of, require_keys
 from attestd.distribution.drafting import ONLINE, next_role, next_root, roles_of, team_delegation
+from attestd.distribution.handover import require_handover
 from attestd.distribution.merging import merge_copy, require_next, require_valid_signatures
 from attestd.distribution.next_version import Next, RoleApprovals, plan_next
 from attestd.distribution.published import METADATA, Published, read_file, read_published
@@ -33,7 +27,7 @@ from attestd.distribution.signer import Authority
 from attestd.distribution.staging import Staging, require_name, role_of, team_role
 from attestd.errors import UsageError
 from attestd.governance.authorities import parse_authorities
-from attestd.governance.changes import Change, compare_facts, describe_changes
+from attestd.governance.changes import Change
 from attestd.governance.draft import Delegation, RoleKeys, add_signature
 from attestd.governance.edits import with_team, without_team
 
@@ -130,13 +124,7 @@ class Repository:
         plan = self.plan()
         if not self.missing(plan.files):
             require_acceptable(plan)
-        before = plan.published
-        old = role_facts(
-            before.root.content if before.root else None,
-            before.roles["targets"].content if "targets" in before.roles else None,
-        )
-        new = role_facts(plan.root.content, plan.roles["targets"].content)
-        return compare_facts("roles", old, new) + describe_changes(before.files, plan.files)
+        return describe_plan(plan)
 
     # --- staging ----------------------------------------------------------------------------------------------------
 
@@ -160,8 +148,7 @@ class Repository:
             present, drafts, published = self._staged()
             require_changeable(files, present, seen=seen)
             given = {name: data for name, data in {**present, **files}.items() if data is not None}
-            formed = {name: in_one_form(name, data) for name, data in with_schema(given).items()}
-            wanted = with_history(formed, published.files)
+            wanted = with_history(in_form(given), published.files)
             self._write(plan_next(published, wanted, drafts, **self._when()), present)
 
     def unstage(self, names: Sequence[str] | None = None) -> None:
@@ -270,9 +257,8 @@ class Repository:
                     f"key {authority.public.key_id} signs nothing of what is staged: "
                     + (", ".join(sorted(plan.drafts)) or "nothing is")
                 )
-            if roles != [
-                Root.type
-            ]:  # A root says nothing of targets: the first one is signed before there are any.
+            # A root says nothing of targets: the first one is signed before there are any.
+            if roles != [Root.type]:
                 require_acceptable(plan)
             drafts = plan.documents()
             for role in roles:
@@ -310,15 +296,18 @@ class Repository:
 
     # --- publishing -------------------------------------------------------------------------------------------------
 
-    def publish(self, online: Sequence[Authority], *, directory: Path | None = None) -> Published:
+    def publish(
+        self, online: Sequence[Authority], *, directory: Path | None = None, is_short_meant: bool = False
+    ) -> Published:
         """Publishes what is staged; with nothing staged, brings `directory` up to date.
 
         Args:
             online: Keys that sign snapshot and timestamp.
             directory: Where the static files go besides; None: where the settings say.
+            is_short_meant: As `require_handover`.
 
         Raises:
-            UsageError: Signatures are missing, or these are not the online keys.
+            UsageError: Signatures are missing, these are not the online keys, or as `require_handover`.
             MalformedError, VerificationError: Hosts would not accept it.
             StoreError: It cannot be written; doing it again completes it.
         """
@@ -326,7 +315,7 @@ class Repository:
             plan = self.plan()
             if plan.drafts:
                 require_acceptable(plan)
-                require_handover_ahead(plan, now=self._clock())
+                require_handover(plan, self.settings, now=self._clock(), is_short_meant=is_short_meant)
                 require_signed(plan)
                 self._publish(plan, online, is_new=True)
             self._note_base(self.published, plan.files)

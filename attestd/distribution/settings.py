@@ -13,12 +13,21 @@ from attestd.durable import write_atomic
 from attestd.errors import StoreError, UsageError
 from attestd.strict import Strict
 
-__all__ = ["FILE", "STANDALONE_DAYS", "Expiry", "Settings", "load_settings", "save_settings"]
+__all__ = [
+    "FILE",
+    "STANDALONE_DAYS",
+    "STANDALONE_ONLINE",
+    "Expiry",
+    "Settings",
+    "load_settings",
+    "save_settings",
+]
 
 MAX_SETTINGS_BYTES: Final = 8 * 1024
 FILE: Final = "settings.toml"
 # Nobody but root could freeze what lies on one host, and root could replace its anchor as well.
 STANDALONE_DAYS: Final = 3650
+STANDALONE_ONLINE: Final = "../online.pem"
 
 _Days = Annotated[int, msgspec.Meta(ge=1, le=36_500)]
 
@@ -48,6 +57,11 @@ class Settings(Strict, frozen=True):
     online: str = ""
     publish_to: str = ""
     expiry_days: Expiry = Expiry()
+
+    @property
+    def is_standalone(self) -> bool:
+        """Whether it is a host's own, which that host publishes into its own trust directory."""
+        return self.online == STANDALONE_ONLINE and self.expiry_days.timestamp == STANDALONE_DAYS
 
     def online_key(self, directory: Path) -> str:
         """The online key, a file by its whole path."""

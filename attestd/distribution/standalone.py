@@ -8,7 +8,7 @@ from typing import Final
 
 from attestd.distribution.creation import create_repository
 from attestd.distribution.repository import Repository, utc_now
-from attestd.distribution.settings import FILE, STANDALONE_DAYS, Expiry, Settings
+from attestd.distribution.settings import FILE, STANDALONE_DAYS, STANDALONE_ONLINE, Expiry, Settings
 from attestd.distribution.signer import Ask, Authority, generate, load_authority
 from attestd.durable import write_atomic
 from attestd.errors import UsageError
@@ -43,7 +43,7 @@ def local_repository(authority: Path, *, trust: Path, clock: Callable[[], dateti
         targets=RoleKeys((targets.public,)),
         online=RoleKeys((online.public,)),
         settings=Settings(
-            online="../online.pem",
+            online=STANDALONE_ONLINE,
             publish_to=os.path.relpath(trust, path),
             expiry_days=Expiry(root=days, targets=days, snapshot=days, timestamp=days),
         ),
@@ -86,7 +86,8 @@ def publish_local(
         if item.is_staged:
             name = "governance-root" if item.role == "root" else "governance"
             repository.sign(load_authority(str(authority / f"{name}.pem"), ask=ask))
-    published = repository.publish([load_authority(repository.online_key, ask=ask)])
+    online = [load_authority(repository.online_key, ask=ask)]
+    published = repository.publish(online, is_short_meant=True)  # The host takes it at once.
     anchor = (repository.export_path or repository.published_path) / "root.json"
     if not anchor.exists():
         write_atomic(anchor, published.roots[0].data, mode=0o644)

@@ -19,7 +19,7 @@ from attestd.governance.trust import Trust
 from attestd.strict import canonical
 from tests.distribution.web import Handler, Web, serving
 from tests.results import sign_result
-from tests.world import b64, mesh_file, p256, spki
+from tests.world import b64, mesh_file, p256, spki, week_ahead
 
 KEY = bytes(range(32))
 
@@ -124,4 +124,5 @@ class Remote:
 def mesh_of(*remotes: Remote, quorum: int = 0, version: int = 1) -> Mapping[str, bytes]:
     """`mesh.json` that names them."""
     nodes = {remote.name: {"url": remote.url, "key": b64(spki(remote.key))} for remote in remotes}
-    return {"mesh.json": mesh_file(version=version, verifiers={"quorum": quorum, "nodes": nodes})}
+    verifiers = {"quorum": quorum, "nodes": nodes}
+    return {"mesh.json": mesh_file(version=version, handover=week_ahead(), verifiers=verifiers)}

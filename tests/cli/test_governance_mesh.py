@@ -1,11 +1,13 @@
 """`attestd governance mesh`, `allow`: controllers, their keys, and the versions before."""
 
+import json
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from attestd.distribution.repository import Repository
 from attestd.governance.mesh import witness_key_id
+from attestd.strict import format_time
 from attestd.tlog.vkey import cosignature_vkey, format_vkey, parse_vkey
 from tests.cli.conftest import Cli
 from tests.cli.fleet import in_repository, publish, trust, trust_id
@@ -55,7 +57,7 @@ def test_another_key_in_the_mesh(repository: Cli) -> None:
     run("mesh", "one", "--url", "https://one.example:8440", "--verifier", "carol.pem", "--verifiers", "1")
     publish(repository)
     run("mesh", "one", "--verifier", "alice.pem")
-    run("mesh", "one", "--verifier", "bob.pem", "--handover", "8h")
+    run("mesh", "one", "--verifier", "bob.pem", "--handover", "30d")
     shown = repository.ok("governance", "diff", "--repository", "governance").stdout
     assert "  mesh/history/1.json: kept, for old receipts name it" in shown
     assert "  mesh.json: mesh: version 1 -> 2" in shown
@@ -65,11 +67,11 @@ def test_another_key_in_the_mesh(repository: Cli) -> None:
     earlier = trust().mesh_version(1)
     assert earlier.verifiers["one"].key.key_id == trust_id("carol")
     assert earlier.until is not None
-    assert timedelta(hours=7.9) < earlier.until - now < timedelta(hours=8)
+    assert timedelta(days=29.9) < earlier.until - now < timedelta(days=30)
     run("mesh", "--verifiers", "0")
     until = trust().mesh_version(2).until
     assert until is not None
-    assert timedelta(days=6.9) < until - now < timedelta(days=7.1), "as long as a timestamp holds"
+    assert timedelta(days=13.9) < until - now < timedelta(days=14.1), "as a timestamp holds, and time to sign"
     # A witness's keys are revoked by its vkeys: all of them, whichever `mesh.json` names.
     found = [parse_vkey(MESH_WITNESS), parse_vkey(OTHER_WITNESS)]
     Path("vkeys").write_text(f"{MESH_WITNESS}\nanother\n")
@@ -77,6 +79,41 @@ def test_another_key_in_the_mesh(repository: Cli) -> None:
     Path("vkeys").write_text(f"{MESH_WITNESS}\n{OTHER_WITNESS}\n")
     run("revoke", "--key", "vkeys")
     assert trust().revocations.keys == {witness_key_id(key) for key in found}
+
+
+def test_a_handover_that_is_shorter_than_hosts_go_by_what_they_have(repository: Cli) -> None:
+    """Said where it is staged, where it is signed, and where it is published; a stolen key is no reason to wait."""
+    run = in_repository(repository)
+    run("mesh", "one", "--url", "https://one.example:8440", "--verifier", "carol.pem")
+    publish(repository)
+    place = ("--repository", "governance")
+    short = ("governance", "mesh", *place, "one", "--verifier", "bob.pem", "--handover", "8h")
+    refused = repository(*short)
+    assert refused.status == 64
+    for said in (
+        "hosts may go by version 1 until",
+        "what they do after the handover and before they have this version will not verify",
+        "--short-handover",
+    ):
+        assert said in refused.stderr
+    assert trust().mesh.version == 1
+    long = repository(*short[:-1], "373d")
+    assert (long.status, "expected at most 372 days from now" in long.stderr) == (64, True), long
+    warned = "WARNING: mesh.json: handover: "
+    assert warned in repository.ok(*short, "--short-handover").stderr
+    assert warned in repository.ok("governance", "diff", *place).stderr
+    for name in ("alice", "bob"):
+        signed = repository.ok("governance", "sign", *place, "--key", f"{name}.pem", "--yes")
+        assert warned in signed.stderr
+    refused = repository("governance", "publish", *place)
+    assert (refused.status, "hosts may go by version 1 until" in refused.stderr) == (64, True), refused
+    assert warned in repository.ok("governance", "publish", *place, "--short-handover").stderr
+    assert trust().mesh.version == 2
+    # An edit by hand is warned of as well.
+    path = Path("governance/staged/targets/mesh.json")
+    handover = format_time(datetime.now(UTC) + timedelta(hours=8))
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), "version": 3, "handover": handover}))
+    assert warned in repository.ok("governance", "stage", *place).stderr
 
 
 def test_a_controller_that_was_removed_elsewhere_does_not_come_back(repository: Cli) -> None:
