@@ -73,7 +73,7 @@ def shown_and_verified(host: Host, logged: Logged) -> None:
     assert "says" in attestd(host.work, *verify).stdout
     later = attestd(host.work, *verify, "--at", "2099-01-01T00:00:00Z")
     assert later.status == 1
-    assert "it holds from" in later.stderr
+    assert "was enrolled with these keys from" in later.stderr
     file.write_text(logged.body["token"].rpartition(".")[0] + "." + "A" * 86)
     assert attestd(host.work, *verify).status == 1
     file.write_text("a.b")
