@@ -69,17 +69,20 @@ def test_command_that_a_signal_ends(shared: Host, name: str) -> None:
 
 
 def test_stop_and_continue(shared: Host) -> None:
-    marker, file = shared.work / "continue", shared.work / "stopped.pid"
-    command = f"echo $$ > {file}; echo ready; while ! test -e {marker}; do sleep 0.02; done"
-    process = begin(shared, "/bin/sh", "-c", command)
+    """The command forks nothing: a shell whose child is stopped before it runs anything waits for it, and is not stopped."""
+    fifo, file = shared.work / "continue", shared.work / "stopped.pid"
+    os.mkfifo(fifo)
+    writer = os.open(fifo, os.O_RDWR)  # both ends: neither side waits for the other to open it
+    process = begin(shared, "/bin/sh", "-c", f"echo $$ > {file}; echo ready; read line < {fifo}")
     pid = pid_in(file)
     process.send_signal(signal.SIGTSTP)
     wait_for("it is stopped", lambda: state_of(pid) == "T")
-    marker.touch()
+    os.write(writer, b"go on\n")
     time.sleep(0.3)
     assert process.poll() is None
     process.send_signal(signal.SIGCONT)
     assert shared.finish(process).status == 0
+    os.close(writer)
 
 
 def test_killed_client_hangs_up_its_command(shared: Host) -> None:
