@@ -14,7 +14,7 @@ from typing import Any, Final
 from attestd.agent.attesting import Attestation
 from attestd.agent.controllers import Backoff, Controller
 from attestd.appraisal.quote import Appraisal
-from attestd.appraisal.result import AttestationResult
+from attestd.appraisal.result import RESULT_ENTRY, AttestationResult
 from attestd.codes import Denial
 from attestd.errors import AttestdError
 from attestd.gate.vouching import QuotedState, Vouched, vouched_for
@@ -360,7 +360,7 @@ def _said(result: AttestationResult) -> tuple[object, ...]:
 def result_body(result: AttestationResult) -> dict[str, Any]:
     """What the log is told of a result."""
     return {
-        "what": "verifier's result",
+        "what": RESULT_ENTRY,
         "mesh": result.mesh.named,
         "verifier": result.verifier,
         "platform": result.claims.attestd.platform.name,

@@ -34,6 +34,7 @@ from attestd.tcg.attest import ClockInfo
 
 __all__ = [
     "MAX_RESULT_BYTES",
+    "RESULT_ENTRY",
     "AttestationResult",
     "format_result",
     "is_result_key",
@@ -46,6 +47,8 @@ __all__ = [
 # Clocks of host and verifier may differ by as much as a host's trusted time may.
 SKEW: Final = timedelta(seconds=5)
 _TYPE: Final = "eat+jwt"
+# What an `attestation` entry calls itself that has one.
+RESULT_ENTRY: Final = "verifier's result"
 _NUMBER_BYTES: Final = 32
 _MAX_HEADER: Final = 512
 # Tokens that are remembered, of at most 32 KiB: those of one host, or of one execution.

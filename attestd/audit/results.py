@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from attestd.appraisal.claims import ResultClaims
-from attestd.appraisal.result import key_of, read_claims, record_of, verify_result
+from attestd.appraisal.result import RESULT_ENTRY, key_of, read_claims, record_of, verify_result
 from attestd.errors import MalformedError, VerificationError
 from attestd.governance.mesh import MeshTrust
 from attestd.governance.trust import Trust
@@ -55,6 +55,10 @@ class ResultCheck:
             VerificationError: One of these does not hold.
         """
         if _RESULT not in entry.body:
+            if entry.body.get("what") == RESULT_ENTRY:
+                raise VerificationError(
+                    f"entry {entry.seq}: an attestation result without what the verifier signed"
+                )
             return
         try:
             why = self._why_not(entry, str(entry.body[_RESULT]))

@@ -205,7 +205,14 @@ def warn_of_handover(repository: Repository, plan: Next) -> None:
 
 def warn_of_expiry(repository: Repository) -> None:
     """Roles that offline keys sign, and that will have expired before long: one of them makes the whole set stale."""
-    for item in repository.status():
+    try:
+        roles = repository.status()
+    except (
+        UsageError
+    ) as error:  # What is staged was overtaken, and what is published is published all the same.
+        say(f"WARNING: {error}", style=WARN)
+        return
+    for item in roles:
         if not item.is_staged and item.expires - datetime.now(UTC) < SOON:
             say(
                 f"{item.role} holds until {format_time(item.expires)}: attestd governance stage --renew {item.role}, then"

@@ -59,6 +59,7 @@ class Batches(Generic[_In, _Out]):
         """Answers as long as the context lasts."""
         with ThreadPoolExecutor(1, thread_name_prefix=self._name) as thread:
             self._thread = thread
+            self._begin()
             try:
                 yield
             finally:
@@ -72,27 +73,34 @@ class Batches(Generic[_In, _Out]):
         if self._thread is None or self._is_busy or not self._waiting:
             return
         batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+        items, futures = [item for item, _ in batch], [future for _, future in batch]
+        try:
+            work = asyncio.get_running_loop().run_in_executor(self._thread, self._decide, items)
+        except RuntimeError as error:  # no more threads can be had; whoever asks next tries again
+            _fail(futures, StoreError(f"the database has no thread: {error}"))
+            return
         self._is_busy = True
-        items = [item for item, _ in batch]
-        work = asyncio.get_running_loop().run_in_executor(self._thread, self._decide, items)
-        work.add_done_callback(partial(self._tell, [future for _, future in batch]))
+        work.add_done_callback(partial(self._tell, futures))
 
     def _tell(
         self, futures: Sequence["asyncio.Future[_Out]"], work: "asyncio.Future[Sequence[_Out]]"
     ) -> None:
         """A batch is over: each is told what came of it, and the next begins, at once or after the gap."""
+        error = work.exception()
+        if error is None:
+            for future, outcome in zip(futures, work.result(), strict=True):
+                if not future.done():  # else whoever asked went away
+                    future.set_result(outcome)
+        else:
+            _fail(futures, error)
         self._is_busy = False
         if len(self._waiting) >= MANY:
             self._begin()
         else:
             self._gap = asyncio.get_running_loop().call_later(GAP_S, self._begin)
-        error = work.exception()
-        if error is None:
-            outcomes = work.result()
-            for future, outcome in zip(futures, outcomes, strict=True):
-                if not future.done():  # else whoever asked went away
-                    future.set_result(outcome)
-        else:
-            for future in futures:
-                if not future.done():
-                    future.set_exception(error)
+
+
+def _fail(futures: Sequence["asyncio.Future[_Out]"], error: BaseException) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_exception(error)

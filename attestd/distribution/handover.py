@@ -76,7 +76,10 @@ def require_handover(plan: Next, settings: Settings, *, now: datetime, is_short_
     if handover is None:
         return
     longest = longest_handover(settings)
-    usual = f"attestd governance mesh --handover {math.ceil(usual_handover(settings) / _DAY)}d"
+    timestamp, enough = plan.published.timestamp, usual_handover(settings)
+    if timestamp is not None and not settings.is_standalone:
+        enough = max(enough, timestamp.content.expires - now)
+    usual = f"attestd governance mesh --handover {math.ceil(enough / _DAY)}d"
     if handover <= now:
         raise UsageError(
             f"{MESH}: handover: expected a time after now, found {format_time(handover)}: what hosts do until they have this"
@@ -105,5 +108,9 @@ def _handover(plan: Next) -> datetime | None:
     data = plan.files.get(MESH)
     if data is None or data == plan.published.files.get(MESH):
         return None
-    text = json.loads(data).get("handover")
-    return None if text is None else parse_time(text)
+    try:
+        value = json.loads(data)
+    except ValueError:
+        return None  # what is no `mesh.json` is refused for that
+    text = value.get("handover") if isinstance(value, dict) else None
+    return parse_time(text) if isinstance(text, str) else None

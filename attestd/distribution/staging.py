@@ -13,7 +13,7 @@ from tuf.api.metadata import Targets
 
 from attestd.distribution.published import read_file
 from attestd.durable import make_directories, try_lock, write_atomic
-from attestd.errors import MalformedError, StoreError, UsageError
+from attestd.errors import StoreError, UsageError
 from attestd.governance.metadata import MAX_TARGETS
 from attestd.strict import canonical
 
@@ -108,23 +108,24 @@ class Staging:
     def base(self) -> dict[str, str]:
         """What the files go on from, by role (`attestd.distribution.base`); empty: from nothing that is published.
 
+        What cannot be understood says nothing: then a stage that differs from what is published is refused, and can be reset.
+
         Raises:
             StoreError: It cannot be read.
-            MalformedError: It is no such file.
         """
         path = self.path / _BASE
         if not path.exists():
             return {}
         try:
             return msgspec.json.decode(read_file(path), type=dict[str, str])
-        except msgspec.DecodeError as error:
-            raise MalformedError(f"{path}: {error}") from error
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return {}
 
     def write_base(self, base: Mapping[str, str]) -> None:
         """Says what the files go on from.
 
         Raises:
-            StoreError, MalformedError: As `base`; or it cannot be written.
+            StoreError: As `base`; or it cannot be written.
         """
         if self.base() != base:
             write_atomic(self.path / _BASE, canonical(dict(base)), mode=0o600)

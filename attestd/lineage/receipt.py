@@ -210,6 +210,8 @@ def join_receipts(kept: UntrustedReceipt, more: UntrustedReceipt, *, mesh: MeshT
     Returns:
         The receipt; None: it is the first, for the second adds nothing, or there is no room for that in a note.
     """
+    if more.checkpoint.origin != kept.checkpoint.origin:
+        return None  # Entries do not name their log: another host can seal the same bytes, and nothing of it is this one's.
     had, has = _counting(kept, mesh), _counting(more, mesh)
     if more.note.text != kept.note.text:
         if not _is_better(_witnesses(had), _witnesses(has), asked=_asked(more.entry)):

@@ -125,3 +125,14 @@ def test_a_lie_is_named(world: World, lie: str) -> None:
     ) as raised:
         ResultCheck(world.trust(), world.host.id).take(entry)
     assert words in str(raised.value)
+
+
+def test_a_result_without_what_was_signed_is_a_lie(world: World) -> None:
+    """It would be read as a verifier's word, and be neither verified nor counted."""
+    body = result_body(result(world, "one"))
+    del body["token"]
+    entry = Entry(1, EntryType.ATTESTATION, format_time_us(world.now), 7, BOOT, body)
+    with pytest.raises(
+        VerificationError, match="entry 7: an attestation result without what the verifier signed"
+    ):
+        ResultCheck(world.trust(), world.host.id).take(entry)

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -132,5 +133,32 @@ def test_after_the_end_nothing_begins() -> None:
         assert not late.done()
         assert decided.batches == [[2]]
         late.cancel()
+
+    asyncio.run(run())
+
+
+def test_without_a_thread_each_is_told_and_the_next_tries_again() -> None:
+    async def test(batches: Batches[int, int], decided: Decided) -> None:
+        thread, batches._thread = batches._thread, ThreadPoolExecutor(1)
+        batches._thread.shutdown()
+        for _ in range(2):
+            with pytest.raises(StoreError, match="the database has no thread"):
+                await batches.submit(1)
+        batches._thread = thread
+        decided.may_go.release()
+        assert await batches.submit(3) == 9
+
+    with_batches(test)
+
+
+def test_who_asks_before_it_runs_is_answered_then() -> None:
+    async def run() -> None:
+        decided = Decided()
+        batches = Batches[int, int](decided, name="test")
+        [early] = asks(batches, [4])
+        await asyncio.sleep(0)
+        decided.may_go.release()
+        async with batches.running():
+            assert await early == 16
 
     asyncio.run(run())

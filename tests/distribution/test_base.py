@@ -7,7 +7,7 @@ import pytest
 
 from attestd.distribution import repository as module
 from attestd.distribution.repository import Repository
-from attestd.errors import MalformedError, StoreError, UsageError
+from attestd.errors import StoreError, UsageError
 from tests.distribution.repositories import Clock, Office
 from tests.world import World
 
@@ -137,15 +137,23 @@ def test_what_somebody_else_staged_meanwhile_is_not_undone(desks: tuple[Reposito
     assert NAME not in first.plan().files
 
 
-def test_no_base(desks: tuple[Repository, Repository]) -> None:
-    """Nobody knows what the stage goes on from: that is so only as long as nothing differs."""
+@pytest.mark.parametrize("text", [None, b"[]", b"\xff"])
+def test_no_base(desks: tuple[Repository, Repository], text: bytes | None) -> None:
+    """Nobody knows what the stage goes on from: that is so only as long as nothing differs, and a reset ends it."""
     first, _ = desks
     base = first.path / "staged/base.json"
-    base.write_text("[]")
-    with pytest.raises(MalformedError, match=r"base\.json"):
-        first.plan()
-    base.unlink()
+
+    def damage() -> None:
+        base.unlink()
+        if text is not None:
+            base.write_bytes(text)
+
+    damage()
     first.stage({NAME: None})
-    base.unlink()
+    damage()
     with pytest.raises(UsageError, match="what is staged was made from another"):
         first.plan()
+    first.unstage()
+    assert NAME in first.plan().files
+    first.stage({NAME: None})
+    assert NAME not in first.plan().files

@@ -3,9 +3,15 @@
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from attestd.distribution.handover import find_short_handover, longest_handover, usual_handover
+from attestd.distribution.handover import (
+    find_short_handover,
+    longest_handover,
+    require_handover,
+    usual_handover,
+)
 from attestd.distribution.repository import Repository
 from attestd.distribution.settings import STANDALONE_DAYS, STANDALONE_ONLINE, Expiry, Settings
 from attestd.errors import UsageError
@@ -124,3 +130,21 @@ def test_a_host_that_stands_alone_takes_it_at_once(office: Office) -> None:
     assert repository.validate().trust.mesh.version == 1
     fleet = Settings(expiry_days=own.expiry_days)
     assert usual_handover(fleet) > timedelta(days=days), "a fleet whose timestamps hold as long"
+
+
+@pytest.mark.parametrize("text", [b"", b"[1]", b'{"handover":5}'])
+def test_what_is_no_mesh_file_has_none(repository: Repository, text: bytes) -> None:
+    """Somebody wrote it there by hand: whoever validates it says what it is."""
+    (repository.path / "staged/targets/mesh.json").write_bytes(text)
+    assert find_short_handover(repository.plan(), repository.settings) is None
+
+
+def test_what_is_suggested_is_enough(office: Office, repository: Repository) -> None:
+    """A timestamp that holds for longer than those that are made now."""
+    brief = msgspec.structs.replace(repository.settings, expiry_days=Expiry(timestamp=1))
+    stage(office, repository, timedelta(days=2))
+    with pytest.raises(UsageError, match="--handover 8d"):
+        require_handover(repository.plan(), brief, now=office.clock.now, is_short_meant=False)
+    office.clock.now -= timedelta(days=5)
+    with pytest.raises(UsageError, match="--handover 12d"):
+        require_handover(repository.plan(), brief, now=office.clock.now, is_short_meant=False)

@@ -247,6 +247,20 @@ def test_another_checkpoint_takes_the_place_where_it_has_more_witnesses(world: W
     assert joined(mixed, with_cosignatures(second, W1, W2), world) is None
 
 
+def test_what_another_host_sealed_is_not_joined(world: World) -> None:
+    """Entries do not name their log: another host can seal the same bytes, and have them cosigned by more."""
+    world.extra["mesh.json"] = mesh_file([W1, W2])
+    other = World("other")
+    receipts = [
+        found.receipt({}, type_=EntryType.AGENT_START, mode=BatchMode.RECORD) for found in (world, other)
+    ]
+    assert parse_receipt(receipts[0]).entry_bytes == parse_receipt(receipts[1]).entry_bytes
+    kept, more = (
+        with_cosignatures(receipt, *by) for receipt, by in zip(receipts, [(W1,), (W1, W2)], strict=True)
+    )
+    assert join_receipts(parse_receipt(kept), parse_receipt(more), mesh=world.trust().mesh) is None
+
+
 def twice_sealed(world: World) -> tuple[bytes, bytes]:
     """Receipts of one leaf under two checkpoints."""
     first = world.receipt({}, type_=EntryType.AGENT_START, mode=BatchMode.RECORD)
